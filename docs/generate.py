@@ -17,7 +17,7 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Read from the environment, or from a file `.env` beside `pyproject.toml` (`.env.example` is a start). All of them are in",
+        "Read from the environment, or from a file `.env` beside `pyproject.toml` (copy `.env.example`). All of them are in",
         "`backend/settings.py`. This page is generated: `python docs/generate.py`.",
         "",
         "| variable | default | meaning |",

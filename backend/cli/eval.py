@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,10 +14,11 @@ from backend.cli.evaluation.safety import app as safety
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
+from backend.errors import InvalidInput
 from backend.services.checkpoints.generation import launch_loglikelihoods, read_loglikelihoods
 from backend.services.context import LOCAL
 from backend.services.evaluation.comparisons import compare as compare_evaluations
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation, list_evaluations
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation, list_evaluations, plan_evaluation
 
 app = typer.Typer(no_args_is_help=True)
 app.command("score")(score_answers)
@@ -121,6 +123,28 @@ def compare(first: str, second: str, metric: str | None = None, as_json: JsonFla
     emit(
         data, as_json=as_json, text=f"{METRIC_LABEL[comparison.metric]}: {gap.value:+.4g}{shown} on {comparison.n} items{p_text}: {verdict}"
     )
+
+
+@app.command("power")
+@command
+def power(
+    benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")],
+    limit: Annotated[int | None, typer.Option(help="Items to score; all without it.")] = None,
+    kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which difference between two checkpoints a benchmark can detect, before anything runs."""
+    plan = plan_evaluation(get_context(), benchmark=benchmark, config=EvaluationConfig(kind=kind, limit=limit))
+    if plan.power is None:
+        raise InvalidInput("The power of a comparison of texts is not known before they are scored.", remedy="Choose a benchmark of items.")
+    source = f"measured in {plan.power.measured_pairs} pairs" if plan.power.measured_pairs else "planned"
+    lines = [
+        f"{plan.items} items detect a difference of {plan.power.detectable:.4f} in {plan.power.power:.0%} of cases",
+        f"discordance {plan.power.discordance:.3f} ({source}), design effect {plan.power.design_effect:.2f}",
+        *(f"a difference of {difference:g} needs {items} items" for difference, items in plan.power.items_for),
+    ]
+    data = {**asdict(plan.power), "items_for": [{"difference": d, "items": n} for d, n in plan.power.items_for]}
+    emit(data, as_json=as_json, text="\n".join(lines))
 
 
 def as_data(evaluation: EvaluationView) -> dict[str, Any]:

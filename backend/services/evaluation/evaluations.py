@@ -20,7 +20,7 @@ from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import EvaluateResult, EvaluationFacts
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.statistics.power import minimum_detectable_effect
+from backend.domain.statistics.power import PowerPlan
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import read_rows
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
@@ -28,6 +28,7 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.evaluation.packed_items import store_packed
+from backend.services.evaluation.power import plan_comparison
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, request_stop, wake
 
@@ -35,8 +36,6 @@ EVALUATED_KINDS = (*TEXT_KINDS, "benchmark")
 """Dataset kinds that can be evaluated on."""
 Which = Literal["all", "wrong", "right"]
 Split = Literal["all", "train", "val"]
-DIFFERENCE_SD = 1 / 3
-"""Assumed deviation of one item's difference between two checkpoints: Miller (arXiv 2411.00640), section 5, omega squared 1/9."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,12 @@ class EvaluationView:
 
 @dataclass(frozen=True)
 class Plan:
-    """Preview of an evaluation. `detectable` is the smallest true difference between two checkpoints found with 80 % power."""
+    """Preview of an evaluation. `power`: what a comparison of two checkpoints on these items can detect; None for texts."""
 
     kind: EvaluationKind
     split: str
     items: int
-    detectable: float | None
+    power: PowerPlan | None
 
 
 @dataclass(frozen=True)
@@ -167,10 +166,7 @@ def plan_evaluation(ctx: Context, *, benchmark: str, config: EvaluationConfig) -
     rows = {"train": version.train_rows, "val": version.val_rows, "all": version.rows}[split]
     rows = max(0, rows - (0 if kind is EvaluationKind.PERPLEXITY else config.shots))
     items = min(rows, config.limit or rows)
-    detectable = None
-    if kind is not EvaluationKind.PERPLEXITY and items:
-        detectable = min(1.0, minimum_detectable_effect(items, difference_sd=DIFFERENCE_SD))
-    return Plan(kind, split, items, detectable)
+    return Plan(kind, split, items, plan_comparison(ctx, version_id=version.id, kind=kind, items=items))
 
 
 def _already_there(session: Session, *, fingerprint: str | None, idempotency_key: str | None) -> str | None:

@@ -15,6 +15,7 @@ from backend.services.data.datasets import list_datasets
 from backend.services.data.views import DatasetView
 from backend.services.evaluation.evaluations import EVALUATED_KINDS, EvaluationView, Plan, launch_evaluation, plan_evaluation
 from pages.components import routes
+from pages.components.evaluation.power import format_power
 from pages.components.frame import empty_state, errors_shown, plain
 
 MAX_AT_ONCE = 20
@@ -182,8 +183,8 @@ def _plan_words(plan: Plan) -> str:
     rows = {"all": "", "train": " of the training split", "val": " of the validation split"}[plan.split]
     noun = "text" if plan.kind is EvaluationKind.PERPLEXITY else "item"
     words = f"{KIND_LABEL[plan.kind]} on {plural(plan.items, noun)}{rows}."
-    if plan.detectable is not None:
-        words += f" Detects a true difference of about {100 * plan.detectable:.0f} points or more between two checkpoints."
+    if plan.power is not None:
+        words += f" {format_power(plan.power)}"
     return plain(words)
 
 

@@ -1,0 +1,71 @@
+"""Power of a comparison before it runs: discordance and clusters measured in earlier evaluations of the benchmark, else planned."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from statistics import median
+
+import numpy as np
+from sqlalchemy import select
+
+from backend.db.tables import Evaluation, Job
+from backend.domain.evaluation.clusters import CLUSTER
+from backend.domain.evaluation.config import MAIN_METRIC, EvaluationKind
+from backend.domain.jobs.states import Status
+from backend.domain.statistics.estimates import clustered_mean_estimate, mean_estimate
+from backend.domain.statistics.power import PowerPlan, plan_power
+from backend.services.context import Context
+from backend.services.evaluation.packed_items import ItemValues, common_items, read_item_values
+
+MOST_CHECKPOINTS = 6
+ENOUGH_ITEMS = 30
+"""Shared items from which on two evaluations measure a discordance."""
+
+
+def plan_comparison(ctx: Context, *, version_id: str, kind: EvaluationKind, items: int) -> PowerPlan | None:
+    """Return what a comparison of two checkpoints on so many items of a dataset version can detect; None for texts, which have no share.
+
+    Discordance is the median over the pairs of the newest evaluations of up to six checkpoints, scored in the same way.
+    """
+    metric = MAIN_METRIC[kind]
+    if kind is EvaluationKind.PERPLEXITY or items < 1:
+        return None
+    pairs = [_measure(first, second, metric) for first, second in combinations(_newest(ctx, version_id, kind), 2)]
+    measured = [pair for pair in pairs if pair is not None]
+    if not measured:
+        return plan_power(items)
+    discordance, design_effect = (median(values) for values in zip(*measured, strict=True))
+    return plan_power(items, discordance=discordance, measured_pairs=len(measured), design_effect=design_effect)
+
+
+def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemValues]:
+    query = (
+        select(Evaluation.id, Evaluation.checkpoint_id, Evaluation.config)
+        .join(Job, Job.id == Evaluation.job_id)
+        .where(Evaluation.dataset_version_id == version_id, Evaluation.kind == kind.value, Job.status == Status.FINISHED)
+        .order_by(Evaluation.created_at.desc())
+        .limit(50)
+    )
+    with ctx.db.read() as session:
+        rows = session.execute(query).all()
+    alike = [row for row in rows if row.config.get("settings") == rows[0].config.get("settings")]
+    newest = {row.checkpoint_id: row.id for row in reversed(alike)}
+    return list(read_item_values(ctx, list(newest.values())[-MOST_CHECKPOINTS:]).values())
+
+
+def _measure(first: ItemValues, second: ItemValues, metric: str) -> tuple[float, float] | None:
+    """Return (discordance, design effect) of two evaluations; None with fewer than 30 items in common.
+
+    Of no discordant item at all the rule of three's bound is taken: two that never differed in n items may differ in 3/n of them.
+    """
+    before, after = common_items(first, second, metric)
+    known = np.isfinite(before) & np.isfinite(after)
+    if known.sum() < ENOUGH_ITEMS:
+        return None
+    gaps = after[known] - before[known]
+    discordance = min(1.0, max(float((gaps**2).mean()), 3 / len(gaps)))
+    clusters = common_items(first, second, CLUSTER)[0][known]
+    if not np.isfinite(clusters).all():
+        return discordance, 1.0
+    plain, clustered = mean_estimate(gaps).stderr, clustered_mean_estimate(gaps, clusters.tolist()).stderr
+    return discordance, max(1.0, (clustered / plain) ** 2) if plain and clustered else 1.0

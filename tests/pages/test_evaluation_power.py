@@ -1,0 +1,23 @@
+"""The plan of an evaluation says what it can detect, and on which assumption."""
+
+from __future__ import annotations
+
+from backend.domain.statistics.power import plan_power
+from pages.components.evaluation.power import format_power
+
+
+def test_plan_names_its_assumption_and_the_items_that_smaller_differences_need() -> None:
+    assert format_power(plan_power(500)) == (
+        "Detects a difference of 6.8 points with 80 % power; checkpoints are assumed to differ on 30 % of items, as nothing was measured "
+        "on this benchmark yet. Items needed for 1 point: 23,545; 2 points: 5,885; 5 points: 940."
+    )
+
+
+def test_plan_from_earlier_evaluations_names_them_and_their_clusters() -> None:
+    words = format_power(plan_power(500, discordance=0.12, measured_pairs=3, design_effect=2.1))
+    assert "differed on 12 % of items in 3 earlier comparisons" in words
+    assert "design effect 2.1" in words
+
+
+def test_plan_of_three_items_detects_nothing() -> None:
+    assert format_power(plan_power(3)).startswith("Too few items to detect any difference")
