@@ -163,7 +163,7 @@ def _tango(wins: int, losses: int, n: int, *, critical: float) -> tuple[float, f
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
     """Halve until the sign change of a falling function is enclosed to 1e-12; an end where there is none."""
-    for _ in range(60):
+    for _ in range(42):
         middle = (low + high) / 2
         low, high = (middle, high) if function(middle) > 0 else (low, middle)
     return (low + high) / 2

@@ -1,0 +1,233 @@
+"""Gates: may a checkpoint take the place of a champion? Decided by intervals of paired differences against a margin. Pure rules.
+
+A score below a threshold proves nothing: of small benchmarks a five-point regression passes such a gate in most cases. Here PASS and FAIL
+both need evidence, and everything else is INCONCLUSIVE, with the number of items that would settle it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Self
+
+import scipy
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backend.domain.statistics.multiplicity import holm
+from backend.domain.statistics.paired import PairedComparison
+
+PLANNED_POWER = 0.8
+CompareAt = Callable[[float], PairedComparison]
+"""A comparison of candidate less champion at a level; its difference is positive where the candidate's numbers are larger."""
+
+
+class Verdict(StrEnum):
+    """Outcome of a gate."""
+
+    PASS = "PASS"  # noqa: S105
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+class GateBenchmark(BaseModel):
+    """One benchmark of a gate. `metric` None takes the benchmark's main one; `margin` None takes the gate's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    benchmark: str = Field(min_length=1, description="Dataset: name, or name@version.")
+    metric: str | None = Field(default=None, description="Metric of the evaluation. Empty: its main one.")
+    margin: float | None = Field(default=None, ge=0, description="In the metric's unit: 0.02 is two points of accuracy.")
+
+
+class GateConfig(BaseModel):
+    """A gate: the champion, the benchmarks, and what has to be shown on them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    champion: str = Field(min_length=1, description="Checkpoint (name or id), or endpoint:NAME for the one that it serves.")
+    benchmarks: tuple[GateBenchmark, ...] = Field(min_length=1)
+    test: Literal["non_inferiority", "superiority"] = Field(
+        default="non_inferiority",
+        description="non_inferiority: worse by less than the margin. superiority: better by more than the margin.",
+    )
+    margin: float = Field(default=0.02, ge=0, description="In the metric's unit: 0.02 is two points of accuracy.")
+    level: float = Field(
+        default=0.95,
+        gt=0.5,
+        lt=1,
+        description="Level of the two-sided interval that decides: PASS and FAIL err half as often.",
+    )
+    rule: Literal["all", "any"] = Field(
+        default="all", description="all: every benchmark must pass (intersection-union). any: one is enough (Holm-corrected)."
+    )
+    expected_difference: float = Field(default=0.0, description="True difference that power is stated for; positive: better.")
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        names = [(part.benchmark, part.metric) for part in self.benchmarks]
+        if len(set(names)) < len(names):
+            raise ValueError("a benchmark stands twice in the gate: name each once")
+        if self.test == "non_inferiority" and any(self.margin_of(part) == 0 for part in self.benchmarks):
+            raise ValueError("non-inferiority needs a margin above 0: equal checkpoints could never pass")
+        return self
+
+    def margin_of(self, part: GateBenchmark) -> float:
+        """Return the margin of a benchmark."""
+        return self.margin if part.margin is None else part.margin
+
+    def threshold_of(self, part: GateBenchmark) -> float:
+        """Return the improvement that has to be exceeded: minus the margin for non-inferiority."""
+        return -self.margin_of(part) if self.test == "non_inferiority" else self.margin_of(part)
+
+
+@dataclass(frozen=True)
+class BenchmarkVerdict:
+    """One benchmark of a gate. `difference`, `low` and `high` are oriented: positive is better.
+
+    `p_pass` and `p_fail`: two-sided p values against the threshold from below and above, None without an interval. `power`: chance to
+    PASS this benchmark if the difference is truly the expected one. `items_to_settle`: items that settle it with 80 % power if the true
+    difference is the observed one; None where it is settled, or where no number of items would.
+    """
+
+    benchmark: str
+    metric: str
+    threshold: float
+    difference: float
+    low: float | None
+    high: float | None
+    n: int
+    clusters: int | None
+    p_pass: float | None
+    p_fail: float | None
+    verdict: Verdict
+    power: float | None
+    items_to_settle: int | None
+    procedure: str
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """Verdict of a gate. `power`: chance to pass if all differences are the expected ones and independent; `procedure` in words."""
+
+    verdict: Verdict
+    benchmarks: tuple[BenchmarkVerdict, ...]
+    power: float | None
+    procedure: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Measured comparison for one benchmark of a gate."""
+
+    part: GateBenchmark
+    metric: str
+    lower_is_better: bool
+    compare_at: CompareAt
+
+
+def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecision:
+    """Decide a gate from one comparison per benchmark.
+
+    `all`: PASS where every benchmark passes at the level, which needs no correction (intersection-union test, Berger 1982); FAIL where one
+    fails after Holm's correction. `any`: PASS where one passes after Holm's correction; FAIL where every one fails at the level.
+    """
+    alpha, count = 1 - config.level, len(evidence)
+    raw = [_p_values(one, config.threshold_of(one.part)) for one in evidence]
+    passes, fails = ([1.0 if pair[side] is None else float(pair[side] or 0.0) for pair in raw] for side in (0, 1))
+    if config.rule == "any":
+        passes = holm(passes)
+    else:
+        fails = holm(fails)
+    verdicts = [
+        Verdict.PASS if p < alpha else Verdict.FAIL if f < alpha else Verdict.INCONCLUSIVE for p, f in zip(passes, fails, strict=True)
+    ]
+    power_level = 1 - alpha / count if config.rule == "any" else config.level
+    parts = tuple(
+        _describe(config, one, verdict, p if raw_p is not None else None, f if raw_f is not None else None, level=power_level)
+        for one, verdict, p, f, (raw_p, raw_f) in zip(evidence, verdicts, passes, fails, raw, strict=True)
+    )
+    decisive = {"all": (Verdict.FAIL, Verdict.PASS), "any": (Verdict.PASS, Verdict.FAIL)}[config.rule]
+    verdict = decisive[0] if decisive[0] in verdicts else decisive[1] if set(verdicts) == {decisive[1]} else Verdict.INCONCLUSIVE
+    return GateDecision(verdict, parts, _joint_power(config.rule, [part.power for part in parts]), describe_procedure(config))
+
+
+def describe_procedure(config: GateConfig) -> str:
+    """State a gate's test, margin, level and multiplicity in one sentence."""
+    margins = sorted({config.margin_of(part) for part in config.benchmarks})
+    margin = f"{margins[0]:g}" if len(margins) == 1 else f"{margins[0]:g} to {margins[-1]:g}"
+    claim = f"not worse by {margin} or more" if config.test == "non_inferiority" else f"better by more than {margin}"
+    sided = (
+        f"two-sided {100 * config.level:g} % interval of the paired difference, so each decision errs in {50 * (1 - config.level):.3g} %"
+    )
+    rule = ""
+    if len(config.benchmarks) > 1:
+        rule = (
+            "; all benchmarks must pass (intersection-union, FAIL by Holm)" if config.rule == "all" else "; one benchmark must pass (Holm)"
+        )
+    return f"{config.test.replace('_', '-')}: {claim}; {sided}{rule}"
+
+
+def _p_values(evidence: Evidence, threshold: float) -> tuple[float | None, float | None]:
+    """Return the smallest levels of error at which the interval lies above, or below, the threshold."""
+
+    def beyond(alpha: float) -> int:
+        low, high = _oriented(evidence, 1 - alpha)
+        return 0 if low is None or high is None else 1 if low > threshold else -1 if high < threshold else 0
+
+    if _oriented(evidence, 0.95)[0] is None:
+        return None, None
+    side = beyond(1 - 1e-9)
+    if side == 0:
+        return 1.0, 1.0
+    low, high = math.log(1e-9), math.log(1 - 1e-9)
+    for _ in range(25):
+        middle = (low + high) / 2
+        low, high = (low, middle) if beyond(math.exp(middle)) == side else (middle, high)
+    return (math.exp(high), 1.0) if side > 0 else (1.0, math.exp(high))
+
+
+def _oriented(evidence: Evidence, level: float) -> tuple[float | None, float | None]:
+    gap = evidence.compare_at(level).difference
+    if gap.low is None or gap.high is None:
+        return None, None
+    return (-gap.high, -gap.low) if evidence.lower_is_better else (gap.low, gap.high)
+
+
+def _describe(
+    config: GateConfig, evidence: Evidence, verdict: Verdict, p_pass: float | None, p_fail: float | None, *, level: float
+) -> BenchmarkVerdict:
+    comparison, threshold = evidence.compare_at(config.level), config.threshold_of(evidence.part)
+    low, high = _oriented(evidence, config.level)
+    difference = -comparison.difference.value if evidence.lower_is_better else comparison.difference.value
+    error = comparison.difference.stderr
+    critical = float(scipy.stats.norm.ppf(0.5 + level / 2))
+    power = float(scipy.stats.norm.cdf((config.expected_difference - threshold) / error - critical)) if error else None
+    items = None
+    if verdict is Verdict.INCONCLUSIVE and error and difference != threshold:
+        spread = (critical + float(scipy.stats.norm.ppf(PLANNED_POWER))) * error
+        items = max(comparison.n + 1, math.ceil(comparison.n * (spread / (difference - threshold)) ** 2))
+    return BenchmarkVerdict(
+        benchmark=evidence.part.benchmark,
+        metric=evidence.metric,
+        threshold=threshold,
+        difference=difference,
+        low=low,
+        high=high,
+        n=comparison.n,
+        clusters=comparison.clusters,
+        p_pass=p_pass,
+        p_fail=p_fail,
+        verdict=verdict,
+        power=power,
+        items_to_settle=items,
+        procedure=comparison.method,
+    )
+
+
+def _joint_power(rule: str, powers: Sequence[float | None]) -> float | None:
+    known = [power for power in powers if power is not None]
+    if len(known) < len(powers):
+        return None
+    return math.prod(known) if rule == "all" else 1 - math.prod(1 - power for power in known)

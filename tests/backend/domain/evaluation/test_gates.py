@@ -1,0 +1,124 @@
+"""Gates decide by evidence: simulated errors, worked cases, and rules of several benchmarks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, Verdict, decide_gate, describe_procedure
+from backend.domain.statistics.paired import paired_difference
+
+
+def gate(*names: str, **settings: object) -> GateConfig:
+    benchmarks = tuple(GateBenchmark(benchmark=name) for name in names or ("facts",))
+    return GateConfig.model_validate({"champion": "Oak", "benchmarks": benchmarks, **settings})
+
+
+def evidence(wins: int, losses: int, n: int, name: str = "facts", *, lower: bool = False) -> Evidence:
+    before = np.array([0.0] * wins + [1.0] * (n - wins))
+    after = np.array([1.0] * wins + [0.0] * losses + [1.0] * (n - wins - losses))
+    return Evidence(GateBenchmark(benchmark=name), "acc", lower, lambda level: paired_difference(before, after, level=level))
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "n", "verdict"),
+    [(60, 60, 2000, Verdict.PASS), (20, 200, 2000, Verdict.FAIL), (6, 7, 60, Verdict.INCONCLUSIVE), (0, 0, 500, Verdict.PASS)],
+    ids=["equal on many items", "nine points worse", "equal on few items", "never differed"],
+)
+def test_non_inferiority_passes_fails_or_says_that_it_can_not_tell(wins: int, losses: int, n: int, verdict: Verdict) -> None:
+    decision = decide_gate(gate(), [evidence(wins, losses, n)])
+    (only,) = decision.benchmarks
+    assert decision.verdict is only.verdict is verdict
+    assert only.low is not None
+    assert only.high is not None
+    assert (only.low > -0.02) == (verdict is Verdict.PASS)
+    assert (only.high < -0.02) == (verdict is Verdict.FAIL)
+
+
+def test_inconclusive_names_the_items_that_settle_it_and_they_do() -> None:
+    few = decide_gate(gate(), [evidence(12, 10, 100)])
+    (only,) = few.benchmarks
+    assert few.verdict is Verdict.INCONCLUSIVE
+    assert only.items_to_settle is not None
+    times = only.items_to_settle / 100
+    rng = np.random.default_rng(0)
+    shares, passed = [0.12, 0.10, 0.78], 0
+    for wins, losses, _ in rng.multinomial(only.items_to_settle, shares, size=60):
+        passed += decide_gate(gate(), [evidence(int(wins), int(losses), only.items_to_settle)]).verdict is Verdict.PASS
+    assert times > 1
+    assert passed / 60 == pytest.approx(0.8, abs=0.16)
+
+
+def test_a_regression_as_large_as_the_margin_passes_in_one_case_of_forty() -> None:
+    """Comparing the score with a threshold passed half of these."""
+    rng, n, margin = np.random.default_rng(1), 400, 0.05
+    shares, passed, above = [0.10, 0.15, 0.75], 0, 0
+    for wins, losses, _ in rng.multinomial(n, shares, size=120):
+        passed += decide_gate(gate(margin=margin), [evidence(int(wins), int(losses), n)]).verdict is Verdict.PASS
+        above += (wins - losses) / n > -margin
+    assert passed / 120 < 0.025 + 3 * np.sqrt(0.025 * 0.975 / 120)
+    assert above / 120 > 0.4
+
+
+def test_superiority_needs_an_interval_above_the_margin() -> None:
+    better = evidence(120, 60, 1000)
+    assert decide_gate(gate(test="superiority", margin=0.0), [better]).verdict is Verdict.PASS
+    assert decide_gate(gate(test="superiority", margin=0.05), [better]).verdict is Verdict.INCONCLUSIVE
+    assert decide_gate(gate(test="superiority", margin=0.1), [better]).verdict is Verdict.FAIL
+
+
+def test_lower_is_better_turns_the_difference_round() -> None:
+    (only,) = decide_gate(gate(), [evidence(20, 200, 2000, lower=True)]).benchmarks
+    assert (only.verdict, only.difference) == (Verdict.PASS, pytest.approx(0.09))
+
+
+def test_all_benchmarks_must_pass_and_one_that_fails_decides() -> None:
+    good, bad, thin = evidence(60, 60, 2000, "a"), evidence(20, 200, 2000, "b"), evidence(6, 7, 60, "c")
+    assert decide_gate(gate("a", "b"), [good, bad]).verdict is Verdict.FAIL
+    assert decide_gate(gate("a", "c"), [good, thin]).verdict is Verdict.INCONCLUSIVE
+    assert decide_gate(gate("a", "c", rule="any"), [good, thin]).verdict is Verdict.PASS
+    assert decide_gate(gate("b", "c", rule="any"), [bad, thin]).verdict is Verdict.INCONCLUSIVE
+
+
+def test_any_of_several_is_corrected_by_holm() -> None:
+    """One of five that is better by p = 0.03 alone passes alone, and not among four that show nothing."""
+    alone = evidence(40, 22, 500, "a")
+    nothing = [evidence(30, 30, 500, name) for name in "bcde"]
+    settings = {"test": "superiority", "margin": 0.0, "rule": "any"}
+    assert decide_gate(gate("a", **settings), [alone]).verdict is Verdict.PASS
+    assert decide_gate(gate(*"abcde", **settings), [alone, *nothing]).verdict is Verdict.INCONCLUSIVE
+
+
+def test_power_of_the_gate_is_the_chance_that_equal_checkpoints_pass() -> None:
+    rng, n = np.random.default_rng(2), 600
+    stated, passed = [], 0
+    for wins, losses, _ in rng.multinomial(n, [0.1, 0.1, 0.8], size=60):
+        decision = decide_gate(gate(margin=0.05), [evidence(int(wins), int(losses), n)])
+        stated.append(decision.power or 0.0)
+        passed += decision.verdict is Verdict.PASS
+    assert float(np.mean(stated)) == pytest.approx(passed / 60, abs=0.15)
+
+
+def test_p_values_agree_with_the_interval() -> None:
+    (only,) = decide_gate(gate(test="superiority", margin=0.0), [evidence(10, 2, 40)]).benchmarks
+    assert only.p_pass == pytest.approx(0.03857, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"margin": 0.0}, "margin above 0"),
+        ({"benchmarks": [{"benchmark": "a"}, {"benchmark": "a"}]}, "stands twice"),
+        ({"levl": 0.9}, "levl"),
+    ],
+)
+def test_a_gate_that_can_not_work_is_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        gate(**settings)
+
+
+def test_procedure_states_test_margin_level_and_multiplicity() -> None:
+    words = describe_procedure(gate("a", "b", margin=0.03))
+    assert words.startswith("non-inferiority: not worse by 0.03 or more; two-sided 95 % interval")
+    assert "intersection-union" in words
