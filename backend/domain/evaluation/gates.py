@@ -109,7 +109,7 @@ class BenchmarkVerdict:
 
 @dataclass(frozen=True)
 class GateDecision:
-    """Verdict of a gate. `power`: chance to pass if all differences are the expected ones and independent; `procedure` in words."""
+    """Verdict of a gate. `power`: chance to pass if all differences are the expected ones and independent. `procedure` states the test."""
 
     verdict: Verdict
     benchmarks: tuple[BenchmarkVerdict, ...]
