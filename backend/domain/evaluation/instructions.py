@@ -82,6 +82,14 @@ def followed_values(check: InstructionCheck) -> dict[str, float]:
     }
 
 
+INSTRUCTION_LABEL = {
+    "prompt_strict": "prompts followed, strict",
+    "prompt_loose": "prompts followed, loose",
+    "instruction_strict": "instructions followed, strict",
+    "instruction_loose": "instructions followed, loose",
+}
+
+
 def estimate_followed(items: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     """Return the four scores of IFEval from items' values: the share of prompts with all instructions followed, and of instructions.
 

@@ -49,6 +49,8 @@ class Metric:
     outcomes: bool = False
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Its options with their values; an option without values takes a list of regular expressions."""
+    of_classes: bool = False
+    """Whether a corpus metric counts classes, so that it is no function of sums over items."""
     no_answer: bool = False
     """Whether no reference means that the question has no answer."""
 
@@ -80,9 +82,9 @@ METRICS: dict[str, Metric] = {
         _mean("exact_match_verbatim", "exact match, verbatim", answers.verbatim_match, options=_VERBATIM),
         _mean("numeric", "number right", numbers.numeric_match),
         _mean("accuracy", "accuracy", answers.label_match),
-        _corpus("f1_macro", "macro F1 of classes", partial(classes.f1_of_classes, average="macro")),
-        _corpus("f1_micro", "micro F1 of classes", partial(classes.f1_of_classes, average="micro")),
-        _corpus("mcc", "Matthews correlation", classes.matthews, low=-1.0),
+        _corpus("f1_macro", "macro F1 of classes", partial(classes.f1_of_classes, average="macro"), of_classes=True),
+        _corpus("f1_micro", "micro F1 of classes", partial(classes.f1_of_classes, average="micro"), of_classes=True),
+        _corpus("mcc", "Matthews correlation", classes.matthews, low=-1.0, of_classes=True),
         _corpus("bleu", "BLEU", translation.bleu, high=100.0, options=_BLEU),
         _corpus("chrf", "chrF2", translation.chrf, high=100.0),
         _corpus("chrf++", "chrF2++", partial(translation.chrf, word_order=2), high=100.0),

@@ -12,7 +12,7 @@ import numpy as np
 
 from backend.domain.evaluation.metrics.corpus import Corpus
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind, score_item
-from backend.domain.statistics.bootstrap import bootstrap_interval
+from backend.domain.statistics.bootstrap import bootstrap_corpus, bootstrap_interval
 from backend.domain.statistics.estimates import (
     Estimate,
     clustered_mean_estimate,
@@ -176,15 +176,29 @@ def score_rows(metric: Metric, rows: Sequence[AnswerRow], *, correct: Metric | N
         return MetricScore(metric, _without_certainty(likelihood), f"{metric.name}|nats|words:\\s+")
     if metric.kind is MetricKind.CORPUS:
         corpus: Corpus = metric.function([row.prediction or "" for row in rows], [row.references for row in rows])
-        estimate = bootstrap_interval(corpus.table, statistic=corpus.statistic, clusters=clusters, num_resamples=NUM_RESAMPLES, seed=seed)
-        return MetricScore(metric, _cut(_without_certainty(estimate), metric), corpus.signature)
+        return MetricScore(metric, estimate_corpus(metric, corpus, clusters=clusters, seed=seed), corpus.signature)
     values = []
     for number, row in enumerate(rows, start=1):
         try:
             values.append(score_item(metric, row.prediction, row.references, correct=correct))
         except InvalidInput as error:
             raise InvalidInput(f"Item {number}: {error.message}", remedy=error.remedy, field=error.field) from error
-    return MetricScore(metric, estimate_mean(values, metric=metric, clusters=clusters), _procedure(metric, correct))
+    return MetricScore(metric, estimate_mean(values, metric=metric, clusters=clusters), procedure(metric, correct))
+
+
+def estimate_corpus(metric: Metric, corpus: Corpus, *, clusters: Sequence[str | None] | None = None, seed: int = 0) -> Estimate:
+    """Return a corpus metric with the bootstrap interval over documents, or over clusters of them, cut at the metric's bounds."""
+    if metric.of_classes:
+        estimate = bootstrap_interval(corpus.table, statistic=corpus.statistic, clusters=clusters, num_resamples=NUM_RESAMPLES, seed=seed)
+    else:
+        estimate = bootstrap_corpus(
+            corpus.table,
+            lambda sums: np.array([corpus.statistic(row[None, :]) for row in sums]),
+            clusters=clusters,
+            num_resamples=NUM_RESAMPLES,
+            seed=seed,
+        )
+    return _cut(_without_certainty(estimate), metric)
 
 
 def estimate_mean(values: Sequence[float], *, metric: Metric, clusters: Sequence[str | None] | None = None) -> Estimate:
@@ -227,7 +241,8 @@ def _cut(estimate: Estimate, metric: Metric) -> Estimate:
     )
 
 
-def _procedure(metric: Metric, correct: Metric | None) -> str:
+def procedure(metric: Metric, correct: Metric | None = None) -> str:
+    """Return what determines the value of a metric that is averaged over items."""
     if metric.name.startswith("rouge"):
         from importlib.metadata import version
 
