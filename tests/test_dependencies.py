@@ -66,7 +66,7 @@ def test_each_declared_dependency_is_used_by_the_product() -> None:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_what_a_library_loads_by_name_is_named_in_the_code(name: str) -> None:
+def test_libraries_loaded_by_name_are_named_in_the_code(name: str) -> None:
     file, mention = BY_NAME[name]
     assert mention in (PROJECT / file).read_text()
 

@@ -83,7 +83,7 @@ def test_no_modules_import_each_other() -> None:
     assert find_circles(import_graph(*PACKAGES)) == []
 
 
-def test_a_circle_would_be_noticed() -> None:
+def test_an_import_circle_is_detected() -> None:
     assert find_circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 

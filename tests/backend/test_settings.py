@@ -48,7 +48,7 @@ def test_links_use_the_public_url_and_never_lead_to_loopback_where_others_can_co
         ({"sign_in": "never"}, "always"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_with_its_cure(tmp_path: Path, values: dict[str, object], words: str) -> None:
+def test_an_invalid_setting_is_refused_with_its_cure(tmp_path: Path, values: dict[str, object], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         make_settings(tmp_path, **values)
 

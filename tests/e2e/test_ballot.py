@@ -141,7 +141,7 @@ def test_a_key_that_is_held_down_votes_once_a_battle_at_most(ctx: Context, campa
     assert labels(ctx) == ["A"]
 
 
-def test_nothing_on_the_ballot_tells_who_wrote_what(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_the_ballot_does_not_reveal_the_contestants(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
     foreign: list[str] = []
     page.on(
         "request",

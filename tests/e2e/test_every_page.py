@@ -157,7 +157,7 @@ def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: P
     tab.context.close()
 
 
-def test_the_overview_follows_what_happens_without_being_reloaded(browser: Browser, installation: Pages) -> None:
+def test_the_overview_updates_without_a_reload(browser: Browser, installation: Pages) -> None:
     tab = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
     tab.goto(installation.url)
     tab.wait_for_function(SETTLED, timeout=60_000)

@@ -76,7 +76,7 @@ def broken_files(folder: Path) -> list[tuple[Path, str]]:
     return [(folder / name, words) for name, _, words in made]
 
 
-def test_every_broken_file_is_answered_with_what_is_wrong(visitor: Visitor, tmp_path: Path) -> None:
+def test_every_broken_file_gets_its_error(visitor: Visitor, tmp_path: Path) -> None:
     visitor.go("/datasets?import=1")
     for path, words in broken_files(tmp_path):
         visitor.page.locator("input[type=file]").first.set_input_files(path)
@@ -86,7 +86,7 @@ def test_every_broken_file_is_answered_with_what_is_wrong(visitor: Visitor, tmp_
     visitor.sees("Où ?")
 
 
-def test_a_hub_that_is_away_is_said_and_the_form_goes_on(visitor: Visitor) -> None:
+def test_an_unreachable_hub_is_reported_and_the_form_stays_usable(visitor: Visitor) -> None:
     visitor.go("/datasets?import=1")
     visitor.page.get_by_text("From the Hugging Face Hub").click()
     visitor.settle()

@@ -85,7 +85,7 @@ def launch(visitor: Visitor, address: str, *, name: str, steps: int) -> None:
     visitor.settle()
 
 
-def test_a_newcomer_trains_and_watches(installation: Installation, visitor: Visitor) -> None:
+def test_a_new_user_trains_and_watches_a_run(installation: Installation, visitor: Visitor) -> None:
     visitor.go("/")
     visitor.sees("Next")
     wait_until(lambda: get_tokenizer(installation.ctx, "pebblewick-bpe-2048").folder, timeout_s=120, what="the starter content")

@@ -129,7 +129,7 @@ def test_a_zoomed_curve_stays_zoomed_in_the_same_node_while_it_grows(
     page.wait_for_function(f"{X_RANGE}[1] > 79")
 
 
-def test_a_new_point_is_on_the_screen_within_a_second(page: Page, server: str, world: Context, running: tuple[RunView, Claim]) -> None:
+def test_a_new_point_is_drawn_within_a_second(page: Page, server: str, world: Context, running: tuple[RunView, Claim]) -> None:
     run, taken = running
     open_run(page, server, run)
     delays = []
@@ -152,7 +152,7 @@ def test_a_hundred_thousand_points_are_drawn_as_few_with_the_last_one_kept(page:
     assert page.evaluate(LAST_X) == 100_000
 
 
-def test_the_page_shows_the_cause_of_a_failure_without_being_reloaded(
+def test_the_page_shows_the_cause_of_a_failure_without_a_reload(
     page: Page, server: str, world: Context, running: tuple[RunView, Claim]
 ) -> None:
     run, taken = running
@@ -192,7 +192,7 @@ def test_a_name_with_markup_stays_text_in_chart_and_list(page: Page, server: str
     assert page.locator(".rh-name", has_text=name).count() == 1
 
 
-def test_ticking_runs_lays_their_curves_over_each_other_and_a_name_opens_its_run(page: Page, server: str, world: Context) -> None:
+def test_ticking_runs_overlays_their_curves_and_a_name_opens_its_run(page: Page, server: str, world: Context) -> None:
     runs = [launch(world, name=f"overlaid {n}", max_steps=20) for n in range(2)]
     for run in runs:
         taken = claim(world, run)
@@ -208,7 +208,7 @@ def test_ticking_runs_lays_their_curves_over_each_other_and_a_name_opens_its_run
     page.get_by_role("heading", name="overlaid 0").wait_for()
 
 
-def test_how_curves_are_shown_is_kept_in_the_address_and_what_is_shown_can_be_saved(
+def test_chart_settings_are_kept_in_the_address_and_curves_can_be_saved(
     page: Page, server: str, world: Context, running: tuple[RunView, Claim], tmp_path: Path
 ) -> None:
     run, _ = running
@@ -270,7 +270,7 @@ def finish(world: Context, name: str, **values: object) -> RunView:
     return run
 
 
-def test_the_legend_of_overlaid_runs_says_which_line_is_which_run_and_split(page: Page, server: str, world: Context) -> None:
+def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str, world: Context) -> None:
     runs = [finish(world, "legend one"), finish(world, "legend two", learning_rate=1e-3)]
     page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
     page.wait_for_function(f"document.querySelector('{PLOT}')?.data?.length === 6")  # train twice: as measured and smoothed
@@ -303,7 +303,7 @@ def test_the_list_to_tick_from_is_on_the_screen_with_the_chart(page: Page, serve
     page.wait_for_function("document.querySelectorAll('.rh-of-run').length === 2")
 
 
-def test_the_report_says_the_figures_of_the_chart_above_it(page: Page, server: str, world: Context) -> None:
+def test_the_report_has_the_figures_of_the_chart(page: Page, server: str, world: Context) -> None:
     run = finish(world, "figures")
     open_run(page, server, run)
     shown = {}

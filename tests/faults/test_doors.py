@@ -47,7 +47,7 @@ def installation(old_home: Path) -> Iterator[Installation]:
     running.stop(how=signal.SIGINT)
 
 
-def test_nobody_else_may_read_what_it_writes_or_wrote(installation: Installation) -> None:
+def test_no_one_else_may_read_its_files(installation: Installation) -> None:
     def ran_a_job() -> bool:
         return any(path.parent.name != "old" for path in (installation.home / "artifacts" / "jobs").rglob("job.json"))
 

@@ -52,12 +52,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dic
 
 
 @pytest.mark.parametrize("name", ["good", "good gguf"])
-def test_a_checkpoint_that_means_well_is_added(outcomes: dict[str, dict[str, Any]], name: str) -> None:
+def test_a_valid_checkpoint_is_added(outcomes: dict[str, dict[str, Any]], name: str) -> None:
     assert outcomes[name]["ended"] == "added", outcomes[name]["words"]
 
 
 @pytest.mark.parametrize("name", [*FOLDERS, *GGUFS])
-def test_a_hostile_checkpoint_is_refused_in_words_or_bounded(outcomes: dict[str, dict[str, Any]], name: str) -> None:
+def test_a_hostile_checkpoint_is_refused_or_bounded(outcomes: dict[str, dict[str, Any]], name: str) -> None:
     outcome = outcomes[name]
     assert outcome["ended"] == ("added" if name in BOUNDED else "refused"), outcome
     assert outcome["seconds"] < LIMIT_S

@@ -42,7 +42,7 @@ def prepare_run(installation: Installation) -> None:
     wait_until(lambda: resolve_version(installation.ctx, "lines", ready=False).folder, what="the import")
 
 
-def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything_and_the_next_start_resumes_the_run(tmp_path: Path) -> None:
     installation = Installation(tmp_path / "home").start()
     try:
         prepare_run(installation)
@@ -95,7 +95,7 @@ def test_a_first_account_that_is_refused_ends_the_start_with_the_reason(tmp_path
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
 
 
-def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and_a_second_one_is_refused(tmp_path: Path) -> None:
+def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_second_one_is_refused(tmp_path: Path) -> None:
     killed = Installation(tmp_path / "home").start()
     assert killed.process is not None
     left = killed.processes()
@@ -120,7 +120,7 @@ def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and
         again.stop()
 
 
-def test_a_killed_supervisor_leaves_nobody_behind(tmp_path: Path) -> None:
+def test_a_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
     installation = Installation(tmp_path / "home").start()
     assert installation.process is not None
     processes = installation.processes()

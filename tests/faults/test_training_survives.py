@@ -88,7 +88,7 @@ def test_a_broker_that_is_killed_and_comes_back_empty_loses_no_queued_run(instal
         assert wait_for_end(installation, run) is Status.FINISHED
 
 
-def test_a_database_locked_by_another_writer_is_waited_for(installation: Installation) -> None:
+def test_a_write_waits_for_a_locked_database(installation: Installation) -> None:
     run = launch(installation, "locked out", max_steps=300)
     wait_for_step(installation, run, 20)
     with sqlite3.connect(installation.home / "models.db", isolation_level=None) as other:
@@ -103,7 +103,7 @@ def test_a_database_locked_by_another_writer_is_waited_for(installation: Install
     assert get_job(installation.ctx, get_run(installation.ctx, run).job_id or "").attempt == 1
 
 
-def test_a_child_that_is_killed_fails_the_run_with_a_cause_in_words(installation: Installation) -> None:
+def test_a_killed_child_fails_the_run_with_a_cause(installation: Installation) -> None:
     run = launch(installation, "killed child", max_steps=100_000)
     wait_for_step(installation, run, 10)
     for child in installation.processes("jobs.run"):

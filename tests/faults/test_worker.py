@@ -73,7 +73,7 @@ def most_at_once(lines: list[dict[str, Any]]) -> int:
     return most
 
 
-def test_every_queue_has_the_slots_that_the_settings_say_and_a_full_queue_holds_up_no_other(running: Site, tmp_path: Path) -> None:
+def test_every_queue_has_its_configured_slots_and_a_full_queue_blocks_no_other(running: Site, tmp_path: Path) -> None:
     queues = {JobKind.TRAIN: ("train", 1), JobKind.LOGLIKELIHOOD: ("eval", 1), JobKind.REPLICA: ("serve", 3), JobKind.EXPORT: ("cpu", 2)}
     per_kind = 5
     for _ in range(per_kind):
@@ -95,7 +95,7 @@ def test_every_queue_has_the_slots_that_the_settings_say_and_a_full_queue_holds_
     assert shown == dict(queues.values())
 
 
-def test_a_killed_worker_takes_its_children_along_also_those_of_threads_that_had_worked_before(running: Site) -> None:
+def test_a_killed_worker_ends_its_children_also_those_of_reused_threads(running: Site) -> None:
     lease = {"ROUNDHOUSE_LEASE_S": "3"}
     with running.worker(SLEEPING, queues="cpu", threads=2, **lease) as worker:
         for job_id in [submit(running.ctx, seconds=0.1) for _ in range(4)]:
@@ -136,7 +136,7 @@ def test_an_idle_worker_ends_at_once(running: Site) -> None:
         worker.wait(5)
 
 
-def test_a_frozen_worker_loses_its_job_to_another_and_is_fenced_off_when_it_wakes(running: Site) -> None:
+def test_a_frozen_worker_loses_its_job_to_another_and_is_fenced_when_it_wakes(running: Site) -> None:
     lease = {"ROUNDHOUSE_LEASE_S": "6"}  # long enough that a busy machine loses no lease by itself
     with running.worker(SLEEPING, queues="cpu", threads=1, **lease) as frozen:
         job_id = submit(running.ctx, seconds=600)
@@ -152,7 +152,7 @@ def test_a_frozen_worker_loses_its_job_to_another_and_is_fenced_off_when_it_wake
         wait_for(running.ctx, second, Status.FINISHED)
 
 
-def test_a_job_is_cancelled_when_asked_and_killed_when_it_does_not_listen(running: Site) -> None:
+def test_a_job_is_cancelled_on_request_and_killed_if_it_does_not_respond(running: Site) -> None:
     with running.worker(SLEEPING, queues="cpu", threads=2, ROUNDHOUSE_CANCEL_GRACE_S="1") as worker:
         jobs = [submit(running.ctx, seconds=600), submit(running.ctx, seconds=600, stubborn=True)]
         children = children_of(worker, count=2)

@@ -80,7 +80,7 @@ def answer(engine: Engine, prompts: list[list[int]], *, tokens: int) -> list[lis
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_a_family_goes_through_the_whole_product(rooms: Rooms, family: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_family_passes_through_the_whole_product(rooms: Rooms, family: str, caplog: pytest.LogCaptureFixture) -> None:
     kv_heads = {} if "num_kv_heads" in FAMILIES[family].fixed else {"num_kv_heads": 2}
     window = {"window": 16} if "window" in FAMILIES[family].fields else {}
     config = ArchitectureConfig(family=family, num_layers=2, width=32, context=64, vocab_size=TINY.vocab_size, **kv_heads, **window)
@@ -159,7 +159,7 @@ def check_serving(rooms: Rooms, family: str, network: Any, caplog: pytest.LogCap
         assert len(set(given)) > 2
 
 
-def test_adapters_of_experts_with_dropout_are_refused_in_words(rooms: Rooms) -> None:
+def test_adapters_of_experts_with_dropout_are_refused(rooms: Rooms) -> None:
     config = ArchitectureConfig(family="mixtral", num_layers=1, width=16, context=64, vocab_size=TINY.vocab_size, feed_forward=8)
     base = pretrain(rooms, config, run="dropout")
     with pytest.raises(InvalidInput, match=r"has experts.*dropout of 0\.1") as caught:

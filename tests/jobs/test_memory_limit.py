@@ -24,7 +24,7 @@ MB = 2**20
 
 
 @pytest.mark.parametrize("deed", ["allocate", "children"])
-def test_a_job_that_takes_more_than_it_may_is_ended_with_the_numbers(ctx: Context, monkeypatch: pytest.MonkeyPatch, deed: str) -> None:
+def test_a_job_above_its_memory_limit_is_ended_with_the_numbers(ctx: Context, monkeypatch: pytest.MonkeyPatch, deed: str) -> None:
     ctx = replace(ctx, policy=replace(ctx.policy, job_memory_mb=LIMIT_MB))
     monkeypatch.setattr(runner, "CHILD_MODULE", "tests.support.workers.odd_child")
     payload: dict[str, Any] = {"source": "x", "hub": None, "kind": "text", "mapping": {}, "val_fraction": 0.0, "seed": 1, "out_root": "d"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from jobs.reporter import FileReporter
 
 
-def test_a_name_that_is_no_text_does_not_end_a_job(tmp_path: Path) -> None:
+def test_a_name_that_is_not_text_does_not_end_a_job(tmp_path: Path) -> None:
     reporter = FileReporter(tmp_path / "events.jsonl", tmp_path / "control")
     reporter.log("Reading caf\udce9.txt")
     reporter.progress(1, 2, message="caf\udce9")

@@ -18,7 +18,7 @@ from jobs.tailing import MAX_BATCH_BYTES, Tail, parse_events
 from tests.support.jobs import add_stored_job
 
 
-def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_being_tried_again(ctx: Context) -> None:
+def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_a_retry(ctx: Context) -> None:
     source = ctx.artifacts.folder("uploads", "lines") / "lines.txt"
     source.write_text("The roundhouse is warm.\n" * 20)
     payload: dict[str, Any] = {
@@ -49,7 +49,7 @@ def test_a_job_whose_result_can_not_be_recorded_fails_with_its_cause_instead_of_
     ],
     ids=["missing", "unknown field", "a replica, which would restart for ever"],
 )
-def test_a_job_with_a_payload_that_can_not_be_read_fails_once_and_says_why(
+def test_a_job_with_an_invalid_payload_fails_once_with_the_reason(
     ctx: Context, kind: JobKind, payload: dict[str, Any], cause: str, field: str
 ) -> None:
     with ctx.db.write() as session:
@@ -74,6 +74,6 @@ def test_a_line_longer_than_a_batch_is_read_whole_and_so_is_what_follows(tmp_pat
     assert kinds == ["log", "result", "progress"]
 
 
-def test_numbers_that_json_does_not_know_become_null(tmp_path: Path) -> None:
+def test_numbers_without_a_json_form_become_null(tmp_path: Path) -> None:
     line = b'{"type":"item","item_hash":"h","position":0,"values":{"a":NaN,"b":-Infinity,"c":1.5}}'
     assert parse_events([line]) == [ItemEvent(item_hash="h", position=0, values={"a": None, "b": None, "c": 1.5})]

@@ -82,7 +82,7 @@ def test_a_run_without_trackers_starts_no_process(attempt: Path) -> None:
     assert start_tracking(AddBasePayload(hub="owner/name", out="bases/b"), attempt) is None
 
 
-def test_what_a_resumed_run_writes_again_is_purged_as_tensorboard_does_it(attempt: Path, tmp_path: Path) -> None:
+def test_points_of_a_resumed_run_are_purged_as_by_tensorboard(attempt: Path, tmp_path: Path) -> None:
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     tell(attempt, 1, 30)
     (attempt / CLOSED).touch()
@@ -98,7 +98,7 @@ def test_what_a_resumed_run_writes_again_is_purged_as_tensorboard_does_it(attemp
 
 
 @pytest.mark.parametrize("tracker", ["mlflow", "trackio"])
-def test_what_a_resumed_run_reports_again_is_not_sent_again(tmp_path: Path, tracker: str) -> None:
+def test_points_reported_again_by_a_resumed_run_are_not_sent_again(tmp_path: Path, tracker: str) -> None:
     """The first attempt died at step 30 before it reported that step's second metric; the next one goes on from step 20."""
     pytest.importorskip(tracker)
     folder = make_attempt(tmp_path, [tracker])
@@ -144,7 +144,7 @@ def history_of_trackio(place: Path, metric: str) -> list[tuple[int, float]]:
     return [(row["step"], row[metric]) for row in json.loads(answer.stdout) if metric in row]
 
 
-def test_a_tracker_that_fails_is_said_and_leaves_the_others_alone(
+def test_a_failing_tracker_is_logged_and_the_others_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorboard")
@@ -175,7 +175,7 @@ def test_a_tracker_that_fails_is_said_and_leaves_the_others_alone(
 
 
 @pytest.mark.parametrize("tracker", ["mlflow", "wandb", "trackio"])
-def test_other_trackers_take_the_points_where_they_are_installed(tmp_path: Path, tracker: str) -> None:
+def test_other_trackers_get_the_points_if_they_are_installed(tmp_path: Path, tracker: str) -> None:
     pytest.importorskip(tracker)
     folder = make_attempt(tmp_path, [tracker])
     track(folder, lambda: tell(folder, 1, 20, grad_norm=0.5))

@@ -39,7 +39,7 @@ SAID = [
 
 
 @pytest.mark.parametrize(("script", "field"), SAID, ids=[f"{routes.address(script)}?{field}" for script, field in SAID])
-def test_an_unknown_id_is_said_with_a_way_on(site: Context, script: str, field: str) -> None:
+def test_an_unknown_id_is_reported_with_a_link(site: Context, script: str, field: str) -> None:
     add_parts(site)
     query = {field: UNKNOWN, **({"view": "Studies"} if field == "study" else {})}
     app = open_page(script, **query)
@@ -49,7 +49,7 @@ def test_an_unknown_id_is_said_with_a_way_on(site: Context, script: str, field: 
     assert app.button or app.get("page_link"), "a way on"
 
 
-def test_an_unknown_version_or_report_of_a_dataset_is_said(site: Context) -> None:
+def test_an_unknown_version_or_report_of_a_dataset_is_reported(site: Context) -> None:
     add_parts(site)
     (dataset,) = list_datasets(site)
     for query in ({"version": "99"}, {"report": UNKNOWN}):
@@ -57,7 +57,7 @@ def test_an_unknown_version_or_report_of_a_dataset_is_said(site: Context) -> Non
         assert next(iter(query.values())) in "\n".join(part.value for part in app.warning)
 
 
-def test_the_way_back_clears_the_address(site: Context) -> None:
+def test_the_link_back_clears_the_address(site: Context) -> None:
     app = open_page(routes.BATTLES, campaign=UNKNOWN)
     app.button(key="frame_back").click().run()
     assert not app.error

@@ -52,7 +52,7 @@ def figures(app: AppTest) -> dict[str, str]:
     return {metric.label: metric.value for metric in app.metric}
 
 
-def test_what_lies_under_model_path_is_described_and_added(site: Context) -> None:
+def test_candidates_under_model_path_are_described_and_added(site: Context) -> None:
     app = open_page("build/checkpoints.py", add="1")
     assert_sound(app)
     assert app.button(key="base_add").disabled
@@ -73,7 +73,7 @@ def test_what_lies_under_model_path_is_described_and_added(site: Context) -> Non
     assert "Licence: mill" in words(shown)
 
 
-def test_a_path_that_can_not_be_a_base_is_refused_beside_its_field(site: Context, tmp_path: Path) -> None:
+def test_an_invalid_path_is_refused_at_its_field(site: Context, tmp_path: Path) -> None:
     app = open_page("build/checkpoints.py", add="1")
     app.segmented_control(key="base_way").select("Folder or .gguf file").run()
     app.text_input(key="base_path").input(str(tmp_path / "models/spoiled")).run()
@@ -86,7 +86,7 @@ def test_a_path_that_can_not_be_a_base_is_refused_beside_its_field(site: Context
     assert not app.button(key="base_add").disabled
 
 
-def test_a_hub_id_is_looked_up_pinned_fetched_and_shown(site: Context, hub: HubServer) -> None:
+def test_a_hub_id_is_looked_up_pinned_downloaded_and_shown(site: Context, hub: HubServer) -> None:
     commit = commit_id(hub.root / "models/tiny/llama")
     app = open_page("build/checkpoints.py", add="1")
     app.segmented_control(key="base_way").select("From the Hugging Face Hub").run()

@@ -39,7 +39,7 @@ def test_battles_of_an_empty_installation_lead_to_the_next_step(site: Context) -
     assert "needs two checkpoints" in words(app)
 
 
-def test_the_form_creates_a_campaign_and_refuses_a_telling_name(site: Context) -> None:
+def test_the_form_creates_a_campaign_and_refuses_a_revealing_name(site: Context) -> None:
     ids = [add_checkpoint(site, name) for name in ("Oak", "Elm")]
     add_prompts(site, num=12)
     app = open_page("evaluate/battles.py")
@@ -87,11 +87,11 @@ def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Con
     assert "starts when its run has finished" in words(app)
 
 
-def test_an_unknown_campaign_is_said_in_words(site: Context) -> None:
+def test_an_unknown_campaign_is_reported(site: Context) -> None:
     assert "no such campaign" in words(open_page("evaluate/battles.py", campaign="nothere"))
 
 
-def test_the_ballot_votes_undoes_and_ends_with_thanks(site: Context) -> None:
+def test_the_ballot_votes_undoes_and_ends(site: Context) -> None:
     campaign = make_campaign(site, num_prompts=2)
     app = open_page("evaluate/ballot.py", campaign=campaign.id)
     assert_sound(app)

@@ -35,7 +35,7 @@ def dataset(site: Context, name: str, rows: list[dict[str, str]], *, kind: str =
 
 
 @pytest.mark.parametrize("page", ["datasets", "tokenizers", "architectures", "checkpoints"])
-def test_empty_page_says_what_to_do(site: Context, page: str) -> None:
+def test_an_empty_page_states_the_next_step(site: Context, page: str) -> None:
     app = open_page(f"build/{page}.py")
     assert_sound(app)
     assert app.title[0].value == page.capitalize()
@@ -48,7 +48,7 @@ def test_form_page_opens(site: Context, page: str, query: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize("page", ["datasets", "checkpoints", "architectures"])
-def test_link_to_what_is_gone_is_a_sentence(site: Context, page: str) -> None:
+def test_a_link_to_a_deleted_object_is_an_error_message(site: Context, page: str) -> None:
     app = open_page(f"build/{page}.py", **{page[:-1]: "gone"})
     assert not app.exception
     assert "gone" in app.error[0].value
@@ -100,7 +100,7 @@ def test_a_dataset_of_one_text_counts_characters_then_tokens_and_never_rows(site
     assert int(counts["Tokens"].removeprefix("≈ ").replace(",", "")) == pytest.approx(len(TEXT) / rate, rel=0.01)
 
 
-def test_import_of_known_content_says_that_it_made_no_version(site: Context) -> None:
+def test_an_import_of_known_content_reports_that_it_made_no_version(site: Context) -> None:
     rows = [{"instruction": "a", "output": "b"}] * 3
     identity = dataset(site, "twice", rows)
     upload = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="rows.json", person=LOCAL)
@@ -121,7 +121,7 @@ def test_failed_import_is_explained_on_its_page(site: Context) -> None:
     assert "The import failed" in app.error[0].value
 
 
-def test_dataset_that_waits_for_a_worker_says_so(site: Context) -> None:
+def test_a_dataset_waiting_for_a_worker_says_so(site: Context) -> None:
     upload = save_upload(site, io.BytesIO(b"text"), name="a.txt", person=LOCAL)
     version = import_dataset(site, name="waiting", kind="text", upload=upload, person=LOCAL)
     app = open_page("build/datasets.py", dataset=version.dataset_id)
@@ -141,7 +141,7 @@ def test_rename_and_archive_on_the_page(site: Context) -> None:
     assert [view.name for view in list_datasets(site, archived=True)] == ["after"]
 
 
-def test_architecture_explains_what_is_impossible_beside_the_field(site: Context) -> None:
+def test_an_impossible_architecture_is_explained_at_the_field(site: Context) -> None:
     app = open_page("build/architectures.py")
     assert_sound(app)
     assert app.metric[0].value == "1.12 M"
@@ -160,7 +160,7 @@ def test_architecture_explains_what_is_impossible_beside_the_field(site: Context
     assert "wider" in words(app)
 
 
-def test_every_family_has_its_fields_and_says_what_it_can_not_do(site: Context) -> None:
+def test_every_family_has_its_fields_and_lists_its_limits(site: Context) -> None:
     app = open_page("build/architectures.py")
     for name, family in FAMILIES.items():
         app.selectbox(key="architecture_family").select(name).run()
@@ -284,7 +284,7 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     assert app.query_params["dataset"] in (view.id, [view.id])
 
 
-def test_a_file_that_only_falls_back_on_text_says_so_before_it_is_imported(site: Context) -> None:
+def test_a_fallback_to_text_is_reported_before_the_import(site: Context) -> None:
     app = open_page("build/datasets.py", **{"import": "1"})
     rows = "".join(json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts that lights a whole room."}) + "\n" for n in range(30))
     app.file_uploader(key="import_file").upload("lamps.jsonl", rows.encode(), "application/json").run()
@@ -322,7 +322,7 @@ def test_a_version_is_exported_from_its_page(site: Context) -> None:
     assert "Its files were deleted here." in words(app)
 
 
-def test_a_table_of_very_many_columns_shows_those_in_use_and_those_asked_for(site: Context) -> None:
+def test_a_wide_table_shows_used_and_selected_columns(site: Context) -> None:
     app = open_page("build/datasets.py", **{"import": "1"})
     wide = {f"column {n}": "x" for n in range(3000)}
     rows = "".join(json.dumps({**wide, "instruction": f"Count to {n}.", "output": f"{n}"}) + "\n" for n in range(3))

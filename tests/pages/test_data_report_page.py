@@ -49,7 +49,7 @@ def marks(app: AppTest) -> list[tuple[list[str], list[str]]]:
     return [(data["tokens"], data["marks"]) for data in found]
 
 
-def test_a_report_is_asked_for_waits_and_is_read_with_the_answers_coloured(site: Context) -> None:
+def test_a_report_is_requested_waits_and_shows_coloured_answers(site: Context) -> None:
     version = imported(site, ROWS)
     app = open_report(version, context="256", micro_batch="4")
     assert "as the trainer will" in words(app)
@@ -90,7 +90,7 @@ def test_hostile_rows_are_text(site: Context) -> None:
     assert "tokens are not shown" in words(app)
 
 
-def test_a_failed_report_says_why_and_is_asked_for_again(site: Context) -> None:
+def test_a_failed_report_gives_the_reason_and_can_be_run_again(site: Context) -> None:
     version = imported(site, ROWS)
     add_tokenizer(site, "gone")
     view = request_data_report(site, version.id, person=LOCAL, source="gone")
@@ -101,7 +101,7 @@ def test_a_failed_report_says_why_and_is_asked_for_again(site: Context) -> None:
     assert len(list_data_reports(site, version.id)) == 2
 
 
-def test_what_a_finding_names_is_dropped_by_a_click(site: Context) -> None:
+def test_the_rows_of_a_finding_are_dropped_by_a_click(site: Context) -> None:
     version = imported(site, [*ROWS, ROWS[3], ROWS[4]])
     view = request_data_report(site, version.id, person=LOCAL, context=256)
     do_job(site, str(view.job_id))
@@ -123,7 +123,7 @@ def test_a_report_is_deleted_by_a_click(site: Context) -> None:
     assert "as the trainer will" in words(app)
 
 
-def test_launch_says_what_a_report_has_found(site: Context) -> None:
+def test_the_launch_page_shows_the_findings_of_a_report(site: Context) -> None:
     add_parts(site)
     byte_tokenizer().save_pretrained(site.artifacts.path("tokenizers/pieces"))
     texts = [{"text": f"Clerk {n % 5} counts {n * n} coins and {n} hats."} for n in range(60)]

@@ -75,7 +75,7 @@ def test_each_change_is_made_from_its_form(site: Context, change: str, settings:
     assert (made.provenance["said"], made.is_ready) == (said, True)
 
 
-def test_rows_that_are_not_there_are_named_before_anything_is_made(site: Context) -> None:
+def test_missing_row_numbers_are_named_before_anything_is_made(site: Context) -> None:
     first = imported(site, "sayings", ROWS)
     app = opened(first, "change")
     app.selectbox(key=f"change_{first.id}").select("drop_rows").run()
@@ -84,7 +84,7 @@ def test_rows_that_are_not_there_are_named_before_anything_is_made(site: Context
     assert app.button(key=f"change_go_{first.id}").disabled
 
 
-def test_a_change_that_failed_says_why_and_leads_back(site: Context) -> None:
+def test_a_failed_change_gives_the_reason_and_a_link_back(site: Context) -> None:
     first = imported(site, "sayings", ROWS)
     failed = derive_version(site, first.id, change=Sample(num_rows=900), person=LOCAL)
     done(site, failed)
@@ -133,7 +133,7 @@ def test_the_card_is_edited_and_drawn_without_loading_anything(site: Context) ->
     assert "license: mit" in "".join(code.value for code in app.code)
 
 
-def test_what_is_used_is_kept_and_its_users_are_links(site: Context) -> None:
+def test_a_used_version_is_kept_and_its_users_are_links(site: Context) -> None:
     add_parts(site)
     launch(site)
     (dataset,) = list_datasets(site)
@@ -161,7 +161,7 @@ def test_a_version_nothing_uses_is_deleted_and_a_link_to_another_is_followed(sit
     assert [version.number for version in get_dataset(site, "sayings").versions] == [1]
 
 
-def test_the_mapping_is_kept_with_what_was_not_used(site: Context) -> None:
+def test_the_mapping_is_stored_with_unused_columns(site: Context) -> None:
     version = imported(site, "sayings", [{**row, "id": "7"} for row in ROWS])
     app = opened(version, "origin")
     table = {row["Source column"]: row["Used as"] for row in cells(app)}

@@ -110,7 +110,7 @@ def test_text_of_datasets_and_networks_is_never_markdown(world: Context) -> None
     assert not any("evil.example" in str(part.value) for part in [*app.markdown, *app.caption, *app.subheader])
 
 
-def test_failure_is_told_in_words_with_a_way_on(world: Context) -> None:
+def test_a_failure_is_shown_with_a_remedy(world: Context) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL, config=EvaluationConfig(shots=1))
     claim = claim_of(world, launched)
     with world.db.write() as session:
@@ -124,7 +124,7 @@ def test_failure_is_told_in_words_with_a_way_on(world: Context) -> None:
     assert get_evaluation(world, launched.id).status is Status.FAILED
 
 
-def test_comparison_says_who_is_better_and_which_items_changed(world: Context) -> None:
+def test_a_comparison_names_the_better_one_and_the_changed_items(world: Context) -> None:
     oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
     elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
     app = open_page(PAGE, first=oak.id, second=elm.id)
@@ -155,7 +155,7 @@ def test_the_first_page_shows_the_main_score_with_its_interval(world: Context) -
     assert "52.5 to 72.5 %" in shown
 
 
-def test_unknown_permalink_is_a_sentence(site: Context) -> None:
+def test_an_unknown_permalink_is_an_error_message(site: Context) -> None:
     assert "no such evaluation" in plain_words(open_page(PAGE, evaluation="nothing"))
 
 

@@ -30,13 +30,13 @@ def inspected(site: Context, checkpoint: str, config: InspectionConfig, *, again
     return inspection.id
 
 
-def test_without_checkpoints_the_way_to_one_is_shown(site: Context) -> None:
+def test_without_checkpoints_a_link_to_training_is_shown(site: Context) -> None:
     assert "No checkpoints yet" in words(open_page(PAGE))
     assert "gone" in open_page(PAGE, checkpoint="gone").error[0].value
     assert "no such inspection" in open_page(PAGE, inspection="gone").error[0].value
 
 
-def test_a_text_is_asked_waited_for_and_stopped(site: Context) -> None:
+def test_an_inspection_is_requested_waited_for_and_stopped(site: Context) -> None:
     oak = add_network(site, "oak *1*")
     app = open_page(PAGE, checkpoint=oak)
     assert "Type a text above and press Analyze." in words(app)
@@ -92,7 +92,7 @@ def test_the_lens_shows_each_depth_over_a_window_of_a_long_text(site: Context) -
     assert last["shape"] == "4, 24" if isinstance(last, dict) else max(last[-1]) == 0
 
 
-def test_a_family_without_attention_says_so_and_a_long_text_where_it_was_cut(site: Context) -> None:
+def test_missing_attention_is_explained_and_a_long_text_shows_its_cut(site: Context) -> None:
     torch.manual_seed(0)
     mamba = MambaForCausalLM(MambaConfig(vocab_size=262, hidden_size=16, num_hidden_layers=2, state_size=4))
     save_checkpoint(site.artifacts.path("checkpoints/eel"), model=mamba, tokenizer=byte_tokenizer(), meta={})
@@ -120,13 +120,13 @@ def test_two_checkpoints_are_compared_token_by_token_or_by_byte(site: Context) -
     assert "the weights changed by" in words(app).replace("\\", "")
 
 
-def test_a_link_made_before_inspections_were_called_so_still_leads_to_one(site: Context) -> None:
+def test_an_old_link_still_leads_to_its_inspection(site: Context) -> None:
     inspection = inspected(site, add_network(site, "oak"), InspectionConfig(text="The cat."))
     app = open_page(PAGE, reading=inspection)
     assert strips(app)
 
 
-def test_the_page_has_one_noun_for_what_it_makes(site: Context) -> None:
+def test_the_page_has_one_noun_for_inspections(site: Context) -> None:
     oak = add_network(site, "oak")
     inspected(site, oak, InspectionConfig(text="The cat."))
     app = open_page(PAGE, inspection=list_inspections(site, oak)[0].id)
@@ -151,7 +151,7 @@ def test_weights_are_read_without_a_text(site: Context) -> None:
     assert "262 × 32" in words(app).replace("\\", "")
 
 
-def test_an_inspection_that_failed_says_why(site: Context) -> None:
+def test_a_failed_inspection_gives_the_reason(site: Context) -> None:
     oak = add_network(site, "oak")
     config = site.artifacts.path(str(get_checkpoint(site, oak).folder)) / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 12}))

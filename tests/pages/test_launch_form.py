@@ -20,7 +20,7 @@ def test_a_new_page_has_the_starter_recipe_and_says_so(site: Context) -> None:
     assert (shown(page)["max_steps"], shown(page)["learning_rate"], shown(page)["name"]) == (1200, 0.004, "Village stories")
 
 
-def test_defaults_follow_the_objective_and_what_was_typed_stays(site: Context) -> None:
+def test_defaults_follow_the_objective_and_typed_values_stay(site: Context) -> None:
     """Fine-tuning kept the starter recipe's learning rate, 1,200 steps, context 128, name and prompts, though "recipe: None"."""
     add_starter(site)
     add_dataset(site, "chats", kind="chat")
@@ -102,7 +102,7 @@ def test_twenty_steps_are_not_blocked_by_a_warm_up(site: Context) -> None:
     assert page.button(key="launch_go").label == "Launch"
 
 
-def test_a_warm_up_in_steps_is_visible_and_gives_way_unless_it_was_typed(site: Context) -> None:
+def test_a_warm_up_in_steps_is_visible_and_adapts_unless_it_was_typed(site: Context) -> None:
     add_parts(site)
     launch(site, name="first", warmup_steps=50)
     page = open_page("build/launch.py", run="first")
@@ -145,7 +145,7 @@ def test_an_unknown_field_in_yaml_names_the_nearest(site: Context) -> None:
     assert plain("max_stepz is not a field; did you mean max_steps?") in words(page)
 
 
-def test_an_architecture_brings_its_tokenizer_and_unused_rows_are_said(site: Context) -> None:
+def test_an_architecture_selects_its_tokenizer_and_unused_rows_are_reported(site: Context) -> None:
     """The tokenizer of the architecture before stayed, and 38 rows that no token uses went unsupported."""
     add_parts(site)
     add_starter(site)

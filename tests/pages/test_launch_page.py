@@ -29,7 +29,7 @@ def test_every_field_of_a_run_can_be_set_somewhere_on_the_page() -> None:
     assert {path for path in list_paths() if traits_of(path).group is None} - elsewhere == {"queue"}
 
 
-def test_only_fields_that_apply_are_shown_and_what_was_set_comes_back(site: Context) -> None:
+def test_only_fields_that_apply_are_shown_and_set_values_come_back(site: Context) -> None:
     add_parts(site)
     page = open_form()
     assert {"optimizer", "z_loss", "freeze_blocks", "trackers"} <= keys(page)
@@ -97,7 +97,7 @@ def test_rewards_are_a_table(site: Context) -> None:
     assert list(table["target"]) == [0, 20]
 
 
-def test_pretraining_goes_on_from_a_base(site: Context) -> None:
+def test_pretraining_continues_from_a_base(site: Context) -> None:
     add_parts(site)
     run = launch(site, name="first")
     taken = claim(site, run)
@@ -148,7 +148,7 @@ def test_warnings_ask_once_and_again_when_they_change(site: Context) -> None:
     assert page.button(key="launch_go").label == "Launch"
 
 
-def test_a_new_run_from_one_shows_what_differs_and_remembers_it(site: Context) -> None:
+def test_a_copied_run_shows_its_differences_and_stores_its_parent(site: Context) -> None:
     add_parts(site)
     before = launch(site, name="first", learning_rate=0.0123)
     page = open_page("build/launch.py", run="first")
@@ -179,7 +179,7 @@ def test_a_sweep_is_launched_from_the_form(site: Context) -> None:
     assert set(sweep.config.vary) == {"learning_rate", "optimizer"}
 
 
-def test_a_sweeps_page_shows_its_best_run_stops_it_and_never_is_blank(site: Context) -> None:
+def test_a_sweeps_page_shows_its_best_run_stops_it_and_is_never_blank(site: Context) -> None:
     add_parts(site)
     assert "No sweep selected" in words(open_page("build/sweep.py"))
     assert "There is no sweep" in words(open_page("build/sweep.py", sweep="none"))

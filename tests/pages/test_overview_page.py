@@ -43,7 +43,7 @@ def test_no_score_stands_without_its_metric_and_interval(site: Context) -> None:
     assert LONG in shown
 
 
-def test_an_empty_installation_leads_to_data_and_says_that_no_worker_runs(site: Context) -> None:
+def test_an_empty_installation_leads_to_data_and_reports_that_no_worker_runs(site: Context) -> None:
     page = open_page(routes.OVERVIEW)
     assert [button.label for button in page.button if str(button.key).startswith("step_")] == ["Import a dataset"]
     assert "no worker" in words(page)

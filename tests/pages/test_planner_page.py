@@ -51,7 +51,7 @@ def roundhouse(*arguments: str) -> dict:  # type: ignore[type-arg]
     return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
-def test_the_first_day_has_a_plan_with_its_source_and_a_way_on(site: Context) -> None:
+def test_a_new_installation_has_a_plan_with_its_source_and_a_next_step(site: Context) -> None:
     app = open_planner()
     assert not app.error, words(app)
     shown = metrics(app)
@@ -63,7 +63,7 @@ def test_the_first_day_has_a_plan_with_its_source_and_a_way_on(site: Context) ->
     assert "Choose a dataset and a tokenizer" in use.label
 
 
-def test_a_plan_begins_with_the_newest_tokenizer_and_its_text_and_both_can_be_taken_out(site: Context) -> None:
+def test_a_plan_defaults_to_the_newest_tokenizer_and_its_text_and_both_can_be_cleared(site: Context) -> None:
     add_parts(site)
     app = open_planner()
     assert (app.selectbox(key="dataset").value, app.selectbox(key="tokenizer").value) == ("tales", "pieces")
@@ -72,7 +72,7 @@ def test_a_plan_begins_with_the_newest_tokenizer_and_its_text_and_both_can_be_ta
     assert next(button for button in app.button if button.key == "plan_use").label == "Choose a dataset to launch this"
 
 
-def test_the_page_and_the_command_line_say_the_same(site: Context) -> None:
+def test_the_page_and_the_command_line_agree(site: Context) -> None:
     add_parts(site)
     app = open_planner(flops="1e17", dataset="tales", tokenizer="pieces", context="64")
     said = roundhouse("plan", "--flops", "1e17", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64")
@@ -116,7 +116,7 @@ def test_laws_are_listed_with_constants_and_sources(site: Context) -> None:
     assert "2404.10102" in words(app).replace("\\", "")
 
 
-def test_a_study_needs_data_and_says_so(site: Context) -> None:
+def test_a_study_without_data_names_what_is_missing(site: Context) -> None:
     assert "needs a text dataset" in words(open_planner(view="Studies"))
 
 
@@ -135,7 +135,7 @@ def test_a_study_is_previewed_and_launched_from_the_page(site: Context) -> None:
     assert "0 of 10 runs finished, 10 waiting or running" in open_planner(study=study.id).get("progress")[0].proto.text
 
 
-def test_a_finished_study_shows_its_profiles_its_law_and_the_way_to_plan_with_it(site: Context) -> None:
+def test_a_finished_study_shows_its_profiles_its_law_and_a_link_to_plan_with_it(site: Context) -> None:
     add_parts(site)
     make_text(site)
     study = launch_study(site, STUDY, person=LOCAL)
@@ -153,12 +153,12 @@ def test_a_finished_study_shows_its_profiles_its_law_and_the_way_to_plan_with_it
     assert metrics(own)["Expected loss"] != "–"
 
 
-def test_a_study_that_is_gone_is_a_sentence(site: Context) -> None:
+def test_a_deleted_study_is_an_error_message(site: Context) -> None:
     app = open_planner(study="gone")
     assert "gone" in app.error[0].value
 
 
-def test_a_single_run_stands_on_an_axis_that_can_be_read() -> None:
+def test_a_single_run_has_a_readable_axis() -> None:
     axis = log_axis([2.3e11], title="Training FLOPs", write=format_budget)
     assert axis.low < 2.3e11 < axis.high
     assert len(axis.ticks) >= 2

@@ -97,7 +97,7 @@ def test_a_full_conversation_continues_in_a_new_one_with_the_message_in_the_fiel
     assert not app.error
 
 
-def test_a_message_that_is_too_long_by_itself_comes_back_into_the_field(
+def test_a_message_that_is_too_long_comes_back_into_the_field(
     site: Context, replica: RunningReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place(site, "tales", replica, monkeypatch)

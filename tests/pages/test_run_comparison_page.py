@@ -71,7 +71,7 @@ def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(ctx: Context) 
     assert "of 0.1000, more than seed noise" in text
 
 
-def test_without_bits_per_byte_other_tokenizers_have_no_number_in_common(ctx: Context) -> None:
+def test_without_bits_per_byte_other_tokenizers_have_no_common_metric(ctx: Context) -> None:
     text = said(compare(finished(ctx, "fine", 2.0), finished(ctx, "coarse", 2.6, tokenizer="coarse")))
     assert "Bits per byte, which would be comparable, were not measured." in text
     assert "seed noise" not in text

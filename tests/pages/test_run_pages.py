@@ -53,7 +53,7 @@ def text_of(app: AppTest) -> str:
     return "\n".join(str(part.value) for part in parts)
 
 
-def test_the_first_page_leads_a_newcomer_to_data_and_then_to_training(ctx: Context) -> None:
+def test_the_first_page_leads_a_new_user_to_data_and_then_to_training(ctx: Context) -> None:
     assert "Import a dataset" in [button.label for button in open_page("home/overview.py").button]
     add_parts(ctx)
     page = open_page("home/overview.py")
@@ -61,7 +61,7 @@ def test_the_first_page_leads_a_newcomer_to_data_and_then_to_training(ctx: Conte
     assert "No evaluations yet." in text_of(page)
 
 
-def test_the_launch_button_names_what_is_missing(ctx: Context) -> None:
+def test_the_launch_button_names_missing_parts(ctx: Context) -> None:
     page = open_page("build/launch.py")
     button = page.button(key="launch_go")
     assert button.label == "Choose a dataset and an architecture and a tokenizer"
@@ -108,7 +108,7 @@ def metric(page: AppTest, label: str) -> str:
     return str(next(each.value for each in page.metric if each.label == label))
 
 
-def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_asked_for_once(ctx: Context) -> None:
+def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_queued_once(ctx: Context) -> None:
     add_parts(ctx)
     page = open_sound_form()
     assert metric(page, "Peak memory").endswith("MB")
@@ -124,7 +124,7 @@ def test_the_estimate_shows_memory_with_its_source_and_a_probe_is_asked_for_once
     assert "The last probe was stopped." in text_of(open_sound_form())
 
 
-def test_a_probe_is_answered_in_words(ctx: Context) -> None:
+def test_the_result_of_a_probe_is_shown(ctx: Context) -> None:
     add_parts(ctx)
     open_sound_form().button(key="launch_probe").click().run()
     taken = take_job(ctx, list_jobs(ctx, queue="train")[0].id)
@@ -151,7 +151,7 @@ def test_a_probe_is_answered_in_words(ctx: Context) -> None:
     assert "Calibrated on 1 probe; formula estimate" in text_of(page)
 
 
-def test_a_probe_that_failed_says_why_and_can_be_asked_for_again(ctx: Context) -> None:
+def test_a_failed_probe_gives_the_reason_and_can_be_run_again(ctx: Context) -> None:
     add_parts(ctx)
     open_sound_form().button(key="launch_probe").click().run()
     taken = take_job(ctx, list_jobs(ctx, queue="train")[0].id)
@@ -163,7 +163,7 @@ def test_a_probe_that_failed_says_why_and_can_be_asked_for_again(ctx: Context) -
     assert len(list_jobs(ctx, queue="train")) == 2
 
 
-def test_a_form_that_can_not_be_launched_leaves_the_estimate_whole(ctx: Context) -> None:
+def test_an_invalid_form_keeps_the_estimate(ctx: Context) -> None:
     add_parts(ctx)
     page = open_sound_form(context=65)
     assert "longer than the architecture's limit of 64" in text_of(page)
@@ -198,7 +198,7 @@ def test_a_copy_of_a_run_carries_its_numbers(ctx: Context) -> None:
     assert page.text_input(key="launch_name").value == ""
 
 
-def test_a_failed_run_says_why_and_offers_a_retry(ctx: Context) -> None:
+def test_a_failed_run_gives_the_reason_and_offers_a_retry(ctx: Context) -> None:
     add_parts(ctx)
     run = launch(ctx, name="first")
     taken = claim(ctx, run)
@@ -226,7 +226,7 @@ def test_a_stopped_run_is_resumed_with_one_click(ctx: Context) -> None:
     assert len(list_jobs(ctx, queue="train")) == 2
 
 
-def test_a_queued_run_says_that_no_worker_is_there(ctx: Context) -> None:
+def test_a_queued_run_reports_a_missing_worker(ctx: Context) -> None:
     add_parts(ctx)
     page = open_page("build/run.py", run=launch(ctx).id)
     assert "No worker serves the queue" in text_of(page)
@@ -240,7 +240,7 @@ def test_names_and_tags_stay_text(ctx: Context) -> None:
     assert page.title[0].value.startswith(r"\!\[x\]")
 
 
-def test_an_unknown_run_is_a_sentence(ctx: Context) -> None:
+def test_an_unknown_run_is_an_error_message(ctx: Context) -> None:
     assert "There is no run" in text_of(open_page("build/run.py", run="nothing"))
     assert "No run selected" in text_of(open_page("build/run.py"))
 
@@ -254,7 +254,7 @@ def test_the_list_of_runs_is_never_blank(ctx: Context) -> None:
     assert "No run passes these filters" in text_of(page)
 
 
-def test_picked_runs_are_compared_by_what_differs(ctx: Context) -> None:
+def test_picked_runs_are_compared_by_their_differences(ctx: Context) -> None:
     add_parts(ctx)
     runs = [launch(ctx, name="slow", learning_rate=0.001), launch(ctx, name="fast", learning_rate=0.01)]
     page = open_page("build/runs.py", compare=",".join(run.id for run in runs))
@@ -292,7 +292,7 @@ def test_an_imported_run_is_marked_and_offers_nothing_to_stop_or_to_resume(ctx: 
     assert "was imported as curves" in text_of(launched)
 
 
-def test_a_run_that_is_ill_is_diagnosed_and_the_run_that_follows_is_one_click_away(ctx: Context) -> None:
+def test_a_diagnosed_run_offers_its_follow_up_with_one_click(ctx: Context) -> None:
     add_parts(ctx)
     run = launch(ctx, name="wild", learning_rate=0.03)
     taken = claim(ctx, run)
@@ -309,7 +309,7 @@ def test_a_run_that_is_ill_is_diagnosed_and_the_run_that_follows_is_one_click_aw
     assert "names no field" in text_of(open_page("build/launch.py", run=run.id, set="learning_rat:1"))
 
 
-def test_seeds_of_one_config_say_whether_a_difference_is_noise(ctx: Context) -> None:
+def test_seeds_of_one_config_show_whether_a_difference_is_noise(ctx: Context) -> None:
     add_parts(ctx)
     runs = []
     for name, rate, losses in (("slow", 0.001, (2.0, 2.01)), ("fast", 0.01, (1.5, 1.51))):

@@ -66,13 +66,13 @@ def make_ready(ctx: Context) -> None:
 
 
 @pytest.mark.parametrize("page", ["serve/endpoints.py", "serve/playground.py", "admin/workers.py", "admin/people.py"])
-def test_an_empty_page_says_what_comes_next(page: str) -> None:
+def test_an_empty_page_states_the_next_step(page: str) -> None:
     app = draw(page)
     assert app.title[0].value
     assert not app.error
 
 
-def test_an_endpoint_is_drawn_with_its_state_and_how_to_call_it(ctx: Context) -> None:
+def test_an_endpoint_is_drawn_with_its_state_and_client_code(ctx: Context) -> None:
     make_ready(ctx)
     app = draw("serve/endpoints.py")
     assert [metric.value for metric in app.metric][:1] == ["1 of 1"]
@@ -149,12 +149,12 @@ def test_a_conversation_is_drawn_as_plain_text_whatever_was_written(ctx: Context
     assert "first token 12 ms" in texts(app)
 
 
-def test_an_unknown_conversation_is_named_as_an_error() -> None:
+def test_an_unknown_conversation_is_an_error() -> None:
     app = draw("serve/playground.py", conversation="nothing")
     assert "There is no such conversation" in app.error[0].value.replace("\\", "")
 
 
-def test_workers_are_drawn_with_what_they_do(ctx: Context) -> None:
+def test_workers_are_drawn_with_their_jobs(ctx: Context) -> None:
     gauges = {"cpu_percent": 12.0, "cpu_count": 2, "memory_used_bytes": 2**30, "memory_total_bytes": 2**32, "gpus": []}
     beat(ctx, name="lab/train", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
     app = draw("admin/workers.py")

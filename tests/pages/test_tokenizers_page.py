@@ -40,7 +40,7 @@ def mill(site: Context) -> Context:
     return site
 
 
-def test_training_is_asked_for_once_followed_and_stopped(site: Context) -> None:
+def test_training_is_queued_once_followed_and_stopped(site: Context) -> None:
     do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL).job_id))
     app = open_page(PAGE, train="1", dataset="mill")
     app.segmented_control(key="tokenizer_kind").select("unigram").run()
@@ -62,7 +62,7 @@ def test_training_is_asked_for_once_followed_and_stopped(site: Context) -> None:
     assert list_tokenizers(site) == []
 
 
-def test_a_training_that_failed_says_why_and_what_to_do(site: Context) -> None:
+def test_a_failed_training_gives_the_reason_and_the_remedy(site: Context) -> None:
     do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL).job_id))
     asked = train_tokenizer(site, name="large", dataset="mill", vocab_size=20_000, person=LOCAL)
     do_job(site, str(asked.job_id))
@@ -91,7 +91,7 @@ def test_any_text_is_shown_in_tokens_as_text(mill: Context) -> None:
     assert app.get("download_button")
 
 
-def test_one_text_side_by_side_tells_what_is_lost(mill: Context) -> None:
+def test_a_comparison_on_one_text_shows_lost_tokens(mill: Context) -> None:
     refs = [f"tokenizer:{get_tokenizer(mill, 'bytes').id}", "letters", "tokenizer:gone"]
     app = open_page(PAGE, compare=",".join(refs), text="a é")
     assert not app.error
@@ -104,7 +104,7 @@ def test_one_text_side_by_side_tells_what_is_lost(mill: Context) -> None:
     assert "at least one" in words(app)
 
 
-def test_a_report_is_asked_for_and_read_on_the_page(mill: Context) -> None:
+def test_a_report_is_requested_and_read_on_the_page(mill: Context) -> None:
     own = get_tokenizer(mill, "bytes")
     app = open_page(PAGE, compare=f"tokenizer:{own.id},letters")
     app.button(key=next(b.key for b in app.button if str(b.key).startswith("report_ask_"))).click().run()
@@ -154,7 +154,7 @@ def test_an_architecture_is_designed_for_a_tokenizer(mill: Context) -> None:
     assert app.selectbox(key="architecture_tokenizer").value == "bytes"
 
 
-def test_an_address_of_what_is_gone_is_a_sentence(site: Context) -> None:
+def test_an_address_of_a_deleted_object_is_an_error_message(site: Context) -> None:
     assert "gone" in open_page(PAGE, tokenizer="gone").error[0].value
     assert "No tokenizers yet" in words(open_page(PAGE, compare="tokenizer:gone"))
     assert "needs a dataset" in words(open_page(PAGE, train="1"))

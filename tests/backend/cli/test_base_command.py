@@ -70,7 +70,7 @@ def test_a_base_of_the_hub_is_added_at_its_revision_and_shown(
     assert not [path for path in files if b"secretkey" in path.read_bytes()], "the key is kept nowhere"
 
 
-def test_what_lies_under_model_path_is_listed_with_what_it_is_or_why_it_can_not_be_used(roundhouse: Roundhouse, tmp_path: Path) -> None:
+def test_candidates_under_model_path_are_listed_with_facts_or_the_reason_against_them(roundhouse: Roundhouse, tmp_path: Path) -> None:
     models = tmp_path / "models"
     save_base(models / "good")
     (save_base(models / "cut") / "model.safetensors").write_bytes(b"12345678")

@@ -55,7 +55,7 @@ def test_data_import_waits_and_reports_every_rejected_row(roundhouse: Any, tmp_p
     assert [entry["dataset"] for entry in json.loads(out)["datasets"]] == ["sayings"]
 
 
-def test_misuse_ends_with_2_and_a_json_error(roundhouse: Any, tmp_path: Path) -> None:
+def test_misuse_exits_with_2_and_a_json_error(roundhouse: Any, tmp_path: Path) -> None:
     status, out, err = roundhouse("data", "import", str(tmp_path / "none.txt"), "--name", "x", "--json")
     assert status == 2
     assert "none.txt" in json.loads(out)["error"]
@@ -85,7 +85,7 @@ def test_architecture_describe_counts_and_explains(roundhouse: Any, tmp_path: Pa
     assert "130 / 4 is not whole" in err
 
 
-def test_architecture_describe_knows_every_family_and_what_it_can_not(roundhouse: Any, tmp_path: Path) -> None:
+def test_architecture_describe_covers_every_family_and_its_limits(roundhouse: Any, tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("family: deepseek_v3\nnum_layers: 2\nkv_rank: 16\nrope_head_size: 8\n")
     status, out, _ = roundhouse("architecture", "describe", str(file), "--precision", "bf16", "--lora-rank", "4", "--json")
@@ -105,7 +105,7 @@ def test_architecture_describe_knows_every_family_and_what_it_can_not(roundhouse
     assert "window 9 can't be given: GPT-2 lets every layer see the whole context; Mistral or Gemma 3 can. Leave window out" in err
 
 
-def test_base_that_is_none_is_refused(roundhouse: Any) -> None:
+def test_an_invalid_base_is_refused(roundhouse: Any) -> None:
     status, out, _ = roundhouse("base", "add", "/no/such/folder", "--name", "b", "--json")
     assert status == 2
     assert "/no/such/folder" in json.loads(out)["error"]
@@ -117,14 +117,14 @@ def test_base_that_is_none_is_refused(roundhouse: Any) -> None:
 @pytest.mark.parametrize(
     "arguments", [("architecture", "describe"), ("run", "launch"), ("run", "list", "--limit", "0"), ("nosuch",), ("run",)]
 )
-def test_a_command_line_that_cannot_be_read_is_answered_in_json_too(roundhouse: Any, arguments: tuple[str, ...]) -> None:
+def test_usage_errors_are_json_with_the_option(roundhouse: Any, arguments: tuple[str, ...]) -> None:
     status, out, err = roundhouse(*arguments, "--json")
     assert status == 2
     assert json.loads(out)["error"]
     assert "Traceback" not in err
 
 
-def test_a_binary_recipe_is_misuse(roundhouse: Any, tmp_path: Path) -> None:
+def test_a_binary_recipe_is_a_usage_error(roundhouse: Any, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_bytes(b"\xa7\x00\xff")
     status, out, err = roundhouse("run", "launch", str(file), "--json")
@@ -133,7 +133,7 @@ def test_a_binary_recipe_is_misuse(roundhouse: Any, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_an_unreachable_database_is_a_failure_in_words(roundhouse: Any, tmp_path: Path) -> None:
+def test_an_unreachable_database_is_reported(roundhouse: Any, tmp_path: Path) -> None:
     nowhere = f"sqlite:///{tmp_path / 'no' / 'such' / 'folder' / 'm.db'}"
     status, out, err = roundhouse("run", "list", "--json", DATABASE_URL=nowhere)
     assert status == 1
@@ -141,7 +141,7 @@ def test_an_unreachable_database_is_a_failure_in_words(roundhouse: Any, tmp_path
     assert "Traceback" not in err
 
 
-def test_a_file_that_cannot_be_read_is_a_failure_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     @command
     def broken(as_json: bool = False) -> None:
         (tmp_path / "no" / "such").mkdir()

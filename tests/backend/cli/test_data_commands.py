@@ -69,7 +69,7 @@ def test_a_version_is_exported_to_a_folder(site: Context, tmp_path: Path) -> Non
     assert "no destination" in roundhouse("data", "export", "sayings", status=2)["error"]
 
 
-def test_in_words_it_says_what_the_pages_say_and_asks_before_it_deletes(site: Context) -> None:
+def test_text_output_equals_the_pages_and_deletion_asks_for_confirmation(site: Context) -> None:
     first = imported(site, "sayings", ROWS)
     done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
     run = CliRunner()
@@ -97,6 +97,6 @@ def test_in_words_it_says_what_the_pages_say_and_asks_before_it_deletes(site: Co
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_change_that_can_not_be_made_is_refused_at_once(site: Context, options: tuple[str, ...], words: str) -> None:
+def test_an_invalid_change_is_refused_at_once(site: Context, options: tuple[str, ...], words: str) -> None:
     imported(site, "sayings", ROWS)
     assert words in roundhouse("data", "derive", "sayings", *options, status=2)["error"]

@@ -28,7 +28,7 @@ def test_a_source_is_a_path_an_address_or_an_id_of_the_hub(tmp_path: Path, monke
         read_source("s3://bucket/rows", split="train")
 
 
-def test_a_fallback_on_text_is_said_before_the_import_with_what_was_looked_for(home: Path, tmp_path: Path) -> None:
+def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searched(home: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": f"sqlite:///{home / 'models.db'}"}
     environment["REDIS_URL"] = "redis://127.0.0.1:1/0"
     source = tmp_path / "lamps.jsonl"

@@ -61,7 +61,7 @@ def test_a_folder_is_inspected_in_a_child_process(home: Path, tmp_path: Path) ->
     assert found["lens"]["error"] < 1e-5
 
 
-def test_stored_answers_are_printed_whole(site: Context) -> None:
+def test_stored_inspections_are_printed_in_full(site: Context) -> None:
     add_network(site, "oak")
     add_network(site, "elm", seed=1)
     for config in (InspectionConfig(text="A cat."), InspectionConfig()):
@@ -82,7 +82,7 @@ def test_stored_answers_are_printed_whole(site: Context) -> None:
     assert "weights changed by" in out
 
 
-def test_what_can_t_be_inspected_is_said(site: Context, tmp_path: Path) -> None:
+def test_an_impossible_inspection_is_reported(site: Context, tmp_path: Path) -> None:
     bad = tmp_path / "chat.json"
     bad.write_text("[{")
     cases: list[tuple[tuple[Any, ...], str]] = [

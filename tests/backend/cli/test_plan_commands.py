@@ -55,7 +55,7 @@ def test_a_plan_in_three_currencies(site: Context) -> None:
     assert hoffmann["optimum"]["parameters"] == pytest.approx(40.3e9, rel=0.01)
 
 
-def test_misuse_is_answered_in_words_and_with_2(site: Context, tmp_path: Path) -> None:
+def test_misuse_exits_with_2_and_a_message(site: Context, tmp_path: Path) -> None:
     assert "one budget" in roundhouse("plan", status=2)["error"]
     assert "no run or probe" in roundhouse("plan", "--device-hours", "1", status=2)["error"]
     assert "nowhere" in roundhouse("plan", "--flops", "1e15", "--dataset", "nowhere", status=2)["error"]
@@ -64,7 +64,7 @@ def test_misuse_is_answered_in_words_and_with_2(site: Context, tmp_path: Path) -
     assert "Line 2" in roundhouse("plan", "fit", str(tmp_path / "bad.csv"), status=2)["error"]
 
 
-def test_a_fit_gives_the_law_back_with_intervals_and_the_optimum(site: Context, runs_csv: Path) -> None:
+def test_a_fit_recovers_the_law_with_intervals_and_the_optimum(site: Context, runs_csv: Path) -> None:
     found = roundhouse("plan", "fit", str(runs_csv), "--flops", "1e21")
     for name, value in PUBLISHED["hoffmann-2022"].constants.items():
         assert found["constants"][name]["low"] <= value <= found["constants"][name]["high"], name
@@ -74,7 +74,7 @@ def test_a_fit_gives_the_law_back_with_intervals_and_the_optimum(site: Context, 
     assert "alpha" in CliRunner().invoke(app, ["plan", "fit", str(runs_csv)]).output
 
 
-def test_a_recipe_is_written_that_launch_reads(site: Context, tmp_path: Path) -> None:
+def test_a_written_recipe_can_be_launched(site: Context, tmp_path: Path) -> None:
     add_parts(site)
     recipe = tmp_path / "run.yaml"
     said = roundhouse("plan", "--flops", "1e13", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64", "--recipe", str(recipe))

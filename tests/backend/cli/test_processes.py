@@ -46,5 +46,5 @@ def test_the_broker_listens_on_a_private_socket_file_alone_and_takes_messages(tm
     assert check_broker(settings, running=True).state == "problem"
 
 
-def test_a_broker_of_the_user_is_taken_as_it_is_given(tmp_path: Path) -> None:
+def test_an_external_broker_is_used_unchanged(tmp_path: Path) -> None:
     assert make_settings(tmp_path, redis_url="redis://:secret@broker:6379/2").broker_url == "redis://:secret@broker:6379/2"

@@ -72,7 +72,7 @@ def test_a_recipe_with_a_mistake_ends_with_status_2_and_a_cure(ctx: Context, tmp
     assert list_jobs(ctx, queue="train") == []
 
 
-def test_a_probe_says_memory_speed_and_time_and_leaves_no_run(ctx: Context, tmp_path: Path) -> None:
+def test_a_probe_reports_memory_speed_and_time_and_leaves_no_run(ctx: Context, tmp_path: Path) -> None:
     rooms = Rooms(tmp_path / "rooms")
     shutil.copytree(rooms.root / "texts", ctx.artifacts.path("datasets/tales"))
     shutil.copytree(rooms.root / "tokenizer", ctx.artifacts.path("tokenizers/pieces"))
@@ -100,7 +100,7 @@ def test_a_run_is_shown_by_name_with_its_newest_values_and_checkpoints(ctx: Cont
     assert answer["config"]["max_steps"] == 100
 
 
-def test_cancel_and_resume_say_what_they_did(ctx: Context) -> None:
+def test_cancel_and_resume_report_the_new_status(ctx: Context) -> None:
     run = launch(ctx, name="by hand")
     taken = claim(ctx, run)
     assert json.loads(roundhouse("run", "cancel", "by hand", "--save", "--json").stdout)["status"] == "cancelling"
@@ -111,7 +111,7 @@ def test_cancel_and_resume_say_what_they_did(ctx: Context) -> None:
     assert [run["status"] for run in json.loads(roundhouse("run", "list", "--json").stdout)["runs"]] == ["queued"]
 
 
-def test_what_a_run_will_do_is_said_before_its_launch(ctx: Context, tmp_path: Path) -> None:
+def test_the_forecast_is_printed_before_the_launch(ctx: Context, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     answer = json.loads(roundhouse("run", "forecast", str(tmp_path / "recipe.yaml"), "--json").stdout)
     assert (answer["steps"], answer["tokens"], answer["ahead"], answer["workers"]) == (30, 30 * 16 * 32, 0, 0)
@@ -121,7 +121,7 @@ def test_what_a_run_will_do_is_said_before_its_launch(ctx: Context, tmp_path: Pa
     assert list_jobs(ctx, queue="train") == []
 
 
-def test_a_script_is_told_of_what_is_likely_a_mistake_and_the_run_keeps_it(ctx: Context, tmp_path: Path) -> None:
+def test_a_script_gets_warnings_and_the_run_stores_them(ctx: Context, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     parent = launch(ctx, name="parent")
     result = roundhouse("run", "launch", str(tmp_path / "recipe.yaml"), "--parent", "parent", "--json")
@@ -176,7 +176,7 @@ def test_a_log_of_another_program_is_a_run_that_can_be_shown(ctx: Context, tmp_p
     assert roundhouse("run", "import", str(tmp_path / "absent.csv")).exit_code == 2
 
 
-def test_what_is_wrong_with_a_run_is_said_where_it_is_shown(ctx: Context) -> None:
+def test_show_prints_the_findings_of_a_run(ctx: Context) -> None:
     one = launch(ctx, name="wild", learning_rate=0.03)
     values = [5.6 - 0.04 * step if step < 50 else 3.6 + 0.05 * (step - 50) for step in range(1, 101)]
     report(

@@ -53,7 +53,7 @@ def test_an_account_is_disabled_enabled_given_a_role_a_password_and_signed_out(m
     assert run(user.app, "enable", "maya") == (0, {"user": "maya", "disabled": False})
 
 
-def test_the_last_admin_and_an_unknown_name_are_refused_in_words() -> None:
+def test_the_last_admin_and_an_unknown_name_are_refused() -> None:
     run(user.app, "add", "ada", "--role", "admin")
     status, answer = run(user.app, "disable", "ada")
     assert status == 2

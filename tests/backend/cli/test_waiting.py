@@ -30,7 +30,7 @@ def tokenizer_job(ctx: Context, *, kind: str, text: str) -> str:
     return str(train_tokenizer(ctx, name="bytes", dataset="a", kind="byte", person=LOCAL).job_id)
 
 
-def test_what_a_job_waits_for_is_done_first(ctx: Context) -> None:
+def test_the_dependency_of_a_job_runs_first(ctx: Context) -> None:
     job = tokenizer_job(ctx, kind="text", text='{"text": "The roundhouse is warm."}\n' * 3)
     assert wait_for_job(ctx, job, quiet=True).status is Status.FINISHED
 

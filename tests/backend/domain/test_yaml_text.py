@@ -14,7 +14,7 @@ LAUGHS = "name: &a [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n" + "".join(
 )
 
 
-def test_plain_yaml_is_read_as_ever() -> None:
+def test_plain_yaml_is_read_unchanged() -> None:
     assert parse_yaml("a: 1\nb: [x, {c: 2.5}]\n", what="It") == {"a": 1, "b": ["x", {"c": 2.5}]}
 
 
@@ -31,12 +31,12 @@ def test_plain_yaml_is_read_as_ever() -> None:
     ],
     ids=["billion laughs", "deep nesting", "a number of 5000 digits", "a 13th month", "too long", "a tab", "a Python object"],
 )
-def test_yaml_that_could_hurt_is_refused_in_words(text: str, words: str) -> None:
+def test_hostile_yaml_is_refused(text: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         parse_yaml(text, what="The recipe")
 
 
-def test_a_message_quotes_no_more_than_a_line_of_what_was_given() -> None:
+def test_a_message_quotes_at_most_a_line_of_the_input() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_run_config(f"dataset: tales\nname: {'x' * 5000}")
     assert len(str(caught.value)) < 300
@@ -62,13 +62,13 @@ def test_a_syntax_error_is_one_line_with_its_place(text: str, words: str) -> Non
 
 
 @pytest.mark.parametrize("value", ["2024-13-45", "[" * 400, "&a [*a]", "\0"])
-def test_a_change_in_an_address_that_is_no_value_is_refused_in_words(value: str) -> None:
+def test_an_invalid_change_in_an_address_is_refused(value: str) -> None:
     config = parse_run_config("{objective: sft, dataset: d, base: b}")
     with pytest.raises(InvalidInput, match="is no value"):
         with_changes(config, f"name:{value}")
 
 
-def test_an_old_recipe_with_a_section_that_is_none_is_refused_by_field() -> None:
+def test_an_old_recipe_with_an_invalid_section_is_refused_by_field() -> None:
     recipe = "objective: dpo\ndataset: d\nbase: b\ndpo_beta: 0.3\n"
     assert parse_run_config(recipe + "preference: {loss: ipo}").preference.beta == 0.3
     with pytest.raises(InvalidInput, match="preference"):

@@ -192,7 +192,7 @@ def test_a_web_page_elsewhere_can_not_use_a_gateway_without_keys(scene: Scene) -
     assert httpx.get(f"{scene.url}/v1/models", headers={"Host": "evil.example"}).status_code == 400
 
 
-def test_usage_outlives_a_database_that_is_away(scene: Scene) -> None:
+def test_usage_survives_an_unavailable_database(scene: Scene) -> None:
     scene.directory.fails = True
     assert scene.post().status_code == 200
     assert httpx.get(f"{scene.url}/health").status_code == 503
@@ -216,7 +216,7 @@ def test_the_replica_is_sent_what_was_asked(scene: Scene) -> None:
     assert params["seed"] >= 0
 
 
-def test_the_balancer_leaves_a_failing_replica_alone_and_tries_it_again_later() -> None:
+def test_the_balancer_pauses_a_failing_replica_and_retries_it_later() -> None:
     now = [100.0]
     balancer = Balancer(clock=lambda: now[0], rng=random.Random(0))
     bad, good = ReplicaAddress("bad", "u1", "t"), ReplicaAddress("good", "u2", "t")
@@ -247,6 +247,6 @@ def test_ties_are_broken_at_random_and_counts_never_fall_below_zero() -> None:
     assert [balancer.outstanding(replica) for replica in replicas] == [0, 0, 0]
 
 
-def test_a_wrong_key_is_refused_even_where_none_is_needed(scene: Scene) -> None:
+def test_a_wrong_key_is_refused_even_if_none_is_required(scene: Scene) -> None:
     assert httpx.get(f"{scene.url}/v1/models").status_code == 200
     assert httpx.get(f"{scene.url}/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401

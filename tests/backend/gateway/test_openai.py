@@ -64,7 +64,7 @@ def test_a_chat_is_answered_with_usage_and_timings(client: openai.OpenAI) -> Non
     assert answer.model_extra["timings"]["ttft_ms"] < 300
 
 
-def test_a_streamed_chat_says_the_same_in_pieces(client: openai.OpenAI) -> None:
+def test_a_streamed_chat_equals_the_complete_answer(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(**GREEDY)
     chunks = list(client.chat.completions.create(**GREEDY, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -158,9 +158,7 @@ def test_a_bad_body_is_422_and_names_the_field(client: openai.OpenAI, change: di
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type", "text"),
     ],
 )
-def test_a_field_of_several_types_says_what_is_wrong_with_the_one_given(
-    client: openai.OpenAI, change: dict[str, Any], param: str, words: str
-) -> None:
+def test_a_union_field_reports_the_error_of_the_given_type(client: openai.OpenAI, change: dict[str, Any], param: str, words: str) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         client.chat.completions.create(**{**GREEDY, **change})
     error: Any = caught.value.body
@@ -204,7 +202,7 @@ def test_closing_a_stream_stops_the_generation_itself(client: openai.OpenAI, rep
     assert record.key_id == "k1"
 
 
-def test_leaving_a_call_that_does_not_stream_stops_it_too(url: str, replica: RunningReplica) -> None:
+def test_leaving_a_call_without_streaming_stops_it_too(url: str, replica: RunningReplica) -> None:
     body = {**GREEDY, "max_tokens": 2000}
     before = replica.stats()["generated_tokens"]
     with pytest.raises(httpx.ReadTimeout):

@@ -58,7 +58,7 @@ def test_loopback_is_always_let_in(host: str) -> None:
         " ",
     ],
 )
-def test_everything_else_is_refused_on_a_loopback_installation(host: str) -> None:
+def test_other_hosts_are_refused_on_a_loopback_installation(host: str) -> None:
     assert status(LOOPBACK_ONLY, host) == 400
 
 

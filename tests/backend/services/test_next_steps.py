@@ -58,7 +58,7 @@ def test_the_steps_of_a_state(state: dict[str, object], expected: list[tuple[Ste
     assert [(step.kind, step.action) for step in next_steps(Situation(**state))] == expected  # type: ignore[arg-type]
 
 
-def test_steps_say_names_numbers_and_causes() -> None:
+def test_steps_state_names_numbers_and_causes() -> None:
     steps = next_steps(
         Situation(
             votes=(AwaitedVotes("k", "Rematch", 12),),

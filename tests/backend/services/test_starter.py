@@ -35,7 +35,7 @@ def test_starter_datasets_import_without_a_rejected_row(ctx: Context) -> None:
     assert 1e6 < stories.facts["text_bytes"] < 2e6
 
 
-def test_what_somebody_deleted_stays_deleted(ctx: Context) -> None:
+def test_deleted_content_stays_deleted(ctx: Context) -> None:
     ensure_starter_content(ctx)
     prompts = next(dataset for dataset in list_datasets(ctx) if dataset.kind == "prompts")
     do_job(ctx, str(prompts.versions[0].job_id))

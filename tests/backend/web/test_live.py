@@ -46,7 +46,7 @@ def poll(client: TestClient, ctx: Context, run: RunView, after: dict[str, Any] |
     return dict(answer.json()["runs"][run.id])
 
 
-def test_the_curves_of_runs_that_nobody_looks_at_are_forgotten(ctx: Context, run: RunView) -> None:
+def test_curves_of_runs_without_viewers_are_evicted(ctx: Context, run: RunView) -> None:
     others = [launch(ctx, name=f"run {n}") for n in range(3)]
     cache = CurveCache(max_held=15)
     for one in (run, *others):
@@ -55,7 +55,7 @@ def test_the_curves_of_runs_that_nobody_looks_at_are_forgotten(ctx: Context, run
     assert [key[1] for key in cache._runs] == [others[-2].id, others[-1].id]
 
 
-def test_a_newcomer_gets_the_whole_curve_and_then_only_what_is_new(client: TestClient, ctx: Context, run: RunView) -> None:
+def test_a_new_viewer_gets_the_whole_curve_and_then_only_new_points(client: TestClient, ctx: Context, run: RunView) -> None:
     taken = claim(ctx, run)
     report(ctx, taken, *points(1, 10))
     first = poll(client, ctx, run)["curves"]
@@ -115,14 +115,14 @@ def test_a_token_opens_the_runs_it_names_and_no_other(client: TestClient, ctx: C
 
 
 @pytest.mark.parametrize("after", ["[]", "{", '{"a": 1}', '{"a": {"resets": null, "metrics": {}}}', '{"a": {"resets": 0, "metrics": 5}}'])
-def test_a_bad_question_is_refused_in_words(client: TestClient, ctx: Context, run: RunView, after: str) -> None:
+def test_an_invalid_request_is_refused(client: TestClient, ctx: Context, run: RunView, after: str) -> None:
     token = token_for_runs(ctx, [run.id], person=LOCAL)
     answer = client.get("/live/points", params={"token": token, "after": after})
     assert answer.status_code == 422
     assert "after" in answer.json()["error"]
 
 
-def test_the_overview_tells_who_is_active_and_draws_a_sparkline(client: TestClient, ctx: Context, run: RunView) -> None:
+def test_the_overview_lists_active_runs_and_draws_a_sparkline(client: TestClient, ctx: Context, run: RunView) -> None:
     waiting = launch(ctx, name="waiting")
     report(ctx, claim(ctx, run), *points(1, 5))
     answer = client.get("/live/overview", params={"token": token_for_runs(ctx, [run.id], person=LOCAL)}).json()
@@ -147,13 +147,13 @@ def test_plotly_is_served_packed_and_kept_by_browsers(client: TestClient) -> Non
 @pytest.mark.parametrize(
     "after", ["Infinity", "[" * 5000, '{"x": {"resets": Infinity, "metrics": {}}}', '{"x": {"resets": 1, "metrics": {"a": 1e999}}}', "7"]
 )
-def test_a_mangled_question_is_refused_in_words(client: TestClient, ctx: Context, run: RunView, after: str) -> None:
+def test_a_malformed_request_is_refused(client: TestClient, ctx: Context, run: RunView, after: str) -> None:
     answer = client.get("/live/points", params={"token": token_for_runs(ctx, [run.id], person=LOCAL), "after": after})
     assert answer.status_code == 422
     assert "after" in answer.json()["error"]
 
 
-def test_samples_are_read_step_by_step_and_stay_what_the_network_wrote(client: TestClient, ctx: Context, run: RunView) -> None:
+def test_samples_are_read_step_by_step_and_unchanged(client: TestClient, ctx: Context, run: RunView) -> None:
     told = [{"type": "sample", "step": step, "prompt": "**p**", "completion": f"<img src=x> {step}"} for step in (10, 20)]
     report(ctx, claim(ctx, run), *told)
     token = token_for_runs(ctx, [run.id], person=LOCAL)

@@ -28,12 +28,12 @@ client = TestClient(UnknownPages(Starlette(routes=[Route("/{path:path}", _any)])
 @pytest.mark.parametrize(
     "path", ["/", "/runs", "/runs/", "/run?run=x", "/ballot?link=secret", "/auth/login", "/live/x", "/download/report"]
 )
-def test_what_exists_passes(path: str) -> None:
+def test_existing_addresses_pass(path: str) -> None:
     assert client.get(path).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/nosuch", "/runs/nosuch", "/Runs.html", "/run%3Frun=x"])
-def test_an_unknown_page_is_a_404_with_the_way_back(path: str) -> None:
+def test_an_unknown_page_is_a_404_with_a_link_back(path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
     assert 'href="/"' in answer.text

@@ -32,10 +32,10 @@ def request(peer: str, *, forwarded: str = "", proto: str = "") -> Request:
         ("10.0.0.1", "10.0.0.1", "", "10.0.0.1"),
     ],
 )
-def test_only_a_trusted_peer_says_where_a_visitor_comes_from(setting: str, peer: str, forwarded: str, address: str) -> None:
+def test_only_a_trusted_peer_sets_the_address_of_a_visitor(setting: str, peer: str, forwarded: str, address: str) -> None:
     assert TrustedProxies.parse(setting).client_address(request(peer, forwarded=forwarded)) == address
 
 
-def test_only_a_trusted_peer_says_that_the_browser_speaks_tls() -> None:
+def test_only_a_trusted_peer_sets_the_scheme_of_a_visitor() -> None:
     assert TrustedProxies.parse("10.0.0.1").is_https(request("10.0.0.1", proto="https"))
     assert not TrustedProxies.parse("10.0.0.1").is_https(request("10.0.0.2", proto="https"))

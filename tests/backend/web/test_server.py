@@ -36,7 +36,7 @@ def browser() -> TestClient:
     )
 
 
-def test_a_page_of_curves_names_plotly_in_its_head_and_is_not_taken_for_the_plain_one(browser: TestClient) -> None:
+def test_a_page_of_curves_loads_plotly_in_its_head_and_is_cached_apart(browser: TestClient) -> None:
     answer = browser.get("/run", headers={"if-none-match": '"1"'})
     assert answer.status_code == 200
     assert f'<script async src="{plotly_url()}" onerror="this.remove()"></script></head><body>x' in answer.text
@@ -44,7 +44,7 @@ def test_a_page_of_curves_names_plotly_in_its_head_and_is_not_taken_for_the_plai
     assert "etag" not in answer.headers
 
 
-def test_the_length_of_a_page_without_its_body_is_left_alone(browser: TestClient) -> None:
+def test_the_length_of_a_page_without_its_body_is_unchanged(browser: TestClient) -> None:
     answer = browser.head("/run")
     assert (answer.status_code, answer.content) == (200, b"")
     assert int(answer.headers["content-length"]) >= len(INDEX)

@@ -32,7 +32,7 @@ def test_a_form_signs_in_and_one_that_is_too_large_is_refused(ctx: Context) -> N
     assert client.post("/auth/login", content=b"name=maya&password=" + b"x" * 100_000).status_code == 413
 
 
-def test_a_stranger_who_guesses_behind_the_proxy_locks_himself_out_alone(ctx: Context) -> None:
+def test_a_stranger_who_guesses_behind_the_proxy_locks_out_only_himself(ctx: Context) -> None:
     add_user(ctx, "maya", "correct horse battery", person=LOCAL)
     proxies = TrustedProxies.parse("true")
     client = TestClient(Starlette(routes=sign_in_routes(lambda: ctx, proxies=proxies)), follow_redirects=False, client=("127.0.0.1", 1))
@@ -82,7 +82,7 @@ def test_an_open_page_is_closed_at_its_next_message_once_the_account_is_disabled
             socket.receive_text()
 
 
-def test_every_process_signs_with_the_same_whole_key(tmp_path: Path) -> None:
+def test_every_process_signs_with_the_same_complete_key(tmp_path: Path) -> None:
     (tmp_path / "secret.key").touch()  # as a process left it that was killed between making and writing it
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: read_secret(tmp_path), range(8)))

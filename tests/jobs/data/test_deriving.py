@@ -52,7 +52,7 @@ def test_listed_rows_are_left_out_by_their_place_in_each_split(tmp_path: Path) -
         change(folder, DropRows(train=(99,)))
 
 
-def test_the_first_of_equal_rows_stays_and_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
+def test_the_first_of_equal_rows_is_kept_and_validation_rows_stay_out_of_train(tmp_path: Path) -> None:
     folder = make(tmp_path, pairs(30), val_fraction=0.2)
     more = make(tmp_path, [*pairs(30), *pairs(30)], name="more", val_fraction=0.2, seed=7)
     both = change(folder, Merge(other="more"), other=more)
@@ -104,7 +104,7 @@ def test_a_sample_has_its_size_follows_from_its_seed_and_leaves_rows_where_they_
 
 
 @pytest.mark.parametrize("count", [200, 1500], ids=["exact", "by hash"])
-def test_a_new_split_has_its_share_and_loses_nothing(tmp_path: Path, count: int) -> None:
+def test_a_new_split_has_its_share_and_keeps_every_row(tmp_path: Path, count: int) -> None:
     folder = make(tmp_path, pairs(count), val_fraction=0.1)
     result = change(folder, Resplit(val_fraction=0.3, seed=5))
     assert abs(result["val_rows"] / count - 0.3) < (0.001 if count == 200 else 0.05)
@@ -119,7 +119,7 @@ def test_a_new_split_holds_out_what_an_import_with_its_share_and_seed_does(tmp_p
     assert rows_of(result["folder"]) == rows_of(make(tmp_path, pairs(count), val_fraction=0.2, seed=3))
 
 
-def test_texts_that_were_cut_are_not_divided_anew(tmp_path: Path) -> None:
+def test_texts_that_were_cut_are_not_split_again(tmp_path: Path) -> None:
     folder = make(tmp_path, [{"text": f"{n} " + "once upon a time " * 40} for n in range(3)], val_fraction=0.2)
     with pytest.raises(InvalidInput, match="too few to divide: each was cut in two"):
         change(folder, Resplit(val_fraction=0.1))
@@ -129,7 +129,7 @@ def test_texts_that_were_cut_are_not_divided_anew(tmp_path: Path) -> None:
         change(Path(fewer["folder"]), Resplit(val_fraction=0.1))
 
 
-def test_tools_and_labels_come_through_a_change(tmp_path: Path) -> None:
+def test_tools_and_labels_survive_a_change(tmp_path: Path) -> None:
     call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]}
     turns = [{"role": "user", "content": "x"}, call, {"role": "tool", "content": "1"}, {"role": "assistant", "content": "one"}]
     rows = [{"messages": turns, "tools": json.dumps([{"type": "function", "function": {"name": "f"}}])}, {"messages": [turns[0], turns[3]]}]
@@ -139,7 +139,7 @@ def test_tools_and_labels_come_through_a_change(tmp_path: Path) -> None:
     assert rows_of(change(folder, Filter(conditions=(Condition(field="turns", test="at_most", value=2),)))["folder"]) == rows[1:]
 
 
-def test_a_change_stops_when_asked_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_stops_on_request_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make(tmp_path, pairs(300))
     monkeypatch.setattr("jobs.data.deriving.REPORT_EVERY_S", -1.0)
     before = sorted(path.name for path in folder.parent.iterdir())
@@ -164,7 +164,7 @@ ROWS_OF_KIND: dict[DatasetKind, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", DatasetKind)
-def test_every_field_of_every_kind_can_be_asked_about(kind: DatasetKind) -> None:
+def test_every_field_of_every_kind_can_be_tested_by_a_condition(kind: DatasetKind) -> None:
     row = ROWS_OF_KIND[kind]
     texts = {field: field_text(row, field) for field in FIELDS_OF_KIND[kind]}
     assert any(texts.values())
@@ -178,7 +178,7 @@ def test_every_field_of_every_kind_can_be_asked_about(kind: DatasetKind) -> None
         check_change(Filter(conditions=(Condition(field="nose", test="contains", value="x"),)), kind=kind)
 
 
-def test_what_was_answered_right_and_whether_it_was_good_are_texts() -> None:
+def test_answers_and_labels_are_compared_as_text() -> None:
     assert field_text(ROWS_OF_KIND[DatasetKind.BENCHMARK], "answer") == "c"
     assert field_text({"question": "a", "answers": ["x", "y"]}, "answer") == "x\ny"
     assert field_text(ROWS_OF_KIND[DatasetKind.KTO], "label") == "good"
@@ -198,7 +198,7 @@ def test_what_was_answered_right_and_whether_it_was_good_are_texts() -> None:
         ({}, "change"),
     ],
 )
-def test_a_change_that_is_none_is_refused_in_words(data: dict[str, Any], words: str) -> None:
+def test_an_invalid_change_is_refused(data: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_change(data)
     assert words in caught.value.message
@@ -219,7 +219,7 @@ def test_a_change_that_is_none_is_refused_in_words(data: dict[str, Any], words: 
         (DropRows(train=(1,)), "1 listed row left out"),
     ],
 )
-def test_a_change_is_said_in_words_and_survives_json(asked: Change, said: str) -> None:
+def test_a_change_is_described_and_survives_json(asked: Change, said: str) -> None:
     assert describe_change(asked) == said
     assert parse_change(asked.model_dump(mode="json")) == asked
 

@@ -83,7 +83,7 @@ def test_json_lines_hold_the_rows_without_empty_fields(version: Path, tmp_path: 
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.md", "train.jsonl", "validation.jsonl"]
 
 
-def test_parquet_lies_as_on_the_hub_and_is_loaded_by_datasets(version: Path, tmp_path: Path) -> None:
+def test_parquet_has_the_layout_of_the_hub_and_is_loaded_by_datasets(version: Path, tmp_path: Path) -> None:
     _export(version, "parquet", card="")
     loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert [clean_row(row) for row in loaded["validation"]] == _stored(version, "val")
@@ -114,7 +114,7 @@ def test_a_push_is_loaded_from_the_hub_and_keeps_our_card(hub: HubServer, versio
     assert KEY not in "".join(reporter.lines)
 
 
-def test_a_push_without_a_key_or_to_a_hub_that_refuses_leaves_nothing(hub: HubServer, version: Path, tmp_path: Path) -> None:
+def test_a_push_without_a_key_or_to_a_hub_that_refuses_leaves_no_files(hub: HubServer, version: Path, tmp_path: Path) -> None:
     hub.status = 503
     with pytest.raises(Unavailable, match="503"):
         _export(version, "jsonl", push={"repo": "me/tales", "private": True})

@@ -46,7 +46,7 @@ def _texts(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("dataset", STARTER_DATASETS, ids=lambda dataset: dataset.name)
-def test_starter_content_goes_in_and_comes_out_unchanged(tmp_path: Path, dataset: StarterDataset) -> None:
+def test_starter_content_is_imported_unchanged(tmp_path: Path, dataset: StarterDataset) -> None:
     rows = [dict(row) for row in dataset.make_rows()]
     result = _import(_write(tmp_path / "rows.jsonl", rows), kind=dataset.kind, val_fraction=0.05, seed=1)
     assert (result.kind, result.rows, result.rejected_count) == (dataset.kind, len(rows), 0)
@@ -60,7 +60,7 @@ def test_starter_content_goes_in_and_comes_out_unchanged(tmp_path: Path, dataset
         assert 0.03 < result.val_rows / result.rows < 0.07
 
 
-def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
+def test_the_folder_describes_its_content(tmp_path: Path) -> None:
     result = _import(_write(tmp_path / "rows.jsonl", [*_texts(40), {"text": 5}]))
     meta = read_meta(result.folder)
     assert sorted(file.name for file in result.folder.iterdir()) == ["meta.json", "rejected.jsonl", "train.parquet", "val.parquet"]
@@ -89,7 +89,7 @@ def test_the_same_content_gives_the_same_folder_and_other_content_another(tmp_pa
     assert not list((tmp_path / "datasets").glob(".importing-*"))
 
 
-def test_identical_rows_stay_on_one_side_and_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
+def test_identical_rows_stay_in_one_split_and_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     rows = _texts(300) * 2
     one = _import(_write(tmp_path / "a.jsonl", rows), seed=3)
     two = _import(_write(tmp_path / "b.jsonl", rows[::-1]), seed=3)
@@ -101,7 +101,7 @@ def test_identical_rows_stay_on_one_side_and_the_order_of_rows_does_not_matter(t
     assert {r["text"] for r in iter_rows(one.folder, split="val")} == {r["text"] for r in iter_rows(two.folder, split="val")}
 
 
-def test_in_a_large_dataset_a_row_keeps_its_side_when_others_are_added(tmp_path: Path) -> None:
+def test_in_a_large_dataset_a_row_keeps_its_split_when_others_are_added(tmp_path: Path) -> None:
     small = _import(_write(tmp_path / "a.jsonl", _texts(1500)), seed=3)
     large = _import(_write(tmp_path / "b.jsonl", _texts(3000)), seed=3)
     before = {row["text"] for row in iter_rows(small.folder, split="val")}
@@ -138,7 +138,7 @@ def test_the_byte_entropy_is_that_of_the_text(tmp_path: Path) -> None:
     assert _import(tmp_path / "uneven.txt").unigram_byte_entropy_bits == pytest.approx(expected)
 
 
-def test_a_mapping_by_hand_wins_over_what_is_recognised(tmp_path: Path) -> None:
+def test_a_given_mapping_overrides_the_recognised_one(tmp_path: Path) -> None:
     rows = [{"instruction": f"q {i}", "output": f"a {i}", "better": f"b {i}"} for i in range(20)]
     source = _write(tmp_path / "rows.jsonl", rows)
     result = _import(source, kind="chat", mapping={"instruction": "prompt", "better": "completion"})
@@ -149,7 +149,7 @@ def test_a_mapping_by_hand_wins_over_what_is_recognised(tmp_path: Path) -> None:
         _import(source, kind="instruction", mapping={"instruction": "prompt"})
 
 
-def test_when_no_row_can_be_used_the_first_reasons_are_named_and_nothing_is_left(tmp_path: Path) -> None:
+def test_when_no_row_can_be_used_the_first_reasons_are_named_and_no_files_are_left(tmp_path: Path) -> None:
     source = _write(tmp_path / "rows.jsonl", [{"instruction": "a", "response": "b"}] * 3)
     with pytest.raises(InvalidInput) as caught:
         _import(source, kind="instruction", mapping={"instruction": "prompt", "output": "completion"})
@@ -170,7 +170,7 @@ def test_unknown_kinds_and_shares_are_refused(tmp_path: Path) -> None:
         _import(source, kind="preference")
 
 
-def test_only_the_first_two_hundred_rejected_rows_travel_and_all_are_on_disk(tmp_path: Path) -> None:
+def test_only_the_first_two_hundred_rejected_rows_are_in_the_result_and_all_are_on_disk(tmp_path: Path) -> None:
     source = _write(tmp_path / "rows.jsonl", [*_texts(30), *[{"text": ""}] * 500])
     result = _import(source)
     assert (result.rejected_count, len(result.rejected)) == (500, 200)
@@ -178,7 +178,7 @@ def test_only_the_first_two_hundred_rejected_rows_travel_and_all_are_on_disk(tmp
     assert len((result.folder / "rejected.jsonl").read_text().splitlines()) == 500
 
 
-def test_an_import_stops_when_asked_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_stops_on_request_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.data.importer.REPORT_EVERY_S", 0.0)  # asked after each block, however fast they go by
     source = tmp_path / "rows.jsonl"
     with source.open("w") as file:
@@ -199,7 +199,7 @@ def _write_many(path: Path, count: int) -> Path:
     return path
 
 
-def test_a_killed_import_publishes_nothing_and_the_next_goes_on_from_its_last_part(tmp_path: Path) -> None:
+def test_a_killed_import_publishes_nothing_and_the_next_resumes_from_its_last_part(tmp_path: Path) -> None:
     source = _write_many(tmp_path / "rows.jsonl", 200_000)
     out = tmp_path / "datasets"
     program = (
@@ -231,7 +231,7 @@ def test_a_killed_import_publishes_nothing_and_the_next_goes_on_from_its_last_pa
             assert parquet.read_table(whole.folder / name).equals(parquet.read_table(result.folder / name))
 
 
-def test_what_a_killed_import_left_is_swept_after_a_day(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_import_are_removed_after_a_day(tmp_path: Path) -> None:
     left = tmp_path / "datasets" / ".importing-0123"
     left.mkdir(parents=True)
     result = _import(_write(tmp_path / "small.jsonl", _texts(20)))

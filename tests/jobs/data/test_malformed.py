@@ -141,7 +141,7 @@ def _import(source: Path, **options: Any) -> ImportResult:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_can_not_be_imported_is_refused_in_words_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+def test_an_invalid_source_is_refused_and_leaves_no_files(tmp_path: Path, name: str) -> None:
     make, options, words = REFUSED[name]
     with pytest.raises(InvalidInput) as caught:
         _import(make(tmp_path), **options)
@@ -246,7 +246,7 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_good_rows_are_kept_and_each_bad_one_is_listed_with_its_place_and_beginning(tmp_path: Path, name: str) -> None:
+def test_good_rows_are_kept_and_each_bad_one_is_listed_with_its_position_and_beginning(tmp_path: Path, name: str) -> None:
     make, options, good, bad = KEPT[name]
     result = _import(make(tmp_path), **options)
     assert (result.rows, result.rejected_count) == (good, len(bad))
@@ -258,7 +258,7 @@ def test_good_rows_are_kept_and_each_bad_one_is_listed_with_its_place_and_beginn
     assert [{**row, "raw": ""} for row in result.rejected] == [{**row, "raw": ""} for row in listed]
 
 
-def test_what_a_folder_leaves_out_is_said(tmp_path: Path) -> None:
+def test_files_left_out_of_a_folder_are_listed(tmp_path: Path) -> None:
     result = _import(_folder(tmp_path))
     assert {item["file"]: item["reason"] for item in result.ignored} == {
         ".hidden.jsonl": "hidden",
@@ -296,7 +296,7 @@ ODD_BUT_SOUND: dict[str, tuple[Maker, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", ODD_BUT_SOUND)
-def test_the_same_rows_come_out_of_every_sound_file(tmp_path: Path, name: str) -> None:
+def test_every_valid_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     make, options = ODD_BUT_SOUND[name]
     result = _import(make(tmp_path), **options)
     plain = _import(_file("plain.jsonl", _lines(*ROWS))(tmp_path))

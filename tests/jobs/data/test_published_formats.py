@@ -189,7 +189,7 @@ def test_a_table_of_messages_gives_the_rows_of_its_nested_trees(tmp_path: Path, 
     assert not list((tmp_path / "datasets").glob(".messages-*"))
 
 
-def test_conversations_of_one_tree_stay_on_one_side_of_the_split(tmp_path: Path) -> None:
+def test_conversations_of_one_tree_stay_in_one_split(tmp_path: Path) -> None:
     result, _ = _import(_lines(tmp_path / "trees.jsonl", [tree(number) for number in range(600)]), val_fraction=0.2)
     stored = tmp_path / result["folder"]
     train, val = ({row["messages"][0]["content"] for row in iter_rows(stored, split=split)} for split in ("train", "val"))
@@ -252,7 +252,7 @@ def test_a_tree_whose_paths_would_fill_the_disk_is_refused(tmp_path: Path) -> No
         _import(_lines(tmp_path / "messages.jsonl", rows))
 
 
-def test_an_import_of_a_message_table_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
+def test_a_stopped_import_of_a_message_table_resumes(tmp_path: Path) -> None:
     messages = [row for number in range(9000) for row in table_rows(tree(number)["prompt"])]
     source = _lines(tmp_path / "messages.jsonl", messages)
     whole = import_dataset(source, out_root=tmp_path / "whole", reporter=RememberingReporter())

@@ -65,7 +65,7 @@ def test_each_broken_line_of_json_lines_is_named_and_the_others_are_read(tmp_pat
     assert "not usable JSON" in bad[9]
 
 
-def test_a_csv_with_broken_rows_keeps_the_sound_ones(tmp_path: Path) -> None:
+def test_a_csv_with_broken_rows_keeps_the_valid_ones(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b'prompt,completion\na,b\n"two\nlines",ok\nonly one\na,b,c\nbad \xe9,x\nnul \x00,x\nlast,row\n')
     good, bad = _read(path)
@@ -106,13 +106,13 @@ def test_a_text_file_is_one_document_or_as_many_as_it_marks(tmp_path: Path) -> N
     assert bad == {4: "the line is not UTF-8 (byte 0xFF at column 5)"}
 
 
-def test_a_text_file_gives_a_prompt_a_line_when_prompts_are_wanted(tmp_path: Path) -> None:
+def test_a_text_file_of_prompts_has_one_per_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("Who?\n\n  Where? \n")
     assert _rows(path, lines_are_prompts=True) == [(1, {"prompt": "Who?"}), (3, {"prompt": "Where?"})]
 
 
-def test_json_that_breaks_off_gives_the_rows_before_and_says_where(tmp_path: Path) -> None:
+def test_truncated_json_gives_the_rows_before_and_the_position(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text('[{"text": "one"}, 7, {"text": "two"}, {"text": oops}, {"text": "lost"}]')
     good, bad = _read(path)

@@ -36,7 +36,7 @@ def _import(source: Path, **payload: Any) -> tuple[dict[str, Any], dict[str, lis
     return result, prompts, reporter.lines
 
 
-def test_a_saved_dict_keeps_its_splits_and_says_which_were_left_out(tmp_path: Path) -> None:
+def test_a_saved_dict_keeps_its_splits_and_lists_those_left_out(tmp_path: Path) -> None:
     source = _save(tmp_path / "saved", train=_rows(0, 40), test=_rows(100, 6), validation=_rows(200, 9))
     result, prompts, log = _import(source, val_fraction=0.3)
     assert (result["kind"], result["rows"], result["rejected_count"]) == ("instruction", 49, 0)
@@ -51,7 +51,7 @@ def test_without_validation_the_test_split_is_held_out(tmp_path: Path) -> None:
     assert (len(prompts["train"]), len(prompts["val"])) == (40, 6)
 
 
-def test_one_named_split_is_divided_like_any_file(tmp_path: Path) -> None:
+def test_one_named_split_is_split_like_any_file(tmp_path: Path) -> None:
     source = _save(tmp_path / "saved", train=_rows(0, 40), test=_rows(100, 20))
     result, prompts, _ = _import(source, split="test", val_fraction=0.25)
     assert (result["rows"], len(prompts["val"])) == (20, 5)
@@ -73,7 +73,7 @@ def test_splits_without_train_have_to_be_chosen(tmp_path: Path) -> None:
     assert _import(source, split="german")[0]["rows"] == 9
 
 
-def test_the_same_rows_divided_otherwise_are_another_version(tmp_path: Path) -> None:
+def test_the_same_rows_split_differently_are_another_version(tmp_path: Path) -> None:
     one, _, _ = _import(_save(tmp_path / "one", train=_rows(0, 30), validation=_rows(30, 10)))
     other, _, _ = _import(_save(tmp_path / "other", train=_rows(0, 20), validation=_rows(20, 20)))
     assert one["content_hash"] != other["content_hash"]

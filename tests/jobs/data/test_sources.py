@@ -104,14 +104,14 @@ def test_a_split_of_the_hub_becomes_a_version(hub: HubServer, tmp_path: Path, ch
     assert not list((tmp_path / "data/fetched").glob("*/files")), "what was imported need not stay"
 
 
-def test_a_broken_connection_costs_a_try_and_not_the_import(hub: HubServer, tmp_path: Path) -> None:
+def test_a_broken_connection_costs_an_attempt_and_not_the_import(hub: HubServer, tmp_path: Path) -> None:
     hub.cuts["long/all.jsonl"] = [300_000]
     reporter = RememberingReporter()
     assert fetch(tmp_path, reporter, **ask(config="long"))["rows"] == 3000
     assert any("Trying again" in line for line in reporter.lines)
 
 
-def test_a_stopped_download_goes_on_where_it_ended(hub: HubServer, tmp_path: Path) -> None:
+def test_a_stopped_download_resumes_where_it_ended(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(JobFailed, match="stopped on request") as stopped:
         fetch(tmp_path, RememberingReporter(stop_after=1), **ask(config="long"))
     assert "kept for a day" in stopped.value.remedy
@@ -126,13 +126,13 @@ def test_a_stopped_download_goes_on_where_it_ended(hub: HubServer, tmp_path: Pat
     assert (have, len(LONG)) in reporter.progressed
 
 
-def test_a_server_that_knows_no_ranges_will_do(hub: HubServer, tmp_path: Path) -> None:
+def test_a_server_without_ranges_is_supported(hub: HubServer, tmp_path: Path) -> None:
     hub.knows_ranges = False
     result = fetch(tmp_path, **ask(config="long"), val_fraction=0.0)
     assert (result["rows"], result["rejected_count"]) == (3000, 0)
 
 
-def test_a_file_called_by_no_text_is_left_out_and_named(tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_text_is_left_out_and_listed(tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     folder.mkdir()
     for name in (b"good.jsonl", b"caf\xe9.jsonl"):
@@ -142,7 +142,7 @@ def test_a_file_called_by_no_text_is_left_out_and_named(tmp_path: Path) -> None:
     assert "Left out caf\\udce9.jsonl: a name that is not UTF-8." in reporter.lines
 
 
-def test_a_moved_branch_is_fetched_anew_and_never_mixed(hub: HubServer, tmp_path: Path) -> None:
+def test_a_moved_branch_is_downloaded_again_and_never_mixed(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(JobFailed):
         fetch(tmp_path, RememberingReporter(stop_after=1), **ask(config="long"))
     path = hub.root / "datasets/tiny/tales/long/all.jsonl"
@@ -152,7 +152,7 @@ def test_a_moved_branch_is_fetched_anew_and_never_mixed(hub: HubServer, tmp_path
     assert all(str(value).startswith("ROW ") for value in text)
 
 
-def test_a_disk_that_can_not_hold_it_is_said_before_anything_is_fetched(hub: HubServer, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_the_download(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="the disk has"):
         fetch(tmp_path, keep_free_bytes=2**60, **ask(config="long"))
     assert not list((tmp_path / "data/fetched").rglob("*.part"))
@@ -171,7 +171,7 @@ def test_a_disk_that_can_not_hold_it_is_said_before_anything_is_fetched(hub: Hub
         ({"id": "tiny/script"}, InvalidInput, "holds no file that rows can be read from .*refs/convert/parquet"),
     ],
 )
-def test_what_the_hub_does_not_have_is_said_with_what_it_has(
+def test_a_missing_split_is_reported_with_the_existing_ones(
     hub: HubServer, tmp_path: Path, hub_ask: dict[str, str], error: type[RoundhouseError], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -184,7 +184,7 @@ def test_a_gated_or_private_dataset_names_the_key(hub: HubServer, tmp_path: Path
         fetch(tmp_path, **ask(config="short"))
 
 
-def test_a_hub_that_is_away_is_said_promptly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported_promptly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     started = time.monotonic()
     with pytest.raises(Unavailable, match=r"The Hub at http://127\.0\.0\.1:1 can't be reached for tiny/tales"):
@@ -192,7 +192,7 @@ def test_a_hub_that_is_away_is_said_promptly(tmp_path: Path, monkeypatch: pytest
     assert time.monotonic() - started < 40
 
 
-def test_a_hub_that_does_not_answer_is_given_up(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_times_out(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.delay_s = 60.0
     monkeypatch.setattr("backend.infra.hub.datasets.ANSWER_S", 0.3)
     started = time.monotonic()
@@ -222,7 +222,7 @@ def test_a_folder_of_s3_becomes_one_version(bucket: Any, tmp_path: Path) -> None
     assert "a-secret" not in " ".join(reporter.lines) + json.dumps(read_meta(tmp_path / "data" / result["folder"]))
 
 
-def test_an_object_that_changed_between_two_tries_is_fetched_anew(bucket: Any, tmp_path: Path) -> None:
+def test_an_object_that_changed_between_two_attempts_is_downloaded_again(bucket: Any, tmp_path: Path) -> None:
     bucket.put_object(Key="long.jsonl", Body=LONG.encode())
     with pytest.raises(JobFailed):
         fetch(tmp_path, RememberingReporter(stop_after=1), url="s3://tales/long.jsonl")
@@ -249,7 +249,7 @@ def test_an_object_that_changed_between_two_tries_is_fetched_anew(bucket: Any, t
     ],
     ids=["no object", "no bucket", "no rows", "another scheme", "no store", "no keys"],
 )
-def test_what_a_store_does_not_give_is_said_promptly(
+def test_a_refusal_of_a_store_is_reported_promptly(
     bucket: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

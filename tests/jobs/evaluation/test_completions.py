@@ -74,7 +74,7 @@ def test_prompt_that_leaves_no_room_loses_its_beginning(room: EvaluationRoom) ->
         completions(room, "random", ["x"], job="no room", max_tokens=96)
 
 
-def test_stopped_generation_keeps_what_it_wrote(room: EvaluationRoom) -> None:
+def test_a_stopped_generation_keeps_its_completions(room: EvaluationRoom) -> None:
     payload = {"checkpoint": "random", "prompts": prompts([f"{i}" for i in range(40)]), "max_tokens": 4, "chat": "off"}
     with pytest.raises(JobFailed):
         room.work("generate", payload, job="stopped", reporter=Remembering(stop_after=16))
@@ -86,7 +86,7 @@ def test_stopped_generation_keeps_what_it_wrote(room: EvaluationRoom) -> None:
     assert len(stored) == 40
 
 
-def test_loglikelihoods_come_back_in_order_with_what_the_table_says(room: EvaluationRoom) -> None:
+def test_loglikelihoods_come_back_in_order_and_equal_the_table(room: EvaluationRoom) -> None:
     log_p, tokenizer = random_bigram(2), byte_tokenizer()
     rows = [
         {"context": "a\u2028b", "continuation": " cd"},

@@ -46,7 +46,7 @@ def test_uniform_network_has_the_vocabulary_as_its_perplexity(room: EvaluationRo
     assert scores["perplexity"]["n"] == len(TEXTS)
 
 
-def test_bigram_oracle_has_the_bits_per_byte_that_its_table_says(room: EvaluationRoom) -> None:
+def test_bigram_oracle_has_the_bits_per_byte_of_its_table(room: EvaluationRoom) -> None:
     scores = room.evaluate("bigram", "texts", "perplexity", job="bigram")
     parts = [expected_nll(random_bigram(1), text) for text in TEXTS]
     nll, tokens, size = (sum(part[i] for part in parts) for i in range(3))
@@ -89,7 +89,7 @@ def test_questions_about_one_passage_widen_the_interval(room: EvaluationRoom) ->
     assert len({event["values"]["cluster"] for event in reporter.of("item")}) == 6
 
 
-def test_bytes_that_the_tokenizer_cannot_write_are_counted_as_lost(room: EvaluationRoom) -> None:
+def test_bytes_outside_the_vocabulary_are_counted_as_lost(room: EvaluationRoom) -> None:
     vocabulary = {token: index for index, token in enumerate(["<|bos|>", "<|end|>", *"abcdefghijklmnopqrstuvwxyz "])}
     letters = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.BPE(vocab=vocabulary, merges=[])), bos_token="<|bos|>", eos_token="<|end|>"
@@ -101,7 +101,7 @@ def test_bytes_that_the_tokenizer_cannot_write_are_counted_as_lost(room: Evaluat
     assert "lost_bytes" not in room.evaluate("uniform", "shouting", "perplexity", job="kept")["facts"]
 
 
-def test_conversations_are_scored_on_the_answers_and_their_end_token_alone(room: EvaluationRoom) -> None:
+def test_conversations_are_scored_on_the_answers_and_their_end_token_only(room: EvaluationRoom) -> None:
     rows = [{"prompt": f"Say {index}", "completion": "hat"} for index in range(9)]
     room.write("chats", rows)
     scores = room.evaluate("writes_hat", "chats", "perplexity", job="chats")

@@ -79,7 +79,7 @@ def test_auto_tokenizer_loads_what_was_saved(tokenizer, tmp_path: Path) -> None:
     assert [beside_a_network.decode(ids) for ids in encode_texts(tokenizer, texts)] == texts
 
 
-def test_bpe_is_shorter_than_bytes_and_has_the_size_asked_for() -> None:
+def test_bpe_is_shorter_than_bytes_and_has_the_requested_size() -> None:
     assert len(BPE) == 320
     assert len(BYTES) == 262
     assert sum(map(len, encode_texts(BPE, STORIES))) * 2 < sum(map(len, encode_texts(BYTES, STORIES)))

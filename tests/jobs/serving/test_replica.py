@@ -52,7 +52,7 @@ def test_a_stream_carries_every_token_once_and_ends_with_usage_and_timings(repli
     assert finish.ttft_ms < 300
 
 
-def test_a_whole_answer_says_what_the_stream_says(replica: RunningReplica) -> None:
+def test_a_complete_answer_equals_the_stream(replica: RunningReplica) -> None:
     streamed = "".join(e.text for e in answer(replica, ask()) if isinstance(e, TokenEvent))
     body = ask().model_copy(update={"stream": False}).model_dump_json()
     response = httpx.post(f"{replica.url}/generate", content=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30)
@@ -95,7 +95,7 @@ def test_leaving_a_stream_stops_its_generation(replica: RunningReplica) -> None:
     assert replica.stats()["generated_tokens"] == made
 
 
-def test_leaving_a_whole_answer_stops_its_generation_too(replica: RunningReplica) -> None:
+def test_leaving_a_complete_answer_stops_its_generation_too(replica: RunningReplica) -> None:
     body = ask(max_tokens=4000).model_copy(update={"stream": False}).model_dump_json().encode()
     host, port = replica.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:
@@ -127,7 +127,7 @@ def test_eight_clients_share_the_engines_steps(replica: RunningReplica) -> None:
     assert after["steps"] - before["steps"] < 400
 
 
-def test_more_clients_than_it_may_hold_are_told_so(replica: RunningReplica) -> None:
+def test_clients_above_the_limit_are_refused(replica: RunningReplica) -> None:
     held = [stream_blocking(replica.url, token=TOKEN, request=ask(max_tokens=4000)) for _ in range(8)]
     for stream in held:
         next(stream)
@@ -152,13 +152,13 @@ def test_gauges_are_reported(replica: RunningReplica) -> None:
     assert {"running", "waiting", "tokens_per_second"} <= set(gauge)
 
 
-def test_a_port_where_nobody_listens_is_a_lost_replica() -> None:
+def test_a_closed_port_is_a_lost_replica() -> None:
     with pytest.raises(ReplicaLost) as caught:
         list(stream_blocking("http://127.0.0.1:9", token=TOKEN, request=ask()))
     assert caught.value.reason == "connection"
 
 
-def test_a_replica_that_falls_silent_is_lost() -> None:
+def test_a_silent_replica_is_lost() -> None:
     async def speak_to_a_mute() -> str:
         mute = await asyncio.start_server(lambda reader, writer: asyncio.sleep(60), "127.0.0.1", 0)
         port = mute.sockets[0].getsockname()[1]
@@ -191,7 +191,7 @@ def test_a_stop_request_lets_open_answers_end_and_refuses_new_ones(tmp_path: Pat
     assert other.result["requests"] == 1
 
 
-def test_a_folder_without_weights_is_a_failure_in_words(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     payload = {"checkpoint": "checkpoint", "name": "x", "internal_token": TOKEN}
     spec = make_spec("replica", payload, root=tmp_path, folder=tmp_path)

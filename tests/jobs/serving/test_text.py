@@ -27,7 +27,7 @@ def stream(text: str, *, stop: tuple[str, ...] = ()) -> list[str]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=40))
-def test_streamed_pieces_join_to_the_whole_text_and_never_show_half_a_character(text: str) -> None:
+def test_streamed_pieces_join_to_the_complete_text_without_partial_characters(text: str) -> None:
     pieces = stream(text)
     assert "".join(pieces) == text
     assert all("\ufffd" not in piece for piece in pieces if "\ufffd" not in text)

@@ -98,7 +98,7 @@ def test_fine_tuning_with_adapters_saves_adapters_that_load_on_their_base(rooms:
     assert recorder.series("val_loss")
 
 
-def test_rows_with_nothing_to_train_on_are_counted_and_left_out(rooms: Rooms) -> None:
+def test_rows_without_a_trained_token_are_counted_and_left_out(rooms: Rooms) -> None:
     silent = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": ""}]}
     endless = {"messages": [{"role": "user", "content": "word " * 200}, {"role": "assistant", "content": "Yes."}]}
     good = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}]}

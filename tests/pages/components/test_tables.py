@@ -25,7 +25,7 @@ from pages.components.tables import WidgetTable, cell_text
     ],
     ids=str,
 )
-def test_a_cell_holds_what_people_read(value: object, spec: str | None, text: str) -> None:
+def test_a_cell_is_formatted_for_readers(value: object, spec: str | None, text: str) -> None:
     assert cell_text(value, spec) == text
 
 

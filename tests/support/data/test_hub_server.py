@@ -46,7 +46,7 @@ def test_a_dataset_is_read_through_the_file_system(hub: HubServer) -> None:
         assert stream.read() == b'{"text": "a"}\n'
 
 
-def test_what_is_not_there_is_refused_as_the_hub_does(hub: HubServer) -> None:
+def test_a_missing_file_is_refused_as_by_the_hub(hub: HubServer) -> None:
     api = HfApi(endpoint=hub.url, token=False)
     with pytest.raises(RepositoryNotFoundError):
         api.model_info("tiny/nothing")

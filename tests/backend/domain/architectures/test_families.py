@@ -190,7 +190,7 @@ def test_adapters_and_their_operations_equal_what_peft_adds(family: str) -> None
         assert operations * config.context == pytest.approx(count_operations(network, config.context, backward=backward), rel=0.003)
 
 
-def test_the_latent_cache_is_told_beside_what_it_spares() -> None:
+def test_the_latent_cache_is_reported_with_its_saving() -> None:
     report = describe(ArchitectureConfig(family="deepseek_v3"))
     assert report.kv_cache_expanded_bytes_per_token == 4 * 4 * (48 + 32) * 4  # layers x heads x (key + value numbers) x bytes
     assert report.kv_cache_bytes_per_token == 4 * (32 + 16) * 4
@@ -207,7 +207,7 @@ def test_the_latent_cache_is_told_beside_what_it_spares() -> None:
     st.sampled_from((8, 12, 24)),
     st.sampled_from((1, 2, 3, 4)),
 )
-def test_what_is_accepted_can_be_built_and_what_is_not_is_said_beside_a_field(
+def test_accepted_configs_can_be_built_and_others_name_a_field(
     family: str, given_fields: dict[str, Any], layers: int, width: int, heads: int
 ) -> None:
     values = {"family": family, "num_layers": layers, "width": width, "num_heads": heads, "context": 16, "vocab_size": 20}

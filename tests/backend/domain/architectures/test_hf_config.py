@@ -145,7 +145,7 @@ def test_published_caches_come_out_of_config_json() -> None:
     ],
     ids=str,
 )
-def test_what_would_be_counted_wrong_is_not_read(change: dict[str, Any]) -> None:
+def test_configs_that_would_be_miscounted_are_not_read(change: dict[str, Any]) -> None:
     assert read_shape({**PUBLISHED["SmolLM2-135M"][0], **change}) is None
 
 

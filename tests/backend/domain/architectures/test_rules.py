@@ -49,7 +49,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("values", "field", "words"), REFUSED, ids=lambda value: str(value) if isinstance(value, dict) else None)
-def test_the_impossible_is_said_beside_the_field_that_cures_it(values: dict[str, Any], field: str, words: str) -> None:
+def test_an_impossible_shape_is_reported_at_the_field_to_change(values: dict[str, Any], field: str, words: str) -> None:
     with pytest.raises(ValidationError) as caught:
         ArchitectureConfig.model_validate(values)
     found = problems_by_field(caught.value)
@@ -57,7 +57,7 @@ def test_the_impossible_is_said_beside_the_field_that_cures_it(values: dict[str,
     assert re.search(words, found[field], re.IGNORECASE)
 
 
-def test_several_problems_are_told_at_once_each_beside_its_field() -> None:
+def test_all_problems_are_reported_each_at_its_field() -> None:
     with pytest.raises(ValidationError) as caught:
         ArchitectureConfig.model_validate({"family": "gpt2", "num_kv_heads": 2, "window": 9, "tie_embeddings": False, "width": 129})
     assert set(problems_by_field(caught.value)) == {"num_kv_heads", "window", "tie_embeddings", "num_heads"}
@@ -66,7 +66,7 @@ def test_several_problems_are_told_at_once_each_beside_its_field() -> None:
     assert "num_heads: width 129 can't be shared among 4 heads" in message  # a YAML file's reader must know which line
 
 
-def test_what_is_unreadable_or_out_of_bounds_hides_nothing_and_is_not_guessed_at() -> None:
+def test_unreadable_fields_do_not_hide_other_problems() -> None:
     unread = find_other_problems({"num_heads": 6, "num_kv_heads": 4}, unreadable=["width"])
     assert list(unread) == ["num_kv_heads"], "6 heads can't share 4; whether they share the width is open"
     outside = find_other_problems({"num_layers": 0, "width": 130})
@@ -77,7 +77,7 @@ def test_what_is_unreadable_or_out_of_bounds_hides_nothing_and_is_not_guessed_at
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_every_family_says_what_it_is_made_of_and_why_it_lacks_the_rest(family: str) -> None:
+def test_every_family_lists_its_traits_and_its_missing_fields_with_reasons(family: str) -> None:
     entry = FAMILIES[family]
     config = ArchitectureConfig(family=family)
     assert all(

@@ -125,7 +125,7 @@ def test_a_rater_who_votes_twice_counts_with_the_later_vote() -> None:
     assert result.percent_agreement.value == 1.0
 
 
-def test_votes_without_overlap_say_nothing_about_agreement() -> None:
+def test_votes_without_overlap_give_no_agreement() -> None:
     result = vote_agreement([VoteRecord(f"p{place}", "r", "x", "y", "A") for place in range(3)])
     assert (result.alpha, result.percent_agreement, result.without_ties, result.num_items) == (None, None, None, 0)
 

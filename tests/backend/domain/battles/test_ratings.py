@@ -287,7 +287,7 @@ def test_an_unknown_label_is_refused_and_never_read_as_a_tie(winner: str) -> Non
         fit_bradley_terry([VoteRecord("p", "r", "x", "y", "A"), VoteRecord("p", "r", "x", "y", winner)])
 
 
-def test_what_can_not_be_rated_is_refused_in_words() -> None:
+def test_invalid_votes_are_refused() -> None:
     vote = VoteRecord("p", "r", "x", "y", "A")
     with pytest.raises(InvalidInput, match="no votes to rate"):
         fit_bradley_terry([])
@@ -330,13 +330,13 @@ def test_csv_of_votes_is_read_with_any_column_order_and_label_case() -> None:
     ],
     ids=["empty", "one-missing", "all-missing", "label", "no-contestant", "short-line", "itself"],
 )
-def test_csv_at_fault_names_the_line_or_the_column(text: str, message: str) -> None:
+def test_an_invalid_csv_names_the_line_or_the_column(text: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         parse_votes_csv(text)
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_read_or_refused_in_words(text: str) -> None:
+def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         outcome = f"{len(parse_votes_csv('prompt,rater,a,b,winner' + chr(10) + text))} votes"
     except InvalidInput as error:

@@ -51,7 +51,7 @@ def chance_of_a_false_winner(is_declared: Callable[[int, int], bool], *, looks: 
     return fooled
 
 
-def test_looking_after_every_vote_seldom_crowns_a_false_winner() -> None:
+def test_testing_after_every_vote_rarely_declares_a_false_winner() -> None:
     def by_e_value(wins: int, losses: int) -> bool:
         return beta_mixture_e_value(wins, losses) >= 20
 
@@ -89,7 +89,7 @@ def test_ten_raters_on_three_prompts_decide_nothing() -> None:
     assert verdict.share.low < 0.5
 
 
-def test_an_undecided_pair_says_what_it_would_take() -> None:
+def test_an_undecided_pair_states_the_votes_needed() -> None:
     verdict = pair_verdict(votes_on_prompts("AABTAB" * 5), "new", "old", seconds_per_vote=37)
     assert verdict.outcome == "undecided"
     assert verdict.votes_needed >= verdict.prompts_needed > 100
@@ -105,19 +105,19 @@ def test_a_wider_gap_needs_fewer_votes() -> None:
     assert needed[0] > 5 * needed[2]
 
 
-def test_prompts_that_divide_the_raters_never_settle_by_more_raters() -> None:
+def test_prompts_that_divide_the_raters_need_more_prompts() -> None:
     verdict = pair_verdict(votes_on_prompts("AB" * 10, raters=6), "new", "old")
     assert verdict.needs_prompts
     assert "add prompts" in verdict.sentence
 
 
-def test_many_even_votes_say_that_the_gap_is_small() -> None:
+def test_many_even_votes_show_that_the_gap_is_small() -> None:
     verdict = pair_verdict(votes_on_prompts("AB" * 1500), "new", "old")
     assert (verdict.outcome, verdict.votes_needed) == ("undecided", 0)
     assert "probably smaller" in verdict.sentence
 
 
-def test_the_promised_prompts_settle_a_true_gap_most_of_the_time() -> None:
+def test_the_planned_prompts_detect_a_true_gap_with_the_stated_power() -> None:
     rng = np.random.default_rng(4)
     gap = 150.0
     share = 1 / (1 + 10 ** (-gap / 400))
@@ -145,7 +145,7 @@ def test_ties_and_both_bad_are_counted_apart_and_decide_nothing() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["A", "B", "TIE", "BOTH_BAD"])), min_size=1, max_size=40))
-def test_a_verdict_is_the_mirror_of_the_other_way_round(cast: list[tuple[int, str]]) -> None:
+def test_swapping_contestants_mirrors_the_verdict(cast: list[tuple[int, str]]) -> None:
     votes = [VoteRecord(f"p{prompt}", f"r{place}", "new", "old", winner) for place, (prompt, winner) in enumerate(cast)]
     swapped = [VoteRecord(vote.prompt, vote.rater, vote.b, vote.a, SWAPPED.get(vote.winner, vote.winner)) for vote in votes]
     one, other, same = pair_verdict(votes, "new", "old"), pair_verdict(votes, "old", "new"), pair_verdict(swapped, "new", "old")
@@ -158,7 +158,7 @@ def test_a_verdict_is_the_mirror_of_the_other_way_round(cast: list[tuple[int, st
     assert one.votes_needed == pytest.approx(other.votes_needed, abs=len(cast))
 
 
-def test_what_can_not_be_judged_is_refused_in_words() -> None:
+def test_invalid_arguments_are_refused() -> None:
     votes = votes_on_prompts("AB")
     with pytest.raises(InvalidInput, match="'new' can't be compared with itself"):
         pair_verdict(votes, "new", "new")

@@ -58,7 +58,7 @@ def test_every_event_class_is_known_by_its_type() -> None:
     assert all(event.model_fields["type"].default == name for name, event in EVENTS.items())
 
 
-def test_rooms_emit_events_alone() -> None:
+def test_rooms_emit_only_events() -> None:
     """A name without a class would be written and never read."""
     loose = [str(path) for path in (ROOT / "jobs").rglob("*.py") if ".event(" in path.read_text(encoding="utf-8")]
     assert loose == []
@@ -80,7 +80,7 @@ def test_a_line_that_is_no_event_is_left_out(line: bytes) -> None:
     assert read_event(line) is None
 
 
-def test_a_line_of_the_version_before_is_read() -> None:
+def test_a_line_of_the_previous_version_is_read() -> None:
     line = b'{"type":"checkpoint","step":10,"folder":"runs/r/step-10","metrics":{"val_loss":NaN},"final":true,"bytes":5,"time":3.5}'
     event = read_event(line)
     assert isinstance(event, events.CheckpointEvent)
@@ -93,12 +93,12 @@ def test_a_number_that_is_not_finite_is_read_as_none() -> None:
     assert event.values == {"a": None, "b": None, "c": 1.0}
 
 
-def test_half_a_character_does_not_end_a_job() -> None:
+def test_a_lone_surrogate_does_not_end_a_job() -> None:
     event = read_event(write_event(events.LogEvent(text="caf\udce9"), time=0.0))
     assert isinstance(event, events.LogEvent)
     assert event.text == "caf?"
 
 
-def test_what_is_no_event_is_named() -> None:
+def test_an_invalid_event_is_named() -> None:
     with pytest.raises(ValueError, match="'nothing' is no event"):
         event_of({"type": "nothing"})

@@ -152,7 +152,7 @@ def test_every_kind_of_job_has_a_payload() -> None:
 
 
 @pytest.mark.parametrize(("kind", "stored"), [(kind, stored) for kind, rows in BEFORE.items() for stored in rows])
-def test_a_job_queued_by_the_version_before_is_read_and_keeps_all_it_asks(kind: JobKind, stored: dict[str, Any]) -> None:
+def test_a_job_queued_by_the_previous_version_is_read_completely(kind: JobKind, stored: dict[str, Any]) -> None:
     payload = read_payload(kind, json.loads(json.dumps(stored)))
     again = json.loads(json.dumps(payload.dump()))
     assert read_payload(kind, again) == payload
@@ -196,7 +196,7 @@ def test_an_empty_payload_names_what_is_missing() -> None:
         EvaluatePayload.read({})
 
 
-def test_a_folder_that_was_never_made_is_said_instead_of_read_as_a_path() -> None:
+def test_a_folder_that_was_never_made_is_an_error() -> None:
     payload = TrainPayload.read(BEFORE[JobKind.TRAIN][0])
     with pytest.raises(NotFound, match="The dataset of this job was not made"):
         _ = payload.dataset_folder

@@ -126,7 +126,7 @@ def test_every_kind_of_job_has_a_result() -> None:
 
 
 @pytest.mark.parametrize(("kind", "stored"), [(kind, {**stored, **TIMES}) for kind, rows in BEFORE.items() for stored in rows])
-def test_a_result_of_the_version_before_is_read_and_stored_alike(kind: JobKind, stored: dict[str, Any]) -> None:
+def test_a_result_of_the_previous_version_is_read_and_stored_unchanged(kind: JobKind, stored: dict[str, Any]) -> None:
     result = RESULTS[kind].model_validate(stored)
     assert json.loads(json.dumps(result.dump())) == stored
     assert RESULTS[kind].model_validate(result.dump()) == result
@@ -144,7 +144,7 @@ def test_a_field_of_another_version_is_left_out() -> None:
         {"cause": "Stopped on request."},
     ],
 )
-def test_a_failure_of_the_version_before_is_read_and_stored_alike(stored: dict[str, Any]) -> None:
+def test_a_failure_of_the_previous_version_is_read_and_stored_unchanged(stored: dict[str, Any]) -> None:
     failure = JobFailure.read(stored)
     assert failure
     assert failure.dump() == stored

@@ -116,7 +116,7 @@ def test_extrapolation_a_hundredfold_holds_the_truth() -> None:
     assert fit.law.outside(1e22) == pytest.approx(100, rel=0.01)
 
 
-def test_too_few_runs_or_too_much_alike_are_refused_in_words() -> None:
+def test_too_few_or_too_similar_runs_are_refused() -> None:
     points = study(LAW, BUDGETS, 5)
     for count, words in ((7, "7 runs are too few"), (1, "1 run is too few")):
         with pytest.raises(InvalidInput, match=words):
@@ -126,7 +126,7 @@ def test_too_few_runs_or_too_much_alike_are_refused_in_words() -> None:
         fit_law(alike)
 
 
-def test_runs_whose_loss_does_not_fall_are_warned_of() -> None:
+def test_runs_whose_loss_does_not_fall_give_a_warning() -> None:
     rng = np.random.default_rng(0)
     points = [replace(point, loss=4.0 + 0.01 * rng.standard_normal()) for point in study(LAW, BUDGETS, 5)]
     assert fit_law(points, num_draws=100).warnings

@@ -98,7 +98,7 @@ def test_a_budget_outside_the_fit_is_measured() -> None:
     assert law.outside(1.4e15) == pytest.approx(1000)
 
 
-def test_unknown_laws_and_impossible_budgets_are_refused_in_words() -> None:
+def test_unknown_laws_and_impossible_budgets_are_refused() -> None:
     with pytest.raises(InvalidInput, match="besiroglu-2024"):
         get_law("kaplan")
     with pytest.raises(InvalidInput, match="trains nothing"):

@@ -60,7 +60,7 @@ def test_hours_and_money_are_the_same_budget_at_a_price() -> None:
     assert plan(device_hours=1, flops_per_s=1e14).seconds == pytest.approx(3600, rel=0.02)
 
 
-def test_what_is_not_known_is_asked_for() -> None:
+def test_a_missing_speed_or_price_is_requested() -> None:
     with pytest.raises(InvalidInput, match="is unknown") as speed:
         plan(device_hours=1)
     assert speed.value.field == "flops_per_s"
@@ -74,14 +74,14 @@ def test_what_is_not_known_is_asked_for() -> None:
         plan(flops=1e15, family="mixtral")
 
 
-def test_rates_are_taken_between_the_measured_sizes_and_stay_beyond_them() -> None:
+def test_rates_are_interpolated_between_measured_sizes_and_constant_beyond() -> None:
     assert rate_at([SLOW, FAST], 6e7) == pytest.approx(math.sqrt(6e10 * 1.2e11))
     assert rate_at([SLOW, FAST], 1.0) == pytest.approx(6e10)
     assert rate_at([SLOW, FAST], 1e15) == pytest.approx(1.2e11)
     assert rate_at([SLOW, Speed(6e6, 6e10 * math.e**2, "CPU", "again")], 6e6) == pytest.approx(6e10 * math.e)
 
 
-def test_scarce_data_is_said_and_counts() -> None:
+def test_scarce_data_is_noted_and_lowers_the_effective_tokens() -> None:
     enough, once = plan(flops=1e16, unique=10**12), plan(flops=1e16)
     few = plan(flops=1e16, unique=once.tokens // 10)
     assert enough.loss.value == once.loss.value
@@ -91,7 +91,7 @@ def test_scarce_data_is_said_and_counts() -> None:
     assert any("of one epoch" in note for note in enough.notes)
 
 
-def test_rates_that_leap_between_sizes_still_give_a_network_near_the_laws() -> None:
+def test_rates_that_jump_between_sizes_still_give_a_network_near_the_optimum() -> None:
     speeds = [
         Speed(flops_per_token=6 * n, flops_per_s=rate, device="here", source="runs")
         for n, rate in ((7e3, 1e8), (2e4, 2e9), (2e5, 2e8), (1e6, 5e9))
@@ -111,7 +111,7 @@ def test_a_budget_below_the_smallest_network_says_so() -> None:
     assert any("does not extrapolate" in note for note in found.notes)
 
 
-def test_a_fixed_ratio_makes_a_smaller_network_and_says_what_it_costs() -> None:
+def test_a_fixed_ratio_makes_a_smaller_network_and_states_its_cost() -> None:
     best, long = plan(flops=1e18), plan(flops=1e18, tokens_per_parameter=200)
     assert long.parameters < best.parameters
     assert long.optimum.tokens_per_parameter == pytest.approx(200)
@@ -129,7 +129,7 @@ def test_a_plan_with_data_becomes_a_run() -> None:
 
 @pytest.mark.parametrize("family", DENSE_FAMILIES)
 @pytest.mark.parametrize("parameters", [1e5, 1e6, 1e7, 1.24e8, 7e9])
-def test_a_network_of_the_wanted_size_is_found(family: str, parameters: float) -> None:
+def test_a_network_of_the_requested_size_is_proposed(family: str, parameters: float) -> None:
     shape = propose_architecture(parameters, family=family, vocab_size=1024 if parameters < 1e7 else 32_000, context=256)
     assert count_all(shape) == pytest.approx(parameters, rel=0.12)
 
@@ -158,7 +158,7 @@ def test_a_study_spends_each_budget_on_several_sizes() -> None:
     assert any("fewer than three" in note for note in found.notes)
 
 
-def test_an_impossible_study_is_refused_in_words() -> None:
+def test_an_impossible_study_is_refused() -> None:
     valid = {"name": "s", "dataset": "d", "tokenizer": "t", "budgets": [1e13]}
     for values, words in (
         ({"budgets": []}, "budgets"),

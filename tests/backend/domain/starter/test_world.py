@@ -105,7 +105,7 @@ def test_multiple_choice_answers_are_true_and_the_other_choices_are_not() -> Non
         assert said == [f" {fact.value}"]
 
 
-def test_the_right_choice_stands_at_every_place_about_equally_often() -> None:
+def test_the_right_choice_is_at_every_position_about_equally_often() -> None:
     places = Counter(item["answer"] for item in multiple_choice_items())
     assert set(places) == {0, 1, 2, 3}
     assert max(places.values()) < 70

@@ -57,7 +57,7 @@ def test_learning_rates_of_published_recipes(objective: str, method: str, parame
     assert suggest_learning_rate(basis, tokens=1e6) == pytest.approx(published, rel=0.2)
 
 
-def test_what_is_chosen_stays_and_the_rest_follows_it() -> None:
+def test_chosen_values_stay_and_the_others_follow_them() -> None:
     basis = Basis(Objective.SFT, train_rows=960, parameters=1_000_000)
     assert suggest_values(basis)["max_steps"] == 360
     chosen = suggest_values(Basis(Objective.SFT, train_rows=960, parameters=1_000_000, chosen={"micro_batch": 32, "learning_rate": 0.5}))

@@ -63,7 +63,7 @@ def only(series: dict[str, Series], **facts: Any) -> Finding:
 @pytest.mark.parametrize("heavy", [False, True], ids=["normal", "heavy-tailed"])
 @pytest.mark.parametrize("noise", [0.002, 0.01, 0.03, 0.08])
 @pytest.mark.parametrize("steps", [80, 300, 2000])
-def test_a_healthy_run_is_left_alone(steps: int, noise: float, heavy: bool) -> None:
+def test_a_healthy_run_has_no_finding(steps: int, noise: float, heavy: bool) -> None:
     for seed in range(12):
         series = healthy(seed, steps=steps, noise=noise, heavy=heavy, start=3.5 + seed / 2, floor=1.0 + seed / 10, tail=0.3 + seed / 30)
         for facts in (RunFacts(config(max_steps=steps)), RunFacts(config(max_steps=10 * steps), has_ended=False), RunFacts()):
@@ -71,7 +71,7 @@ def test_a_healthy_run_is_left_alone(steps: int, noise: float, heavy: bool) -> N
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.15, 0.3])
-def test_fine_tuning_that_falls_slowly_under_much_noise_is_left_alone(noise: float) -> None:
+def test_noisy_slow_fine_tuning_has_no_finding(noise: float) -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         trend = 1.35 + 0.35 * np.exp(-np.arange(STEPS) / 150) - 0.1 * np.arange(STEPS) / STEPS
@@ -80,14 +80,14 @@ def test_fine_tuning_that_falls_slowly_under_much_noise_is_left_alone(noise: flo
         assert kinds({"train_loss": curve(loss), "val_loss": val}, config=tuning()) == [], seed
 
 
-def test_preferences_whose_loss_wanders_down_are_left_alone() -> None:
+def test_a_slowly_falling_preference_loss_has_no_finding() -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         loss = np.maximum(0.69 - 0.35 * np.arange(300) / 300 + rng.normal(0, 0.12, 300), 0.05)
         assert kinds({"train_loss": curve(loss), "grad_norm": curve(np.exp(rng.normal(0, 0.5, 300)))}, config=tuning("dpo")) == [], seed
 
 
-def test_a_val_loss_that_rises_by_its_noise_is_no_over_fitting() -> None:
+def test_a_val_loss_that_rises_within_its_noise_is_not_over_fitting() -> None:
     for seed in range(50):
         rng = np.random.default_rng(seed)
         series = healthy(seed)
@@ -95,7 +95,7 @@ def test_a_val_loss_that_rises_by_its_noise_is_no_over_fitting() -> None:
         assert Kind.OVER_FIT not in kinds({**series, "val_loss": Series(np.arange(30, 601, 30), val)}), seed
 
 
-def test_one_batch_of_odd_text_is_no_finding() -> None:
+def test_one_unusual_batch_is_no_finding() -> None:
     series = healthy(0)
     series["train_loss"].values[400] *= 1.3
     assert kinds(series) == []
@@ -174,7 +174,7 @@ def test_gradients_that_vanish_are_named_with_a_cause_of_the_objective() -> None
     assert only(flat, config=tuning("dpo")).changes == (("max_steps", 200),)
 
 
-def test_a_loss_that_is_no_number_is_named_by_what_was_seen() -> None:
+def test_a_loss_that_is_not_finite_is_reported_with_its_value() -> None:
     finding = only(healthy(0, steps=80), not_finite={"train_loss": 81})
     assert (finding.kind, finding.step) == (Kind.NOT_FINITE, 81)
     assert finding.changes == (("learning_rate", 0.001),)
@@ -218,7 +218,7 @@ def test_a_plateau_is_a_note_with_the_step_it_began(seed: int) -> None:
 # ---- the run that follows
 
 
-def test_what_a_finding_changes_can_be_launched() -> None:
+def test_the_changes_of_a_finding_can_be_launched() -> None:
     series = healthy(0)
     series["train_loss"].values[[200, 350, 500]] += 4.0
     finding = only(series)
@@ -230,7 +230,7 @@ def test_what_a_finding_changes_can_be_launched() -> None:
 @pytest.mark.parametrize(
     "text", ["learning_rat:1", "learning_rate", "lora.ranks:3", "name.x:3", "learning_rate:[", "learning_rate:-1", "max_steps:many"]
 )
-def test_changes_that_mean_nothing_are_refused_in_words(text: str) -> None:
+def test_invalid_changes_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         with_changes(config(), text)
 

@@ -33,7 +33,7 @@ def test_a_cpu_passes_about_a_thousand_tokens(micro_batch: int, accumulated: int
     assert sequences_at_once(run, device="cpu", is_full=True, has_experts=False) == expected
 
 
-def test_what_would_gain_nothing_or_change_the_loss_passes_whole() -> None:
+def test_passes_are_not_split_without_gain_or_if_the_loss_would_change() -> None:
     run = config(micro_batch=64, context=64)
     assert sequences_at_once(run, device="cpu", is_full=True, has_experts=False) == 16
     assert sequences_at_once(run, device="gpu", is_full=True, has_experts=False) == 64

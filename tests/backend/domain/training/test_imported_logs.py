@@ -86,7 +86,7 @@ def test_an_event_file_that_is_still_written_is_read_as_far_as_it_goes(event_fil
     assert max(only(event_file[:-30]).points["train_loss"]) == 299
 
 
-def test_a_damaged_event_file_is_read_up_to_the_damage_and_says_so(event_file: bytes) -> None:
+def test_a_damaged_event_file_is_read_up_to_the_damage_with_a_note(event_file: bytes) -> None:
     half = len(event_file) // 2
     log = only(event_file[:half] + b"\xff" * 64 + event_file[half + 64 :])
     assert 100 < max(log.points["train_loss"]) < 200
@@ -94,7 +94,7 @@ def test_a_damaged_event_file_is_read_up_to_the_damage_and_says_so(event_file: b
 
 
 @given(noise=st.binary(max_size=200))
-def test_no_bytes_in_a_message_do_more_than_be_refused(event_file: bytes, noise: bytes) -> None:
+def test_any_bytes_in_a_message_are_read_or_refused(event_file: bytes, noise: bytes) -> None:
     length = int.from_bytes(event_file[:8], "little")
     framed = event_file[:12] + (noise + bytes(length))[:length]  # a sound frame, so that the noise reaches the reader of messages
     for data in (framed, noise):
@@ -110,7 +110,7 @@ def test_a_table_with_one_column_a_metric_is_read() -> None:
     assert log.not_finite == {"train_loss": 20, "val_loss": 20}
 
 
-def test_what_is_exported_here_is_read_again_run_by_run() -> None:
+def test_our_own_export_is_imported_run_by_run() -> None:
     table = (
         "run,name,metric,step,time,value\r\na1,first,train_loss,1,5.0,2.5\r\na1,first,val_loss,1,5.0,2.0\r\n"
         "b2,second,train_loss,1,6.0,3.5\r\n"
@@ -121,7 +121,7 @@ def test_what_is_exported_here_is_read_again_run_by_run() -> None:
     assert values(second, "train_loss") == {1: 3.5}
 
 
-def test_what_tensorboards_page_downloads_is_named_by_its_file() -> None:
+def test_a_download_of_tensorboards_page_is_named_by_its_file() -> None:
     log = only(b"Wall time,Step,Value\n100.5,1,2.5\n101.5,2,2.25\n", "val_loss.csv")
     assert values(log, "val_loss") == {1: 2.5, 2: 2.25}
 
@@ -148,7 +148,7 @@ def test_lines_of_json_are_read() -> None:
         (b'step,loss\n1,"' + b"x" * 300_000, "can't be read|holds no points"),  # as long as the process lets a field be
     ],
 )
-def test_what_is_no_log_is_refused_in_words(data: bytes, words: str) -> None:
+def test_a_file_that_is_no_log_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         read_logs(data, filename="odd.bin")
 
@@ -188,7 +188,7 @@ def test_a_pickle_is_no_log(tmp_path: Path) -> None:
         ("x" * 100, "x" * 59 + "…"),
     ],
 )
-def test_names_are_those_of_here(theirs: str, ours: str | None) -> None:
+def test_metrics_get_our_names(theirs: str, ours: str | None) -> None:
     assert our_name(theirs) == ours
 
 
@@ -198,7 +198,7 @@ def test_names_lose_what_can_not_be_stored_and_values_that_overflow_are_no_numbe
     assert (values(log, "train_loss"), log.not_finite, log.has_time) == ({2: 2.0}, {"train_loss": 1}, False)
 
 
-def test_two_names_of_one_metric_are_told() -> None:
+def test_two_names_of_one_metric_give_a_note() -> None:
     log = only(b'{"step":1,"loss":1,"train/loss":5}\n{"step":2,"loss":1,"train/loss":4}')
     assert values(log, "train_loss") == {1: 5.0, 2: 4.0}
     assert log.notes == ["“loss” and “train/loss” are both train_loss; later values count."]

@@ -41,7 +41,7 @@ def codes(config: RunConfig, **facts: Any) -> list[tuple[str, str]]:
     return [(warning.code.value, warning.field) for warning in warnings_of(config, known)]
 
 
-def test_a_usual_run_is_launched_without_a_word() -> None:
+def test_a_usual_run_has_no_warning() -> None:
     assert codes(run()) == []
     assert codes(run(objective="sft")) == []
     assert codes(run(objective="dpo", learning_rate=1e-6), body=7000 * MILLION) == []
@@ -49,7 +49,7 @@ def test_a_usual_run_is_launched_without_a_word() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("starter")])
-def test_no_starter_recipe_is_warned_of(name: str) -> None:
+def test_no_starter_recipe_has_a_warning(name: str) -> None:
     assert codes(RECIPES[name].config, body=800_000, seconds=90.0) == []
 
 
@@ -94,7 +94,7 @@ def test_no_starter_recipe_is_warned_of(name: str) -> None:
     ],
     ids=lambda value: value.value if isinstance(value, Code) else None,
 )
-def test_what_is_likely_a_mistake_is_named_with_its_field(values: dict[str, Any], facts: dict[str, Any], code: Code, field: str) -> None:
+def test_a_likely_mistake_is_reported_with_its_field(values: dict[str, Any], facts: dict[str, Any], code: Code, field: str) -> None:
     assert (code.value, field) in codes(run(**values), **facts)
 
 
@@ -110,7 +110,7 @@ def test_what_is_likely_a_mistake_is_named_with_its_field(values: dict[str, Any]
     ],
     ids=["a run of seconds", "a tiny run", "packed", "reinforcement", "no rule for the optimizer", "size not known"],
 )
-def test_what_is_not_known_to_be_one_is_left_alone(values: dict[str, Any], facts: dict[str, Any]) -> None:
+def test_unknown_facts_give_no_warning(values: dict[str, Any], facts: dict[str, Any]) -> None:
     assert codes(run(**values), **facts) == []
 
 
@@ -134,7 +134,7 @@ def test_a_field_without_effect_is_named_once_and_not_where_it_has_one(values: d
     assert [warning.field for warning in warnings_of(config, LaunchFacts()) if warning.code is Code.WITHOUT_EFFECT] == [field]
 
 
-def test_fields_that_have_an_effect_are_left_alone() -> None:
+def test_fields_with_an_effect_give_no_warning() -> None:
     for values in (
         {"objective": "dpo", "preference": {"label_smoothing": 0.1, "sft_weight": 1, "beta": 0.3}},
         {"objective": "simpo", "preference": {"gamma": 1, "sft_weight": 1, "beta": 2}},
@@ -160,7 +160,7 @@ def test_every_sentence_ends_and_names_its_numbers() -> None:
     objective=st.sampled_from(["pretrain", "sft", "dpo", "reward"]),
     method=st.sampled_from(["full", "lora"]),
 )
-def test_the_usual_range_is_a_range_and_larger_networks_learn_no_faster(body: int, objective: str, method: str) -> None:
+def test_the_usual_range_is_ordered_and_falls_with_the_size(body: int, objective: str, method: str) -> None:
     values = {"objective": objective} | ({"method": method} if objective != "pretrain" else {})
     config = run(**values)
     small, large = usual_learning_rates(config, body), usual_learning_rates(config, 10 * body)

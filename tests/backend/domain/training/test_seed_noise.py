@@ -44,7 +44,7 @@ def test_interval_and_p_value_are_those_of_scipy(a: list[float], b: list[float])
 
 
 @given(losses, losses)
-def test_the_other_way_round_it_is_the_opposite(a: list[float], b: list[float]) -> None:
+def test_swapping_the_groups_negates_the_difference(a: list[float], b: list[float]) -> None:
     one, two = (compare_seeds(SeedGroup(tuple(x)), SeedGroup(tuple(y))) for x, y in ((a, b), (b, a)))
     assert (one.difference, one.low, one.p_value) == (
         pytest.approx(-two.difference),
@@ -60,7 +60,7 @@ def test_seeds_alone_are_called_a_difference_in_one_case_of_twenty() -> None:
     assert 40 <= called <= 120  # 5 % of 2,000, and less with three seeds each, where Welch's test is careful
 
 
-def test_one_seed_says_nothing() -> None:
+def test_one_seed_gives_no_interval() -> None:
     result = compare_seeds(SeedGroup((2.0,)), SeedGroup((1.0, 1.1, 1.2)))
     assert (result.is_beyond_noise, result.low) == (None, None)
     assert "may be seed noise" in result.conclusion()

@@ -23,7 +23,7 @@ BEFORE = {
 """As the version before this class stored it."""
 
 
-def test_a_summary_of_the_version_before_is_read_whole() -> None:
+def test_a_summary_of_the_previous_version_is_read_completely() -> None:
     summary = RunSummary.read(json.loads(json.dumps(BEFORE)))
     assert summary.imported is not None
     assert (summary.last, summary.spark, summary.imported.notes) == (BEFORE["last"], ((1, 3.0), (3, 2.5)), ("cut",))

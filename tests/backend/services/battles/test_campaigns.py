@@ -87,7 +87,7 @@ def test_a_contestant_entered_later_answers_the_prompts_of_the_others(ctx: Conte
         add_contestant(ctx, campaign.id, late.checkpoint_id, person=LOCAL)
 
 
-def test_a_generation_that_ended_early_is_asked_only_for_what_it_owes(ctx: Context) -> None:
+def test_a_retried_generation_completes_only_missing_prompts(ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=3, write=False)
     contestant = campaign.contestants[0]
     claim = claim_generation(ctx, contestant.id)
@@ -114,7 +114,7 @@ def test_a_cancelled_generation_shows_as_failed_and_can_be_retried(ctx: Context)
 
 
 @pytest.mark.parametrize(("name", "problem"), [("", "needs a name"), ("Is oak better?", "tells raters"), ("a@b", "character")])
-def test_a_campaign_name_must_be_there_and_must_not_tell_who_plays(ctx: Context, name: str, problem: str) -> None:
+def test_a_campaign_name_is_required_and_must_not_reveal_a_contestant(ctx: Context, name: str, problem: str) -> None:
     ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=3)
     with pytest.raises(InvalidInput, match=problem):
         create_campaign(ctx, name=name, checkpoint_ids=ids, dataset=dataset, config=CampaignConfig(), person=LOCAL)

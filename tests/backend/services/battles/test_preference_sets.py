@@ -89,7 +89,7 @@ def test_a_preference_set_holds_prompt_chosen_and_rejected_with_its_provenance(c
     assert all(len(row["votes"]) == 1 and row["raters"] == 1 and row["agreement"] == 1.0 for row in provenance["rows"])
 
 
-def test_ties_and_both_bad_teach_nothing(ctx: Context) -> None:
+def test_ties_and_both_bad_give_no_pair(ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=4)
     labels = iter(["TIE", "BOTH_BAD", "TIE", "BOTH_BAD"])
     vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: next(labels))
@@ -115,7 +115,7 @@ def test_one_click_makes_the_set_the_run_and_the_rematch_and_a_second_click_noth
     assert [contestant.name for contestant in rematch.contestants] == ["Elm"]
 
 
-def test_a_rematch_asks_prompts_that_the_run_has_not_learned_from(ctx: Context) -> None:
+def test_a_rematch_uses_prompts_that_the_run_has_not_trained_on(ctx: Context) -> None:
     campaign_id = voted(ctx)
     launch = launch_dpo_from_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k")
     with ctx.db.read() as session:
@@ -127,14 +127,14 @@ def test_a_rematch_asks_prompts_that_the_run_has_not_learned_from(ctx: Context) 
     assert not hashes[0] & hashes[1]
 
 
-def test_a_rematch_without_enough_unseen_prompts_says_so_and_asks_the_old_ones(ctx: Context) -> None:
+def test_a_rematch_without_enough_unseen_prompts_says_so_and_reuses_the_old_ones(ctx: Context) -> None:
     campaign_id = voted(ctx, num_prompts=6, dataset_rows=7)
     launch = launch_dpo_from_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k")
     assert not launch.held_out
     assert get_campaign(ctx, launch.rematch.id).num_prompts == 6
 
 
-def test_a_second_rematch_asks_nothing_that_the_line_before_has_learned(ctx: Context) -> None:
+def test_a_second_rematch_uses_no_prompt_of_earlier_preference_sets(ctx: Context) -> None:
     first = voted(ctx, num_prompts=8, dataset_rows=40)
     launch = launch_dpo_from_votes(ctx, first, person=LOCAL, idempotency_key="1")
     finish_run(ctx, launch)
@@ -174,7 +174,7 @@ def test_a_run_stopped_before_its_end_enters_nothing(ctx: Context) -> None:
         enter_new_checkpoint(ctx, launch.rematch.id, person=LOCAL)
 
 
-def test_a_checkpoint_that_finished_unseen_can_be_entered_by_hand(ctx: Context) -> None:
+def test_a_checkpoint_that_was_not_entered_automatically_can_be_entered_by_hand(ctx: Context) -> None:
     launch = launch_dpo_from_votes(ctx, voted(ctx), person=LOCAL, idempotency_key="k")
     folder = ctx.artifacts.relative(ctx.artifacts.folder("runs", launch.run_id, "step-10"))
     with ctx.db.write() as session:
@@ -185,7 +185,7 @@ def test_a_checkpoint_that_finished_unseen_can_be_entered_by_hand(ctx: Context) 
     assert {contestant.name for contestant in enter_new_checkpoint(ctx, launch.rematch.id, person=LOCAL).contestants} == {"Elm", "new"}
 
 
-def test_a_base_that_does_not_play_or_a_rater_launches_nothing(ctx: Context) -> None:
+def test_a_base_outside_the_campaign_or_a_rater_launches_nothing(ctx: Context) -> None:
     campaign_id = voted(ctx, limit=3)
     with ctx.db.write() as session:
         stranger = Checkpoint(name="Stranger", origin="added", folder="checkpoints/Oak")

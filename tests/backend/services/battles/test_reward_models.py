@@ -29,7 +29,7 @@ def scorer(ctx: Context) -> str:
     return add_checkpoint(ctx, launch_run(ctx, config, person=LOCAL), 3)
 
 
-def test_a_reward_model_is_not_deployed_evaluated_asked_or_entered(ctx: Context, scorer: str) -> None:
+def test_a_reward_model_is_not_deployed_evaluated_sampled_or_entered(ctx: Context, scorer: str) -> None:
     assert not get_checkpoint(ctx, scorer).writes
     with pytest.raises(InvalidInput, match=REFUSED):
         deploy(ctx, checkpoint_id=scorer, name="scores", person=LOCAL)

@@ -101,7 +101,7 @@ def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context) -> N
     assert [row.low for row in again.ratings] == pytest.approx([row.low for row in table.ratings])
 
 
-def test_a_name_that_a_spreadsheet_would_run_is_exported_as_text(ctx: Context) -> None:
+def test_a_name_that_is_a_formula_is_exported_as_text(ctx: Context) -> None:
     campaign = make_campaign(ctx)
     with ctx.db.write() as session:
         session.scalars(select(Checkpoint).where(Checkpoint.name == "Oak")).one().name = '=HYPERLINK("x")'

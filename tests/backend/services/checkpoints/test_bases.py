@@ -105,7 +105,7 @@ def test_a_hostile_gguf_header_is_refused(tmp_path: Path, data: bytes, words: st
         describe_base(tmp_path / "x.gguf")
 
 
-def test_what_would_be_read_stays_in_the_folder(tmp_path: Path) -> None:
+def test_weight_files_outside_the_folder_are_refused(tmp_path: Path) -> None:
     folder = write_base(tmp_path / "deep/er/base")
     (tmp_path / "secret.json").write_text("{}")
     (folder / "vocab.json").symlink_to(tmp_path / "secret.json")
@@ -135,12 +135,12 @@ def test_what_would_be_read_stays_in_the_folder(tmp_path: Path) -> None:
     ],
     ids=["family", "no family", "code", "quantised", "layers"],
 )
-def test_a_config_that_can_not_be_is_refused(tmp_path: Path, config: dict[str, object], words: str) -> None:
+def test_an_invalid_config_is_refused(tmp_path: Path, config: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         describe_base(write_base(tmp_path / "b", **config))
 
 
-def test_a_scan_offers_what_is_usable_and_says_why_the_rest_is_not(ctx: Context, tmp_path: Path) -> None:
+def test_a_scan_lists_usable_bases_and_reasons_for_the_others(ctx: Context, tmp_path: Path) -> None:
     root = tmp_path / "models"
     write_base(root / "one")
     write_base(root / "a/b/c/two", family="gpt2", licence=None)
@@ -181,7 +181,7 @@ def test_a_scan_of_thousands_of_files_reads_only_headers_and_only_once(ctx: Cont
     assert {offer.facts.licence for offer in list_base_offers(here) if offer.facts} == {"mit"}
 
 
-def test_a_look_and_an_add_refuse_the_same(ctx: Context, tmp_path: Path) -> None:
+def test_preview_and_add_refuse_the_same(ctx: Context, tmp_path: Path) -> None:
     folder = write_base(tmp_path / "b")
     look = preview_base(ctx, str(folder), person=LOCAL)
     assert (look.facts.parameters, look.commit) == (48, None)
@@ -208,7 +208,7 @@ def test_a_look_and_an_add_refuse_the_same(ctx: Context, tmp_path: Path) -> None
         add_base(ctx, name="b", source=str(folder), person=LOCAL)
 
 
-def test_the_revision_that_was_asked_for_is_kept(ctx: Context) -> None:
+def test_the_requested_revision_is_stored(ctx: Context) -> None:
     assert add_base(ctx, name="one", source="owner/name@v1", person=LOCAL).source == "owner/name@v1"
     assert add_base(ctx, name="two", source="owner/name", revision="v2", person=LOCAL).source == "owner/name@v2"
     assert add_base(ctx, name="three", source="owner/name", person=LOCAL).source == "owner/name"

@@ -133,7 +133,7 @@ def test_a_run_that_was_resumed_beyond_its_end_has_one_final_checkpoint(ctx: Con
     assert {c.step: c.is_final for c in list_checkpoints(ctx)} == {10: False, 20: True}
 
 
-def test_a_download_holds_the_files_of_now_even_if_the_step_was_published_again(ctx: Context) -> None:
+def test_a_download_holds_the_current_files_even_if_the_step_was_published_again(ctx: Context) -> None:
     run_id, claim = a_run(ctx)
     folder = ctx.artifacts.path(written(ctx, claim, run_id, 10))
     row = list_checkpoints(ctx)[0]
@@ -180,13 +180,13 @@ def test_a_base_that_fails_in_its_job_leaves_the_name_free(ctx: Context, network
     ],
     ids=["nothing", "no folder", "no file", "no id", "home of nobody", "a NUL", "too long"],
 )
-def test_source_that_is_none_is_refused_at_once(ctx: Context, source: str, error: type[Exception]) -> None:
+def test_an_invalid_source_is_refused_at_once(ctx: Context, source: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         add_base(ctx, name="b", source=source, person=LOCAL)
     assert list_checkpoints(ctx) == []
 
 
-def test_account_adds_only_what_the_operator_offers(ctx: Context, network: Path) -> None:
+def test_an_account_adds_only_bases_under_model_path(ctx: Context, network: Path) -> None:
     engineer = add_user(ctx, "engineer", "a long password", person=LOCAL)
     with pytest.raises(NotAllowed, match="outside the folder"):
         add_base(ctx, name="b", source=str(network), person=engineer)
@@ -246,7 +246,7 @@ def test_base_of_an_unfinished_run_is_not_deleted(ctx: Context, network: Path) -
     assert added(ctx, network, "tiny").name == "tiny", "the name is free again"
 
 
-def test_deployed_or_contesting_checkpoint_names_what_uses_it(ctx: Context, network: Path) -> None:
+def test_deletion_of_a_used_checkpoint_names_its_users(ctx: Context, network: Path) -> None:
     base = added(ctx, network)
     with ctx.db.write() as session:
         endpoint, campaign = Endpoint(name="chat"), Campaign(name="spring")

@@ -28,7 +28,7 @@ def base(ctx: Context, tmp_path: Path) -> str:
     return added.id
 
 
-def test_a_gguf_file_is_asked_for_listed_fetched_and_deleted(ctx: Context, base: str) -> None:
+def test_a_gguf_file_is_exported_listed_downloaded_and_deleted(ctx: Context, base: str) -> None:
     job = export_checkpoint(ctx, base, format="gguf", numbers="q8_0", person=LOCAL)
     (waiting,) = list_exports(ctx, base)
     assert (waiting.job.status, waiting.folder, waiting.files) == (Status.QUEUED, None, ())
@@ -44,7 +44,7 @@ def test_a_gguf_file_is_asked_for_listed_fetched_and_deleted(ctx: Context, base:
         export_file(ctx, job.id, person=LOCAL)
 
 
-def test_a_folder_is_fetched_as_a_zip_file_and_has_a_card_of_its_own_or_ours(ctx: Context, base: str) -> None:
+def test_a_folder_is_downloaded_as_a_zip_file_with_its_own_card_or_ours(ctx: Context, base: str) -> None:
     for format, card in (("hf", CARD), ("gguf", None)):
         job = export_checkpoint(ctx, base, format=format, person=LOCAL)
         do_job(ctx, job.id)
@@ -60,7 +60,7 @@ def test_a_folder_is_fetched_as_a_zip_file_and_has_a_card_of_its_own_or_ours(ctx
         assert {"config.json", "model.safetensors", "README.md"} <= set(archive.namelist())
 
 
-def test_a_push_is_remembered_with_its_address_and_without_the_key(
+def test_a_push_is_stored_with_its_address_and_without_the_key(
     ctx: Context, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with run_hub(tmp_path / "hub") as hub:
@@ -86,7 +86,7 @@ def test_a_push_is_remembered_with_its_address_and_without_the_key(
         ({"format": "gguf"}, "format"),
     ],
 )
-def test_what_can_not_be_exported_is_refused_before_the_queue(ctx: Context, base: str, asked: dict[str, str], field: str) -> None:
+def test_an_impossible_export_is_refused_before_the_queue(ctx: Context, base: str, asked: dict[str, str], field: str) -> None:
     with ctx.db.write() as session:
         session.scalars(select(Checkpoint)).one().family = "bloom"
     with pytest.raises(InvalidInput) as error:

@@ -34,7 +34,7 @@ def answered(ctx: Context, checkpoint: str, config: InspectionConfig = TEXT, **v
     return InspectionResults(ctx, get_inspection(ctx, inspection.id))
 
 
-def test_the_same_question_gives_the_stored_answer(ctx: Context) -> None:
+def test_the_same_request_returns_the_stored_inspection(ctx: Context) -> None:
     oak, elm = add_network(ctx, "oak"), add_network(ctx, "elm", seed=1)
     first = launch_inspection(ctx, checkpoint="oak", config=TEXT, person=LOCAL)
     twice = launch_inspection(ctx, checkpoint=oak, config=TEXT, person=LOCAL)
@@ -55,7 +55,7 @@ def test_the_same_question_gives_the_stored_answer(ctx: Context) -> None:
     assert [view.label for view in list_inspections(ctx, oak)][-1] == "The cat."
 
 
-def test_a_failed_or_lost_answer_is_made_anew(ctx: Context) -> None:
+def test_a_failed_or_lost_inspection_is_run_again(ctx: Context) -> None:
     add_network(ctx, "oak")
     first = launch_inspection(ctx, checkpoint="oak", config=TEXT, person=LOCAL)
     request_stop(ctx, str(first.job_id))
@@ -82,7 +82,7 @@ def test_an_inspection_stored_under_the_old_folder_is_shown_and_deleted(ctx: Con
     assert not old.exists()
 
 
-def test_contents_say_what_was_expected_at_each_token(ctx: Context) -> None:
+def test_results_hold_the_predictions_at_each_token(ctx: Context) -> None:
     add_network(ctx, "oak")
     results = answered(ctx, "oak")
     lines = results.tokens()
@@ -120,7 +120,7 @@ def test_nothing_is_unpickled(ctx: Context) -> None:
         results.array("ids")
 
 
-def test_what_can_t_be_asked_is_refused_in_words(ctx: Context, tmp_path: Path) -> None:
+def test_an_invalid_request_is_refused(ctx: Context, tmp_path: Path) -> None:
     add_network(ctx, "oak")
     with pytest.raises(InvalidInput, match="empty"):
         launch_inspection(ctx, checkpoint="oak", config=InspectionConfig(text=" \n"), person=LOCAL)
@@ -142,7 +142,7 @@ def test_what_can_t_be_asked_is_refused_in_words(ctx: Context, tmp_path: Path) -
         get_inspection(ctx, "none")
 
 
-def test_an_inspection_is_deleted_with_its_files_even_while_it_is_made(ctx: Context) -> None:
+def test_an_inspection_is_deleted_with_its_files_even_while_it_runs(ctx: Context) -> None:
     oak = add_network(ctx, "oak")
     inspection = answered(ctx, "oak").inspection
     delete_inspection(ctx, inspection.id, person=LOCAL)

@@ -79,7 +79,7 @@ def test_double_click_is_one_import(ctx: Context) -> None:
     assert one.id == two.id
 
 
-def test_failed_import_says_why_and_makes_way_for_the_next(ctx: Context) -> None:
+def test_a_failed_import_gives_the_reason_and_frees_its_name(ctx: Context) -> None:
     broken = import_dataset(ctx, name="a", kind="instruction", upload=upload(ctx, "a.jsonl", '{"x": 1}\n'), person=LOCAL)
     job = do_job(ctx, str(broken.job_id))
     assert job.status == "failed"
@@ -89,7 +89,7 @@ def test_failed_import_says_why_and_makes_way_for_the_next(ctx: Context) -> None
     assert len(get_dataset(ctx, "a").versions) == 1
 
 
-def test_unknown_name_offers_the_near_ones(ctx: Context) -> None:
+def test_an_unknown_name_suggests_similar_ones(ctx: Context) -> None:
     imported(ctx, "sayings", ALPACA)
     with pytest.raises(NotFound, match="Did you mean “sayings”"):
         resolve_version(ctx, "saying")
@@ -153,7 +153,7 @@ def test_an_old_upload_is_cleared_away_unless_a_waiting_job_reads_it(ctx: Contex
     assert pairs.exists()
 
 
-def test_an_import_whose_content_was_deleted_with_its_twin_meanwhile_does_not_pass_for_ready(ctx: Context) -> None:
+def test_an_import_whose_content_was_deleted_meanwhile_fails(ctx: Context) -> None:
     version = import_dataset(ctx, name="twin", kind="text", upload=upload(ctx, "a.txt", "text"), person=LOCAL)
     claim = claim_job(ctx, str(version.job_id), owner="w", host="h")
     assert claim is not None
@@ -196,7 +196,7 @@ def test_account_reads_only_the_folder_of_data_files(ctx: Context, tmp_path: Pat
     assert resolve_version(ctx, "s").facts["text_bytes"] == len("offered")
 
 
-def test_half_a_character_in_a_row_or_a_column_can_be_shown(ctx: Context) -> None:
+def test_a_lone_surrogate_in_a_row_or_a_column_can_be_shown(ctx: Context) -> None:
     stored = upload(
         ctx, "half.jsonl", '{"instruction": "\\ud800", "output": "x", "\\udfff": "y"}\n' + '{"instruction": "a", "output": "b"}\n' * 9
     )
@@ -234,7 +234,7 @@ def test_a_failed_import_is_done_again_with_its_good_rows(ctx: Context) -> None:
         get_past_import(ctx, done.id, person=LOCAL)
 
 
-def test_utf16_without_its_mark_is_named_before_the_import(ctx: Context, tmp_path: Path) -> None:
+def test_utf16_without_a_byte_order_mark_is_detected_before_the_import(ctx: Context, tmp_path: Path) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
         (tmp_path / "a.jsonl").write_bytes('{"instruction": "Count to two.", "output": "1, 2"}\n'.encode(encoding))
         source = ImportSource(path=tmp_path / "a.jsonl")
@@ -271,7 +271,7 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
         import_dataset(here, name="s", kind="text", source_path=root / "passwd.txt", person=Person(id="e", name="E", role="engineer"))
 
 
-def test_marks_that_turn_the_writing_direction_are_shown_as_their_codes(ctx: Context) -> None:
+def test_bidirectional_marks_are_shown_as_codes(ctx: Context) -> None:
     turned = "to \u202egnihton\u202c and \u2066on\u2069"
     upload = save_upload(ctx, io.BytesIO(json.dumps({"instruction": turned, "output": "yes"}).encode()), name="a.jsonl", person=LOCAL)
     assert "to \\u202egnihton\\u202c and \\u2066on\\u2069" in preview_upload(ctx, upload).preview[0].text

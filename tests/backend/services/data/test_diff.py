@@ -42,7 +42,7 @@ def rows_of(ctx: Context, version: VersionView, split: str) -> Counter[str]:
     return Counter(canonical_json(row) for row in iter_rows(folder, split=split))  # type: ignore[arg-type]
 
 
-def test_rows_that_came_went_changed_and_stayed_are_counted(ctx: Context) -> None:
+def test_added_removed_changed_and_unchanged_rows_are_counted(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     edited = [{**row, "output": "better"} if n < 3 else row for n, row in enumerate(ROWS[:50])] + [{"instruction": "New.", "output": "!"}]
     second = imported(ctx, "sayings", edited)
@@ -86,7 +86,7 @@ def test_sizes_of_fields_are_those_of_the_rows(ctx: Context) -> None:
         assert stats.p95 == pytest.approx(np.quantile(sizes, 0.95, method="inverted_cdf"), rel=0.06, abs=1)
 
 
-def test_what_was_read_once_is_remembered_beside_the_rows(ctx: Context) -> None:
+def test_the_index_is_stored_beside_the_rows(ctx: Context) -> None:
     version = imported(ctx, "sayings", ROWS)
     assert rows_to_read(ctx, (version,)) == 60
     shares: list[float] = []
@@ -135,7 +135,7 @@ def test_columns_are_named_as_the_hub_names_them(kind: DatasetKind) -> None:
     assert features_of(SCHEMAS[kind]) == expected
 
 
-def test_tools_survive_the_way_through_the_hubs_format(ctx: Context, tmp_path: Path) -> None:
+def test_tools_survive_a_round_trip_through_the_hubs_format(ctx: Context, tmp_path: Path) -> None:
     from datasets import load_dataset
 
     rows: list[dict[str, Any]] = [{"messages": TURNS, "tools": [{"name": "f"}]}, {"messages": [TURNS[0], TURNS[3]]}] * 3
@@ -166,7 +166,7 @@ def test_a_version_is_downloaded_as_a_zip_of_card_and_rows(ctx: Context) -> None
     assert client.get("/download/dataset").status_code == 403
 
 
-def test_what_is_said_about_a_version_is_checked(ctx: Context) -> None:
+def test_card_facts_are_validated(ctx: Context) -> None:
     version = imported(ctx, "sayings", ROWS)
     with pytest.raises(InvalidInput, match="'English' is no code"):
         set_card(ctx, version.id, licence="", languages="English", notes="", person=LOCAL)
@@ -180,7 +180,7 @@ def test_what_is_said_about_a_version_is_checked(ctx: Context) -> None:
     assert [size_category(rows) for rows in (999, 1000, 10**8)] == ["n<1K", "1K<n<10K", "100M<n<1B"]
 
 
-def test_a_merged_version_tells_of_both_its_parents(ctx: Context) -> None:
+def test_a_merged_version_lists_both_its_parents(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS[:30])
     imported(ctx, "more", ROWS[30:])
     both = done(ctx, derive_version(ctx, first.id, change=Merge(other="more"), person=LOCAL))

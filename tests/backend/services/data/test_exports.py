@@ -39,7 +39,7 @@ def test_an_export_is_written_listed_copied_and_deleted(ctx: Context, tmp_path: 
     assert [export.folder for export in list_version_exports(ctx, version.id)] == [None, None]
 
 
-def test_what_can_not_be_exported_is_refused_at_once(ctx: Context) -> None:
+def test_an_impossible_export_is_refused_at_once(ctx: Context) -> None:
     imported(ctx, "sayings", ROWS)
     with pytest.raises(InvalidInput, match="no export format 'xlsx'"):
         export_version(ctx, "sayings", format="xlsx", person=LOCAL)
@@ -51,7 +51,7 @@ def test_what_can_not_be_exported_is_refused_at_once(ctx: Context) -> None:
         export_version(ctx, "sayings", format="jsonl", person=RATER)
 
 
-def test_one_key_asks_for_one_export(ctx: Context) -> None:
+def test_one_key_queues_one_export(ctx: Context) -> None:
     version = imported(ctx, "sayings", ROWS)
     first, second = (export_version(ctx, version.id, format="jsonl", person=LOCAL, idempotency_key="once") for _ in range(2))
     assert first.id == second.id

@@ -114,7 +114,7 @@ def made(ctx: Context, dataset: str, **asked: Any) -> DataReportView:
     return get_data_report(ctx, view.id)
 
 
-def test_the_same_question_is_answered_once_and_what_it_depends_on_makes_it_another(ctx: Context) -> None:
+def test_the_same_request_is_computed_once_and_any_input_changes_it(ctx: Context) -> None:
     version = imported(ctx, "sayings", ROWS)
     first = made(ctx, "sayings", context=128)
     assert first.report is not None
@@ -130,7 +130,7 @@ def test_the_same_question_is_answered_once_and_what_it_depends_on_makes_it_anot
     assert len(list_data_reports(ctx, version.id)) == 3
 
 
-def test_a_planted_item_is_named_dropped_and_gone(ctx: Context) -> None:
+def test_a_planted_item_is_found_and_dropped(ctx: Context) -> None:
     imported(
         ctx,
         "fair",
@@ -157,7 +157,7 @@ def test_a_planted_item_is_named_dropped_and_gone(ctx: Context) -> None:
         drop_found_rows(ctx, clean.id, "typos", person=LOCAL)
 
 
-def test_a_launch_on_rows_with_nothing_to_train_on_is_refused_with_count_and_cure(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launch_without_a_trained_token_is_refused_with_count_and_cure(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     base = add_base(ctx)
     imported(ctx, "silent", SILENT)
     config = parse_config({"objective": "sft", "dataset": "silent", "base": "base", "context": 64, "max_steps": 2, "warmup_steps": 0})
@@ -179,7 +179,7 @@ def test_a_launch_on_rows_with_nothing_to_train_on_is_refused_with_count_and_cur
         drop_found_rows(ctx, view.id, "zero_label", person=LOCAL)
 
 
-def test_a_few_silent_rows_are_counted_and_do_not_forbid_a_launch(ctx: Context) -> None:
+def test_a_few_rows_without_loss_are_counted_and_do_not_block_a_launch(ctx: Context) -> None:
     add_base(ctx)
     imported(ctx, "mixed", [*ROWS, *SILENT[:3]], val_fraction=0)
     view = made(ctx, "mixed", source="base", context=200)
@@ -190,7 +190,7 @@ def test_a_few_silent_rows_are_counted_and_do_not_forbid_a_launch(ctx: Context) 
     )
 
 
-def test_misuse_is_refused_in_words(ctx: Context) -> None:
+def test_misuse_is_refused(ctx: Context) -> None:
     add_base(ctx)
     imported(ctx, "sayings", ROWS)
     for asked, words in (({"context": 512}, "reads at most 256"), ({"context": 3}, "context 3"), ({"micro_batch": 0}, "micro_batch 0")):
@@ -204,7 +204,7 @@ def test_misuse_is_refused_in_words(ctx: Context) -> None:
         get_data_report(ctx, "nothing")
 
 
-def test_a_stopped_or_failed_report_can_be_asked_for_again_and_a_deleted_one_leaves_no_file(ctx: Context) -> None:
+def test_a_stopped_or_failed_report_can_be_run_again_and_a_deleted_one_leaves_no_file(ctx: Context) -> None:
     version = imported(ctx, "sayings", ROWS)
     stopped = request_data_report(ctx, "sayings", person=LOCAL)
     stop_job(ctx, str(stopped.job_id), person=LOCAL)
@@ -226,7 +226,7 @@ def test_a_stopped_or_failed_report_can_be_asked_for_again_and_a_deleted_one_lea
     assert not (ctx.artifacts.root / "reports").exists() or not list((ctx.artifacts.root / "reports").iterdir())
 
 
-def test_an_answer_of_another_format_is_not_taken_for_one(ctx: Context) -> None:
+def test_a_report_of_another_format_is_not_reused(ctx: Context) -> None:
     version = imported(ctx, "sayings", ROWS)
     view = made(ctx, "sayings", context=128)
     with ctx.db.write() as session:
@@ -258,7 +258,7 @@ def test_an_epoch_is_timed_by_the_newest_run_of_the_same_base(ctx: Context) -> N
     assert view.report.epoch.steps == -(-view.report.epoch.sequences // 4)
 
 
-def test_the_command_line_says_the_same(ctx: Context) -> None:
+def test_the_command_line_prints_the_same(ctx: Context) -> None:
     imported(ctx, "sayings", [*ROWS, ROWS[0]], val_fraction=0)
     view = made(ctx, "sayings", context=128)
     assert view.report is not None
@@ -286,7 +286,7 @@ def test_the_command_line_says_the_same(ctx: Context) -> None:
     assert CliRunner().invoke(app, ["data", "report", "nothing", "--json"]).exit_code == 2
 
 
-def test_a_report_belongs_to_the_version_that_it_looked_at(ctx: Context) -> None:
+def test_a_report_belongs_to_its_version(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS, val_fraction=0)
     derived = derive_version(ctx, first.id, change=Sample(num_rows=5), person=LOCAL)
     do_job(ctx, str(derived.job_id))

@@ -18,7 +18,7 @@ from tests.support.job_work import do_job
 ROWS = [{"instruction": f"Say {n % 15}.", "output": f"{n % 15}!"} for n in range(20)]
 
 
-def test_a_derived_version_names_its_parent_the_change_and_who_asked(ctx: Context) -> None:
+def test_a_derived_version_names_its_parent_the_change_and_the_person(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     asked = derive_version(ctx, "sayings@1", change=DropDuplicates(), person=LOCAL)
     assert (asked.number, asked.is_importing, asked.parent_id) == (2, True, first.id)
@@ -33,7 +33,7 @@ def test_a_derived_version_names_its_parent_the_change_and_who_asked(ctx: Contex
     assert len(preview_rows(ctx, third, limit=20)) == third.train_rows == second.train_rows - 1
 
 
-def test_a_change_that_changes_nothing_makes_no_version(ctx: Context) -> None:
+def test_a_change_without_effect_makes_no_version(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS[:15])
     again = done(ctx, derive_version(ctx, first.id, change=DropDuplicates(), person=LOCAL))
     assert (again.id, again.reused) == (first.id, True)
@@ -66,7 +66,7 @@ def test_versions_of_one_kind_are_merged_and_the_lineage_shows_both(ctx: Context
     assert book.parent_id is None
 
 
-def test_what_can_not_be_done_is_said_before_a_job_is_queued(ctx: Context) -> None:
+def test_an_impossible_change_is_refused_before_a_job_is_queued(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     with pytest.raises(NotAllowed):
         derive_version(ctx, first.id, change=DropDuplicates(), person=RATER)
@@ -107,7 +107,7 @@ def use_everywhere(ctx: Context, version: VersionView) -> None:
         )
 
 
-def test_what_is_in_use_is_kept_and_every_user_is_named(ctx: Context) -> None:
+def test_a_used_version_is_kept_and_every_user_is_named(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     other = done(ctx, derive_version(ctx, first.id, change=Sample(num_rows=5), name="few", person=LOCAL))
     use_everywhere(ctx, first)
@@ -136,7 +136,7 @@ def test_what_is_in_use_is_kept_and_every_user_is_named(ctx: Context) -> None:
         assert session.query(Analysis).count() == 1, "a refusal deletes nothing"
 
 
-def test_versions_of_one_dataset_go_together_and_files_that_others_share_stay(ctx: Context) -> None:
+def test_versions_of_a_dataset_are_deleted_together_and_shared_files_stay(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     second = done(ctx, derive_version(ctx, first.id, change=DropDuplicates(), person=LOCAL))
     done(ctx, derive_version(ctx, second.id, change=Sample(num_rows=5), person=LOCAL))

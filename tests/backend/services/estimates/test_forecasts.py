@@ -54,7 +54,7 @@ def test_tokens_are_counted_against_the_data_and_epochs_end_a_run(ctx: Context) 
     assert forecast(ctx, make_config(max_steps=10_000)).warnings[0].code == "over_fit"
 
 
-def test_a_report_on_the_data_tells_sequences_padding_and_cuts(ctx: Context) -> None:
+def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context) -> None:
     add_dataset(ctx, "talks", kind="chat")
     with ctx.db.write() as session:
         base = Checkpoint(name="oak", origin="added", folder="checkpoints/oak", source="oak", parameters=1_000_000)
@@ -99,7 +99,7 @@ def test_a_report_on_the_data_tells_sequences_padding_and_cuts(ctx: Context) -> 
     assert "70% of what is computed is padding" in next(w.sentence for w in padded.warnings if w.code == "padding")
 
 
-def test_the_place_in_the_queue_counts_who_goes_before_and_how_long_they_take(ctx: Context) -> None:
+def test_the_queue_position_counts_the_jobs_ahead_and_their_time(ctx: Context) -> None:
     add_parts(ctx)
     assert forecast(ctx, make_config()).queue.num_slots == 0
     work(ctx)
@@ -115,7 +115,7 @@ def test_the_place_in_the_queue_counts_who_goes_before_and_how_long_they_take(ct
     assert forecast(ctx, make_config(priority=9)).queue.wait_s == pytest.approx(25 + 10 + 10)
 
 
-def test_a_law_that_does_not_reach_so_far_down_is_left_out(ctx: Context) -> None:
+def test_a_law_extrapolated_too_far_is_left_out(ctx: Context) -> None:
     add_parts(ctx)
     found = forecast(ctx, make_config())
     assert found.loss is None
@@ -141,6 +141,6 @@ def test_a_law_that_does_not_reach_so_far_down_is_left_out(ctx: Context) -> None
     assert not expected.is_own
 
 
-def test_parts_that_are_not_there_are_named(ctx: Context) -> None:
+def test_missing_parts_are_named(ctx: Context) -> None:
     with pytest.raises(NotFound, match="tales"):
         forecast(ctx, make_config())

@@ -85,7 +85,7 @@ def test_without_a_measurement_the_formula_is_shown_as_such(ctx: Context) -> Non
     assert (prediction.time, format_run_time(prediction.time)) == (None, "unknown before a probe")
 
 
-def test_a_probe_of_the_same_setting_is_what_is_expected(ctx: Context) -> None:
+def test_a_probe_of_the_same_setting_is_the_prediction(ctx: Context) -> None:
     add_parts(ctx)
     config = make_config(max_steps=200, warmup_steps=0)
     measure(ctx, config, {"measured_bytes": 51 * MB})
@@ -106,7 +106,7 @@ def test_time_counts_every_micro_batch_of_a_step(ctx: Context) -> None:
     assert time.seconds == pytest.approx(200.0)
 
 
-def test_settings_like_those_measured_are_corrected_with_an_error(ctx: Context) -> None:
+def test_similar_settings_are_calibrated_with_an_error(ctx: Context) -> None:
     add_parts(ctx)
     for micro_batch, ratio in ((2, 1.30), (4, 1.32), (6, 1.34), (10, 1.36)):
         config = make_config(micro_batch=micro_batch)
@@ -126,7 +126,7 @@ def test_settings_like_those_measured_are_corrected_with_an_error(ctx: Context) 
     assert "Does not fit A chip" in describe_fit(far)
 
 
-def test_a_run_measures_too_and_tells_how_far_its_probe_was_off(ctx: Context) -> None:
+def test_a_run_is_a_measurement_and_shows_the_error_of_its_probe(ctx: Context) -> None:
     add_parts(ctx)
     first, second = make_config(micro_batch=4), make_config(micro_batch=8)
     measure(ctx, first, {"measured_bytes": 50 * MB})
@@ -150,7 +150,7 @@ def test_a_stopped_job_is_no_measurement(ctx: Context) -> None:
     assert predict(ctx, make_config(), device=DEVICE).memory.source == "formula"
 
 
-def test_the_same_probe_is_asked_for_once_while_it_is_under_way(ctx: Context) -> None:
+def test_the_same_probe_is_queued_once_while_it_is_active(ctx: Context) -> None:
     add_parts(ctx)
     first = launch_probe(ctx, make_config(), person=LOCAL)
     again = launch_probe(ctx, make_config(max_steps=7, name="again"), person=LOCAL)
@@ -203,7 +203,7 @@ def test_a_real_probe_is_measured_kept_and_shown(world: Context) -> None:
     assert not world.artifacts.path("runs").exists()
 
 
-def test_a_probe_that_fails_says_why(world: Context) -> None:
+def test_a_failed_probe_gives_the_reason(world: Context) -> None:
     job = do_job(world, launch_probe(world, make_config(), person=LOCAL).id)  # the tokenizer's 320 entries against a vocabulary of 300
     assert job.status is Status.FAILED
     assert "vocab_size is 300" in job.error.cause
@@ -242,7 +242,7 @@ def test_an_adapter_is_predicted_by_the_shape_of_its_base(world: Context) -> Non
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_peak_of_another_setting_does_not_pass_as_measured_where_the_family_is_unknown(ctx: Context, change: dict[str, Any]) -> None:
+def test_a_peak_of_another_setting_is_not_measured_for_an_unknown_family(ctx: Context, change: dict[str, Any]) -> None:
     """A peak measured with AdamW was shown as measured with Lion."""
     add_dataset(ctx, "chats", kind="chat")
     with ctx.db.write() as session:

@@ -57,7 +57,7 @@ def test_the_largest_memory_counts_and_an_unmeasured_run_leaves_the_time_open(ct
     assert total.num_runs == 2
 
 
-def test_a_run_that_can_not_be_launched_is_said(ctx: Context) -> None:
+def test_a_run_that_can_not_be_launched_is_reported(ctx: Context) -> None:
     add_parts(ctx)
     total = expect(ctx, sweep_of(vary={"context": [32, 128]}, method="grid"))
     assert "longer than the architecture" in total.problem

@@ -83,7 +83,7 @@ def test_failed_evaluation_is_not_reused(world: Context) -> None:
         ({"person": Person(id=None, name="Ada", role="rater")}, NotAllowed, "Ada may not"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_in_words(world: Context, values: dict[str, Any], error: type[Exception], words: str) -> None:
+def test_an_impossible_evaluation_is_refused(world: Context, values: dict[str, Any], error: type[Exception], words: str) -> None:
     add_benchmark(world, "prompts", [{"prompt": "Hello"}], kind="prompts")
     with pytest.raises(error, match=words):
         launch_evaluation(world, **{"checkpoint": "Oak", "benchmark": "facts", "person": LOCAL, **values})
@@ -253,7 +253,7 @@ def test_compare_command_states_its_procedure(world: Context, command: Callable[
 
 
 @pytest.mark.slow
-def test_commands_question_a_real_checkpoint_in_child_processes(
+def test_commands_score_a_real_checkpoint_in_child_processes(
     world: Context, command: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     from tests.support.networks.oracles import chain_bigram, save_bigram  # imports torch

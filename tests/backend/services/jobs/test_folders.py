@@ -48,7 +48,7 @@ def folders(ctx: Context) -> set[str]:
 
 
 @pytest.mark.parametrize("status", [Status.FINISHED, Status.FAILED, Status.CANCELLED])
-def test_a_folder_goes_as_many_days_after_the_jobs_end_as_the_policy_says(ctx: Context, status: Status) -> None:
+def test_a_folder_is_deleted_as_many_days_after_the_jobs_end_as_the_policy_says(ctx: Context, status: Status) -> None:
     job_id = ended(ctx, status)
     assert remove_job_folders(later(ctx, 29)) == 0
     assert folders(ctx) == {job_id}
@@ -58,7 +58,7 @@ def test_a_folder_goes_as_many_days_after_the_jobs_end_as_the_policy_says(ctx: C
     assert get_job(ctx, job_id).status is status
 
 
-def test_jobs_that_have_not_ended_and_folders_of_nobody_keep_theirs(ctx: Context) -> None:
+def test_folders_of_active_and_unknown_jobs_are_kept(ctx: Context) -> None:
     first = queued(ctx)
     taken = claim_next(ctx, "cpu", owner="w", host="h")
     assert taken is not None
@@ -77,7 +77,7 @@ def test_a_folder_whose_file_is_the_jobs_result_stays(ctx: Context) -> None:
     assert plain not in folders(ctx)
 
 
-def test_a_few_go_at_a_time(ctx: Context) -> None:
+def test_folders_are_deleted_in_small_batches(ctx: Context) -> None:
     for _ in range(5):
         ended(ctx)
     assert [remove_job_folders(later(ctx, 31), limit=2) for _ in range(4)] == [2, 2, 1, 0]

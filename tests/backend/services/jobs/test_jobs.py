@@ -100,7 +100,7 @@ def test_the_job_with_the_better_priority_goes_first_and_then_the_older(ctx: Con
     assert order == ["urgent", "old", "new"]
 
 
-def test_a_queued_job_knows_who_is_ahead_of_it(ctx: Context, clock: Clock) -> None:
+def test_a_queued_job_lists_the_jobs_ahead_of_it(ctx: Context, clock: Clock) -> None:
     submit(ctx, "running")
     taken(ctx)
     clock.advance(1)
@@ -148,7 +148,7 @@ def test_a_lapsed_lease_puts_the_job_back_and_fences_the_old_attempt(ctx: Contex
     assert get_job(ctx, job).status is Status.RUNNING
 
 
-def test_a_renewed_lease_is_left_alone_by_the_sweep(ctx: Context, clock: Clock) -> None:
+def test_recovery_ignores_a_renewed_lease(ctx: Context, clock: Clock) -> None:
     submit(ctx)
     held = taken(ctx)
     for _ in range(5):
@@ -243,7 +243,7 @@ def test_a_slot_whose_holder_is_gone_is_free_after_its_lease(ctx: Context, clock
         assert session.get_one(Slot, ("lab", "0")).lease_until > clock.now
 
 
-def test_a_queued_job_is_cancelled_at_once_and_a_running_one_is_asked(ctx: Context) -> None:
+def test_a_queued_job_is_cancelled_at_once_and_a_running_one_gets_a_request(ctx: Context) -> None:
     waiting = submit(ctx, "waiting", priority=9)
     running = submit(ctx, "running", priority=0)
     taken(ctx)

@@ -9,7 +9,7 @@ from backend.services.context import Context
 from backend.services.jobs.workers import beat, has_worker, list_workers
 
 
-def test_a_worker_that_fell_silent_is_shown_as_such_and_then_forgotten(ctx: Context) -> None:
+def test_a_silent_worker_is_shown_as_such_and_then_deleted(ctx: Context) -> None:
     def say(name: str, *, minutes: float) -> Context:
         then = ctx.now() + timedelta(minutes=minutes)
         later = replace(ctx, now=lambda: then)

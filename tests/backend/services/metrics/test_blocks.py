@@ -44,7 +44,7 @@ def count_blocks(ctx: Context) -> int:
         return session.scalar(select(func.count()).select_from(MetricBlock)) or 0
 
 
-def test_points_come_back_whole_and_in_order(any_ctx: Context, long: tuple[RunView, Claim]) -> None:
+def test_points_come_back_complete_and_in_order(any_ctx: Context, long: tuple[RunView, Claim]) -> None:
     run, _ = long
     assert count_blocks(any_ctx) == 4  # two of each metric
     curve = read_curve(any_ctx, run.id, "train_loss", max_points=10**6)
@@ -55,7 +55,7 @@ def test_points_come_back_whole_and_in_order(any_ctx: Context, long: tuple[RunVi
     assert last_values(any_ctx, run.id) == {"train_loss": (LAST, float(LAST)), "val_loss": (8000, -8000.0)}
 
 
-def test_whole_blocks_are_read_without_their_points(any_ctx: Context, long: tuple[RunView, Claim]) -> None:
+def test_packed_blocks_are_read_without_their_points(any_ctx: Context, long: tuple[RunView, Claim]) -> None:
     run, _ = long
     with any_ctx.db.write() as session:
         session.query(MetricPoint).filter(MetricPoint.step.between(2, BLOCK_STEPS - 1)).delete()
@@ -63,7 +63,7 @@ def test_whole_blocks_are_read_without_their_points(any_ctx: Context, long: tupl
 
 
 @pytest.mark.parametrize("step", [0, 100, BLOCK_STEPS - 1, BLOCK_STEPS, BLOCK_STEPS + 5, 2 * BLOCK_STEPS + 50])
-def test_what_a_resumed_run_writes_again_replaces_what_was_packed(any_ctx: Context, long: tuple[RunView, Claim], step: int) -> None:
+def test_points_of_a_resumed_run_replace_packed_ones(any_ctx: Context, long: tuple[RunView, Claim], step: int) -> None:
     run, taken = long
     report(any_ctx, taken, {"type": "resumed", "step": step})
     assert read_curve(any_ctx, run.id, "train_loss", max_points=10**6).steps == tuple(range(1, step + 1))

@@ -82,7 +82,7 @@ def test_a_reset_password_ends_the_old_one_and_every_session(ctx: Context) -> No
     assert enter(ctx, "maya", "another good password")
 
 
-def test_the_own_password_is_changed_with_the_old_one_alone(ctx: Context) -> None:
+def test_changing_the_own_password_requires_the_old_one(ctx: Context) -> None:
     maya = add_user(ctx, "maya", PASSWORD, role="rater", person=LOCAL)
     with pytest.raises(NotAllowed, match="current password"):
         change_own_password(ctx, "not it", "another good password", person=maya)
@@ -122,7 +122,7 @@ def test_two_admins_who_disable_each_other_at_once_leave_one(any_ctx: Context) -
     assert count_users(any_ctx) == 1
 
 
-def test_signing_out_everywhere_is_for_oneself_and_for_admins(ctx: Context) -> None:
+def test_signing_out_everywhere_is_allowed_for_oneself_and_for_admins(ctx: Context) -> None:
     maya = add_user(ctx, "maya", PASSWORD, person=LOCAL)
     noor = add_user(ctx, "noor", PASSWORD, person=LOCAL)
     with pytest.raises(NotAllowed):

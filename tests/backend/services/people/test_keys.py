@@ -43,7 +43,7 @@ def test_a_key_made_without_an_account_stays_valid(ctx: Context) -> None:
     assert check_key(ctx, create_key(ctx, "bot", person=LOCAL)) is not None
 
 
-def test_somebody_elses_key_can_not_be_seen_or_revoked_but_by_an_admin(ctx: Context) -> None:
+def test_only_an_admin_sees_and_revokes_another_persons_key(ctx: Context) -> None:
     owner = add_user(ctx, "maya", PASSWORD, person=LOCAL)
     other = add_user(ctx, "noor", PASSWORD, person=LOCAL)
     create_key(ctx, "bot", person=owner)

@@ -115,7 +115,7 @@ def test_hundreds_of_addresses_together_are_limited_for_a_name(attempts: Attempt
     attempts.begin(name="maya", address="one more", device="known")
 
 
-def test_many_guesses_at_once_are_no_way_round_the_limit(ctx: Context, maya: str) -> None:
+def test_parallel_guesses_do_not_exceed_the_limit(ctx: Context, maya: str) -> None:
     def try_once(number: int) -> str:
         try:
             sign_in(ctx, maya, f"guess {number}", address="10.0.0.1")
@@ -135,13 +135,13 @@ def test_after_five_minutes_the_failures_are_forgotten(ctx: Context, maya: str, 
     assert sign_in(ctx, maya, PASSWORD, address="a")
 
 
-def test_counters_of_long_ago_are_let_go(attempts: Attempts) -> None:
+def test_old_counters_are_deleted(attempts: Attempts) -> None:
     attempts.moments = {("name", str(number)): [0.0] for number in range(MAX_REMEMBERED + 1)}
     attempts.begin(name="maya", address="a")
     assert set(attempts.moments) == {("pair", "a", "maya"), ("address", "a"), ("name", "maya")}
 
 
-def test_a_forged_cookie_belongs_to_nobody(ctx: Context, maya: str) -> None:
+def test_a_forged_cookie_belongs_to_no_one(ctx: Context, maya: str) -> None:
     cookies = sign_in(ctx, maya, PASSWORD, address="a")
     assert person_from_cookie(ctx, cookies.session[:-2] + "xx") is None
     assert person_from_cookie(ctx, cookies.device) is None

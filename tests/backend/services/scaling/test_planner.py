@@ -33,7 +33,7 @@ from tests.support.run_world import SHAPE, add_parts, launch
 from tests.support.scaling_world import LAW, STUDY, finish, finish_by_law, make_text
 
 
-def test_a_plan_takes_vocabulary_and_data_from_what_is_named(ctx: Context) -> None:
+def test_a_plan_takes_vocabulary_and_data_from_the_named_parts(ctx: Context) -> None:
     add_parts(ctx)
     make_text(ctx, 40_000_000)
     found = plan_run(ctx, PlanConfig(flops=1e14, dataset="tales", tokenizer="pieces", context=64))
@@ -46,7 +46,7 @@ def test_a_plan_takes_vocabulary_and_data_from_what_is_named(ctx: Context) -> No
         plan_run(ctx, PlanConfig(device_hours=1.0))
 
 
-def test_tokens_are_not_known_without_counts(ctx: Context) -> None:
+def test_tokens_are_unknown_without_counts(ctx: Context) -> None:
     add_parts(ctx)
     inputs = read_plan_inputs(ctx, dataset="tales", tokenizer="pieces")
     assert inputs.version is not None
@@ -107,7 +107,7 @@ def test_a_study_is_previewed_launched_once_and_watched(ctx: Context) -> None:
     assert [view.id for view in list_studies(ctx, archived=True)] == [study.id]
 
 
-def test_a_study_that_was_cut_short_is_launched_to_its_end_also_under_new_names_of_its_parts(ctx: Context) -> None:
+def test_an_interrupted_study_is_completed_also_after_its_parts_were_renamed(ctx: Context) -> None:
     add_parts(ctx)
     study = launch_study(ctx, STUDY, person=LOCAL)
     rename_dataset(ctx, "tales", "stories", person=LOCAL)
@@ -176,7 +176,7 @@ def test_budgets_are_suggested_from_the_measured_rate(ctx: Context) -> None:
     assert math.isfinite(budgets[0])
 
 
-def test_a_study_survives_the_way_through_yaml_and_a_rater_may_not_launch_one(ctx: Context) -> None:
+def test_a_study_survives_a_yaml_round_trip_and_a_rater_may_not_launch_one(ctx: Context) -> None:
     assert read_study(study_yaml(STUDY)) == STUDY
     with pytest.raises(NotAllowed):
         launch_study(ctx, STUDY, person=Person(id="r", name="Rater", role="rater"))

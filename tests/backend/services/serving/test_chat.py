@@ -79,7 +79,7 @@ def test_leaving_an_answer_stops_the_generation(ctx: Context, replica: RunningRe
     assert not [thread for thread in threading.enumerate() if thread.name == "asking"]
 
 
-def test_an_endpoint_that_is_missing_or_not_ready_is_an_error_in_words(ctx: Context) -> None:
+def test_a_missing_endpoint_or_one_without_a_replica_is_an_error(ctx: Context) -> None:
     with pytest.raises(NotFound, match="'nowhere'"):
         next(stream_answers(ctx, [Question("nowhere", HELLO, SHORT)]))
     place(ctx, "slow", None)
@@ -123,5 +123,5 @@ def _turns(*pairs: tuple[Role, str]) -> tuple[ChatMessage, ...]:
     ],
     ids=["one question", "system and one question", "a turn before", "a system prompt stays", "a question without answer", "nothing"],
 )
-def test_the_oldest_question_goes_with_its_answer(before: tuple[ChatMessage, ...], after: tuple[ChatMessage, ...] | None) -> None:
+def test_the_oldest_question_is_dropped_with_its_answer(before: tuple[ChatMessage, ...], after: tuple[ChatMessage, ...] | None) -> None:
     assert without_oldest_turn(before) == after

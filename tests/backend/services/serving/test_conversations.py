@@ -49,7 +49,7 @@ def test_two_answers_side_by_side_share_a_position_and_a_vote(ctx: Context) -> N
     assert list_messages(ctx, row.id, person=LOCAL)[-1].position == 2
 
 
-def test_somebody_elses_conversation_looks_like_a_missing_one(ctx: Context, people: tuple[Person, Person]) -> None:
+def test_another_persons_conversation_looks_like_a_missing_one(ctx: Context, people: tuple[Person, Person]) -> None:
     owner, other = people
     row = start_conversation(ctx, endpoint="tales", person=owner)
     add_message(ctx, row.id, role="user", content="secret", person=owner)

@@ -67,7 +67,7 @@ def test_the_old_deployment_answers_until_the_new_one_is_ready(ctx: Context, che
     assert [stopped is None for _, stopped, _, _ in history] == [True, False]
 
 
-def test_a_replica_whose_lease_has_lapsed_is_not_asked(ctx: Context, checkpoint: str) -> None:
+def test_a_replica_with_a_lapsed_lease_gets_no_request(ctx: Context, checkpoint: str) -> None:
     deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
     claim = start_replica(ctx, 9001)
     with ctx.db.write() as session:
@@ -75,7 +75,7 @@ def test_a_replica_whose_lease_has_lapsed_is_not_asked(ctx: Context, checkpoint:
     assert ready_targets(ctx)["tales"] == []
 
 
-def test_stopping_ends_queued_replicas_at_once_and_asks_running_ones(ctx: Context, checkpoint: str) -> None:
+def test_stopping_cancels_queued_replicas_and_sends_running_ones_a_request(ctx: Context, checkpoint: str) -> None:
     deploy(ctx, checkpoint_id=checkpoint, name="tales", num_replicas=2, person=LOCAL)
     start_replica(ctx, 9001)
     assert stop_endpoint(ctx, "tales", person=LOCAL).state == "stopped"
@@ -102,7 +102,7 @@ def test_a_replica_that_ends_by_itself_is_starting_again_and_keeps_no_address(ct
 
 
 @pytest.mark.parametrize("name", ["", " tales", "a b", "-x", "x" * 81, "<script>"])
-def test_a_name_that_no_client_could_send_is_refused(ctx: Context, checkpoint: str, name: str) -> None:
+def test_an_invalid_endpoint_name_is_refused(ctx: Context, checkpoint: str, name: str) -> None:
     with pytest.raises(InvalidInput):
         deploy(ctx, checkpoint_id=checkpoint, name=name, person=LOCAL)
     with ctx.db.read() as session:

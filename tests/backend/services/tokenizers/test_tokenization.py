@@ -38,7 +38,7 @@ def mill(ctx: Context) -> Context:
     return ctx
 
 
-def test_every_token_says_what_it_stands_for(mill: Context) -> None:
+def test_every_token_has_its_text(mill: Context) -> None:
     result = tokenize(mill, resolve_source(mill, "byte"), "a é\n<|end|>")
     assert [(token.text, token.kind) for token in result.tokens[:5]] == [
         ("a", "text"),
@@ -56,7 +56,7 @@ def test_every_token_says_what_it_stands_for(mill: Context) -> None:
     assert "".join(token.text for token in unigram.tokens[:-2]) == "The miller"
 
 
-def test_what_a_tokenizer_can_not_write_is_marked(mill: Context) -> None:
+def test_text_outside_the_vocabulary_is_marked(mill: Context) -> None:
     result = tokenize(mill, resolve_source(mill, "letters"), "ab é")
     assert [(token.text, token.kind) for token in result.tokens] == [("a", "text"), ("b", "text"), (" ", "text"), ("é", "unknown")]
     assert not result.same
@@ -64,13 +64,13 @@ def test_what_a_tokenizer_can_not_write_is_marked(mill: Context) -> None:
 
 @pytest.mark.parametrize("name", ["bpe", "unigram", "byte", "letters"])
 @pytest.mark.parametrize("text", ["", "\x00\r\n\u2028", "سأل 磨坊 👩\u200d👧", "\ud800 half a pair", "<script>alert(1)</script>"])
-def test_any_text_can_be_cut_up(mill: Context, name: str, text: str) -> None:
+def test_any_text_can_be_tokenized(mill: Context, name: str, text: str) -> None:
     result = tokenize(mill, resolve_source(mill, name), text)
     assert result.same or name == "letters"
     assert result.characters == len(text)
 
 
-def test_long_text_is_cut_and_said_to_be(mill: Context) -> None:
+def test_a_long_text_is_cut_with_a_note(mill: Context) -> None:
     result = tokenize(mill, resolve_source(mill, "bpe"), "miller " * 20_000)
     assert (result.cut, result.characters) == (True, LONGEST_TEXT)
 
@@ -91,7 +91,7 @@ def test_sources_are_tokenizers_and_bases_by_name_or_reference(mill: Context) ->
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"model": {"type": "Magic"}}', "[]"], ids=["empty", "torn", "unknown-model", "list"])
-def test_a_damaged_tokenizer_is_a_sentence(mill: Context, content: str) -> None:
+def test_a_damaged_tokenizer_is_an_error_message(mill: Context, content: str) -> None:
     folder = mill.artifacts.folder("bases", "broken")
     source = TokenizerSource("checkpoint:x", "broken", "checkpoint", "x", "bases/broken", None)
     with pytest.raises(NotFound, match=r"no tokenizer\.json"):
@@ -139,7 +139,7 @@ def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context)
         delete_report(mill, asked.id, person=LOCAL)
 
 
-def test_report_that_can_not_be_made_is_refused_before_it_is_queued(mill: Context) -> None:
+def test_an_impossible_report_is_refused_before_it_is_queued(mill: Context) -> None:
     with pytest.raises(InvalidInput, match="0 tokenizers"):
         request_report(mill, tokenizers=[], datasets=["mill"], person=LOCAL)
     with pytest.raises(InvalidInput, match="0 datasets"):

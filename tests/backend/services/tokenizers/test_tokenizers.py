@@ -81,7 +81,7 @@ def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
     assert get_job(ctx, str(asked.job_id)).status is Status.FINISHED
 
 
-def test_reports_through_a_tokenizer_go_with_it_and_leave_no_file(ctx: Context) -> None:
+def test_reports_on_a_tokenizer_are_deleted_with_it_and_leave_no_file(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
     do_job(ctx, str(version.job_id))
     asked = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)

@@ -46,7 +46,7 @@ def test_runs_that_differ_in_the_seed_are_one_group_whether_they_were_picked_or_
     assert comparison.result.difference == pytest.approx(2.002 - 1.5015)
 
 
-def test_a_single_seed_each_says_nothing(world: Context) -> None:
+def test_a_single_seed_each_gives_no_conclusion(world: Context) -> None:
     runs = [finished(world, "a", 2.0), finished(world, "b", 1.9, learning_rate=0.01)]
     (comparison,) = compare_runs(world, [run.id for run in runs]).comparisons
     assert comparison.result is not None
@@ -108,7 +108,7 @@ def test_tokenizers_of_the_same_content_are_the_same(world: Context) -> None:
     assert compare_runs(world, [run.id for run in runs]).obstacles == ()
 
 
-def test_what_has_not_finished_or_was_imported_is_no_evidence_but_may_be_an_obstacle(world: Context) -> None:
+def test_unfinished_and_imported_runs_are_obstacles_but_not_in_a_group(world: Context) -> None:
     waiting = launch(world, name="waiting")
     (theirs,) = import_log(world, b"step,val_loss\n1,2.5\n", filename="theirs.csv", person=LOCAL)
     compared = compare_runs(world, [waiting.id, theirs.id])

@@ -39,7 +39,7 @@ def test_the_second_of_a_name_gets_a_number(ctx: Context) -> None:
     assert names == ["a_b", "a_b 2", "a_b 3"]
 
 
-def test_what_is_exported_is_imported_as_it_was(ctx: Context) -> None:
+def test_an_exported_curve_is_imported_unchanged(ctx: Context) -> None:
     add_parts(ctx)
     run = launch(ctx, name="ours")
     report(ctx, claim(ctx, run), *points(1, 50))
@@ -56,7 +56,7 @@ def test_an_imported_run_has_nothing_to_copy_or_to_stop(ctx: Context) -> None:
     assert list_runs(ctx) == []
 
 
-def test_who_may_only_vote_imports_nothing(ctx: Context) -> None:
+def test_a_rater_imports_nothing(ctx: Context) -> None:
     with pytest.raises(NotAllowed):
         import_log(ctx, CSV, filename="theirs.csv", person=Person("r", "Rita", role="rater"))
 

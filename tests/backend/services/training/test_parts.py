@@ -20,7 +20,7 @@ PART_TABLES = ("datasets", "dataset_versions", "tokenizers", "architectures", "c
 
 
 @pytest.mark.parametrize("objective", ["pretrain", "sft"])
-def test_a_draw_of_the_launch_page_resolves_the_parts_once(ctx: Context, objective: str) -> None:
+def test_a_rerun_of_the_launch_page_resolves_the_parts_once(ctx: Context, objective: str) -> None:
     """Forecast, memory, queue and probe each looked them up again: three times a draw of the page."""
     add_parts(ctx)
     add_dataset(ctx, "chats", kind="chat")

@@ -76,7 +76,7 @@ def test_no_text_of_the_run_becomes_an_element_or_an_address(ctx: Context, run_i
     assert not {"script", "img"} & set(rendered.names), "nor where a reader of Markdown lets HTML through"
 
 
-def test_a_child_says_what_differs_from_its_parent(ctx: Context, run_id: str) -> None:
+def test_a_child_lists_its_differences_from_its_parent(ctx: Context, run_id: str) -> None:
     child = launch_run(ctx, make_config(name="Two", learning_rate=2e-3), person=LOCAL, parent=run_id)
     found = build_report(ctx, child.id)
     assert found.parent == "Tales | one"

@@ -41,7 +41,7 @@ def sft(dataset: str, context: int) -> RunConfig:
     return RunConfig(objective="sft", dataset=dataset, base="reader", context=context, max_steps=100, learning_rate=1e-4)  # type: ignore[arg-type]
 
 
-def test_a_run_that_would_find_nothing_to_train_on_is_refused_before_the_queue(ctx: Context, base: str) -> None:
+def test_a_run_without_a_trained_token_is_refused_before_the_queue(ctx: Context, base: str) -> None:
     before = len(list_jobs(ctx))
     with pytest.raises(
         InvalidInput, match=r"has anything to train on within its first 16 tokens: the shortest prompt alone has \d\d\."
@@ -53,13 +53,13 @@ def test_a_run_that_would_find_nothing_to_train_on_is_refused_before_the_queue(c
     assert launch_run(ctx, sft("asked", 128), person=LOCAL).id
 
 
-def test_a_share_of_such_rows_is_warned_of(ctx: Context, base: str) -> None:
+def test_a_share_of_such_rows_gives_a_warning(ctx: Context, base: str) -> None:
     some = forecast(ctx, sft("asked", 40)).warnings
     assert [warning.field for warning in some if warning.code is Code.SILENT_ROWS] == ["context"]
     assert Code.SILENT_ROWS not in [warning.code for warning in forecast(ctx, sft("asked", 128)).warnings]
 
 
-def test_of_many_rows_some_are_looked_at_spread_over_all(ctx: Context, base: str) -> None:
+def test_a_large_dataset_is_sampled_evenly(ctx: Context, base: str) -> None:
     add_rows(ctx, "many", [20] * 2000 + [90] * 2000)
     sample = sample_rows(ctx, resolve_version(ctx, "many"), source=base)
     assert sample is not None
@@ -67,7 +67,7 @@ def test_of_many_rows_some_are_looked_at_spread_over_all(ctx: Context, base: str
     assert 200 <= sample.num_without_targets(60) <= 312
 
 
-def test_rows_without_answers_and_unknown_tokenizers_are_left_alone(ctx: Context, base: str) -> None:
+def test_rows_without_answers_and_unknown_tokenizers_are_not_checked(ctx: Context, base: str) -> None:
     do_job(ctx, str(add_rows_dataset(ctx, name="text", kind="text", rows=[{"text": "a b"}] * 30, provenance={}, person=LOCAL).job_id))
     assert sample_rows(ctx, resolve_version(ctx, "text"), source=base) is None
     assert sample_rows(ctx, resolve_version(ctx, "asked"), source="checkpoint:gone") is None

@@ -75,7 +75,7 @@ def test_two_clicks_in_the_same_moment_are_one_run(world: Context) -> None:
     assert len(found) == 4
 
 
-def test_runs_of_one_recipe_get_names_of_their_own(world: Context) -> None:
+def test_runs_of_one_recipe_get_different_names(world: Context) -> None:
     assert [launch(world, name="tale").name for _ in range(3)] == ["tale", "tale 2", "tale 3"]
 
 
@@ -104,7 +104,7 @@ def test_a_run_without_a_name_is_named_after_its_data(world: Context) -> None:
         "cut matrices",
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_cure(world: Context, values: dict[str, object], words: str) -> None:
+def test_parts_that_do_not_fit_are_refused_with_a_cure(world: Context, values: dict[str, object], words: str) -> None:
     add_dataset(world, "pairs", kind="preference")
     add_tokenizer(world, "large", vocab_size=999)
     with pytest.raises((InvalidInput, NotFound)) as caught:
@@ -175,7 +175,7 @@ def test_a_resumed_run_has_no_double_step(world: Context) -> None:
     assert row_of(world, run)[0].curve_resets == 1
 
 
-def test_a_loss_that_is_not_a_number_spoils_nothing(world: Context) -> None:
+def test_a_loss_that_is_not_finite_keeps_the_summary_valid(world: Context) -> None:
     run = launch(world)
     report(world, claim(world, run), *points(1, 3), {"type": "metrics", "step": 4, "time": 1.0, "values": {"train_loss": float("nan")}})
     assert get_run(world, run.id).last["train_loss"] == pytest.approx(10 / 3)
@@ -194,7 +194,7 @@ def test_stop_and_save_then_resume_keeps_the_run_and_changes_the_job(world: Cont
     assert resume_run(world, run.id, person=LOCAL).job_id == resumed.job_id
 
 
-def test_a_finished_run_goes_on_only_with_more_steps(world: Context) -> None:
+def test_a_finished_run_resumes_only_with_more_steps(world: Context) -> None:
     run = launch(world)
     end(world, claim(world, run), Status.FINISHED)
     add_checkpoint(world, run, 100)
@@ -267,13 +267,13 @@ def test_a_taken_name_is_refused(world: Context) -> None:
     assert get_run(world, "three").id == two.id
 
 
-def test_an_unknown_run_is_answered_with_the_name_that_is_near(world: Context) -> None:
+def test_an_unknown_run_suggests_a_similar_name(world: Context) -> None:
     launch(world, name="quiet fox")
     with pytest.raises(NotFound, match="quiet fox"):
         get_run(world, "quiet fx")
 
 
-def test_only_what_differs_between_configs_is_listed(world: Context) -> None:
+def test_only_differing_fields_are_listed(world: Context) -> None:
     runs = [launch(world, name="a", learning_rate=0.01), launch(world, name="b", learning_rate=0.02)]
     names, rows = config_differences(world, [run.id for run in runs])
     assert names == ["a", "b"]
@@ -307,7 +307,7 @@ def test_every_recipe_survives_a_round_trip_through_yaml(name: str) -> None:
         ({"attention": "flex", "device": "cpu"}, "attention"),
     ],
 )
-def test_what_no_living_worker_could_do_is_refused_before_the_queue(ctx: Context, values: dict[str, Any], field: str) -> None:
+def test_settings_without_a_suitable_worker_are_refused_before_the_queue(ctx: Context, values: dict[str, Any], field: str) -> None:
     add_parts(ctx)
     gauges = {"cpu_count": 4, "cpu_name": "a CPU", "memory_total_bytes": 2**33}
     beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=[], gauges=gauges)

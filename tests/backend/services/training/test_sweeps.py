@@ -75,7 +75,7 @@ def test_listed_values_are_drawn_without_repeats_and_no_more_often_than_there_ar
     assert len(points) == len(set(points)) == 9
 
 
-def test_lists_that_no_one_could_walk_through_are_drawn_from_at_once() -> None:
+def test_huge_grids_are_sampled_at_once() -> None:
     fields = ("learning_rate", "weight_decay", "lora.alpha", "grad_clip", "preference.beta", "preference.gamma", "lora.dropout")
     many = {path: [number / 100 for number in range(1, 65)] for path in fields}
     config = sweep(vary=many, runs=20)
@@ -87,7 +87,7 @@ def test_lists_that_no_one_could_walk_through_are_drawn_from_at_once() -> None:
     assert untried(config, [first]) == {**first, fields[-1]: 0.02}
 
 
-def test_metrics_of_sections_are_compared_and_what_is_no_name_is_refused() -> None:
+def test_metrics_with_a_section_are_accepted_and_invalid_names_refused() -> None:
     assert sweep(metric="val_rewards/accuracies", goal="highest").metric == "val_rewards/accuracies"
     with pytest.raises(InvalidInput, match="such as val_loss, reward/mean"):
         sweep(metric="/etc")
@@ -101,7 +101,7 @@ def test_a_range_of_a_whole_number_gives_whole_numbers_and_one_without_any_is_re
         sweep(method="bayesian", vary={"max_steps": {"low": 100.2, "high": 100.8}})
 
 
-def test_a_recipe_pasted_as_the_run_leaves_its_head_behind() -> None:
+def test_a_recipe_pasted_as_the_run_loses_its_head() -> None:
     run = {**make_config().model_dump(mode="json"), "recipe": {"title": "Tales"}}
     assert parse_sweep({"name": "tries", "run": run, "vary": {"seed": [1, 2]}}).run == make_config()
 
@@ -128,12 +128,12 @@ def test_a_random_draw_lies_in_its_range_and_is_a_function_of_seed_and_number(se
     ],
     ids=["unknown field", "fixed field", "no range of words", "empty range", "bad value", "bad corner", "too many", "metric"],
 )
-def test_a_sweep_that_can_not_be_run_is_refused_by_field_before_anything_is_launched(values: dict[str, Any], words: str) -> None:
+def test_an_invalid_sweep_is_refused_by_field_before_anything_is_launched(values: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         sweep(**values)
 
 
-def test_yaml_gives_the_same_sweep_back() -> None:
+def test_a_sweep_survives_a_yaml_round_trip() -> None:
     config = sweep(method="bayesian", pruner="median", runs=7)
     assert read_sweep(sweep_yaml(config)) == config
     written = "name: a\nrun: {dataset: d, base: b, objective: sft}\nvary: {learning_rate: [1e-3, 1e-2], lora.rank: [4, 8]}\n"
@@ -181,7 +181,7 @@ def test_a_bayesian_sweep_comes_closer_to_the_best_than_its_first_draws(ctx: Con
     assert sum(each.point["weight_decay"] == 0 for each in detail.runs[8:]) > 4
 
 
-def test_what_is_proposed_follows_from_the_trials_alone_and_is_not_a_repeat() -> None:
+def test_a_proposal_follows_from_the_trials_alone_and_is_not_a_repeat() -> None:
     config = sweep(method="bayesian", runs=9, vary={"weight_decay": [0.0, 0.1, 0.2], "micro_batch": [2, 4, 8]})
     trials: list[Trial] = []
     for number in range(9):
@@ -192,7 +192,7 @@ def test_what_is_proposed_follows_from_the_trials_alone_and_is_not_a_repeat() ->
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
-def test_a_run_that_does_badly_is_named_and_one_that_does_well_is_not(pruner: str) -> None:
+def test_a_bad_run_is_pruned_and_a_good_one_is_not(pruner: str) -> None:
     config = sweep(pruner=pruner)
     curve = [(10, 4.0), (20, 3.0), (30, 2.0), (60, 1.5), (100, 1.2)]
 
@@ -232,7 +232,7 @@ def test_a_pruned_run_is_stopped_with_a_checkpoint_and_the_next_takes_its_place(
     assert (view.num_done, view.best) == (5, 1.0)
 
 
-def test_values_that_can_not_be_launched_are_passed_over(ctx: Context) -> None:
+def test_values_that_can_not_be_launched_are_skipped(ctx: Context) -> None:
     add_parts(ctx)
     launch_sweep(ctx, sweep(method="grid", parallel=4, vary={"context": [16, 4000, 32]}), person=LOCAL)
     detail = sweep_detail(ctx, "tries")
@@ -244,7 +244,7 @@ def test_values_that_can_not_be_launched_are_passed_over(ctx: Context) -> None:
     assert detail.sweep.num_failed == 1
 
 
-def test_three_failures_at_the_start_end_the_sweep_in_words(ctx: Context) -> None:
+def test_three_failures_at_the_start_end_the_sweep_with_a_message(ctx: Context) -> None:
     add_parts(ctx)
     launch_sweep(ctx, sweep(runs=9, parallel=3), person=LOCAL)
     for run in queued(ctx):
@@ -255,7 +255,7 @@ def test_three_failures_at_the_start_end_the_sweep_in_words(ctx: Context) -> Non
     assert "first 3 runs failed" in view.problem
 
 
-def test_a_sweep_is_stopped_whole_goes_on_later_and_leaves_the_list_when_archived(ctx: Context) -> None:
+def test_a_sweep_is_stopped_continued_and_archived(ctx: Context) -> None:
     add_parts(ctx)
     launch_sweep(ctx, sweep(runs=4, parallel=2), person=LOCAL)
     with pytest.raises(Conflict, match="still active"):
@@ -271,7 +271,7 @@ def test_a_sweep_is_stopped_whole_goes_on_later_and_leaves_the_list_when_archive
     assert [view.name for view in list_sweeps(ctx, archived=True)] == ["tries"]
 
 
-def test_a_run_that_was_asked_to_save_is_not_cancelled_when_the_sweep_is_led_again(ctx: Context) -> None:
+def test_a_run_asked_to_save_is_not_cancelled_when_the_sweep_is_advanced(ctx: Context) -> None:
     add_parts(ctx)
     launch_sweep(ctx, sweep(runs=4, parallel=1), person=LOCAL)
     claim(ctx, queued(ctx)[0])

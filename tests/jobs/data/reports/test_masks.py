@@ -142,7 +142,7 @@ def test_training_on_rated_answers_is_fed_exactly_what_is_coloured(cut: bool, tm
     assert any(row.problem for row in seen) == cut
 
 
-def test_a_template_that_no_answer_can_follow_leaves_nothing_to_colour(tmp_path: Path) -> None:
+def test_a_template_that_no_answer_can_follow_leaves_no_trained_token(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(Style(R1, ("<|User|>", "<|Assistant|>"), bos="<s>"))
     seen = see(write_dataset(tmp_path, train=[{"messages": [ASKED, ANSWER]}]), "chat", tokenizer=tokenizer, context=512)
     assert [row.problem for row in seen] == ["no answer is rendered as the template would generate it"]

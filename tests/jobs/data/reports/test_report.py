@@ -145,7 +145,7 @@ def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path)
     assert [(sample.row, sample.loss_tokens) for sample in silent] == [(42, 0)]
 
 
-def test_a_sound_dataset_has_nothing_to_look_at(tmp_path: Path) -> None:
+def test_a_clean_dataset_has_no_finding(tmp_path: Path) -> None:
     rows = [instruct(*pair) for pair in zip(unlike(40, seed=5), unlike(40, seed=6), strict=True)]
     folder = write_dataset(tmp_path / "d", train=rows[:32], val=rows[32:])
     bench = write_dataset(tmp_path / "village", train=ITEMS)
@@ -198,7 +198,7 @@ def test_rows_that_a_template_refuses_are_left_out_and_named(tmp_path: Path) -> 
     assert not report.is_silent
 
 
-def test_rows_of_nothing_but_questions_block_training(tmp_path: Path) -> None:
+def test_rows_without_answers_block_training(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "d", train=[instruct("long " * 60, "short") for _ in range(5)])
     report, _, _ = reported(folder, "instruction", context=64)
     assert report.is_silent
@@ -209,7 +209,7 @@ def test_rows_of_nothing_but_questions_block_training(tmp_path: Path) -> None:
     )
 
 
-def test_text_is_looked_at_as_windows_and_its_languages_are_guessed(tmp_path: Path) -> None:
+def test_text_is_read_as_windows_and_its_languages_are_guessed(tmp_path: Path) -> None:
     english = "The old miller walked down to the river every morning to look at the wheel. "
     german = "Der alte Müller ging jeden Morgen zum Fluss hinunter, um nach dem Rad zu sehen. "
     rows = [{"text": (english if n % 4 else german) * 3 + str(n)} for n in range(16)]
@@ -239,7 +239,7 @@ def test_hostile_rows_do_not_stop_a_report(tmp_path: Path) -> None:
     assert max(map(len, (row.text for cluster in report.duplicates.near_clusters for row in cluster.rows)), default=0) < 400
 
 
-def test_a_report_stops_when_asked_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_report_stops_on_request_and_leaves_no_files(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "d", train=[instruct(text, text) for text in unlike(20, seed=9)])
     with pytest.raises(JobFailed, match="stopped on request"):
         reported(folder, "instruction", reporter=RememberingReporter(stop_after=0))
@@ -289,7 +289,7 @@ def test_near_duplicates_are_those_of_comparing_every_row_with_every_other(tmp_p
     )
 
 
-def test_a_crowd_of_likes_is_one_cluster_and_costs_no_square(tmp_path: Path) -> None:
+def test_many_similar_rows_are_one_cluster_at_linear_cost(tmp_path: Path) -> None:
     draw = random.Random(13)
     (text,) = unlike(1, seed=14)
     crowd = [text + f" {draw.choice(WORDS)[:3]}{n}" for n in range(600)]
@@ -299,7 +299,7 @@ def test_a_crowd_of_likes_is_one_cluster_and_costs_no_square(tmp_path: Path) -> 
     assert found.pairs_checked < 20 * 600
 
 
-def test_too_many_pairs_are_said_to_be_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_on_pairs_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_duplicates, "MAX_PAIRS", 5)
     (text,) = unlike(1, seed=16)
     assert alike(tmp_path, [f"{text} {n}" for n in range(40)], num_train=40).limited

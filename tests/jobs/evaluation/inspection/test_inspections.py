@@ -48,7 +48,7 @@ def inspect(root: Path, checkpoint: str, other: str | None = None, *, reporter: 
     return result, numbers, json.loads((root / "inspections" / "one" / "words.json").read_text())
 
 
-def test_a_text_is_read_whole(root: Path) -> None:
+def test_a_text_is_inspected_completely(root: Path) -> None:
     reporter = Remembering()
     result, numbers, words = inspect(root, "oak", text=TEXT, reporter=reporter)
     tokens = len(TEXT.encode()) + 1
@@ -67,7 +67,7 @@ def test_a_text_is_read_whole(root: Path) -> None:
     assert [path.name for path in (root / "inspections").iterdir()] == ["one"]
 
 
-def test_what_the_oracle_knows_is_read_off(root: Path) -> None:
+def test_the_inspection_equals_the_oracles_probabilities(root: Path) -> None:
     log_p = random_bigram(4)
     _, numbers, _ = inspect(root, "oracle", text="abc")
     ids = numbers["ids"]
@@ -91,7 +91,7 @@ def test_maps_of_many_heads_show_the_beginning_of_the_text(root: Path, monkeypat
     np.testing.assert_allclose(numbers["attention_0"].sum(-1), 1, atol=1e-5)
 
 
-def test_a_checkpoint_beside_itself_parts_nowhere_and_beside_another_somewhere(root: Path) -> None:
+def test_a_checkpoint_diverges_from_another_and_not_from_itself(root: Path) -> None:
     result, numbers, _ = inspect(root, "oak", "oak", text=TEXT)
     assert result["pair"]["same_vocabulary"]
     assert numbers["kl_pq"].max() == numbers["kl_qp"].max() == 0
@@ -142,7 +142,7 @@ def test_weights_are_read_without_a_text_and_compared_tensor_by_tensor(root: Pat
     assert words["missing"]["only_first"]
 
 
-def test_a_stop_ends_the_work_and_leaves_nothing(root: Path) -> None:
+def test_a_stop_ends_the_work_and_leaves_no_files(root: Path) -> None:
     class Stopping(Remembering):
         def should_stop(self) -> Any:
             return "cancel"

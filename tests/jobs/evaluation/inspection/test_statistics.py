@@ -210,7 +210,7 @@ def merges() -> Any:
     return train_bpe(make_stories(100), vocab_size=300)
 
 
-def test_labels_show_the_text_and_the_bytes_of_half_letters(merges: Any) -> None:
+def test_labels_show_the_text_and_the_bytes_of_partial_characters(merges: Any) -> None:
     ids = encode_texts(merges, ["Mira é"])[0]
     labels = label_tokens(merges, [merges.bos_token_id, *ids, 9_999])
     assert labels[0] == merges.bos_token

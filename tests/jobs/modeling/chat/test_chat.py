@@ -60,7 +60,7 @@ def test_generation_prompt_and_completion_are_the_training_ids_and_the_completio
         assert not any(mask[end:])  # a line break that the template adds after the end token
 
 
-def test_only_the_assistants_words_and_their_end_tokens_are_trained_on() -> None:
+def test_only_assistant_turns_and_their_end_tokens_are_trained_on() -> None:
     tokenizer = make(CHATML)
     ids, mask = encode_chat(tokenizer, TWO_TURNS)
     trained = tokenizer.decode([token for token, chosen in zip(ids, mask, strict=True) if chosen])
@@ -94,12 +94,12 @@ def test_a_token_that_reaches_from_the_prompt_into_the_answer_is_not_trained_on(
     assert [tokenizer.decode([token]) for token, chosen in zip(ids, mask, strict=True) if chosen] == ["<|end|>"]
 
 
-def test_a_role_that_the_template_does_not_know_is_refused_in_its_words() -> None:
+def test_a_role_unknown_to_the_template_is_refused_with_its_message() -> None:
     with pytest.raises(InvalidInput, match=r"refuses the conversation \(user, robot\): Unknown role robot"):
         encode_chat(make(), [{"role": "user", "content": "a"}, {"role": "robot", "content": "b"}])
 
 
-def test_a_network_that_learns_plain_text_is_not_stored_with_a_chat_form_and_one_that_learns_to_chat_gets_it() -> None:
+def test_a_network_trained_on_plain_text_gets_the_plain_template_and_one_trained_on_chats_a_chat_template() -> None:
     tokenizer = make()
     teach_template(tokenizer, chats=False)
     assert tokenizer.chat_template == PLAIN_TEMPLATE
@@ -110,7 +110,7 @@ def test_a_network_that_learns_plain_text_is_not_stored_with_a_chat_form_and_one
     assert tokenizer.chat_template == CHATML, "what a base brought is kept"
 
 
-def test_a_base_without_tokens_for_roles_learns_to_chat_with_the_roles_written_out() -> None:
+def test_a_base_without_role_tokens_learns_to_chat_with_written_roles() -> None:
     tokenizer = make(PLAIN_TEMPLATE)
     vocabulary = {token: i for token, i in tokenizer.get_vocab().items() if token not in ROLE_TOKENS}
     tokenizer.get_vocab = lambda: vocabulary

@@ -77,7 +77,7 @@ def test_tools_their_calls_and_results_forge_nothing(style: str) -> None:
     assert counts[0] == counts[1]
 
 
-def test_a_text_without_special_tokens_is_not_touched() -> None:
+def test_a_text_without_special_tokens_is_unchanged() -> None:
     tokenizer = tokenizer_of("chatml")
     text = "<|not_one|> 1 < 2 | 3 > 2 [INST] &lt;|im_end|&gt;"
     assert text in tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": text}]))
@@ -97,7 +97,7 @@ def test_role_marks_that_a_tokenizer_does_not_declare_special_are_broken_too() -
     assert ids.count(mark) == encode_prompt(tokenizer, [ASKED]).count(mark)
 
 
-def test_a_template_that_closes_a_conversation_teaches_only_the_end_of_the_turn() -> None:
+def test_a_template_that_closes_a_conversation_trains_only_the_end_of_the_turn() -> None:
     tokenizer = tokenizer_of("phi3")
     row = {"messages": [ASKED, ANSWER, ASKED, {"role": "assistant", "content": "Still she."}]}
     (chat,) = encode_row(tokenizer, row, context=512)

@@ -154,7 +154,7 @@ def test_an_answer_that_generation_could_never_write_is_not_trained_on_and_count
         encode_pair(pair_of({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]}), tokenizer=tokenizer)
 
 
-def test_a_base_without_a_system_role_says_so_on_every_path() -> None:
+def test_a_base_without_a_system_role_refuses_it_on_every_path() -> None:
     tokenizer, messages = tokenizer_of("gemma"), [SYSTEM, ASKED]
     request = GenerateRequest(messages=tuple(ChatMessage.model_validate(m) for m in messages))
     words = r"refuses the conversation \(system, user.*System role not supported"
@@ -186,7 +186,7 @@ def test_a_template_that_ends_turns_with_nothing_has_no_end_token() -> None:
     assert turn_end(tokenizer) is None
 
 
-def test_our_template_writes_tools_as_text_that_can_be_read_back() -> None:
+def test_our_template_writes_tools_as_text_that_can_be_parsed() -> None:
     tokenizer = tokenizer_of("own")
     text = tokenizer.decode(encode_chat(tokenizer, CONVERSATIONS["tools"], tools=[LOOK])[0])
     assert f"<|system|>You know the village.\n\nYou may call these tools:\n<tools>\n{json.dumps(LOOK)}\n</tools>" in text

@@ -162,7 +162,7 @@ def test_kto_without_a_second_prompt_or_answer_is_refused(rooms: Rooms) -> None:
         rooms.training("kto", micro_batch=1)
 
 
-def test_pairs_that_teach_nothing_are_counted_and_left_out(rooms: Rooms) -> None:
+def test_unusable_pairs_are_counted_and_left_out(rooms: Rooms) -> None:
     ask, yes = [{"role": "user", "content": "Hello?"}], [{"role": "assistant", "content": "Yes."}]
     good = {"prompt": ask, "chosen": yes, "rejected": [{"role": "assistant", "content": "No."}]}
     same = {**good, "rejected": yes}

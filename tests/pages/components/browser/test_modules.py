@@ -27,7 +27,7 @@ def test_each_module_is_in_the_script_once_behind_those_it_imports(tmp_path: Pat
     assert not re.search(r"^(import|export (?!default module_))", script, re.MULTILINE)
 
 
-def test_an_import_that_is_not_understood_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_import_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.js").write_text('import * as dom from "./dom.js"\n')
     with pytest.raises(ValueError, match="import \\* as dom"):
         join_modules(tmp_path / "a.js")

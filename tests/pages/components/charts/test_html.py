@@ -20,7 +20,7 @@ def drawn(html: str) -> str:
     return base64.b64decode(data).decode()
 
 
-def test_a_curve_lies_where_the_axes_say() -> None:
+def test_a_curve_is_drawn_at_its_axis_coordinates() -> None:
     svg = drawn(plot(x=X, y=Y, curves=[Curve([1e3, 1e5, 1e7], [2.0, 3.0, 4.0], color="red")]))
     assert 'points="0.0,1000.0 500.0,500.0 1000.0,0.0"' in svg
 
@@ -30,7 +30,7 @@ def test_a_band_goes_there_and_back_and_values_that_are_no_number_are_left_out()
     assert 'points="0.0,500.0 1000.0,1000.0 0.0,1000.0"' in drawn(html)
 
 
-def test_a_mark_and_places_on_a_curve_tell_their_values_under_the_pointer() -> None:
+def test_marks_and_points_of_a_curve_show_their_values_under_the_pointer() -> None:
     curve = Curve([1e3, 1e5], [2.0, 3.0], color="red", write=lambda x, y: f"{x:.0e}: {y:g}")
     html = plot(x=X, y=Y, curves=[curve], marks=[Mark(1e5, 3.0, color="blue", text="a run", symbol="★")])
     assert 'data-text="1e+03: 2"' in html

@@ -56,13 +56,13 @@ def test_a_head_that_is_cut_off_gives_the_whole_rows_before_the_cut() -> None:
         ("x.csv.gz", b"plainly not", "not compressed by gzip"),
     ],
 )
-def test_a_file_that_can_not_be_read_is_refused_in_words(name: str, head: bytes, words: str) -> None:
+def test_an_unreadable_file_is_refused(name: str, head: bytes, words: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         sniff_bytes(name, head)
     assert words in caught.value.message
 
 
-def test_something_that_is_no_parquet_is_refused() -> None:
+def test_a_file_that_is_not_parquet_is_refused() -> None:
     with pytest.raises(InvalidInput, match="not readable as Parquet"):
         first_rows(io.BytesIO(b"PAR1 but not really"), limit=50)
 
@@ -78,7 +78,7 @@ def test_a_table_without_a_header_is_read_from_its_first_row() -> None:
     rows=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), min_size=1), min_size=1, max_size=6), cut=st.integers(1, 40)
 )
 @settings(max_examples=150, deadline=None)
-def test_json_is_read_the_same_in_whatever_pieces_it_arrives(rows: list[dict[str, str]], cut: int) -> None:
+def test_json_is_read_the_same_in_chunks_of_any_size(rows: list[dict[str, str]], cut: int) -> None:
     data = json.dumps(rows, ensure_ascii=True, indent=1).encode()
     pieces = [data[i : i + cut] for i in range(0, len(data), cut)]
     assert [row for _, row in iter_rows_of(".json", pieces)] == rows

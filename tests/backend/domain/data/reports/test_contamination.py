@@ -56,11 +56,11 @@ def test_a_planted_item_is_found_and_named(parts: tuple[str, ...], expected: tup
     ],
     ids=["a-phrase", "fewer-than-13", "half", "empty", "nothing", "over-two-turns"],
 )
-def test_what_only_resembles_an_item_is_not_reported(parts: tuple[str, ...]) -> None:
+def test_a_merely_similar_text_is_not_reported(parts: tuple[str, ...]) -> None:
     assert found(*parts) == []
 
 
-def test_the_text_says_what_both_say_and_how_much_of_the_question_it_is() -> None:
+def test_the_overlap_holds_the_common_text_and_its_share_of_the_question() -> None:
     overlap = INDEX.search([("nothing here",), ("He travels sixty miles an hour toward a town two hundred miles away. When?",)])[0]
     assert overlap.row == 1
     assert overlap.text == "travels sixty miles an hour toward a town two hundred miles away when"
@@ -68,13 +68,13 @@ def test_the_text_says_what_both_say_and_how_much_of_the_question_it_is() -> Non
     assert INDEX.search([(LONG,)])[0].share == 1.0
 
 
-def test_an_item_that_stands_in_a_row_twice_is_one_overlap_and_rows_do_not_run_together() -> None:
+def test_an_item_twice_in_a_row_is_one_overlap_and_rows_are_separate() -> None:
     words = LONG.split()
     rows = [(f"{LONG} {LONG}",), (" ".join(words[:12]),), (" ".join(words[12:]),)]
     assert [overlap.row for overlap in INDEX.search(rows)] == [0]
 
 
-def test_runs_that_many_items_share_say_nothing_about_one_of_them() -> None:
+def test_runs_shared_by_many_items_are_ignored() -> None:
     head = "Read the following passage carefully and then choose the one option that best answers the question below:"
     names = ["ash", "birch", "cedar", "elm", "fir", "hazel", "juniper", "larch", "maple", "oak", "pine", "rowan"]
     items = [Item("school", number, f"{head} what colour is the bark of the {name}?", ()) for number, name in enumerate(names, 1)]

@@ -80,13 +80,13 @@ def test_buckets_compare_each_row_with_its_neighbours_its_first_and_the_last_row
 
 
 @given(st.lists(st.integers(0, 3), max_size=7), st.integers(0, 8))
-def test_small_buckets_are_compared_whole(keys: list[int], held: int) -> None:
+def test_small_buckets_are_compared_completely(keys: list[int], held: int) -> None:
     left, right = bucket_pairs(np.array(keys, dtype=np.uint64), np.arange(len(keys)), first_held_out=held)
     expected = {(i, j) for i, j in itertools.combinations(range(len(keys)), 2) if keys[i] == keys[j]}
     assert set(zip(left.tolist(), right.tolist(), strict=True)) == expected
 
 
-def test_case_punctuation_and_spacing_do_not_tell_texts_apart() -> None:
+def test_case_punctuation_and_spacing_are_ignored() -> None:
     assert normalise("  Hello,\n\tWORLD -- ﬁne_day! ") == normalise("hello world fine day")
     assert normalise("!!! ...") == ""
     assert normalise("你好，世界") == "你好 世界"

@@ -41,7 +41,7 @@ def test_truthfulqa_puts_the_best_answer_among_the_wrong_ones() -> None:
     assert item["choices"][item["answer"]] == "Nothing happens"
 
 
-def test_a_missing_column_is_named_with_what_was_found_instead() -> None:
+def test_a_missing_column_is_named_with_the_existing_columns() -> None:
     mapping = {"instruction": "prompt", "output": "completion"}
     with pytest.raises(RowProblem, match=r"column `output` is missing \(found: `response`; use it\?\)"):
         apply_mapping({"instruction": "a", "response": "b"}, kind=DatasetKind.INSTRUCTION, mapping=mapping)
@@ -76,7 +76,7 @@ def test_a_missing_column_is_named_with_what_was_found_instead() -> None:
         ({"q": "?", "c": ["a"], "a": 0}, "benchmark", {"q": "question", "c": "choices", "a": "answer"}, "at least 2 are needed"),
     ],
 )
-def test_a_row_that_can_not_be_used_says_why(row: dict[str, Any], kind: str, mapping: dict[str, str], reason: str) -> None:
+def test_an_unusable_row_is_rejected_with_the_reason(row: dict[str, Any], kind: str, mapping: dict[str, str], reason: str) -> None:
     with pytest.raises(RowProblem) as caught:
         apply_mapping(row, kind=DatasetKind(kind), mapping=mapping)
     assert reason in caught.value.reason
@@ -144,7 +144,7 @@ def test_a_person_may_ask_for_another_kind_than_the_recognised_one() -> None:
         recognise(rows, kind=DatasetKind.PREFERENCE)
 
 
-def test_a_few_broken_rows_do_not_hide_what_the_others_are() -> None:
+def test_a_few_broken_rows_do_not_change_the_recognised_kind() -> None:
     rows: list[dict[str, Any]] = [{"messages": [USER, GOOD]}] * 8 + [{"messages": "oops"}, {"other": 1}]
     assert recognise(rows).kind == "chat"
 

@@ -64,6 +64,6 @@ def test_a_card_is_read_as_datasets_reads_it(tmp_path: Path, configs: list[dict[
     assert {name: {split: set(paths) for split, paths in splits.items()} for name, splits in ours.items()} == theirs
 
 
-def test_a_card_that_says_nonsense_costs_nothing() -> None:
+def test_an_invalid_card_is_ignored() -> None:
     assert configs_of(["a.jsonl"], {"configs": "none"}) == {"default": {"train": ("a.jsonl",)}}
     assert configs_of(["a.jsonl", "../b.jsonl", "/c.jsonl"], {"configs": [{"data_files": 3}, 7]}) == {"default": {"train": ("a.jsonl",)}}
