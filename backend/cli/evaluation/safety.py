@@ -121,7 +121,7 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Items of each probe, drawn with the seed.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 96,
     seed: int = 1,
-    again: Annotated[bool, typer.Option("--again", help="Measure again even if the same was measured before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
     as_json: JsonFlag = False,
 ) -> None:

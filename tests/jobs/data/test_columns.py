@@ -126,7 +126,7 @@ def test_a_csv_gives_the_same_rows_by_columns_as_one_by_one(lines: list[str], en
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_sound_csv_is_read_by_columns(end: str) -> None:
+def test_valid_csv_is_read_by_columns(end: str) -> None:
     shape, _ = csv_shape(f"a,b{end}".encode(), suffix=".csv")
     data = f'1,"x, ""y""{end}z"{end}{end}"",é'.encode()
     table = csv_columns(data, csv_marks(data, shape), shape, ["b", "a"])

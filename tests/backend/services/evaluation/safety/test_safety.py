@@ -152,7 +152,7 @@ def command_context(world: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator
     get_context.cache_clear()
 
 
-def test_the_command_line_says_the_same(command_context: Context, tmp_path: Path) -> None:
+def test_the_command_line_prints_the_same(command_context: Context, tmp_path: Path) -> None:
     answered(command_context, "base", [NO] * 54 + [YES] * 6 + [YES] * 20)
     answered(command_context, "tuned", [NO] * 24 + [YES] * 36 + [YES] * 20)
     drift = roundhouse("eval", "safety", "drift", "--checkpoint", "tuned", "--gate", status=1)
