@@ -17,7 +17,7 @@ from pages.components import routes
 from pages.components.evaluation.evaluation import draw_comparison, draw_evaluation
 from pages.components.evaluation.form import draw_form
 from pages.components.evaluation.leaderboard import draw_leaderboard
-from pages.components.evaluation.matrix import draw_matrix, draw_pending
+from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_columns
 from pages.components.evaluation.scores import interval_text, score_text
 from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link, row_link
@@ -98,6 +98,7 @@ def draw_new(ctx: Context, person: Person) -> None:
     if len(launched) == 1:
         st.switch_page(PAGE, query_params={"evaluation": launched[0].id})
     elif launched:
+        show_columns(read_board(ctx), launched)
         st.switch_page(PAGE)
 
 

@@ -13,6 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
+from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.board import read_board
 from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
 from backend.services.jobs.claims import end_job
@@ -74,18 +75,23 @@ def test_leaderboard_orders_a_benchmark_and_marks_what_was_lost(world: Context) 
     assert "no scores any more" in plain_words(open_page(PAGE, benchmark="nothing"))
 
 
-def test_form_launches_one_evaluation_for_each_checkpoint(world: Context) -> None:
+def test_form_launches_every_checkpoint_on_every_benchmark(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1] * 20, facts={"items": 20})
     ids = [checkpoint.id for checkpoint in list_checkpoints(world)]
     app = open_page(PAGE, checkpoint=ids[0])
     assert app.multiselect[0].value == [ids[0]]
     app.multiselect[0].set_value(ids).run()
-    assert "Multiple choice on 40 items" in plain_words(app)
-    assert "Detects a difference of" in plain_words(app)
-    assert "roundhouse eval run --checkpoint Oak --benchmark facts@1" in plain_words(app)
+    app.multiselect[1].set_value([dataset.id for dataset in list_datasets(world)]).run()
+    shown = plain_words(app)
+    assert "facts@1: Multiple choice on 40 items" in shown
+    assert "Detects a difference of" in shown
+    assert "Estimated time: about" in shown
+    assert "without 2 evaluations that nothing is known about" in shown  # the stories
+    assert "roundhouse eval run --checkpoint Oak --benchmark facts@1" in shown
     next(button for button in app.button if button.key == "eval_launch").click().run()
     assert not app.exception
-    assert sorted(e.checkpoint for e in list_evaluations(world)) == ["Elm", "Oak"]
-    assert {e.status for e in list_evaluations(world)} == {Status.QUEUED}
+    queued = [(e.checkpoint, e.benchmark) for e in list_evaluations(world) if e.status is Status.QUEUED]
+    assert sorted(queued) == [("Elm", "facts@1"), ("Elm", "stories@1"), ("Oak", "stories@1")]  # Oak's facts are stored
 
 
 def test_permalink_shows_scores_and_wrong_items_as_plain_text(world: Context) -> None:

@@ -67,6 +67,15 @@ def draw_matrix(ctx: Context, person: Person, board: Board) -> None:
     st.caption(LEGEND)
 
 
+def show_columns(board: Board, evaluations: Sequence[EvaluationView]) -> None:
+    """Let the matrix show the columns of these evaluations when it is drawn next."""
+    ids = {evaluation.id for evaluation in evaluations}
+    cells = [(key, cell) for row in board.rows for key, cell in row.cells.items()]
+    keys = {key for key, cell in cells if ids & {one.id for one in (cell.finished, cell.pending) if one}}
+    st.session_state["matrix_columns"] = [column.key for column in board.columns if column.key in keys]
+    st.session_state["matrix_filter"] = ""
+
+
 def _draw_filters(board: Board) -> list[Column]:
     """Draw the filters; return the columns that are shown."""
     labels = {column.key: column.label for column in board.columns}

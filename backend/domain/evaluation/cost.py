@@ -1,0 +1,109 @@
+"""Time and memory of an evaluation before it runs, from the rates of earlier ones. Pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+START_S = 6.0
+"""Starting the process and loading a small network; a job's time holds it whatever the number of items."""
+RUNTIME_BYTES = 440 << 20
+"""Resident size of a process with torch and transformers beside the weights, measured on x86-64 Linux (as for a replica)."""
+BATCH_TOKENS = 4096
+ENOUGH = 3
+"""Earlier evaluations from which the spread of their rates is the error; with fewer, a stated factor is."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What an evaluation's time depends on; `seconds` is None before it has run."""
+
+    checkpoint: str
+    benchmark: str
+    kind: str
+    items: int
+    shots: int
+    parameters: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds with the range they may lie in; `basis` says what they were taken from."""
+
+    seconds: float
+    low: float
+    high: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes with the range they may lie in."""
+
+    bytes: int
+    low: int
+    high: int
+
+
+_BASES = (
+    ("earlier runs of this checkpoint on this benchmark", 1.5),
+    ("other checkpoints on this benchmark", 3.0),
+    ("other benchmarks", 6.0),
+)
+"""What a rate was measured on, nearest first, and the factor of its error where there are too few to measure it."""
+
+
+def estimate_time(job: Timing, earlier: Sequence[Timing]) -> TimeEstimate | None:
+    """Return an evaluation's expected time from the nearest earlier ones; None where nothing of its kind has run.
+
+    A rate is seconds per item and parameter, and per block of few-shot examples. The median of the earlier rates gives the time; the
+    range is the largest factor by which one of them misses the median of the others, or a stated factor where there are fewer than three.
+    """
+    alike = [one for one in earlier if one.kind == job.kind and one.seconds is not None and one.items > 0]
+    nearest = (
+        [one for one in alike if (one.checkpoint, one.benchmark) == (job.checkpoint, job.benchmark)],
+        [one for one in alike if one.benchmark == job.benchmark],
+        alike,
+    )
+    for (basis, factor), measured in zip(_BASES, nearest, strict=True):
+        if measured:
+            rates = sorted(_rate(one) for one in measured)
+            if len(rates) >= ENOUGH:
+                factor = max(1.1, *(_misses(rates, index) for index in range(len(rates))))
+            seconds = _median(rates) * _work(job)
+            return TimeEstimate(START_S + seconds, START_S + seconds / factor, START_S + seconds * factor, f"{len(rates)} {basis}")
+    return None
+
+
+def estimate_memory(*, parameters: int, vocab_size: int | None, number_bytes: int = 4) -> MemoryEstimate:
+    """Return the peak memory of an evaluation: process, weights, and logits of one batch of 4,096 tokens.
+
+    How many positions of a batch get logits depends on the benchmark: none to all of them, twice, is the range.
+
+    Example:
+        >>> estimate_memory(parameters=1_000_000, vocab_size=None).low
+        465373280
+    """
+    low = RUNTIME_BYTES + number_bytes * parameters
+    logits = 2 * 4 * BATCH_TOKENS * (vocab_size or 50_000)
+    return MemoryEstimate(low + logits // 2, low, low + logits)
+
+
+def _work(job: Timing) -> float:
+    return job.items * (1 + job.shots) * max(1, job.parameters)
+
+
+def _rate(one: Timing) -> float:
+    return max((one.seconds or 0.0) - START_S, 0.05) / _work(one)
+
+
+def _misses(rates: Sequence[float], index: int) -> float:
+    others = _median([rate for place, rate in enumerate(rates) if place != index])
+    return math.exp(abs(math.log(rates[index] / others)))
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
