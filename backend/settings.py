@@ -23,7 +23,7 @@ MAX_SOCKET_PATH_BYTES = 100
 
 
 class Settings(BaseSettings):
-    """Read from the environment and from `.env` beside `pyproject.toml`."""
+    """Read from the environment and from `.env` next to `pyproject.toml`."""
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", env_prefix="ROUNDHOUSE_", extra="ignore", populate_by_name=True)
 

@@ -1,8 +1,8 @@
-"""Keep a machine alive beside jobs that allocate without end.
+"""Protect a machine from jobs that allocate too much memory.
 
-Three limits, since none holds everywhere: the child bounds its own private memory (`RLIMIT_DATA`: an allocation beyond fails inside the
+Three limits, since none works everywhere: the child bounds its own private memory (`RLIMIT_DATA`: an allocation beyond fails inside the
 job, before the machine notices), the supervisor ends a job whose processes together hold too much, or that is the largest of a machine
-that runs out of memory, and the kernel is told to take jobs first. `RLIMIT_AS` and `RLIMIT_RSS` would not do: CUDA reserves hundreds of
+that runs out of memory, and the kernel is asked to kill jobs first. `RLIMIT_AS` and `RLIMIT_RSS` would not do: CUDA reserves hundreds of
 gigabytes of addresses, and Linux ignores the second.
 """
 
@@ -21,14 +21,14 @@ from backend.domain.jobs.records import JobFailure
 
 GIB = 2**30
 LEFT_SHARE, LEAST_LEFT_BYTES = 0.1, GIB
-"""What a job leaves to the machine: a tenth, or a gigabyte where that is more, but never more than half."""
+"""Memory reserved for the machine: a tenth, at least a gigabyte, at most half."""
 EMPTY_SHARE, LEAST_EMPTY_BYTES = 0.03, 256 * 2**20
 """Available memory below which the largest job is ended."""
 LARGE_SHARE = 0.1
-"""Share of the memory below which a job is not the cause of a full machine."""
+"""Share of the memory below which a job is not ended on a full machine."""
 SCAN_S = 1.0
 OOM_SCORE = 800
-"""Of 1000: the kernel takes a job before the pages, the database and the broker."""
+"""Out of 1000: the kernel kills a job before the pages, the database and the broker."""
 MEMORY_REMEDY = "Choose a smaller micro-batch, context, network or file, or raise ROUNDHOUSE_JOB_MEMORY_MB if the machine has more."
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -39,7 +39,7 @@ def total_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Return the memory that can be had without swapping."""
+    """Return the memory available without swapping."""
     available = int(psutil.virtual_memory().available)
     for limit in _cgroup_numbers("memory.max"):
         cached = next((int(line.split()[1]) for line in _read("memory.stat").splitlines() if line.startswith("inactive_file ")), 0)
@@ -48,7 +48,7 @@ def available_bytes() -> int:
 
 
 def job_limit_bytes(setting_mb: int | None = None) -> int:
-    """Return the memory that one job may hold: what the operator says, or the machine's without what the machine needs itself."""
+    """Return the memory limit of one job: the operator's setting, or the machine's memory less a reserve."""
     if setting_mb is not None:
         return setting_mb * 2**20
     total = total_bytes()
@@ -56,9 +56,8 @@ def job_limit_bytes(setting_mb: int | None = None) -> int:
 
 
 def limit_this_process(limit: int, *, uses_gpu: bool) -> None:
-    """Bound the private memory of this process and its children, and offer them to the kernel first.
-
-    A GPU's driver maps much more than it uses, so a process with one is bounded by its supervisor alone.
+    """Bound the private memory of this process and its children, and let the kernel kill them first. A GPU's driver maps much more than it
+    uses, so a process with one is bounded only by its supervisor.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
@@ -76,7 +75,7 @@ class MemoryWatch:
     _scanned_at: float = field(default=0.0, repr=False)
 
     def check(self) -> JobFailure | None:
-        """Return the failure with which the job has to end, or None."""
+        """Return the failure that ends the job, or None."""
         total, available = total_bytes(), available_bytes()
         is_short = available < max(LEAST_EMPTY_BYTES, int(EMPTY_SHARE * total))
         own = _private_bytes(self.pid)
@@ -108,7 +107,7 @@ def tree_bytes(pid: int) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    """Return the children of a process. Reads them off its threads: psutil looks through all processes of the machine instead."""
+    """Return the children of a process, read from its threads: psutil would scan all processes of the machine."""
     try:
         return [int(child) for task in os.listdir(f"/proc/{pid}/task") for child in _children_of_thread(pid, task)]
     except OSError:
@@ -130,7 +129,7 @@ def _other_jobs(pid: int) -> list[int]:
 
 
 def _private_bytes(pid: int) -> int:
-    """Return memory that is not a file's: pages of mapped checkpoints can be dropped at any time and don't count."""
+    """Return private memory, without file pages: pages of mapped checkpoints can be dropped at any time."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -1,8 +1,6 @@
-"""Threads of a worker: one a job, with a limit for each queue.
-
-Every job runs in a process of its own, so a thread only waits for it, and one worker process serves all queues of a machine. Celery
-counts threads over all queues; a queue whose share is in use is left out of what the worker reads next, and its messages stay for
-other workers.
+"""Threads of a worker: one per job, with a limit for each queue. Every job runs in its own process, so a thread only waits for it, and one
+worker process serves all queues of a machine. Celery limits threads over all queues; here a queue whose slots are in use is not read, and
+its messages stay for other workers.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from kombu.utils.scheduling import round_robin_cycle
 
 
 class Slots:
-    """Jobs of each queue that this worker holds, and their limits."""
+    """Running jobs of each queue on this worker, and their limits."""
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self.limits = dict(limits)
@@ -35,13 +33,13 @@ class Slots:
             self._taken[queue] -= 1
 
     def has_room(self, queue: str) -> bool:
-        """Return whether one more job of a queue may be taken. A queue without a limit has always room."""
+        """Return whether one more job of a queue may be taken. A queue without a limit always has room."""
         with self._lock:
             return self._taken[queue] < self.limits.get(queue, self._taken[queue] + 1)
 
 
 class QueuesWithRoom(round_robin_cycle):
-    """Kombu's order of queues, without those whose slots are in use: the worker asks the broker for the others."""
+    """Kombu's order of queues, without those whose slots are in use."""
 
     def __init__(self, slots: Slots) -> None:
         super().__init__()
@@ -53,15 +51,15 @@ class QueuesWithRoom(round_robin_cycle):
 
 
 class JobThreads(TaskPool):
-    """Celery's thread pool with a cold shutdown: `stopping` tells the threads to put their jobs back, and they are waited for."""
+    """Celery's thread pool with a cold shutdown: `stopping` asks the threads to requeue their jobs, and the shutdown waits for them."""
 
     stopping = threading.Event()
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:
-        """Stop as Celery's cold shutdown asks for every job in hand."""
+        """Stop a running job, for Celery's cold shutdown."""
         self.stopping.set()
 
     def on_terminate(self) -> None:
-        """Wait until every job in hand is back in its queue."""
+        """Wait until every running job is back in its queue."""
         self.stopping.set()
         self.executor.shutdown(cancel_futures=True)

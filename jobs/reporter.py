@@ -47,7 +47,7 @@ class JobSpec(Generic[P_co]):
     def write(self, file: Path, *, parent: int | None = None, memory_bytes: int | None = None, nice: int = 0) -> None:
         """Write the spec for another process, readable by its user alone.
 
-        `parent` is the process id that the reading process must not outlive, `memory_bytes` what it may hold, `nice` its niceness.
+        `parent` is the process id that the reading process must not outlive, `memory_bytes` its memory limit, `nice` its niceness.
         """
         record = {"id": self.id, "attempt": self.attempt, "kind": self.payload.job_kind.value, "payload": self.payload.dump()}
         record |= {"artifacts": str(self.artifacts), "folder": str(self.folder), "parent": parent}
@@ -81,7 +81,7 @@ class Reporter(ABC):
         self.emit(MetricsEvent(step=step, values=dict(values)))
 
     def progress(self, done: float, total: float, *, unit: str = "step", rate: float | None = None, message: str = "") -> None:
-        """Report how much of the work is done; `rate` in units per second."""
+        """Report progress; `rate` in units per second."""
         self.emit(ProgressEvent(done=done, total=total, unit=unit, rate=rate, message=message))
 
     def log(self, text: str) -> None:
@@ -123,7 +123,7 @@ class FileReporter(Reporter):
 
 
 class SilentReporter(Reporter):
-    """A reporter that drops everything and is never asked to stop."""
+    """A reporter that drops all events and has no stop request."""
 
     def emit(self, event: Event) -> None:
         """Drop the event."""

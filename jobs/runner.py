@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 CHILD_MODULE = "jobs.run"
 LASTING = (MetricsEvent, SampleEvent, LogEvent, CheckpointEvent, CheckpointRemovedEvent, ItemEvent)
-"""Events of an earlier attempt that are recorded even though its parent died before it read them."""
+"""Events of an earlier attempt that are recorded although its parent died before reading them."""
 NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.TRAIN_TOKENIZER})
 
 
@@ -134,7 +134,7 @@ def run_foreground(job_id: str) -> int:
 
 def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int) -> subprocess.Popen[bytes]:
     spec = JobSpec(claim.job_id, claim.attempt, claim.payload, Path(ctx.artifacts.root), ctx.artifacts.job_folder(claim.job_id))
-    # the child binds its life to ours: code between fork and exec is not safe beside other threads
+    # the child itself asks to die with its parent: code between fork and exec is not safe with other threads
     limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
     spec.write(folder / "job.json", parent=os.getpid(), **limits)
     (folder / "control").unlink(missing_ok=True)
@@ -143,7 +143,7 @@ def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int
     environment["TOKENIZERS_PARALLELISM"] = "false"
     environment["PYTHONUNBUFFERED"] = "1"
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # libgomp's waiting threads spin for long, which beside other busy processes costs most of a run's speed. This spin count keeps
+    # libgomp's waiting threads spin for long, which costs most of a run's speed on a busy machine. This spin count keeps
     # the speed of an idle machine; see docs/benchmarks/openmp-spinning.md.
     environment.setdefault("GOMP_SPINCOUNT", "10000")
     if claim.kind in (JobKind.TRAIN, JobKind.PROBE) and not claim.device:
@@ -242,7 +242,7 @@ class _Watch:
                 if progress:
                     renew(session, self.ctx, self.claim, progress=progress.model_dump(exclude={"type"}))
         except OperationalError as error:
-            log.warning("database does not take writes, trying again: %s", error.orig)
+            log.warning("database write failed, retrying: %s", error.orig)
             self.events.offset, self.output.offset = before
             time.sleep(TICK_S)
             return True

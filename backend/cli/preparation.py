@@ -1,4 +1,4 @@
-"""Make a home folder ready for use: `python -m backend.cli.preparation`, started by `roundhouse up` beside the servers.
+"""Make a home folder ready for use: `python -m backend.cli.preparation`, started by `roundhouse up` in parallel to the servers.
 
 A separate process, so that `roundhouse up` neither waits for it nor keeps its imports in memory.
 """

@@ -80,7 +80,7 @@ def _start_supervisor(config: Path) -> subprocess.Popen[bytes]:
 
 
 def answers(url: str) -> bool:
-    """Return whether an HTTP server answers, with whatever status."""
+    """Return whether an HTTP server answers, with any status."""
     try:
         with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own address
             return True

@@ -94,7 +94,7 @@ class RunGroup(Table):
 
 
 class Measurement(Table):
-    """Peak memory and speed of one training setting, measured by a probe or run, beside the estimate.
+    """Peak memory and speed of one training setting, measured by a probe or run, with the estimate.
 
     `setting` holds what affects memory and speed (shape, context, micro-batch, precision, method, ...); `bytes` are per process.
     """

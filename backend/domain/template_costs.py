@@ -1,6 +1,5 @@
-"""Bytes that an operation of a chat template will make, counted before it is made, and what a rendering may spend.
-
-Every count is an upper bound from the operands' sizes. Operations without a bound here don't exist for templates.
+"""Upper bounds of the bytes that an operation of a chat template makes, and the budget of a rendering. Every bound is computed from the
+operands' sizes before the operation runs. Operations without a bound are not available to templates.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ MAX_STEPS = 2_000_000
 MAX_SECONDS = 10.0
 MAX_PIECE_BYTES = 32 * 2**20
 BASE_TOTAL_BYTES, BYTES_PER_INPUT_BYTE, MAX_TOTAL_BYTES = 64 * 2**20, 64, 256 * 2**20
-"""What a rendering may make in all: some for every template, more for a long conversation, never more than the last."""
+"""Budget of a rendering in bytes: a constant, plus a share for a long conversation, up to a maximum."""
 MAX_NODES, MAX_DEPTH = 200_000, 100
-"""Values inside a value, each counted as often as it is reached: a list that holds itself in steps has exponentially many."""
+"""Maximum of nested values, each counted as often as it is reached: nested references can grow exponentially."""
 MAX_NUMBER = 10**18
 MAX_GROUPS = 10_000
 MAX_FIELD_WIDTH = 999
 FIELD_BYTES = 2000
-"""More than a number takes that is written to a width and a precision of three digits."""
+"""Upper bound of the length of a formatted number with a width and precision of three digits."""
 OBJECT_BYTES = 64
 ESCAPED = 6
-"""Longest escape of an ASCII character in HTML and JSON; other characters take twice as much."""
+"""Longest escape of an ASCII character in HTML and JSON; other characters take up to twice as much."""
 
 _PERCENT = re.compile(r"%(\([^()]*\))?[-#0 +]*(\*|\d*)(\.(\*|\d*))?")
 _CONTAINERS: tuple[type, ...] = (list, tuple, dict, Namespace, type({}.keys()), type({}.values()), type({}.items()))
@@ -38,11 +37,11 @@ _LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
 
 
 class TemplateTooCostly(jinja2.TemplateError):
-    """The template used up its budget."""
+    """The template exceeded its budget."""
 
 
 class Budget:
-    """Remaining budget of one rendering. `input_bytes` is the size of the values that it is handed."""
+    """Remaining budget of one rendering. `input_bytes` is the size of its input values."""
 
     def __init__(self, input_bytes: int) -> None:
         self._steps = self._bytes = 0
@@ -50,7 +49,7 @@ class Budget:
         self._ends = time.monotonic() + MAX_SECONDS
 
     def step(self) -> None:
-        """Account for a turn of a loop or a call."""
+        """Account for a loop iteration or a call."""
         self._steps += 1
         if self._steps > MAX_STEPS:
             raise TemplateTooCostly(f"it takes more than {MAX_STEPS:,} steps")
@@ -58,11 +57,11 @@ class Budget:
             self.check_clock()
 
     def make(self, size: int) -> None:
-        """Account for an object of this many bytes that is about to be made."""
+        """Account for an object of this size before it is made."""
         self.step()
         self._bytes += size + OBJECT_BYTES
         if size > MAX_PIECE_BYTES or self._bytes > self._max_bytes:
-            raise TemplateTooCostly(f"it puts together more than {min(size, self._max_bytes) // 2**20} MB")
+            raise TemplateTooCostly(f"it builds more than {min(size, self._max_bytes) // 2**20} MB")
         if size > 2**17:
             self.check_clock()
 
@@ -76,12 +75,12 @@ budget: ContextVar[Budget] = ContextVar("template_budget")
 
 
 def is_container(value: Any) -> bool:
-    """Return whether a value can hold others."""
+    """Return whether a value is a container."""
     return isinstance(value, _CONTAINERS)
 
 
 def written(value: Any) -> int:
-    """Return at most how many bytes a value takes as text. Raises TemplateTooCostly for one that is nested too widely or deeply."""
+    """Return an upper bound of the bytes of a value as text. Raises TemplateTooCostly for one that is nested too widely or deeply."""
     if isinstance(value, str):
         return sys.getsizeof(value)
     if not is_container(value):
@@ -108,26 +107,26 @@ def written(value: Any) -> int:
 
 
 def check_nesting(value: Any) -> Any:
-    """Return a value that may be compared, hashed or sorted in a bounded time."""
+    """Return a value if it can be compared, hashed or sorted in bounded time."""
     if is_container(value):
         written(value)
     return value
 
 
 def escaped(text: str) -> int:
-    """Return at most how many characters a text takes in quotes."""
+    """Return an upper bound of the characters of a quoted text."""
     return len(text) * (ESCAPED if text.isascii() else 2 * ESCAPED) + 2
 
 
 def size(value: Any) -> int:
-    """Return how many bytes a copy of a value takes, without what it refers to."""
+    """Return the bytes of a shallow copy of a value."""
     if isinstance(value, str):
         return sys.getsizeof(value)
     return 16 * len(value) + OBJECT_BYTES if isinstance(value, Sized) else OBJECT_BYTES
 
 
 def joined(parts: Iterable[Any], separator: Any = "") -> int:
-    """Return at most how many bytes the texts of parts take in a row."""
+    """Return an upper bound of the bytes of concatenated texts."""
     count = characters = 0
     width = 1
     for part in parts:
@@ -143,7 +142,7 @@ def joined(parts: Iterable[Any], separator: Any = "") -> int:
 
 
 def product(left: Any, right: Any) -> int:
-    """Return how many bytes a sequence repeated by a number takes; 0 for a product of numbers."""
+    """Return the bytes of a repeated sequence; 0 for a product of numbers."""
     sequence, number = (right, left) if isinstance(right, str | list | tuple) else (left, right)
     if not isinstance(sequence, str | list | tuple) or not isinstance(number, int):
         return 0
@@ -152,44 +151,44 @@ def product(left: Any, right: Any) -> int:
 
 
 def total(left: Any, right: Any) -> int:
-    """Return how many bytes two sequences behind each other take; 0 for a sum of numbers."""
+    """Return the bytes of two concatenated sequences; 0 for a sum of numbers."""
     if isinstance(left, str) and isinstance(right, str):
         return joined((left, right))
     return size(left) + size(right) if isinstance(left, list | tuple) else 0
 
 
 def percent_format(text: str, values: Any) -> int:
-    """Return at most how many bytes `text % values` takes. Raises TemplateTooCostly for a wide field or a width from elsewhere."""
+    """Return an upper bound of the bytes of `text % values`. Raises TemplateTooCostly for a wide field or a computed width."""
     fields = 0
     for spec in _PERCENT.finditer(text):
         fields += 1
         _check_widths(spec[2], spec[4])
         if spec[1] is None and text.startswith("(", spec.start() + 1):
-            raise TemplateTooCostly("it formats text in an odd way")
+            raise TemplateTooCostly("it uses an unsupported format")
     return _formatted(text, fields, values if isinstance(values, tuple) else (values,))
 
 
 def brace_format(text: str, values: Iterable[Any]) -> int:
-    """Return at most how many bytes `text.format(*values)` takes. Raises TemplateTooCostly like `percent_format`."""
+    """Return an upper bound of the bytes of `text.format(*values)`. Raises TemplateTooCostly like `percent_format`."""
     fields = 0
     for _, name, spec, _ in string.Formatter().parse(text):
         if name is not None:
             fields += 1
             if "{" in (spec or ""):
-                raise TemplateTooCostly("it formats text to a width that comes from elsewhere")
+                raise TemplateTooCostly("it formats text to a computed width")
             _check_widths(*re.findall(r"\d+", spec or ""))
     return _formatted(text, fields, values)
 
 
 def time_format(form: str) -> int:
-    """Return at most how many bytes a date takes. glibc pads to a width, too."""
+    """Return an upper bound of the bytes of a formatted date. glibc also pads to a width."""
     for width in re.findall(r"%[-_0^#+EO]*(\d+)", form):
         _check_widths(width)
     return 4 * len(form) + form.count("%") * FIELD_BYTES
 
 
 def json_text(value: Any, indent: Any, separators: Any) -> int:
-    """Return at most how many bytes a value takes as JSON."""
+    """Return an upper bound of the bytes of a value as JSON."""
     step = indent if isinstance(indent, int) else len(indent or "")
     marks = sum(len(str(mark)) for mark in separators or ())
     if not 0 <= step <= 16 or marks > 16:
@@ -274,7 +273,7 @@ def _listed(value: Any, *_args: Any, **_options: Any) -> int:
 def _grouped(value: Any, *args: Any, **options: Any) -> int:
     count = args[0] if args else options.get("linecount", options.get("slices"))
     if not isinstance(count, int) or not 0 < count <= MAX_GROUPS:
-        raise TemplateTooCostly(f"it makes groups of more than {MAX_GROUPS:,}")
+        raise TemplateTooCostly(f"it builds groups of more than {MAX_GROUPS:,}")
     return 2 * _listed(value) + OBJECT_BYTES * count
 
 
@@ -287,7 +286,7 @@ def _rounded(_value: Any, precision: Any = 0, *_args: Any, **_options: Any) -> i
 def _summed(value: Any, *args: Any, start: Any = 0, **_options: Any) -> int:
     start = args[1] if len(args) > 1 else start
     if not isinstance(start, int | float):
-        raise TemplateTooCostly("it sums up something else than numbers")
+        raise TemplateTooCostly("it sums values that are not numbers")
     return _listed(value)
 
 
@@ -331,7 +330,7 @@ FILTERS: Mapping[str, Cost] = {
     "trim": _same,
     "truncate": lambda *values, **options: sum(map(written, (*values, *options.values()))),
 }
-"""Filters that templates have, with what each makes."""
+"""Filters available to templates, with the size of their results."""
 
 METHODS: Mapping[type, Mapping[str, Cost]] = {
     str: {
@@ -361,4 +360,4 @@ METHODS: Mapping[type, Mapping[str, Cost]] = {
     float: {"is_integer": _nothing},
     int: {"is_integer": _nothing},
 }
-"""Methods of built-in values that templates may call, with what each makes. `format` of a text is the sandbox's own."""
+"""Methods of built-in values available to templates, with the size of their results. `format` is the sandbox's own."""

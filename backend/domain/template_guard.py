@@ -1,9 +1,8 @@
-"""Render templates, which are untrusted programs, within limits: those of chats to the same text as transformers.
+"""Render templates, which are untrusted programs, within limits; chat templates give the same text as transformers.
 
-Templates of tasks are rendered in an environment made from this one (backend.domain.evaluation.tasks.templates). That of chats is that of
-transformers (Jinja's immutable sandbox: no attribute that begins with an underscore, no change to an
-argument), so the text is the same. On top, a template has a budget: every turn of a loop, every call, and every
-byte costs before it is made, and a clock stands behind it. One that would run for hours or fill the memory is stopped.
+The environment of chat templates is that of transformers (Jinja's immutable sandbox: no attribute that begins with an underscore, no change
+to an argument). The environment of task templates derives from it (backend.domain.evaluation.tasks.templates). A template has a budget for
+loop iterations, calls and bytes, charged in advance, and a time limit.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ CHEAP_TESTS = frozenset(
         "divisibleby",
     ]
 )
-"""Tests that look at a value without reading what is in it."""
+"""Tests of a value that do not read its contents."""
 OBJECTS = 8
-"""Bytes that an entry of a dictionary takes, as a multiple of one in a list."""
+"""Size of a dictionary entry as a multiple of a list entry."""
 
 
 class GuardedEnvironment(ImmutableSandboxedEnvironment):
@@ -65,7 +64,7 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self, **options: Any) -> None:
-        # unoptimized, and what is written depends on the context: constants must not be worked out while the template is compiled
+        # unoptimized and context-dependent, so that constants are not evaluated while the template is compiled
         super().__init__(
             **(options or {"trim_blocks": True, "lstrip_blocks": True}),
             optimized=False,
@@ -93,17 +92,17 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_TEMPLATE_NODES:
-            raise TemplateTooCostly(f"it is made of more than {MAX_TEMPLATE_NODES:,} parts")
+            raise TemplateTooCostly(f"it has more than {MAX_TEMPLATE_NODES:,} parts")
         return _Guard().visit(tree)  # type: ignore[no-any-return]
 
     def concat(self, parts: Iterable[str]) -> str:
-        """Join what a macro or a block has written."""
+        """Join the output of a macro or a block."""
         pieces = list(parts)
         budget.get().make(costs.joined(pieces))
         return "".join(pieces)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Work out an operator, unless its result would be huge."""
+        """Evaluate an operator, unless its result would be too large."""
         if operator == "**":
             raise TemplateTooCostly("it raises to a power, which templates have no need of")
         _check_number(left)
@@ -119,7 +118,7 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
         return _check_number(super().call_binop(context, operator, left, right))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Hand out a text's `format` so that each of its calls is paid for."""
+        """Wrap a text's `format` so that each call is charged."""
         call = super().wrap_str_format(value)
         if call is None:
             return None
@@ -134,14 +133,14 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
         return accounted
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call something, if it is known what it makes."""
+        """Call a function whose result has a known bound."""
         owner, method = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         kind = next((kind for kind in costs.METHODS if isinstance(owner, kind)), None)
         if kind is None and owner is not None and type(owner).__module__ == "builtins":
             raise SecurityError(f"it calls a method of {type(owner).__name__}, which templates have no need of")
         if kind is None:
             budget.get().step()
-            if method == "changed":  # of a loop: compares with the turn before
+            if method == "changed":  # of a loop: compares with the previous iteration
                 for value in args:
                     check_nesting(value)
         else:
@@ -155,13 +154,13 @@ class GuardedEnvironment(ImmutableSandboxedEnvironment):
 
 @pass_context
 def _write_out(_context: Any, value: Any) -> str:
-    """Turn what a template prints into text."""
+    """Convert a printed value to text."""
     budget.get().make(written(value))
     return value if type(value) is str else str(value)
 
 
 def _with_markup(*values: Any) -> int:
-    """Return the factor by which text grows that stands beside text marked as safe: it is escaped."""
+    """Return the factor by which text grows next to text marked as safe, because it is escaped."""
     return costs.ESCAPED if any(hasattr(value, "__html__") for value in values) else 1
 
 
@@ -172,7 +171,7 @@ def _check_number(value: Any) -> Any:
 
 
 def _read(value: Any) -> Any:
-    """Return a list in place of something that can be read once."""
+    """Return a list in place of an iterator."""
     return list(_guarded_loop(value)) if isinstance(value, Iterator) else value
 
 
@@ -183,8 +182,8 @@ def _read_all(*values: Any, **_options: Any) -> int:
 
 
 def _accounted(function: Any, cost: Callable[..., int]) -> Callable[..., Any]:
-    """Wrap one of Jinja's filters or tests so that what it makes is paid for."""
-    context = 1 if hasattr(function, "jinja_pass_arg") else 0  # some are handed the environment or context first
+    """Wrap one of Jinja's filters or tests so that its result is charged."""
+    context = 1 if hasattr(function, "jinja_pass_arg") else 0  # some take the environment or context first
 
     @wraps(function)
     def accounted(*args: Any, **kwargs: Any) -> Any:
@@ -208,7 +207,7 @@ def _guarded_concat(parts: list[Any]) -> str:
 
 
 def _length(value: Any) -> int:
-    """Return how many characters plain values hold."""
+    """Return the number of characters in plain values."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
@@ -222,7 +221,7 @@ def _guarded_source(value: Any) -> Any:
 
 
 class _Guard(jinja2.visitor.NodeTransformer):
-    """Puts a counter into every loop, every `~`, every slice, every comparison and every key of a parsed template."""
+    """Adds a charge to every loop, `~`, slice, comparison and key of a parsed template."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -263,7 +262,7 @@ def _filtered(name: str, node: Any) -> nodes.Filter:
 
 
 class _Generation(jinja2.ext.Extension):
-    """transformers' `{% generation %}` around what an assistant wrote; it only marks, and changes no text."""
+    """transformers' `{% generation %}` around an assistant's text, which leaves the text unchanged."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -283,7 +282,7 @@ def _raise_exception(message: Any) -> None:
 
 def _strftime_now(form: str) -> str:
     budget.get().make(costs.time_format(form))
-    return datetime.now().strftime(form)  # local time, as transformers has it
+    return datetime.now().strftime(form)  # local time, as in transformers
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
@@ -350,8 +349,8 @@ def limited(values: Any, *, source: str = "") -> Iterator[None]:
     except RecursionError:
         raise TemplateTooCostly("it is nested too deeply") from None
     except MemoryError:
-        raise TemplateTooCostly("it needs more memory than there is") from None
-    except Exception as error:  # somebody else's program, which may fail in any way
+        raise TemplateTooCostly("it needs more memory than available") from None
+    except Exception as error:  # an untrusted program, which may fail in any way
         words = re.sub(r"\s+", " ", str(error))[:200]
         raise jinja2.TemplateError(f"{type(error).__name__}: {words}") from error
     finally:
@@ -373,7 +372,7 @@ def join_pieces(pieces: Iterable[str]) -> str:
 def render_template(source: str, **values: Any) -> str:
     """Render a template with plain values (JSON types) within its budget.
 
-    Raises jinja2.TemplateError for anything that a template can do wrong, with words that fit into a sentence.
+    Raises jinja2.TemplateError for any failure of the template, with a message that fits into a sentence.
     """
     with limited(values, source=source):
         return join_pieces(_compiled(source).generate(**values))

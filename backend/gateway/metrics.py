@@ -14,7 +14,7 @@ class GatewayMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         model = ["model"]
-        self.running = Gauge("roundhouse_requests_running", "Requests that are being answered.", model, registry=registry)
+        self.running = Gauge("roundhouse_requests_running", "Open requests.", model, registry=registry)
         self.prompt_tokens = Counter("roundhouse_prompt_tokens", "Tokens of prompts.", model, registry=registry)
         self.generation_tokens = Counter("roundhouse_generation_tokens", "Tokens generated.", model, registry=registry)
         self.success = Counter("roundhouse_request_success", "Completed requests.", ["model", "finish_reason"], registry=registry)

@@ -1,4 +1,4 @@
-"""Usage rows, written in batches beside the requests, so that no client waits for the database."""
+"""Usage rows, written in batches in the background, so that no client waits for the database."""
 
 from __future__ import annotations
 

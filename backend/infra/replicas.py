@@ -36,7 +36,7 @@ class ReplicaLost(Unavailable):
     """A replica that can't be reached, broke off or timed out. `reason` is a short label for metrics."""
 
     def __init__(self, message: str, *, reason: str) -> None:
-        super().__init__(message, remedy="Try again; a lost replica is started again by itself.")
+        super().__init__(message, remedy="Try again; a lost replica restarts automatically.")
         self.reason = reason
 
 

@@ -1,4 +1,4 @@
-"""Routes polled by the browser, beside Streamlit's own: small updates behind signed tokens, without a script run."""
+"""Routes polled by the browser in addition to Streamlit's: small updates behind signed tokens, without a script run."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class TrustedProxies:
         return forwarded[0] if forwarded and all(self._lists(part) for part in forwarded) else peer
 
     def is_https(self, request: Request) -> bool:
-        """Return whether the visitor's browser speaks TLS, as reported by a trusted proxy, else by the connection."""
+        """Return whether the visitor's browser uses TLS, as reported by a trusted proxy, else by the connection."""
         peer = request.client.host if request.client else UNKNOWN
         forwarded = request.headers.get("x-forwarded-proto") if self._trusts_peer(peer) else None
         return (forwarded or request.url.scheme).split(",")[-1].strip() == "https"

@@ -1,4 +1,4 @@
-"""Find the decoder blocks of a network, whatever its family."""
+"""Find the decoder blocks of a network of any family."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ UNUSABLE = (
     TypeError,
     ValueError,
 )
-"""Errors that transformers raises on invalid configs, tokenizers and weights, which come from outside and may hold anything."""
+"""Errors that transformers raises on invalid configs, tokenizers and weights, which are untrusted."""
 UNSAFE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".h5")
 
 
@@ -289,7 +289,7 @@ def _final_name(folder: Path) -> str:
 
 
 def is_unusable(error: Exception) -> bool:
-    """Return whether a library's error says that what it was given is invalid. The tokenizers library raises plain `Exception`."""
+    """Return whether a library's error reports invalid input. The tokenizers library raises plain `Exception`."""
     return type(error) is Exception or isinstance(error, UNUSABLE)
 
 

@@ -1,4 +1,4 @@
-"""Refuse tokenizers from outside that would take the memory or the time of whoever encodes a text with them.
+"""Refuse untrusted tokenizers that would exhaust memory or time when they encode a text.
 
 The files are checked first, because the library aborts the process on some. Then a process of its own encodes a few texts: a pattern
 that backtracks ends in a panic that is no `Exception`, and text that grows at each step ends in nothing.

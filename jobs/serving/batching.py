@@ -1,7 +1,7 @@
 """The default engine: transformers' continuous batching, on CPU or GPU, every request with its own sampling.
 
 The library samples a whole batch one way (`do_sample` is a property of the batch), so it takes the argmax, and a
-logits processor of our own, which sees each row's request, prepares scores whose argmax is that row's choice (`sampling.py`).
+logits processor of our own, which knows each row's request, prepares scores whose argmax is that row's choice (`sampling.py`).
 Batches run synchronously and without CUDA graphs, because such a processor runs Python between network and argmax.
 """
 
@@ -26,7 +26,7 @@ from jobs.serving.detokenize import Decoder
 from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import Row, Sampling, prepare_scores
 
-MAX_BATCH_TOKENS = 512  # a longer prompt is prefilled in parts, so that other requests keep getting tokens
+MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other requests keep getting tokens
 
 
 class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
@@ -90,7 +90,7 @@ class BatchingEngine:
             use_cuda_graph=False,
             auto_switch_to_flash=False,
         )
-        # Only limits and eos matter to the manager; the checkpoint's own sampling defaults must not apply.
+        # The manager uses only limits and eos; the checkpoint's own sampling defaults must not apply.
         generation = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=self.context_length)
         self._manager = network.init_continuous_batching(generation_config=generation, continuous_batching_config=config)
         sampler = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler()]))
@@ -128,7 +128,7 @@ class BatchingEngine:
         )
         if accepted is None:
             self._forget(generation)
-            raise Unavailable("The engine has stopped.", remedy="It is started again by itself; try again in a few seconds.")
+            raise Unavailable("The engine has stopped.", remedy="It restarts automatically; try again in a few seconds.")
         return generation
 
     def stats(self) -> EngineStats:
@@ -185,7 +185,7 @@ class BatchingEngine:
                 left = list(self._open.values())
                 self._open.clear()
             for generation in left:
-                generation.fail("The engine stopped before this completion was done.")
+                generation.fail("The engine stopped before this completion finished.")
 
     def _deliver(self, output: Any) -> None:
         with self._lock:
@@ -193,7 +193,7 @@ class BatchingEngine:
         if generation is None:
             return  # it was cancelled
         if output.error is not None:
-            generation.fail(f"The engine gave up on this request: {output.error}")
+            generation.fail(f"The engine failed on this request: {output.error}")
         else:
             new = output.generated_tokens[generation.num_generated :]
             self._rate.add(len(new))

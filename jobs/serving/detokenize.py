@@ -1,4 +1,4 @@
-"""Incremental detokenization: stream text without partial characters and without the beginning of a stop string."""
+"""Incremental detokenization: stream text without partial characters or partial stop strings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_PENDING = 8  # tokens; a byte-level character takes at most 4, so bytes stil
 
 
 class Decoder(Protocol):
-    """The method of a tokenizer that detokenization needs."""
+    """Interface of a tokenizer for detokenization."""
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         """Return the text of tokens."""
@@ -30,7 +30,7 @@ class TextStream:
         # The window opens on the prompt's end: decoded alone, a first token would lose the space that some tokenizers put before it.
         self._ids: list[int] = list(prompt[-PROMPT_TAIL:])
         self._prefix = 0  # start of the window
-        self._read = len(self._ids)  # tokens whose text has been taken
+        self._read = len(self._ids)  # tokens whose text has been emitted
         self._held = ""  # decoded, but possibly the beginning of a stop string
         self.stopped = False
 
@@ -78,7 +78,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of `text` that begins `stop`."""
+    """Return the length of the longest suffix of `text` that is a prefix of `stop`."""
     for size in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-size:]):
             return size

@@ -1,7 +1,7 @@
 """Engine interface, and the parts that engines share: limits, detokenization, stop strings, timing.
 
-An engine takes token ids and sampling parameters and calls back with events. Engines differ in how they compute tokens; text, stop
-conditions and token counts are handled here, in `Generation`.
+An engine takes token ids and sampling parameters and calls back with events. Engines compute tokens; text, stop conditions and token
+counts are handled here, in `Generation`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PromptTooLong(InvalidInput):
 
 
 class QueueFull(Unavailable):
-    """The engine holds as many waiting requests as it may."""
+    """The engine's queue is full."""
 
     code = "queue_full"
 
@@ -79,7 +79,7 @@ class Engine(Protocol):
         """Return the engine's counters."""
 
     def is_alive(self) -> bool:
-        """Return False once the engine can generate no more."""
+        """Return False once the engine has stopped."""
 
     def close(self) -> None:
         """End every request and free the weights' memory."""
@@ -94,7 +94,7 @@ class Limits:
     end_ids: frozenset[int]
 
     def check(self, ids: Sequence[int], params: SamplingParams) -> int:
-        """Return how many tokens may be generated, or raise for a prompt that can't be used."""
+        """Return how many tokens may be generated, or raise for an invalid prompt."""
         if not ids:
             raise InvalidInput("The prompt holds no token.", remedy="Write at least one character.", field="prompt")
         if len(ids) >= self.context_length:
@@ -111,7 +111,7 @@ class Limits:
 
 
 class RateMeter:
-    """Tokens per second over the last seconds, and the age of the last token. One writer, any reader."""
+    """Tokens per second over the last seconds, and the age of the last token. One writer, any number of readers."""
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, int]] = deque(maxlen=4096)
@@ -136,7 +136,7 @@ class RateMeter:
 
 @dataclass
 class Generation:
-    """One request in an engine. The engine calls `accept` and `fail` on its own thread; `cancel` may come from any."""
+    """One request in an engine. The engine calls `accept` and `fail` on its own thread; `cancel` is thread-safe."""
 
     request_id: str
     prompt: list[int]
@@ -176,7 +176,7 @@ class Generation:
             elif self.num_generated >= self.max_tokens:
                 self._finish(FinishReason.LENGTH)
         if self._text.stopped:
-            self.abort(self)  # the engine does not know stop strings and would continue
+            self.abort(self)  # the engine has no stop strings and would continue
 
     def cancel(self) -> None:
         """Stop this request."""
@@ -199,7 +199,7 @@ class Generation:
         rest = "" if reason is FinishReason.CANCELLED else self._text.finish()
         if rest:
             self.on_event(TokenEvent(text=rest, token_ids=(), index=self.num_generated))
-        if self._text.stopped:  # a stop string may have been completed by the withheld text
+        if self._text.stopped:  # the withheld text may complete a stop string
             reason = FinishReason.STOP
         now = time.perf_counter()
         decode_s = now - self._first if self._first else 0.0

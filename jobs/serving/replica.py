@@ -1,6 +1,6 @@
 """One replica: load a checkpoint, serve it on a loopback port until asked to stop, and report its state.
 
-The job carries lease, restarts and placement; this module knows files, a reporter and HTTP.
+The job handles lease, restarts and placement; this module only loads, serves and reports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jobs.serving.replica_app import STALL_S, Replica, create_replica_app
 from jobs.serving.start import start_engine
 
 DRAIN_S = 10.0
-LINGER_S = 1.0  # gateways send to a replica for as long as they cache its address
+LINGER_S = 1.0  # gateways send requests to a replica as long as they cache its address
 GAUGE_S = 2.0
 POLL_S = 0.1
 
@@ -93,15 +93,15 @@ async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, r
 
 
 async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[None]) -> str:
-    """Report gauges until somebody asks to stop; return the request."""
+    """Report gauges until a stop request; return it."""
     next_gauge = 0.0
     while not serving.done():
         if (request := reporter.should_stop()) is not None:
             return request
         if not replica.engine.is_alive():
-            raise JobFailed("The engine of this replica died.", remedy="It is started again by itself; its log has the cause.")
+            raise JobFailed("The engine of this replica died.", remedy="It restarts automatically; its log has the cause.")
         if replica.stall_s() > STALL_S:
-            raise JobFailed(f"This replica made no token for {replica.stall_s():.0f} s.", remedy="It is started again by itself.")
+            raise JobFailed(f"This replica made no token for {replica.stall_s():.0f} s.", remedy="It restarts automatically.")
         if time.monotonic() >= next_gauge:
             stats = replica.engine.stats()
             rate = round(stats.tokens_per_second, 2)
@@ -112,7 +112,7 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
 
 
 async def _drain(replica: Replica) -> None:
-    """Refuse new requests, so that gateways try another replica, and let open ones finish for at most DRAIN_S seconds."""
+    """Refuse new requests, so that gateways use another replica, and let open ones finish for at most DRAIN_S seconds."""
     replica.is_draining = True
     began = time.monotonic()
     while (replica.num_open or time.monotonic() < began + LINGER_S) and time.monotonic() < began + DRAIN_S:

@@ -1,4 +1,4 @@
-"""HTTP API of a replica: `POST /generate`, `GET /health`, `GET /stats`, with the internal token only."""
+"""HTTP API of a replica: `POST /generate`, `GET /health`, `GET /stats`, with the internal token."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Replica:
 
     @property
     def num_open(self) -> int:
-        """Requests that are being answered."""
+        """Open requests."""
         return self._open
 
     def stall_s(self) -> float:
-        """Return the seconds that requests have been running without a new token; 0 when idle."""
+        """Return the seconds without a new token while requests are open; 0 when idle."""
         if self._busy_since is None:
             return 0.0
         age = self.engine.stats().last_token_age_s
@@ -86,7 +86,7 @@ class Replica:
         return Answer(handle, events, stream=body.stream, on_end=self._end)
 
     async def health(self, request: Request) -> Response:
-        """Answer 200 if the engine generates: it did so recently, or does now."""
+        """Answer 200 if the engine generated a token recently, or can now."""
         del request
         if not self.engine.is_alive() or self.stall_s() > STALL_S:
             return _error(503, f"No token for {self.stall_s():.0f} s.", code="stalled")
@@ -128,7 +128,7 @@ class Events:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
     async def next_batch(self) -> list[GenerationEvent]:
-        """Wait for an event; return it with all that are queued."""
+        """Wait for an event; return it with all queued ones."""
         batch = [await self._queue.get()]
         while not self._queue.empty():
             batch.append(self._queue.get_nowait())
@@ -158,7 +158,7 @@ class Answer(Response):
     async def _cancel_on_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._handle.cancel()  # its finish event ends the sending
+        self._handle.cancel()  # its finish event ends the response
 
     async def _send_lines(self, send: Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]

@@ -1,8 +1,7 @@
-"""Choose the next token of each row of a batch by the row's own parameters.
-
-Knows nothing of engines. Drawing uses the Gumbel-max trick (Gumbel 1954; Maddison, Tarlow and Minka, NeurIPS 2014, section 2):
-argmax(logits + Gumbel noise) is a draw from softmax(logits). So greedy and drawn rows share one argmax, and greedy rows are
-left exactly as the network computed them.
+"""Choose the next token of each row of a batch by the row's own parameters. Independent of engines. Drawing uses the Gumbel-max trick
+(Gumbel 1954; Maddison, Tarlow and Minka, NeurIPS 2014, section 2):
+argmax(logits + Gumbel noise) is a draw from softmax(logits). So greedy and sampled rows share one argmax, and greedy rows keep the
+network's exact logits.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from backend.domain.serving.protocol import SamplingParams
 
 @dataclass(frozen=True)
 class Sampling:
-    """The part of SamplingParams that changes logits. `seed` is always set, so a request can be replayed on any batch."""
+    """The part of SamplingParams that changes logits. `seed` is always set, so a request is reproducible in any batch."""
 
     temperature: float
     top_k: int
@@ -30,7 +29,7 @@ class Sampling:
 
     @classmethod
     def of(cls, params: SamplingParams) -> Self:
-        """Take the sampling part of a request, drawing a seed where none was given."""
+        """Return the sampling part of a request, drawing a seed if none is given."""
         return cls(
             temperature=params.temperature,
             top_k=params.top_k,

@@ -31,7 +31,7 @@ class _Sampler(LogitsProcessor):  # type: ignore[misc]
 
 
 class _Watch(StoppingCriteria):  # type: ignore[misc]
-    """Hands over each token and stops when the request is over."""
+    """Emits each token and stops when the request has ended."""
 
     def __init__(self, generation: Generation, rate: RateMeter) -> None:
         self._generation, self._rate = generation, rate
@@ -43,7 +43,7 @@ class _Watch(StoppingCriteria):  # type: ignore[misc]
 
 
 class SerialEngine:
-    """Serves requests one after another. Same events, limits and sampling as the batching engine, without its throughput."""
+    """Serves requests one at a time. Same events, limits and sampling as the batching engine, at lower throughput."""
 
     name = "serial"
 
@@ -66,7 +66,7 @@ class SerialEngine:
         """Queue a prompt; see Engine.submit."""
         max_tokens = self._limits.check(ids, params)
         if not self.is_alive():
-            raise Unavailable("The engine has stopped.", remedy="It is started again by itself; try again in a few seconds.")
+            raise Unavailable("The engine has stopped.", remedy="It restarts automatically; try again in a few seconds.")
         if self._queue.qsize() >= self._max_waiting:
             raise QueueFull(f"{self._queue.qsize()} requests are already waiting.", remedy="Try again in a moment.")
         generation = Generation(
@@ -124,7 +124,7 @@ class SerialEngine:
             if (waiting := self._queue.get_nowait()) is not None:
                 left.append(waiting)
         for generation in left:
-            generation.fail("The engine stopped before this completion was done.")
+            generation.fail("The engine stopped before this completion finished.")
 
     @torch.inference_mode()
     def _generate(self, generation: Generation) -> None:

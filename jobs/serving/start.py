@@ -37,7 +37,7 @@ def start_engine(
             engine = BatchingEngine(network, tokenizer, max_running=max_running, max_waiting=max_waiting)
             generate_one_token(engine)
             return engine
-        except Exception as error:  # the library refuses by whichever exception comes first
+        except Exception as error:  # the library refuses with various exceptions
             if engine is not None:
                 engine.close()
             if kind == "batching":
@@ -49,11 +49,11 @@ def start_engine(
 
 
 def why_not_batched(network: Any) -> str | None:
-    """Return the reason why continuous batching can't serve a network, None where none is known."""
+    """Return the reason why continuous batching can't serve a network, or None."""
     if getattr(network.config.get_text_config(), "kv_lora_rank", None):
         return "latent attention caches latents, and the pages of continuous batching hold heads"
     if not network._supports_attention_backend:
-        return f"{type(network).__name__} computes attention in its own way, and continuous batching needs the library's"
+        return f"{type(network).__name__} has its own attention, and continuous batching needs the library's"
     return None
 
 
@@ -70,6 +70,6 @@ def generate_one_token(engine: Engine, *, timeout_s: float = WARM_UP_S) -> None:
     handle = engine.submit([0], SamplingParams(max_tokens=1, temperature=0), on_event)
     if not done.wait(timeout_s):
         handle.cancel()
-        raise JobFailed(f"The engine made no token within {timeout_s:.0f} s.", remedy="Look at the machine's load and memory.")
+        raise JobFailed(f"The engine made no token within {timeout_s:.0f} s.", remedy="Check the machine's load and memory.")
     if isinstance(last[0], ErrorEvent):
         raise JobFailed(last[0].message, remedy="The log of this job has the details.")

@@ -1,6 +1,6 @@
-"""Write a run's metrics to other trackers from a process of its own, at no cost to training.
+"""Write a run's metrics to other trackers from a separate process, at no cost to training.
 
-It tails the same events file as the supervisor, at low priority. A tracker that fails is logged and dropped; the run continues. Each
+It tails the same events file as the supervisor, at low priority. A failing tracker is logged and dropped; the run continues. Each
 tracker's own library writes below the run's folder, and nothing leaves the machine.
 """
 
@@ -100,7 +100,7 @@ def _succeeds(writer: Any, act: Callable[[Any], None]) -> bool:
 
 
 def main(folder: Path) -> None:
-    """Tail an attempt, no longer than the worker that started this process lives."""
+    """Tail an attempt until it ends, or the worker that started this process dies."""
     lower_priority(NICE)
     die_with_parent(parent=json.loads((folder / "job.json").read_text()).get("parent"))
     follow(folder)

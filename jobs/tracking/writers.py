@@ -1,4 +1,4 @@
-"""Writers for TensorBoard, MLflow, Weights & Biases and Trackio, each by its own library into a folder of the run."""
+"""Writers for TensorBoard, MLflow, Weights & Biases and Trackio, each using its own library, into a folder of the run."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class TrackioWriter:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what a library prints out of the job's log."""
+    """Suppress a library's output."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 

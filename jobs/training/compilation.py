@@ -1,4 +1,4 @@
-"""Compile the network with torch.compile if the config asks for it or it pays; fall back to eager mode with a log line."""
+"""Compile the network with torch.compile if configured or worthwhile; fall back to eager mode with a log line."""
 
 from __future__ import annotations
 

@@ -26,10 +26,10 @@ from jobs.training.telemetry.reporter import MeteredReporter
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """Everything that setting up a run depends on, whatever its objective.
+    """Inputs of setting up a run, for any objective.
 
     `val_items` of the val split are validated on, a constant of the run. `max_micro_batch` limits a forward pass after memory once ran
-    out. `run_folder` holds what is computed once per run. `meter` starts after the data is loaded, before the network is.
+    out. `run_folder` holds files computed once per run. `meter` starts after the data is loaded and before the network is.
     """
 
     spec: JobSpec[TrainingPayload]

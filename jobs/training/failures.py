@@ -18,7 +18,7 @@ FP16_MAX = 65_504
 
 @contextmanager
 def out_of_memory_as_failure(config: RunConfig, *, device: torch.device) -> Iterator[None]:
-    """Turn every way of running out of memory into one JobFailed that names the settings to lower."""
+    """Translate every out-of-memory error to a JobFailed that names the settings to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -42,7 +42,7 @@ def is_finite(tensors: list[torch.Tensor]) -> bool:
 class NotFinite:
     """A step whose loss or gradient is not finite; its update was skipped.
 
-    `micro_batch` counts from 1, None if unknown; `items` names its contents. `weights_were_finite` speaks of the weights before the step.
+    `micro_batch` counts from 1, None if unknown; `items` names its contents. `weights_were_finite` refers to the weights before the step.
     `saved_step` is the step whose checkpoint holds the state before this one, None if there is none.
     """
 

@@ -126,7 +126,7 @@ class TrainingLoop:
         return TrainResult(final_step=self.counters.step, stopped=stopped, metrics=dict(metrics), checkpoint=self.last_checkpoint)
 
     def update(self, step: int) -> dict[str, float]:
-        """Do one optimizer update; return its metric points. The loss is weighted by token, whatever the sizes of the micro-batches."""
+        """Do one optimizer update; return its metric points. The loss is weighted by token, independent of the micro-batches."""
         started = time.perf_counter()
         learning_rate = learning_rate_at(step, self.config)
         for group in self.optimizer.param_groups:
@@ -225,7 +225,7 @@ class TrainingLoop:
         self.reporter.emit(MicroBatchHalvedEvent(step=step, micro_batch=now, grad_accum_steps=passes))
 
     def discard_gradients(self) -> None:
-        """Discard what an unfinished step has accumulated."""
+        """Discard the accumulated gradients of an unfinished step."""
         self.optimizer.zero_grad(set_to_none=True)
         if self.expert_balance is not None:
             self.expert_balance.reset()
@@ -277,11 +277,11 @@ class TrainingLoop:
         return torch.autocast(self.device.type, dtype=self.autocast)
 
     def _ema_weights(self) -> AbstractContextManager[Any]:
-        """Put the average of the weights into the network, if the run has one, to validate, sample and save it."""
+        """Swap the average of the weights into the network, if the run has one, to validate, sample and save it."""
         return nullcontext() if self.ema is None else self.ema.swapped_in()
 
     def _validate(self, step: int) -> bool:
-        """Measure val_loss and the metrics beside it, and sample completions. Returns whether val_loss is the lowest so far."""
+        """Measure val_loss and the other validation metrics, and sample completions. Returns whether val_loss is the lowest so far."""
         self.model.eval()
         with self._ema_weights():
             with torch.inference_mode():
@@ -310,9 +310,8 @@ class TrainingLoop:
         return is_better
 
     def _save(self, *, is_final: bool, random_state: RandomState | None = None) -> None:
-        """Publish a checkpoint with its training state, then delete those that need not be kept.
-
-        The best step is chosen among checkpoints, so that its checkpoint exists.
+        """Publish a checkpoint with its training state, then delete old ones. The best step is chosen among checkpoints, so that its
+        checkpoint exists.
         """
         step = self.counters.step
         val_loss = self.metrics.get("val_loss") if self._validated_at == step else None

@@ -1,4 +1,4 @@
-"""Probe a run: do a few of its steps, measure peak memory and speed, keep nothing.
+"""Probe a run: do a few of its steps and measure peak memory and speed. Keeps no files.
 
 The run is built by the same code as in training, on a sample of the dataset with its longest rows.
 """
@@ -38,7 +38,7 @@ SCANNED_STEPS = 200
 def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
     """Probe the run of a payload (that of a training job).
 
-    A stopped probe has timed too few steps. Raises as a run does.
+    A stopped probe has timed too few steps. Raises the same errors as a run.
     """
     reporter.progress(0, 4, unit="", message="Reading the data")
     ctx = build_context(spec, reporter)
@@ -114,7 +114,7 @@ def _progress(reporter: Reporter, share: float) -> None:
 
 
 class LargestFirst:
-    """Batches whose step 1 is the largest of the first 200, to measure the peak; later steps keep their order, to measure speed.
+    """Batches whose step 1 is the largest of the first 200 steps, to measure the peak; later steps keep their order, to measure speed.
 
     `longest` and `trained` are the positions and the trained positions per sequence of the largest micro-batch.
     """

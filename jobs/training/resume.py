@@ -1,4 +1,4 @@
-"""Resume a run from a checkpoint: with the batch sizes it had, and a log line for whatever can't be the same."""
+"""Resume a run from a checkpoint: with its batch sizes, and a log line for every unavoidable difference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobs.training.context import TrainingContext
 
 
 def describe_machine(device: torch.device, *, count: int = 1) -> str:
-    """Name everything besides the config that rounding depends on: devices, threads, torch."""
+    """Describe what rounding depends on besides the config: devices, threads, torch."""
     if device.type == "cuda":
         return f"{count} x {device_name(device)}, torch {torch.__version__}"
     return f"{platform.machine()} CPU, {count} x {torch.get_num_threads()} threads, torch {torch.__version__}"
@@ -55,7 +55,7 @@ def limit_epochs(ctx: TrainingContext, batches: StepBatches) -> TrainingContext:
 
 
 def log_other_machine(ctx: TrainingContext, counters: Counters) -> None:
-    """Log what can't be bit-identical if the run was saved on another machine."""
+    """Log that results are not bit-identical if the run was saved on another machine."""
     machine = describe_machine(ctx.device, count=ctx.process_group.count)
     if counters.machine is not None and counters.machine != machine:
         ctx.reporter.log(

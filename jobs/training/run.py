@@ -35,8 +35,7 @@ from jobs.training.telemetry.mfu import find_utilisation
 def run(spec: JobSpec[TrainPayload], reporter: Reporter) -> TrainResult:
     """Train by the payload's `config`, from the newest checkpoint of the run folder if there is one.
 
-    Raises InvalidInput for what can't be trained and
-    JobFailed for a failure on the way (non-finite loss, memory or disk too small).
+    Raises InvalidInput for an invalid run and JobFailed for a failure during training (non-finite loss, memory or disk too small).
     """
     devices = spec.payload.config.devices
     return run_here(spec, reporter) if devices.count == 1 else run_ranks(spec, reporter, devices=devices)

@@ -1,4 +1,4 @@
-"""Sample completions during training, from a random generator of their own, so that sampling does not change the run."""
+"""Sample completions during training with a separate random generator, so that sampling does not change the run."""
 
 from __future__ import annotations
 

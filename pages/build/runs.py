@@ -94,7 +94,7 @@ def draw_list(ctx: Context, person: Person, runs: list[RunView], picked: list[st
 
 
 def main() -> None:
-    """Draw the list, and beside it the comparison of the runs ticked in it."""
+    """Draw the list, and next to it the comparison of the ticked runs."""
     with page_frame("Runs", "Every experiment, newest first. Tick several to overlay their curves.") as (ctx, person):
         picked = [part for part in st.query_params.get("compare", "").split(",") if part][:MAX_COMPARED]
         runs, number, filtered = draw_filters(ctx)

@@ -28,4 +28,4 @@ STATUS: dict[str, str] = {
 }
 """Labels of the statuses of jobs and runs."""
 IMPORTED = "Imported"
-"""In place of a status: the run came from another program's log."""
+"""Label in place of a status: the run is imported from another program's log."""

@@ -32,7 +32,7 @@ def require_person() -> Person:
 
 
 def link_rater() -> str | None:
-    """Return the secret of the ballot link that the visitor came by; it is kept for the visit."""
+    """Return the secret of the visitor's ballot link, kept for the session."""
     link = st.query_params.get("link")
     if link:
         st.session_state["ballot_link"] = link

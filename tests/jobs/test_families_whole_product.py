@@ -29,7 +29,7 @@ from jobs.training import run as training
 from tests.support.jobs import with_payload
 from tests.support.training_rooms import TINY, Recorder, Rooms
 
-SERVED_ONE_BY_ONE = {"bloom": "attention in its own way", "deepseek_v3": "caches latents"}
+SERVED_ONE_BY_ONE = {"bloom": "has its own attention", "deepseek_v3": "caches latents"}
 TEXT = "Mira found a lamp and gave it to Tom. Everyone was glad."
 
 

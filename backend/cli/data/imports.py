@@ -82,7 +82,7 @@ def detection_data(detected: SourcePreview | None) -> dict[str, Any] | None:
 
 
 def detection_text(detected: SourcePreview) -> str:
-    """Return the detected kind with its confidence and reason; of a fallback on text also the columns that were looked for."""
+    """Return the detected kind with its confidence and reason; of a fallback to text also the columns searched for."""
     head = f"Detected: {detected.kind} ({detected.confidence:.0%})"
     if not detected.is_fallback:
         return f"{head}: {detected.reason}."

@@ -111,7 +111,7 @@ class WinMatrix:
 
 @dataclass(frozen=True)
 class RatingTable:
-    """A leaderboard, best first. `notes` must be shown beside it: they say when ratings are regularised or clusters are few."""
+    """A leaderboard, best first. `notes` must be shown with it: on regularised ratings and few clusters."""
 
     ratings: tuple[Rating, ...]
     wins: WinMatrix

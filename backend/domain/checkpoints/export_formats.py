@@ -19,7 +19,7 @@ GGUF_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gpt2", "gem
 
 
 def gguf_refusal(family: str) -> str | None:
-    """Return why a network of this transformers type can't be exported as GGUF; None if it can, as far as its name tells."""
+    """Return why a network of this transformers type can't be exported as GGUF; None if it can, judged by its name."""
     if family in GGUF_FAMILIES:
         return None
     known = ", ".join(name.removesuffix("_text") for name in GGUF_FAMILIES)

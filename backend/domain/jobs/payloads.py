@@ -246,7 +246,7 @@ class DatasetExportPayload(Payload):
 
 
 class InspectPayload(ComputePayload):
-    """Inspect a checkpoint, beside `other` if it is given; the arrays go to `out`."""
+    """Inspect a checkpoint, compared with `other` if given; the arrays are written to `out`."""
 
     job_kind = JobKind.INSPECT
     checkpoint: str

@@ -36,7 +36,7 @@ class ScalingPoint:
 
 
 def parse_points_csv(text: str) -> list[ScalingPoint]:
-    """Read runs from CSV with a header: parameters, tokens and loss; flops may stand for tokens, or beside them.
+    """Read runs from CSV with a header: parameters, tokens and loss; flops may replace tokens, or be given too.
 
     Raises InvalidInput naming the line and the value at fault.
     """

@@ -56,7 +56,7 @@ def count_without_embeddings(config: ArchitectureConfig) -> int:
 
 
 def _width_bounds(parameters: float, vocab_size: int) -> tuple[int, int]:
-    """Return powers of two between which the width lies: roughly a quarter of the parameters, and four times as many."""
+    """Return a lower and an upper bound of the width as powers of two: with a quarter and four times the parameters."""
     narrowest = 16
     while narrowest < 65_536 and _about(2 * narrowest, vocab_size) < parameters / 4:
         narrowest *= 2

@@ -18,7 +18,7 @@ NUMBER_BYTES = {"cpu": 4, "cuda": 2}
 """Weights and cache are fp32 on a CPU and bf16 on a GPU."""
 
 RUNTIME_BYTES = {"cpu": 440 << 20}
-"""Resident size of a replica process beside weights and cache, measured on x86-64 Linux. The size of a CUDA context was not measured."""
+"""Resident size of a replica process without weights and cache, measured on x86-64 Linux. The size of a CUDA context was not measured."""
 
 
 @dataclass(frozen=True)

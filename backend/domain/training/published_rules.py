@@ -25,7 +25,7 @@ class LearningRate:
 
 
 def batch_tokens_rule(tokens: float) -> float:
-    """Return the tokens of a step for a run of D tokens: 0.58 D^0.571, and never so many that the run has fewer than 50 steps."""
+    """Return the tokens of a step for a run of D tokens: 0.58 D^0.571, at most so that the run has 50 steps."""
     return min(0.58 * math.pow(tokens, 0.571), max(1.0, tokens / FEWEST_STEPS))
 
 

@@ -103,7 +103,7 @@ def _rows_of_text(name: str, head: bytes, *, limit: int, encoding: str | None) -
                 remedy="Choose a file of text or rows, or extract it first.",
                 field="file",
             ) from error
-        remedy = f"Choose how it is encoded; perhaps {guess}." if guess else "Choose how it is encoded."
+        remedy = f"Choose its encoding; perhaps {guess}." if guess else "Choose its encoding."
         raise InvalidInput(f"{name} is not UTF-8 ({foreign}), and no row of it can be read so.", remedy=remedy, field="encoding") from error
 
 

@@ -292,7 +292,7 @@ def _check_zip(path: Path, entries: list[zipfile.ZipInfo], *, packed: int) -> No
 
 
 def _leave_out_words(members: list[Member], ignored: list[Ignored]) -> tuple[list[Member], list[Ignored]]:
-    """Leave out text files beside files of records (a readme, a licence), and the metadata that `datasets` writes beside .arrow."""
+    """Leave out text files in a folder of records (a readme, a licence), and the metadata that `datasets` writes with .arrow files."""
     if any(member.suffix == ".arrow" for member in members):
         about = [member for member in members if PurePosixPath(member.name).name in _SAVED_BESIDE_ARROW]
         members = [member for member in members if member not in about]

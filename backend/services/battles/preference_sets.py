@@ -313,7 +313,7 @@ def _provenance(campaign_id: str, name: str, resolution: Resolution, names: dict
 
 
 def _context_of(ctx: Context, base: CheckpointView) -> int:
-    """Return a checkpoint's longest input as far as its row tells; a run's training context is a lower bound."""
+    """Return a checkpoint's longest input from its row; a run's training context is a lower bound."""
     known = base.facts.get("context")
     if known:
         return int(known)

@@ -169,7 +169,7 @@ def find_campaign(session: Session, campaign_id: str) -> Campaign:
 
 
 def list_rematches(ctx: Context, campaign_id: str) -> list[CampaignView]:
-    """Return the campaigns that came from a campaign's votes, oldest first."""
+    """Return the rematches of a campaign, oldest first."""
     with ctx.db.read() as session:
         rows = session.scalars(select(Campaign).where(Campaign.parent_id == campaign_id).order_by(Campaign.created_at))
         return [campaign_view(session, row) for row in rows]

@@ -170,7 +170,7 @@ def _find_candidates(root: Path) -> list[tuple[Path, int]]:
 
 
 def _looks_like_base(names: set[str]) -> bool:
-    """Return whether a folder with these files is a candidate: weights beside a config, or an adapter."""
+    """Return whether a folder with these files is a candidate: weights with a config, or an adapter."""
     has_weights = any(name.endswith(".safetensors") or (name.endswith(PICKLE_ENDINGS) and "model" in name) for name in names)
     return "adapter_config.json" in names or ("config.json" in names and (has_weights or "model.safetensors.index.json" in names))
 

@@ -20,7 +20,7 @@ MAX_TEXT_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class TextSize:
-    """Train and validation part of a text, in `unit` (`Tokens` or `Characters`). `basis` says how they were counted."""
+    """Train and validation part of a text, in `unit` (`Tokens` or `Characters`). `basis` is how they were counted."""
 
     unit: str
     train: int

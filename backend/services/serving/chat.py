@@ -82,7 +82,7 @@ class Answer:
             self.error, self.error_code = event.message, event.code
 
     def as_usage(self) -> dict[str, object]:
-        """Return what is stored beside the message."""
+        """Return the usage stored with the message."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.tokens,

@@ -1,4 +1,4 @@
-"""Defaults of the launch form for the chosen objective, method, dataset and network, and the tokenizer that goes with an architecture."""
+"""Defaults of the launch form for the chosen objective, method, dataset and network, and the default tokenizer of an architecture."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def suggest_defaults(
 
 
 def suggest_tokenizer(ctx: Context, architecture: str) -> str | None:
-    """Return the name of the tokenizer that goes with an architecture, None if none fits.
+    """Return the name of the default tokenizer of an architecture, None if none fits.
 
     It is the one of the newest run of this architecture, else the largest that its vocabulary holds.
     """

@@ -1,4 +1,4 @@
-"""Parts of a run: the rows behind a config's names, its device and its network, resolved once per request and handed on."""
+"""Parts of a run: the rows behind a config's names, its device and its network, resolved once per request."""
 
 from __future__ import annotations
 

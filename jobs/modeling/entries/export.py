@@ -91,7 +91,7 @@ def _write_file(spec: JobSpec[ExportPayload], reporter: Reporter, source: Path, 
 
 
 def _name_base(source: Path, target: Path) -> None:
-    """Set an adapter's base to its Hub id, if the base came from a Hub."""
+    """Set an adapter's base to its Hub id, if the base was downloaded from a Hub."""
     card = read_card(base_folder_of(source)) if read_card(source).get("base_path") else {}
     if not card.get("revision") or not card.get("source"):
         return

@@ -1,6 +1,6 @@
 """The training state that resuming needs besides weights, as safetensors and JSON. No pickle.
 
-Optimizer state, random state of every library, counters, and whatever else has a `state_dict` (the average of the weights, the gradient
+Optimizer state, random state of every library, counters, and other objects with a `state_dict` (the average of the weights, the gradient
 scaler): trees of dictionaries and lists, whose tensors are saved in one safetensors file and the rest as JSON.
 """
 
@@ -42,7 +42,8 @@ class Counters:
 
     `lowest_val_loss` is the lowest of all measurements, `stale` the number of measurements since; `ended` is the max_steps of a run that
     stopped early. `sequences` are those of a step on all devices, `measured` the items of the val split that are validated on.
-    `micro_batch` is None unless memory was too small for the config's. `machine` names what rounding depends on. The names of the fields
+    `micro_batch` is None unless memory was too small for the config's. `machine` describes what rounding depends on. The names of the
+    fields
     are those in the checkpoint's file.
     """
 
@@ -68,7 +69,7 @@ def gather_state(optimizer: torch.optim.Optimizer, states: Mapping[str, Stateful
 
 
 def save_state(folder: Path, *, gathered: dict[str, Any], counters: Counters, randomness: Sequence[RandomState] = ()) -> None:
-    """Write what `gather_state` returned into a checkpoint's folder, with the random state of each rank; this process's by default."""
+    """Write the result of `gather_state` to a checkpoint's folder, with the random state of each rank, by default this process's."""
     target = folder / STATE_FOLDER
     target.mkdir()
     tensors = dict(gathered["tensors"])
@@ -87,9 +88,8 @@ def load_state(
     process_group: ProcessGroup | None = None,
     seed: int = 0,
 ) -> Counters:
-    """Restore the training state from a checkpoint's folder; return its counters. A state that was not saved is left as it is.
-
-    If another number of ranks saved it, random numbers are seeded with the run's `seed`, the rank and the step. Raises InvalidInput if
+    """Restore the training state from a checkpoint's folder; return its counters. A state that was not saved is unchanged. If another
+    number of ranks saved it, random numbers are seeded with the run's `seed`, the rank and the step. Raises InvalidInput if
     the state belongs to another network or optimizer.
     """
     counters = read_counters(folder)
@@ -170,7 +170,7 @@ class RandomState:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> RandomState:
-        """Rebuild the state from what `state_dict` returned."""
+        """Rebuild the state from a `state_dict`."""
         name, keys, *numbers = tree["numpy"]
         version, internal, spare = tree["python"]
         numpy_state = (name, keys.numpy().astype(np.uint32), *numbers)
@@ -182,7 +182,7 @@ def _encode(value: Any, path: str, tensors: dict[str, torch.Tensor], paths: dict
     if isinstance(value, torch.Tensor):
         tensor = gather_tensor(value)
         first_path = paths.setdefault((tensor.data_ptr(), tensor.shape, tensor.dtype), path) if tensor.numel() else path
-        if first_path == path:  # parameters may share a small table, and safetensors takes a tensor once
+        if first_path == path:  # parameters may share a small table, and safetensors stores a tensor once
             tensors[path] = tensor
         return {"tensor": first_path}
     if isinstance(value, Mapping):

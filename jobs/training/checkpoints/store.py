@@ -22,7 +22,7 @@ from jobs.modeling.loglikelihood import longest_input
 from jobs.reporter import JobSpec, Reporter
 
 DISK_MARGIN, DISK_SPARE_BYTES = 1.05, 16_000_000
-"""Free space required beyond a checkpoint's bytes: estimates err, and logs and metrics need room as well."""
+"""Free space required beyond a checkpoint's bytes, for errors of the estimate, logs and metrics."""
 DISK_CHECK_EVERY_S = 5.0
 
 
@@ -70,7 +70,7 @@ class CheckpointStore:
     ) -> str:
         """Publish a step's checkpoint, report it, and prune older ones; return its folder relative to the artifacts.
 
-        `weights` are saved instead of the network's own, for a network that is sharded. Raises JobFailed if the disk is full, with earlier
+        `weights` are saved instead of the network's own, for a sharded network. Raises JobFailed if the disk is full, with earlier
         checkpoints intact.
         """
         self._make_room(step, best_step=best_step)
@@ -122,7 +122,7 @@ class CheckpointStore:
         return int(self._bytes * DISK_MARGIN) + DISK_SPARE_BYTES
 
     def _make_room(self, step: int, *, best_step: int | None) -> None:
-        """If the disk is too full for another checkpoint, prune before it instead of after it."""
+        """If the disk is too full for another checkpoint, prune before saving."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._free_bytes() >= self._needed_bytes() or step in self.steps():
             return
@@ -144,7 +144,7 @@ class CheckpointStore:
             self._reporter.emit(CheckpointRemovedEvent(step=step, folder=relative))
 
     def check_disk(self, *, checkpoint_bytes: int, max_steps: int, checkpoint_every: int) -> None:
-        """Raise JobFailed unless the disk has room for all checkpoints that the run keeps at once."""
+        """Raise JobFailed unless the disk has room for all checkpoints kept at once."""
         planned = -(-max_steps // checkpoint_every)
         num_at_once = min(planned, self._keep_last + 1) + 1  # the best, the last ones, and the one being written
         num_new = max(1, num_at_once - len(self.steps()))

@@ -1,4 +1,4 @@
-"""Launch a run on several devices: `torchrun` starts one process per device, and this one relays what the first of them reports.
+"""Launch a run on several devices: `torchrun` starts one process per device, and this one relays the first rank's events.
 
 The job's process passes on events and stop requests through files, and returns the run's result or raises the first error.
 `python -m torch.distributed.run ... -m jobs.training.rank FOLDER` starts the ranks on every machine that takes part; FOLDER lies among
@@ -97,7 +97,7 @@ def _relay_until_exit(child: subprocess.Popen[bytes], folder: Path, reporter: Re
 
 
 def _events(path: Path) -> Iterator[Event | None]:
-    """Yield the events of the first rank, and None whenever there is no further one yet. Never ends."""
+    """Yield the events of the first rank, and None while there is no new one. Never ends."""
     while not path.exists():
         yield None
     with path.open("rb") as file:

@@ -87,7 +87,7 @@ class ProcessGroup:
         yield
 
     def broadcast_request(self, request: StopRequest | None) -> StopRequest | None:
-        """Return the first rank's stop request: all ranks stop at the same step, or the others would wait for ever."""
+        """Return the first rank's stop request, so that all ranks stop at the same step."""
         if self.count == 1:
             return request
         index = torch.tensor(REQUESTS.index(request))
@@ -113,7 +113,7 @@ class ProcessGroup:
 
     @contextmanager
     def first_rank_first(self) -> Iterator[None]:
-        """Run a block on the first rank, then on the others, which find what it cached."""
+        """Run a block on the first rank, then on the others, which read its cache."""
         if not self.is_first:
             self.barrier()
         try:
@@ -123,7 +123,7 @@ class ProcessGroup:
                 self.barrier()
 
     def barrier(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait for all ranks."""
         if self.count > 1:
             dist.barrier()
 

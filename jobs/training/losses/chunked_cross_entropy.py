@@ -21,7 +21,7 @@ FP16_LIMIT = 2.0**15
 
 
 class Penalties(NamedTuple):
-    """Terms of the loss beside the cross-entropy.
+    """Terms of the loss besides the cross-entropy.
 
     `label_smoothing` is the share of a target spread over the vocabulary (Szegedy et al. 2016, arXiv 1512.00567, section 7), `z_loss` the
     weight of the squared log-partition (Chowdhery et al. 2022, arXiv 2204.02311, section 5).

@@ -1,8 +1,8 @@
 """Compute the loss inside the network's forward pass, so that the logits of all tokens are never in memory.
 
 The network is called as usual, so it may be compiled, have adapters, or be wrapped for several devices. During the call its head passes
-hidden states on, and transformers' hook for a loss function computes logits and loss together (`linear_loss`). Whether that equals what
-the network computes is tested on a few tokens; a network whose head is more than a matrix product returns logits as usual.
+hidden states on, and transformers' hook for a loss function computes logits and loss together (`linear_loss`). Equality with the network's
+own logits is tested on a few tokens; a network whose head is more than a matrix product returns logits as usual.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, held beside those in training: it is what is validated, sampled and saved.
+"""Exponential moving average of the weights, which is validated, sampled and saved instead of them.
 
 The decay at a step is at most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage, so that the average soon forgets the
 initial weights.

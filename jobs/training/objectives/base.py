@@ -38,7 +38,7 @@ class LossOutput:
 
 
 class TrainingObjective(Protocol):
-    """A loss and its validation. A batch is whatever the objective's batches yield: it has `units` and `to(device)`.
+    """A loss and its validation. Batches have `units` and `to(device)`.
 
     `is_divisible`: whether a micro-batch's loss is a sum over its items, so that smaller micro-batches leave the step's loss as it is.
     """
@@ -51,7 +51,7 @@ class TrainingObjective(Protocol):
         """Compute the loss of a micro-batch on the device that holds it."""
 
     def validate(self, network: torch.nn.Module, batches: Iterable[Any], *, device: torch.device, precision: Precision) -> dict[str, float]:
-        """Return val_loss and the metrics beside it by name; empty without a val split."""
+        """Return val_loss and the other validation metrics by name; empty without a val split."""
 
 
 @dataclass(frozen=True)

@@ -200,14 +200,14 @@ def pair_metric_sums(scored: Scored) -> dict[str, torch.Tensor]:
 
 
 class Splits(NamedTuple, Generic[Item]):
-    """The items of an encoded dataset; those of the val split are the ones that are validated on."""
+    """The items of an encoded dataset; those of the val split are used for validation."""
 
     train: list[Item]
     val: list[Item]
 
 
 def first_rank_first(load: Callable[[TrainingContext], Loaded]) -> Callable[[TrainingContext], Loaded]:
-    """Decorate a loader to run on the first rank, then on the others: they read the log-probabilities that it saved, or stop with it."""
+    """Decorate a loader to run on the first rank, then on the others, which read its saved log-probabilities, or stop with it."""
 
     def load_in_order(ctx: TrainingContext) -> Loaded:
         loaded: Loaded | None = None

@@ -1,4 +1,4 @@
-"""Log-probabilities of a run's answers under the reference network, computed once before training to hold one network at a time.
+"""Log-probabilities of a run's answers under the reference network, computed once before training so that only one network is in memory.
 
 They are saved in the run's folder under a hash of each answer's tokens: a resumed run reads the same numbers on any machine, and a run
 that is extended computes only those of new answers.

@@ -1,6 +1,5 @@
-"""Completions that the network in training samples itself, in groups per prompt, with their rewards.
-
-The draws of a step follow from (seed, step) and the weights alone, so a resumed run samples the same completions.
+"""Completions sampled by the network in training, in groups per prompt, with their rewards. The samples of a step depend only on (seed,
+step) and the weights, so a resumed run samples the same completions.
 """
 
 from __future__ import annotations

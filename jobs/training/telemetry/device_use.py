@@ -1,4 +1,4 @@
-"""Utilisation and power draw of the device, sampled beside the steps' metrics at the cost of reading a clock.
+"""Utilisation and power draw of the device, sampled with the steps' metrics at the cost of reading a clock.
 
 On a GPU from NVIDIA's management library, through torch. On the CPU from this process's CPU time, and from the processor's energy counter
 if it is readable (Linux RAPL; by root alone on most systems).

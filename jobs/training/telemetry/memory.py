@@ -2,7 +2,7 @@
 
 On a GPU the caching allocator counts. On the CPU the kernel does: the high-water mark of resident memory, less pages of files (libraries,
 the token file), which are not the run's own. Unlike recording every allocation this costs nothing, so every run is measured, and it
-includes what the C library's allocator holds back, which the machine really lacks.
+includes memory that the C library's allocator retains.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Utilisation:
 def find_utilisation(model: Any, config: RunConfig, *, device: torch.device, artifacts: Path) -> Utilisation | None:
     """Return the utilisation of a pretraining run; None if the network's operations or the device's peak are unknown.
 
-    None for other objectives: their rate counts trained tokens alone, and they compute more than those.
+    None for other objectives, whose rate counts only trained tokens.
     """
     if config.objective is not Objective.PRETRAIN:
         return None

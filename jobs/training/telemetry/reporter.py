@@ -1,4 +1,4 @@
-"""A reporter that measures the run it reports on: memory, step times, utilisation."""
+"""A reporter that also measures the run: memory, step times, utilisation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEMORY_EVERY_S = 1.0
 class MeteredReporter(Reporter):
     """A reporter that forwards everything and measures the run: memory at every progress report, time between steps' metrics.
 
-    It adds to a step's metrics `mfu`, if `mfu_of_rate` is set, `memory_bytes` once a second, and what `gauge` reads of the device.
+    It adds to a step's metrics `mfu`, if `mfu_of_rate` is set, `memory_bytes` once a second, and the device's readings from `gauge`.
     """
 
     def __init__(self, reporter: Reporter, meter: MemoryMeter, *, gauge: DeviceGauge | None = None) -> None:
@@ -35,7 +35,7 @@ class MeteredReporter(Reporter):
         self.mfu_of_rate: Callable[[float], float] | None = None
 
     def emit(self, event: Event) -> None:
-        """Pass an event on, with what was measured."""
+        """Forward an event, with measurements."""
         if isinstance(event, ProgressEvent):
             self._meter.sample()
         if isinstance(event, MetricsEvent) and (rate := event.values.get("tok_per_sec")) is not None:
@@ -43,7 +43,7 @@ class MeteredReporter(Reporter):
         self._reporter.emit(event)
 
     def _after_step(self, rate: float) -> dict[str, float]:
-        """Take the time of a step, and return what the device is doing."""
+        """Record the time of a step, and return the device's utilisation."""
         now = time.perf_counter()
         self._steps += 1
         if self._steps > WARM_UP_STEPS:
@@ -65,11 +65,11 @@ class MeteredReporter(Reporter):
         return read
 
     def should_stop(self) -> StopRequest | None:
-        """Return what the user asked for, if anything."""
+        """Return the user's stop request, if any."""
         return self._reporter.should_stop()
 
     def measurement(self, device: torch.device) -> RunMeasurement | None:
-        """Return what was measured; None for a run of too few steps."""
+        """Return the measurement; None for a run of too few steps."""
         peak = self._meter.peak_bytes()
         if peak is None or len(self._seconds) < 3:
             return None

@@ -14,7 +14,7 @@ from pages.components.charts.style import COLORS, MUTED, fade
 EMBEDDING, ATTENTION, FEED_FORWARD, NORM, HEAD = COLORS[:5]
 EXPERTS = COLORS[5]
 BRACKET = "1.1rem"
-"""Width of the line of a residual connection beside its boxes."""
+"""Width of the line of a residual connection next to its boxes."""
 ARROW = f'<div style="height:.7rem;width:1.5px;margin:0 auto;background:{MUTED}"></div>'
 
 

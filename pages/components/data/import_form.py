@@ -164,7 +164,7 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
 
 
 def _draw_detection(guess: SourcePreview) -> None:
-    """Draw the detected kind with its confidence and reason; of a fallback on text also the columns that were looked for."""
+    """Draw the detected kind with its confidence and reason; of a fallback to text also the columns searched for."""
     detected = f"Detected: {guess.kind} ({guess.confidence:.0%})"
     reason = plain(guess.reason.replace("`", ""))
     if not guess.is_fallback:

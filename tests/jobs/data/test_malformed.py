@@ -126,7 +126,7 @@ REFUSED: dict[str, tuple[Maker, dict[str, Any], list[str]]] = {
     "UTF-16 without its mark": (
         _file("x.jsonl", '{"text": "a"}\n'.encode("utf-16-le")),
         {},
-        ["row 1: the line contains a NUL", "Choose how it is encoded"],
+        ["row 1: the line contains a NUL", "Choose its encoding"],
     ),
     "good rows, but none may be bad": (
         _file("x.jsonl", _lines(*_texts(20), b"oops")),

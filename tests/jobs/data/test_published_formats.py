@@ -218,7 +218,7 @@ def test_messages_that_no_tree_reaches_are_rejected_with_the_reason(tmp_path: Pa
         1: "turn 2 of `messages` has no text (found: role)",
         first: "the message `gone` that it answers is not in the source",
         first + 1: "its thread leads to no first message: a message above `lost` is missing or answers itself",
-        first + 2: "the message id '7.a1' is that of row 2, too",
+        first + 2: "the message id '7.a1' is also that of row 2",
         first + 3: "its thread leads to no first message: a message above `r2` is missing or answers itself",
         first + 4: "its thread leads to no first message: a message above `r1` is missing or answers itself",
         first + 5: "column `message_id` is missing (found: `parent_id`, `role`, `text`, `rank`)",

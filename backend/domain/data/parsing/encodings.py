@@ -1,4 +1,4 @@
-"""Encodings in which text is read, by the names that Python knows."""
+"""Encodings of text files, by Python's names."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def band_key(signatures: Signatures, band: int) -> Hashes:
 
 
 def bucket_pairs(keys: Hashes, rows: Rows, *, first_held_out: int, reach: int = REACH) -> tuple[Rows, Rows]:
-    """Return the candidate pairs of one band, smaller row first: `rows[i]` lies in bucket `keys[i]`; rows rise.
+    """Return the candidate pairs of one band, smaller row first: `rows[i]` is in bucket `keys[i]`; rows ascend.
 
     In a bucket each row is compared with its `reach` predecessors and with the bucket's first, so that a bucket of n costs n, not n².
     Rows from `first_held_out` on are held out; each is also compared with the last row of its bucket that is not.

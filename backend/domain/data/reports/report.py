@@ -188,7 +188,7 @@ class Sample(_Frozen):
 
 
 class BenchmarkChecked(_Frozen):
-    """A benchmark that was looked for."""
+    """A benchmark searched for, with the items found."""
 
     name: str
     items: int

@@ -14,7 +14,7 @@ from pages.components.words import figure_text
 
 Array = npt.NDArray[Any]
 SHADES = [[share, fade(ACCENT, share**0.5)] for share in (0.0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)]
-"""Opacity by the square root of the value, so that weak weights show beside a strong one."""
+"""Opacity by the square root of the value, so that weak weights remain visible next to a strong one."""
 EVEN_SHADES = [[0.0, fade(ACCENT, 0.04)], [1.0, fade(ACCENT, 0.95)]]
 TILE = 40
 """Cells along each side of a small map; longer texts are max-pooled."""

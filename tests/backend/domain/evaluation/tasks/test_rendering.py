@@ -117,7 +117,7 @@ metrics: [{name: exact_match_verbatim, ignore_case: true}]
         ({"choices": "question"}, ROW, '`choices` gives "Capital of France\\?", which is no list'),
         ({"choices": "[]"}, ROW, "gives an empty list"),
         ({"choices": "[choices]"}, ROW, "holds .* which is no text"),
-        ({"prompt": "{{ 'x' * 100000000 }}"}, ROW, "puts together more than"),
+        ({"prompt": "{{ 'x' * 100000000 }}"}, ROW, "builds more than"),
         ({"prompt": "{% for i in range(9999999) %}{% endfor %}"}, ROW, "prompt"),
         ({"prompt": "{{question | regex_replace('(a+)+$', '')}}"}, {**ROW, "question": "a" * 40 + "b"}, "(?s).*"),
         ({"prompt": "{{question.__class__}}"}, ROW, "prompt"),
