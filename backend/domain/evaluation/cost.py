@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backend.domain.wording import plural
+
 START_S = 6.0
 """Starting the process and loading a small network; a job's time holds it whatever the number of items."""
 RUNTIME_BYTES = 440 << 20
@@ -17,7 +19,7 @@ ENOUGH = 3
 
 @dataclass(frozen=True)
 class Timing:
-    """What an evaluation's time depends on; `seconds` is None before it has run."""
+    """Facts that an evaluation's time depends on; `seconds` is None before it has run."""
 
     checkpoint: str
     benchmark: str
@@ -48,11 +50,11 @@ class MemoryEstimate:
 
 
 _BASES = (
-    ("earlier runs of this checkpoint on this benchmark", 1.5),
-    ("other checkpoints on this benchmark", 3.0),
-    ("other benchmarks", 6.0),
+    ("of this checkpoint on this benchmark", 1.5),
+    ("of other checkpoints on this benchmark", 3.0),
+    ("on other benchmarks", 6.0),
 )
-"""What a rate was measured on, nearest first, and the factor of its error where there are too few to measure it."""
+"""Sources of a rate, nearest first, and the factor of its error where there are too few to measure it."""
 
 
 def estimate_time(job: Timing, earlier: Sequence[Timing]) -> TimeEstimate | None:
@@ -73,7 +75,12 @@ def estimate_time(job: Timing, earlier: Sequence[Timing]) -> TimeEstimate | None
             if len(rates) >= ENOUGH:
                 factor = max(1.1, *(_misses(rates, index) for index in range(len(rates))))
             seconds = _median(rates) * _work(job)
-            return TimeEstimate(START_S + seconds, START_S + seconds / factor, START_S + seconds * factor, f"{len(rates)} {basis}")
+            return TimeEstimate(
+                START_S + seconds,
+                START_S + seconds / factor,
+                START_S + seconds * factor,
+                f"{plural(len(rates), 'earlier evaluation')} {basis}",
+            )
     return None
 
 

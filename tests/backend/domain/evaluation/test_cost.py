@@ -27,7 +27,7 @@ def test_time_grows_with_items_shots_and_parameters() -> None:
     other = estimate_time(replace(JOB, checkpoint="elm", parameters=300, shots=1), [small])
     assert other is not None
     assert other.seconds == pytest.approx(START_S + 100 * 3 * 2)
-    assert other.basis == "1 measured with other checkpoints on this benchmark"
+    assert other.basis == "1 earlier evaluation of other checkpoints on this benchmark"
 
 
 def test_the_nearest_are_taken_before_the_many() -> None:
