@@ -11,6 +11,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.eval_score import score as score_answers
 from backend.cli.evaluation.safety import app as safety
+from backend.cli.evaluation.suite import app as suite
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
@@ -23,6 +24,7 @@ from backend.services.evaluation.evaluations import EvaluationView, get_evaluati
 app = typer.Typer(no_args_is_help=True)
 app.command("score")(score_answers)
 app.add_typer(safety, name="safety")
+app.add_typer(suite, name="suite")
 
 CheckpointOption = Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")]
 Kind = Literal["auto", "perplexity", "multiple_choice", "generation"]

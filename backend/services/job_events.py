@@ -36,7 +36,7 @@ from backend.services.context import Context
 from backend.services.data import imports
 from backend.services.data import reports as data_reports
 from backend.services.estimates import measurements
-from backend.services.evaluation import evaluations
+from backend.services.evaluation import evaluations, open_suites
 from backend.services.evaluation.safety import records as safety_records
 from backend.services.jobs.claims import Claim, StoredPayload, renew
 from backend.services.serving import replicas
@@ -97,6 +97,11 @@ def record_bad_end(session: Session, ctx: Context, claim: Claim[Any]) -> None:
         replicas.record_end(session, ctx, claim)
 
 
+def _record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointEvent) -> None:
+    checkpoint_files.record_checkpoint(session, ctx, claim, event)
+    open_suites.start_at_checkpoint(session, ctx, claim, event)
+
+
 Recorder = Callable[[Session, Context, Claim[Any], Any], None]
 Finisher = Callable[[Session, Context, Claim[Any], Any], JobResult | None]
 """Records a result, and returns it if it was completed."""
@@ -108,7 +113,7 @@ RECORDERS: dict[tuple[JobKind, type[Event]], Recorder] = {
     (JobKind.REPLICA, GaugeEvent): replicas.record_gauge,
     (JobKind.TRAIN, ResumedEvent): run_events.record_resumed,
     (JobKind.TRAIN, SampleEvent): run_events.record_sample,
-    (JobKind.TRAIN, CheckpointEvent): checkpoint_files.record_checkpoint,
+    (JobKind.TRAIN, CheckpointEvent): _record_checkpoint,
     (JobKind.TRAIN, CheckpointRemovedEvent): checkpoint_files.record_checkpoint_removed,
 }
 """The service that records an event of a kind of job. Other events stay in the events file."""
@@ -119,7 +124,7 @@ FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
     JobKind.TRAIN_TOKENIZER: (tokenizers.record_tokenizer,),
     JobKind.TOKENIZER_REPORT: (tokenizer_reports.record_report,),
     JobKind.ADD_BASE: (bases.record_base,),
-    JobKind.TRAIN: (run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch),
+    JobKind.TRAIN: (run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch, open_suites.start_at_end),
     JobKind.EVALUATE: (safety_records.complete_scores, evaluations.record_scores),
     JobKind.GENERATE: (campaigns.record_generated,),
     JobKind.REPLICA: (replicas.record_end,),

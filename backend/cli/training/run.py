@@ -15,6 +15,7 @@ from backend.cli.training.report import cluster, report
 from backend.cli.training.sweep import sweep, sweep_show, sweep_stop
 from backend.cli.waiting import wait_for_job
 from backend.domain.estimates.prediction import Prediction, describe_fit, format_memory, format_run_time
+from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.results import ProbeResult
 from backend.domain.training.config import RunConfig, parse_run_config
 from backend.domain.training.launch_warnings import LaunchWarning
@@ -24,6 +25,8 @@ from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
 from backend.services.estimates.measurements import predict
 from backend.services.estimates.probes import launch_probe
+from backend.services.evaluation.open_suites import SuiteChoice
+from backend.services.evaluation.suites import get_suite
 from backend.services.jobs.devices import find_device
 from backend.services.metrics.points import last_values
 from backend.services.training.diagnosis import diagnose_run
@@ -47,6 +50,8 @@ def launch(
     name: Annotated[str | None, typer.Option(help="Name of the run, in place of the recipe's.")] = None,
     parent: Annotated[str | None, typer.Option(help="The parent run, by name or id.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept all warnings.")] = False,
+    suite: Annotated[str | None, typer.Option(help="Suite of benchmarks to evaluate the run's checkpoints on.")] = None,
+    suite_at: Annotated[Moment, typer.Option(help="When: at the end of the run, or at each checkpoint.")] = Moment.END,
     as_json: JsonFlag = False,
 ) -> None:
     """Launch a run from a recipe. Warnings are printed first; at a terminal they must be accepted, unless --yes is given."""
@@ -56,7 +61,16 @@ def launch(
         config = config.model_copy(update={"name": name})
     expected = forecast(ctx, config)
     ask_to_proceed(expected.warnings, yes=yes, as_json=as_json)
-    run = launch_run(ctx, config, person=LOCAL, idempotency_key=key, parts=expected.parts, parent=parent, warnings=expected.warnings)
+    run = launch_run(
+        ctx,
+        config,
+        person=LOCAL,
+        idempotency_key=key,
+        parts=expected.parts,
+        parent=parent,
+        warnings=expected.warnings,
+        suites=[SuiteChoice(get_suite(ctx, suite).id, suite_at)] if suite else (),
+    )
     _finish(ctx, run, wait=wait, as_json=as_json, warnings=expected.warnings)
 
 

@@ -292,6 +292,13 @@ def get_evaluation(ctx: Context, evaluation_id: str) -> EvaluationView:
         return _views(session, [row])[0]
 
 
+def get_evaluations(ctx: Context, evaluation_ids: Sequence[str]) -> list[EvaluationView]:
+    """Return the evaluations with these ids, in their order; unknown ids are skipped."""
+    with ctx.db.read() as session:
+        views = {one.id: one for one in _views(session, session.scalars(select(Evaluation).where(Evaluation.id.in_(evaluation_ids))).all())}
+    return [views[one] for one in evaluation_ids if one in views]
+
+
 def _views(session: Session, rows: Sequence[Evaluation]) -> list[EvaluationView]:
     ids = [row.id for row in rows]
     scores: dict[str, list[ScoreView]] = {}

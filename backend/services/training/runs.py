@@ -18,6 +18,7 @@ from backend.domain.training.config import Objective, RunConfig, parse_config
 from backend.domain.training.launch_warnings import LaunchWarning
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
+from backend.services.evaluation.open_suites import SuiteChoice, add_choice
 from backend.services.jobs.jobs import add_job, request_stop, wake
 from backend.services.training.events import forget_after
 from backend.services.training.parts import RunParts, require_disk, resolve_parts, training_payload
@@ -38,6 +39,7 @@ def launch_run(
     group_id: str | None = None,
     parent: str | None = None,
     warnings: Sequence[LaunchWarning] = (),
+    suites: Sequence[SuiteChoice] = (),
 ) -> RunView:
     """Queue a run. The same `idempotency_key` returns the same run, so that a double click launches one run. It waits for a dataset or
     tokenizer that is still being made; `depends_on` names another job to wait for. `parts` are the config's parts, if the caller has
@@ -66,6 +68,9 @@ def launch_run(
                 parent_id=find_run(session, parent).id if parent else None,
                 warnings=[warning.model_dump(mode="json") for warning in warnings],
             )
+            session.flush()  # the run's row first: its references run in circles, so the order is not sorted out by itself
+            for choice in suites:
+                add_choice(session, run_id, choice)
     except IntegrityError:  # another process inserted the same key
         again = _run_of_key(ctx, idempotency_key) if idempotency_key else None
         if again is None:

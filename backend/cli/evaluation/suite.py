@@ -1,0 +1,148 @@
+"""`roundhouse eval suite`: create, run and show suites of benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.cli.waiting import wait_for_job
+from backend.domain.evaluation.suites import parse_suite, read_suite
+from backend.domain.statistics.estimates import Estimate
+from backend.errors import InvalidInput, NotFound
+from backend.services.context import LOCAL
+from backend.services.evaluation.suites import (
+    SuiteResultView,
+    SuiteView,
+    create_suite,
+    get_result,
+    get_suite,
+    list_results,
+    list_suites,
+    run_suite,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Named lists of benchmarks, run together on a checkpoint.")
+
+
+@app.command("create")
+@command
+def create(
+    file: Annotated[Path | None, typer.Argument(help="YAML with `name` and `members`.")] = None,
+    name: Annotated[str, typer.Option(help="Name, where no file is given.")] = "",
+    benchmark: Annotated[list[str] | None, typer.Option(help="A member with default settings; may be repeated.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Create a suite from a YAML file, or from --name and --benchmark."""
+    if (file is None) == (not benchmark):
+        raise InvalidInput("A suite needs either a file or --name with --benchmark.", remedy="Give one of the two.")
+    config = read_suite(read_text(file)) if file else parse_suite({"name": name, "members": list(benchmark or ())})
+    suite = create_suite(get_context(), config, person=LOCAL)
+    emit(describe_suite(suite), as_json=as_json, text=f"Created {suite.name} ({suite.id}) with {len(suite.config.members)} members.")
+
+
+@app.command("list")
+@command
+def list_(as_json: JsonFlag = False) -> None:
+    """List the suites."""
+    suites = list_suites(get_context())
+    lines = [f"{suite.name}  {len(suite.config.members)} members, run {suite.num_results} times ({suite.id})" for suite in suites]
+    emit({"suites": [describe_suite(suite) for suite in suites]}, as_json=as_json, text="\n".join(lines) or "No suites yet.")
+
+
+@app.command("run")
+@command
+def run(
+    suite: Annotated[str, typer.Argument(help="Name or id.")],
+    checkpoint: Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a suite on a checkpoint. What was measured before with the same settings is not measured again."""
+    ctx = get_context()
+    result = run_suite(ctx, suite, checkpoint=checkpoint, person=LOCAL)
+    for member in result.members:
+        if wait and member.evaluation and member.evaluation.is_active and member.evaluation.job_id:
+            note(f"{member.evaluation.benchmark} on {result.checkpoint}")
+            wait_for_job(ctx, member.evaluation.job_id)
+    result = get_result(ctx, result.id)
+    emit(describe_result(result), as_json=as_json, text=format_result(result))
+
+
+@app.command("show")
+@command
+def show(suite: Annotated[str, typer.Argument(help="A suite's name or id, or the id of a result.")], as_json: JsonFlag = False) -> None:
+    """Show a suite with its results, or one result."""
+    ctx = get_context()
+    try:
+        result = get_result(ctx, suite)
+    except NotFound:
+        view = get_suite(ctx, suite)
+        results = list_results(ctx, suite_id=view.id)
+        data = {**describe_suite(view), "results": [describe_result(one) for one in results]}
+        emit(data, as_json=as_json, text="\n\n".join([view.config.to_yaml().rstrip(), *map(format_result, results)]))
+        return
+    emit(describe_result(result), as_json=as_json, text=format_result(result))
+
+
+def describe_suite(suite: SuiteView) -> dict[str, Any]:
+    """Return a suite as the command line's JSON."""
+    members = [{"benchmark": one.benchmark, "config": one.config.model_dump(mode="json")} for one in suite.config.members]
+    return {"suite": suite.id, "name": suite.name, "description": suite.config.description, "members": members}
+
+
+def describe_result(result: SuiteResultView) -> dict[str, Any]:
+    """Return a suite result as the command line's JSON."""
+    return {
+        "result": result.id,
+        "suite": result.suite,
+        "checkpoint": result.checkpoint,
+        "step": result.step,
+        "finished": result.num_finished,
+        "macro": _describe_estimate(result.macro),
+        "micro": _describe_estimate(result.micro),
+        "left_out": result.left_out,
+        "seconds": result.seconds,
+        "tokens": result.tokens,
+        "members": [
+            {
+                "benchmark": one.member.benchmark,
+                "evaluation": one.evaluation.id if one.evaluation else None,
+                "status": one.evaluation.status.value if one.evaluation else None,
+                "error": one.error or (one.evaluation.error.cause if one.evaluation else None) or None,
+                "scores": [
+                    {"metric": s.metric, "value": s.value, "stderr": s.stderr, "interval": _interval(s.low, s.high), "n": s.n}
+                    for s in (one.evaluation.scores if one.evaluation else ())
+                ],
+            }
+            for one in result.members
+        ],
+    }
+
+
+def format_result(result: SuiteResultView) -> str:
+    """Return a suite result as lines for a terminal."""
+    lines = [f"{result.suite} on {result.checkpoint}: {result.num_finished} of {len(result.members)} finished ({result.id})"]
+    for one in result.members:
+        score = one.evaluation.main_score if one.evaluation else None
+        state = one.error or (str(one.evaluation.status) if one.evaluation else "waiting")
+        lines.append(f"  {one.member.benchmark:<28} " + (f"{score.metric} {score.value:.4f}  n = {score.n}" if score else state))
+    for name, average in (("macro", result.macro), ("micro", result.micro)):
+        if average is not None:
+            error = "" if average.stderr is None else f" ± {average.stderr:.4f}"
+            lines.append(f"  {name} average {average.value:.4f}{error}")
+    return "\n".join(lines)
+
+
+def _describe_estimate(estimate: Estimate | None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    interval = _interval(estimate.low, estimate.high)
+    return {"value": estimate.value, "stderr": estimate.stderr, "interval": interval, "n": estimate.n, "method": estimate.method}
+
+
+def _interval(low: float | None, high: float | None) -> list[float] | None:
+    return None if low is None or high is None else [low, high]

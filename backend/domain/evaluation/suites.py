@@ -1,0 +1,93 @@
+"""SuiteConfig: a named list of benchmarks with their settings. One schema for page, YAML and row.
+
+name: core
+members:
+  - facts
+  - {benchmark: questions, shots: 5, limit: 200}
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.validation import validation_message
+from backend.errors import InvalidInput
+
+MOST_MEMBERS = 200
+
+
+class Moment(StrEnum):
+    """When a suite chosen at the launch of a run is evaluated."""
+
+    END = "end"
+    CHECKPOINT = "checkpoint"
+
+
+class SuiteMember(BaseModel):
+    """A benchmark (`name`, or `name@version` to hold on to one version) and its settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    benchmark: str = Field(min_length=1, max_length=160)
+    config: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_short(cls, data: Any) -> Any:
+        """A name alone, or settings beside the name, as people write them in YAML."""
+        if isinstance(data, str):
+            return {"benchmark": data}
+        if isinstance(data, dict) and "config" not in data:
+            return {"benchmark": data.get("benchmark"), "config": {key: value for key, value in data.items() if key != "benchmark"}}
+        return data
+
+
+class SuiteConfig(BaseModel):
+    """A suite as it is stored and written as YAML."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str = Field(default="", max_length=2000)
+    members: tuple[SuiteMember, ...] = Field(min_length=1, max_length=MOST_MEMBERS)
+
+    @field_validator("members")
+    @classmethod
+    def _no_member_twice(cls, members: tuple[SuiteMember, ...]) -> tuple[SuiteMember, ...]:
+        for place, member in enumerate(members):
+            if member in members[:place]:
+                raise ValueError(f"{member.benchmark} is there twice with the same settings")
+        return members
+
+    def to_yaml(self) -> str:
+        """Write the suite as YAML, leaving defaults out."""
+        members = [{"benchmark": one.benchmark, **one.config.model_dump(mode="json", exclude_defaults=True)} for one in self.members]
+        head = {"name": self.name, **({"description": self.description} if self.description else {})}
+        short = [member["benchmark"] if len(member) == 1 else member for member in members]
+        return yaml.safe_dump({**head, "members": short}, sort_keys=False, allow_unicode=True)
+
+
+def parse_suite(values: Any) -> SuiteConfig:
+    """Return a suite from a form's values. Raises InvalidInput naming field and value."""
+    try:
+        return SuiteConfig.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(f"This suite can't be used: {validation_message(error, SuiteConfig)}.") from error
+
+
+def read_suite(text: str) -> SuiteConfig:
+    """Read a suite's YAML. Raises InvalidInput with the line or the field at fault."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" in line {place.line + 1}" if place is not None else ""
+        raise InvalidInput(f"This is no valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    if not isinstance(values, dict):
+        raise InvalidInput("A suite is a mapping with `name` and `members`.", remedy="Write `name: …` and a list `members:`.")
+    return parse_suite(values)

@@ -1,0 +1,256 @@
+"""Suites: named lists of benchmarks, run on checkpoints as evaluations, by hand or as a training run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Checkpoint, Job, Suite, SuiteResult, User
+from backend.domain.evaluation.suites import SuiteConfig, SuiteMember
+from backend.domain.jobs.states import Status
+from backend.domain.names import clean_name, not_found
+from backend.domain.statistics.estimates import Estimate
+from backend.domain.statistics.groups import macro_average, micro_average
+from backend.errors import Conflict, RoundhouseError
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.context import LOCAL, Context, Person, require_builder
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluations, launch_evaluation, plan_evaluation
+
+AVERAGED = frozenset({"acc", "acc_norm", "exact_match", "contains", "numeric"})
+"""Metrics that are shares of items, and so have an average."""
+
+
+@dataclass(frozen=True)
+class SuiteView:
+    """A suite and how often it was run."""
+
+    id: str
+    config: SuiteConfig
+    created_at: datetime
+    num_results: int
+
+    @property
+    def name(self) -> str:
+        """Return the suite's name."""
+        return self.config.name
+
+
+@dataclass(frozen=True)
+class MemberResult:
+    """A member of a suite on a checkpoint: its evaluation, or why it could not be launched."""
+
+    member: SuiteMember
+    evaluation: EvaluationView | None
+    error: str
+
+
+@dataclass(frozen=True)
+class SuiteResultView:
+    """A suite on a checkpoint. `seconds` and `tokens` sum what its evaluations took, where that is known.
+
+    `macro` counts every benchmark the same, `micro` every item; both are None until every member with a share has its score.
+    `left_out` counts finished members whose metric is no share, such as bits per byte.
+    """
+
+    id: str
+    suite_id: str
+    suite: str
+    checkpoint_id: str
+    checkpoint: str
+    run_id: str | None
+    step: int | None
+    created_at: datetime
+    members: tuple[MemberResult, ...]
+    macro: Estimate | None
+    micro: Estimate | None
+    left_out: int
+    seconds: float
+    tokens: int
+
+    @property
+    def num_finished(self) -> int:
+        """Return how many members have scores."""
+        return sum(one.evaluation is not None and one.evaluation.status is Status.FINISHED for one in self.members)
+
+    @property
+    def is_active(self) -> bool:
+        """Return whether members are still to be launched, queued or running."""
+        return any((one.evaluation is None and not one.error) or (one.evaluation and one.evaluation.is_active) for one in self.members)
+
+
+def create_suite(ctx: Context, config: SuiteConfig, *, person: Person) -> SuiteView:
+    """Store a suite. Raises Conflict if the name is taken, and what a launch would raise for a member that can't be scored."""
+    require_builder(person)
+    config = config.model_copy(update={"name": clean_name(config.name, what="A suite")})
+    for member in config.members:
+        plan_evaluation(ctx, benchmark=member.benchmark, config=member.config)
+    try:
+        with ctx.db.write() as session:
+            row = Suite(name=config.name, config=config.model_dump(mode="json"), created_by=person.id, created_at=ctx.now())
+            session.add(row)
+            session.flush()
+            return _view(row, 0)
+    except IntegrityError as error:
+        raise Conflict(f"There is already a suite “{config.name}”.", remedy="Choose another name.", field="name") from error
+
+
+def archive_suite(ctx: Context, suite: str, *, person: Person) -> None:
+    """Take a suite out of the lists and free its name. Its results stay."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        row = _find(session, suite)
+        row.archived_at, row.name = ctx.now(), f"{row.name[:90]} (archived {row.id})"
+
+
+def list_suites(ctx: Context) -> list[SuiteView]:
+    """Return the suites by name."""
+    with ctx.db.read() as session:
+        rows = session.scalars(select(Suite).where(Suite.archived_at.is_(None)).order_by(Suite.name)).all()
+        used = list(session.scalars(select(SuiteResult.suite_id)))
+        return [_view(row, used.count(row.id)) for row in rows]
+
+
+def get_suite(ctx: Context, name_or_id: str) -> SuiteView:
+    """Return a suite by name or id. Raises NotFound with names that are near."""
+    with ctx.db.read() as session:
+        row = _find(session, name_or_id)
+        return _view(row, len(session.scalars(select(SuiteResult.id).where(SuiteResult.suite_id == row.id)).all()))
+
+
+def run_suite(ctx: Context, suite: str, *, checkpoint: str, person: Person) -> SuiteResultView:
+    """Launch a suite's evaluations on a checkpoint. What was measured already with the same settings is taken as it is.
+
+    Raises NotFound, Conflict if the checkpoint is not ready, NotAllowed. A member that can't be launched is an error of the result.
+    """
+    require_builder(person)
+    subject = resolve_checkpoint(ctx, checkpoint)
+    with ctx.db.write() as session:
+        chosen = _find(session, suite)
+        row = SuiteResult(suite_id=chosen.id, checkpoint_id=subject.id, config=chosen.config, created_by=person.id, created_at=ctx.now())
+        session.add(row)
+        session.flush()
+        result_id = row.id
+    launch_members(ctx, result_id)
+    return get_result(ctx, result_id)
+
+
+def launch_members(ctx: Context, result_id: str) -> None:
+    """Launch the members of a result that have no evaluation yet. Safe to repeat after a crash: each member has its own key."""
+    with ctx.db.read() as session:
+        row = session.get_one(SuiteResult, result_id)
+        config, checkpoint_id, person = SuiteConfig.model_validate(row.config), row.checkpoint_id, _person(session, row.created_by)
+    members = [_launch_member(ctx, result_id, index, member, checkpoint_id, person) for index, member in enumerate(config.members)]
+    _store_members(ctx, result_id, members)
+
+
+def _launch_member(ctx: Context, result_id: str, index: int, member: SuiteMember, checkpoint_id: str, person: Person) -> dict[str, str]:
+    try:
+        evaluation = launch_evaluation(
+            ctx,
+            checkpoint=checkpoint_id,
+            benchmark=member.benchmark,
+            config=member.config,
+            person=person,
+            idempotency_key=f"suite:{result_id}:{index}",
+        )
+    except RoundhouseError as error:
+        return {"error": f"{error.message} {error.remedy or ''}".strip()}
+    return {"evaluation": evaluation.id}
+
+
+def _store_members(ctx: Context, result_id: str, members: list[dict[str, str]]) -> None:
+    with ctx.db.write() as session:
+        row = session.get_one(SuiteResult, result_id)
+        row.members, row.launched_at = members, ctx.now()
+
+
+def get_result(ctx: Context, result_id: str) -> SuiteResultView:
+    """Return a suite result. Raises NotFound."""
+    with ctx.db.read() as session:
+        row = session.get(SuiteResult, result_id)
+        if row is None:
+            raise not_found("suite result", result_id, [], remedy="See the suite's page for its results.")
+    return _results(ctx, [row])[0]
+
+
+def list_results(ctx: Context, *, suite_id: str | None = None, run_id: str | None = None, limit: int = 100) -> list[SuiteResultView]:
+    """Return suite results, newest first: of a suite, or of a run's checkpoints."""
+    query = select(SuiteResult).order_by(SuiteResult.created_at.desc(), SuiteResult.id).limit(limit)
+    if suite_id:
+        query = query.where(SuiteResult.suite_id == suite_id)
+    if run_id:
+        query = query.join(Checkpoint, Checkpoint.id == SuiteResult.checkpoint_id).where(Checkpoint.run_id == run_id)
+    with ctx.db.read() as session:
+        rows = list(session.scalars(query))
+    return _results(ctx, rows)
+
+
+def _results(ctx: Context, rows: Sequence[SuiteResult]) -> list[SuiteResultView]:
+    ids = [str(one["evaluation"]) for row in rows for one in row.members if one.get("evaluation")]
+    evaluations = {evaluation.id: evaluation for evaluation in get_evaluations(ctx, ids)}
+    with ctx.db.read() as session:
+        checkpoints = {c.id: c for c in session.scalars(select(Checkpoint).where(Checkpoint.id.in_({row.checkpoint_id for row in rows})))}
+        jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({e.job_id for e in evaluations.values() if e.job_id})))}
+    return [_result(row, checkpoints[row.checkpoint_id], evaluations, jobs) for row in rows]
+
+
+def _result(row: SuiteResult, checkpoint: Checkpoint, evaluations: dict[str, EvaluationView], jobs: dict[str, Job]) -> SuiteResultView:
+    config = SuiteConfig.model_validate(row.config)
+    stored = row.members or [{} for _ in config.members]
+    members = tuple(
+        MemberResult(member, evaluations.get(str(one.get("evaluation"))), str(one.get("error") or ""))
+        for member, one in zip(config.members, stored, strict=True)
+    )
+    done = [one.evaluation for one in members if one.evaluation is not None and one.evaluation.status is Status.FINISHED]
+    ran = [jobs[e.job_id] for e in done if e.job_id in jobs]
+    macro, micro, left_out = average(members)
+    return SuiteResultView(
+        id=row.id,
+        suite_id=row.suite_id,
+        suite=config.name,
+        checkpoint_id=row.checkpoint_id,
+        checkpoint=checkpoint.name,
+        run_id=checkpoint.run_id,
+        step=checkpoint.step,
+        created_at=row.created_at,
+        members=members,
+        macro=macro,
+        micro=micro,
+        left_out=left_out,
+        seconds=sum((job.finished_at - job.started_at).total_seconds() for job in ran if job.started_at and job.finished_at),
+        tokens=sum(e.facts.tokens or 0 for e in done),
+    )
+
+
+def average(members: Sequence[MemberResult]) -> tuple[Estimate | None, Estimate | None, int]:
+    """Return macro and micro average of the members' main scores, and how many scores are no share and so were left out."""
+    scores = [one.evaluation.main_score if one.evaluation else None for one in members]
+    shares = [score for score in scores if score is not None and score.metric in AVERAGED]
+    left_out = sum(score is not None and score.metric not in AVERAGED for score in scores)
+    if not shares or len(shares) + left_out < len(members):
+        return None, None, left_out
+    estimates = [Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method) for s in shares]
+    return macro_average(estimates), micro_average(estimates), left_out
+
+
+def _find(session: Session, name_or_id: str) -> Suite:
+    row = session.get(Suite, name_or_id) or session.scalar(select(Suite).where(Suite.name == name_or_id, Suite.archived_at.is_(None)))
+    if row is None:
+        names = session.scalars(select(Suite.name).where(Suite.archived_at.is_(None)))
+        raise not_found("suite", name_or_id, names, remedy="See `roundhouse eval suite list`, or create one.")
+    return row
+
+
+def _view(row: Suite, num_results: int) -> SuiteView:
+    return SuiteView(row.id, SuiteConfig.model_validate({**row.config, "name": row.name}), row.created_at, num_results)
+
+
+def _person(session: Session, user_id: str | None) -> Person:
+    """Return the person who asked, with the current role."""
+    user = session.get(User, user_id) if user_id else None
+    return Person(id=user.id, name=user.name, role=user.role) if user is not None else LOCAL

@@ -1,0 +1,47 @@
+"""`roundhouse eval suite` says what the services do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.bootstrap import get_context
+from backend.cli.main import app
+from backend.services.context import Context
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
+
+
+@pytest.fixture
+def world(ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """An installation that commands find by the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    add_checkpoint(ctx, "Oak")
+    add_benchmark(ctx, "facts", CHOICES)
+    return ctx
+
+
+def call(*words: str, fails: bool = False) -> dict[str, Any]:
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert (result.exit_code != 0) == fails, result.output
+    return dict(json.loads(result.stdout))
+
+
+def test_a_suite_is_created_run_and_shown(world: Context, tmp_path: Path) -> None:
+    evaluated(world, "Oak", "facts", [1, 1, 1, 0])
+    file = tmp_path / "core.yaml"
+    file.write_text("name: core\nmembers:\n  - facts\n")
+    assert call("eval", "suite", "create", str(file))["name"] == "core"
+    assert "already a suite" in call("eval", "suite", "create", "--name", "core", "--benchmark", "facts", fails=True)["error"]
+    assert [suite["name"] for suite in call("eval", "suite", "list")["suites"]] == ["core"]
+    result = call("eval", "suite", "run", "core", "--checkpoint", "Oak", "--wait")
+    assert (result["finished"], result["macro"]["value"], result["members"][0]["scores"][0]["value"]) == (1, 0.75, 0.75)
+    assert call("eval", "suite", "show", "core")["results"] == [call("eval", "suite", "show", result["result"])]
+    assert "Did you mean" in call("eval", "suite", "show", "cora", fails=True)["error"]

@@ -1,0 +1,136 @@
+"""Suites: run on a checkpoint by hand, or as a training run writes checkpoints; averages wait for every member."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from backend.db.tables import Evaluation, Job, Run, SuiteResult
+from backend.domain.evaluation.suites import Moment, SuiteConfig, read_suite
+from backend.domain.jobs.events import CheckpointEvent
+from backend.domain.jobs.results import TrainResult
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services import job_events
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation import suites
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
+from backend.services.evaluation.open_suites import SuiteChoice, list_choices, list_open_results
+from backend.services.training.runs import launch_run
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, finish, item
+from tests.support.jobs import take_job
+from tests.support.run_world import add_parts, make_config
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    """A checkpoint, two benchmarks and a text."""
+    add_checkpoint(ctx, "Oak")
+    add_benchmark(ctx, "facts", CHOICES)
+    add_benchmark(ctx, "more facts", CHOICES[:8])
+    add_benchmark(ctx, "stories", TEXTS, kind="text", val=3)
+    return ctx
+
+
+def make_suite(ctx: Context, *members: Any) -> suites.SuiteView:
+    config = SuiteConfig.model_validate({"name": "core", "members": members or ("facts", "more facts", "stories")})
+    return suites.create_suite(ctx, config, person=LOCAL)
+
+
+def score(ctx: Context, evaluation: EvaluationView, metric: str, value: float, stderr: float, n: int) -> None:
+    row = {"metric": metric, "value": value, "stderr": stderr, "low": None, "high": None, "n": n, "method": ""}
+    finish(ctx, claim_of(ctx, evaluation), [item(0, {metric: value})], scores=[row], facts={"unit": "items"})
+
+
+def test_a_suite_runs_as_evaluations_and_averages_shares_alone(world: Context) -> None:
+    make_suite(world)
+    result = suites.run_suite(world, "core", checkpoint="Oak", person=LOCAL)
+    assert [one.evaluation.benchmark for one in result.members if one.evaluation] == ["facts@1", "more facts@1", "stories@1"]
+    assert result.is_active
+    assert (result.macro, result.micro) == (None, None)
+    evaluations = [one.evaluation for one in result.members if one.evaluation]
+    score(world, evaluations[0], "acc", 0.5, 0.08, 40)
+    score(world, evaluations[1], "acc", 0.8, 0.15, 10)
+    assert suites.get_result(world, result.id).macro is None  # a member is missing
+    score(world, evaluations[2], "bits_per_byte", 2.0, 0.1, 3)
+    done = suites.get_result(world, result.id)
+    assert (done.num_finished, done.left_out, done.is_active) == (3, 1, False)
+    assert done.macro is not None
+    assert done.micro is not None
+    assert done.macro.value == pytest.approx(0.65)
+    assert done.macro.stderr == pytest.approx(math.hypot(0.08, 0.15) / 2)
+    assert done.micro.value == pytest.approx((40 * 0.5 + 10 * 0.8) / 50)
+    again = suites.run_suite(world, "core", checkpoint="Oak", person=LOCAL)
+    assert [one.evaluation.id for one in again.members if one.evaluation] == [one.id for one in evaluations]  # stored answers
+
+
+def test_a_crash_between_members_launches_none_twice(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_suite(world)
+    launch, calls = suites.launch_evaluation, []
+
+    def dies_at_the_second(*args: Any, **kwargs: Any) -> EvaluationView:
+        calls.append(kwargs["benchmark"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return launch(*args, **kwargs)
+
+    monkeypatch.setattr(suites, "launch_evaluation", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        suites.run_suite(world, "core", checkpoint="Oak", person=LOCAL)
+    (result_id,) = list_open_results(world)
+    suites.launch_members(world, result_id)
+    assert list_open_results(world) == []
+    with world.db.read() as session:
+        assert session.scalar(select(func.count()).select_from(Evaluation)) == 3
+        assert session.scalar(select(func.count()).select_from(Job)) == 3
+
+
+def test_a_suite_that_can_not_be_scored_is_refused_before_it_is_stored(world: Context) -> None:
+    with pytest.raises(NotFound, match="riddles"):
+        make_suite(world, "facts", "riddles")
+    with pytest.raises(InvalidInput, match="perplexity alone"):
+        make_suite(world, {"benchmark": "stories", "kind": "generation"})
+    with pytest.raises(InvalidInput, match="line 3"):
+        read_suite("name: x\nmembers: [a,\n")
+    with pytest.raises(InvalidInput, match="shotz"):
+        read_suite("name: x\nmembers: [{benchmark: facts, shotz: 3}]")
+    with pytest.raises(InvalidInput, match="twice"):
+        read_suite("name: x\nmembers: [facts, facts]")
+    make_suite(world)
+    with pytest.raises(Conflict, match="already a suite"):
+        make_suite(world)
+
+
+def test_yaml_of_a_suite_reads_back() -> None:
+    config = read_suite("name: core\nmembers:\n  - facts\n  - {benchmark: questions@2, shots: 5, limit: 200}\n")
+    assert config.members[1].config.shots == 5
+    assert read_suite(config.to_yaml()) == config
+
+
+def test_a_suite_chosen_at_launch_follows_the_checkpoints_of_a_run(world: Context) -> None:
+    suite = make_suite(world, "facts")
+    other = suites.create_suite(world, SuiteConfig.model_validate({"name": "last", "members": ["more facts"]}), person=LOCAL)
+    add_parts(world)
+    choices = [SuiteChoice(suite.id, Moment.CHECKPOINT), SuiteChoice(other.id, Moment.END)]
+    run = launch_run(world, make_config(), person=LOCAL, suites=choices)
+    assert list_choices(world, run.id) == [("core", Moment.CHECKPOINT), ("last", Moment.END)]
+    claim = take_job(world, run.job_id)
+    folders = {step: world.artifacts.relative(world.artifacts.folder("runs", f"step-{step}")) for step in (10, 20)}
+    events = [CheckpointEvent(step=step, folder=folder, metrics={"val_loss": 2.0}, bytes=1) for step, folder in folders.items()]
+    for event in (*events, events[1]):  # the last one again, as after a lost worker
+        with world.db.write() as session:
+            job_events.record_events(session, world, claim, [event])
+    with world.db.write() as session:
+        job_events.record_finish(session, world, claim, TrainResult(final_step=20))
+    assert len(list_open_results(world)) == 3
+    for result_id in list_open_results(world):
+        suites.launch_members(world, result_id)
+    results = suites.list_results(world, run_id=run.id)
+    assert sorted((one.suite, one.step) for one in results) == [("core", 10), ("core", 20), ("last", 20)]
+    assert all(one.members[0].evaluation and get_evaluation(world, one.members[0].evaluation.id).is_active for one in results)
+    with world.db.read() as session:
+        assert session.scalar(select(func.count()).select_from(SuiteResult)) == 3
+        assert session.get(Run, run.id) is not None
