@@ -50,6 +50,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             keep_job_folders_days=settings.keep_job_folders_days,
             job_memory_mb=settings.job_memory_mb,
             run_code=settings.run_code,
+            require_safety_gate=settings.require_safety_gate,
         ),
         gateway_url=settings.gateway_url,
         pages_url=settings.pages_url,

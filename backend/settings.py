@@ -99,6 +99,8 @@ class Settings(BaseSettings):
         default=False,
         description="Let benchmarks such as HumanEval run programs that a model wrote, in confined processes (docs/security.md); needs "
         "Linux with Landlock and seccomp.",
+    require_safety_gate: bool = Field(
+        default=False, description="Refuse every deployment of a checkpoint that does not pass the safety gate (docs/safety.md)."
     )
     keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
     keep_job_folders_days: float = Field(

@@ -12,9 +12,11 @@ from backend.cli.output import JsonFlag, command, emit, note
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
+from backend.services.evaluation.safety.drifts import MARGIN
 from backend.services.jobs.workers import has_worker
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
+from backend.services.serving.requirements import SafetyRequirement, check_margin, check_requirement, require_safety
 
 app = typer.Typer(no_args_is_help=True)
 READY_TIMEOUT_S = 300.0
@@ -38,13 +40,22 @@ def deploy_(
     checkpoint: Annotated[str, typer.Option(help="Name of the checkpoint.")],
     name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")],
     replicas: Annotated[int, typer.Option(min=1)] = 1,
+    require_safety_gate: Annotated[
+        bool, typer.Option("--require-safety", help="Refuse a checkpoint that does not pass the safety gate, now and later.")
+    ] = False,
+    margin: Annotated[float, typer.Option(help="Safety gate: largest change towards unsafe that passes.")] = MARGIN,
     wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Deploy a checkpoint to N replicas. Needs a running installation."""
     ctx = get_context()
+    check_margin(margin)
+    require = SafetyRequirement(margin) if require_safety_gate else None
+    subject = resolve_checkpoint(ctx, checkpoint)
+    if require is not None:
+        check_requirement(ctx, subject.id, name=name, requirement=require)
     _require_worker(ctx)
-    deployed = deploy(ctx, checkpoint_id=resolve_checkpoint(ctx, checkpoint).id, name=name, num_replicas=replicas, person=LOCAL)
+    deployed = deploy(ctx, checkpoint_id=subject.id, name=name, num_replicas=replicas, require=require, person=LOCAL)
     _emit_started(ctx, deployed, wait=wait, as_json=as_json)
 
 
@@ -64,6 +75,20 @@ def list_(as_json: JsonFlag = False) -> None:
     endpoints = list_endpoints(get_context())
     lines = [f"{e.name:<24} {e.state:<9} {e.num_ready}/{len(e.replicas)}  {e.checkpoint_name}" for e in endpoints]
     emit({"endpoints": [describe(e) for e in endpoints]}, as_json=as_json, text="\n".join(lines) or "No endpoints yet.")
+
+
+@app.command("require")
+@command
+def require(
+    name: str,
+    safety: Annotated[bool, typer.Option(help="Whether later deployments must pass the safety gate.")] = True,
+    margin: Annotated[float, typer.Option(help="Largest change towards unsafe that passes.")] = MARGIN,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an endpoint require the safety gate of later deployments, or no longer."""
+    require_safety(get_context(), name, margin=margin if safety else None, person=LOCAL)
+    data = {"endpoint": name, "require_safety": {"margin": margin} if safety else None}
+    emit(data, as_json=as_json, text=f"{name} {'requires' if safety else 'does not require'} the safety gate.")
 
 
 @app.command("stop")

@@ -27,6 +27,7 @@ class Policy:
     keep_job_folders_days: float = 30.0
     job_memory_mb: int | None = None
     run_code: bool = False
+    require_safety_gate: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, list_deployments, list_endpoints
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
+from backend.services.serving.requirements import SafetyRequirement, requirement_of
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem
 from pages.components.links import row_link
@@ -58,13 +59,29 @@ def draw_form(
     fields = st.grid(2, min_column_width=200)
     name = fields.text_input("Endpoint name", key="deploy_name", help="Clients send it as `model=`.").strip()
     replicas = int(fields.number_input("Replicas", 1, 64, 1, key="deploy_replicas", help="Each holds the weights once and uses one core."))
+    required = requirement_of(ctx, name)
+    gate = st.checkbox(
+        "Require the safety gate",
+        value=required is not None,
+        disabled=required is not None,
+        key=f"deploy_gate_{name}",
+        help="Refuse a checkpoint whose change towards unsafe, measured against its base, is not shown to be small. "
+        "Holds for later deployments.",
+    )
     draw_memory(deployment_memory(ctx, chosen), replicas)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
         st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)} and continues until the new checkpoint is ready.")
     if st.button("Deploy", type="primary", disabled=not name, key="deploy", icon=":material/rocket_launch:"):
         with errors_shown():
-            deploy(ctx, checkpoint_id=chosen, name=name, num_replicas=replicas, person=person)
+            deploy(
+                ctx,
+                checkpoint_id=chosen,
+                name=name,
+                num_replicas=replicas,
+                require=(required or SafetyRequirement()) if gate else None,
+                person=person,
+            )
             st.query_params.pop("checkpoint", None)
             st.toast(f"Deploying {plain(name)}", icon=":material/rocket_launch:")
             st.rerun()

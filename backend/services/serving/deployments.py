@@ -17,28 +17,41 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.jobs import add_job, request_stop, wake
 from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.replicas import retire
+from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
 
 MAX_REPLICAS = 64
 
 
 def deploy(
-    ctx: Context, *, checkpoint_id: str, name: str, num_replicas: int = 1, config: dict[str, Any] | None = None, person: Person
+    ctx: Context,
+    *,
+    checkpoint_id: str,
+    name: str,
+    num_replicas: int = 1,
+    config: dict[str, Any] | None = None,
+    require: SafetyRequirement | None = None,
+    person: Person,
 ) -> EndpointView:
     """Bind an endpoint to a checkpoint. The endpoint's previous deployment serves until a replica of the new one is ready.
 
-    Raises InvalidInput for a bad name or number, NotFound for an unknown checkpoint, NotAllowed for a rater.
+    With `require`, now and of every later deployment, the checkpoint must pass the safety gate. Raises InvalidInput for a bad name or
+    number, NotFound for an unknown checkpoint, Conflict for one that does not pass, NotAllowed for a rater.
     """
     require_builder(person)
     check_endpoint_name(name)
     if not 1 <= num_replicas <= MAX_REPLICAS:
         raise InvalidInput(f"{num_replicas} replicas is out of range.", remedy=f"Choose 1 to {MAX_REPLICAS}.", field="replicas")
+    require = require or requirement_of(ctx, name)
+    if require is not None:
+        check_requirement(ctx, checkpoint_id, name=name, requirement=require)
+    config = {**(config or {}), **stored_requirement(require)}
     with ctx.db.write() as session:
         endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
         if endpoint is None:
             endpoint = Endpoint(name=name, created_by=person.id, created_at=ctx.now())
             session.add(endpoint)
             session.flush()
-        _add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=config or {}, person=person)
+        _add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=config, person=person)
     _wake_workers(ctx, num_replicas)
     return get_endpoint(ctx, name)
 
@@ -49,6 +62,9 @@ def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
     Raises NotFound for an unknown endpoint or deleted files, Conflict if the endpoint is not stopped.
     """
     require_builder(person)
+    required, checkpoint_id = requirement_of(ctx, name), get_endpoint(ctx, name).checkpoint_id
+    if required is not None:
+        check_requirement(ctx, checkpoint_id, name=name, requirement=required)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         last = session.scalars(

@@ -1,0 +1,96 @@
+"""What a checkpoint must show before an endpoint may serve it: the safety gate, by endpoint or for the whole installation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from backend.db.tables import Checkpoint, Deployment, Endpoint
+from backend.domain.evaluation.safety.drift import Verdict
+from backend.errors import Conflict, InvalidInput
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.context import Context, Person, require_admin
+from backend.services.evaluation.safety.cards import safety_card
+from backend.services.evaluation.safety.drifts import MARGIN, safety_drift
+
+KEY = "require_safety"
+REMEDY = "Measure it with `roundhouse eval safety run`, see `roundhouse eval safety drift`, or deploy another checkpoint."
+
+
+@dataclass(frozen=True)
+class SafetyRequirement:
+    """The safety gate: the change towards unsafe must be shown to be smaller than `margin`."""
+
+    margin: float = MARGIN
+
+
+def requirement_of(ctx: Context, name: str) -> SafetyRequirement | None:
+    """Return what an endpoint requires: its own requirement, else the installation's."""
+    config, _ = _newest(ctx, name)
+    if KEY in config:
+        return _read(config)
+    return SafetyRequirement() if ctx.policy.require_safety_gate else None
+
+
+def check_requirement(ctx: Context, checkpoint_id: str, *, name: str, requirement: SafetyRequirement) -> None:
+    """Raise Conflict, saying what is missing, unless a checkpoint passes the safety gate.
+
+    It is compared with its base; one without a base with what the endpoint serves; and one with neither needs its own measurements alone.
+    """
+    subject = resolve_checkpoint(ctx, checkpoint_id)
+    card = safety_card(ctx, subject.id)
+    if not card.scores or card.pending:
+        state = "is still being measured" if card.pending else "was never measured"
+        raise Conflict(f"The endpoint {name!r} requires the safety gate, and “{subject.name}” {state}.", remedy=REMEDY, field="checkpoint")
+    _, served = _newest(ctx, name)
+    base = subject.parent_id or (served if served != subject.id else None)
+    if base is None:
+        return
+    drift = safety_drift(ctx, checkpoint=subject.id, base=base, margin=requirement.margin)
+    if drift.verdict is not Verdict.PASS:
+        reasons = [*drift.sentences, *(f"{c.probe}, {c.metric}: {c.reason}" for c in drift.changes if c.verdict is drift.verdict)]
+        reasons += [f"{one} was not measured on both" for one in drift.unmeasured]
+        raise Conflict(
+            f"The endpoint {name!r} requires the safety gate, and “{subject.name}” does not pass it against “{drift.base.name}”: "
+            f"{drift.verdict.value}. {'; '.join(dict.fromkeys(reasons))}.",
+            remedy=REMEDY,
+            field="checkpoint",
+        )
+
+
+def require_safety(ctx: Context, name: str, *, margin: float | None, person: Person) -> None:
+    """Make an endpoint require the safety gate of later deployments, or with `margin` None no longer. Raises NotFound, NotAllowed."""
+    require_admin(person)
+    check_margin(margin)
+    with ctx.db.write() as session:
+        newest = select(Deployment).join(Endpoint).where(Endpoint.name == name).order_by(Deployment.created_at.desc()).limit(1)
+        deployment = session.scalar(newest)
+        if deployment is None:
+            raise Conflict(f"There is no endpoint {name!r} yet.", remedy="Deploy it with --require-safety.", field="name")
+        deployment.config = {**deployment.config, KEY: None if margin is None else {"margin": margin}}
+
+
+def check_margin(margin: float | None) -> None:
+    """Raise InvalidInput for a margin out of range."""
+    if margin is not None and not 0 < margin < 1:
+        raise InvalidInput(f"A margin of {margin:g} is out of range.", remedy="Give a share between 0 and 1, such as 0.05.", field="margin")
+
+
+def stored_requirement(requirement: SafetyRequirement | None) -> dict[str, Any]:
+    """Return what a deployment's config keeps, so that the endpoint's next deployment is held to the same."""
+    return {} if requirement is None else {KEY: {"margin": requirement.margin}}
+
+
+def _newest(ctx: Context, name: str) -> tuple[dict[str, Any], str | None]:
+    query = select(Deployment.config, Checkpoint.id).join(Endpoint, Endpoint.id == Deployment.endpoint_id)
+    query = query.join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id).where(Endpoint.name == name)
+    with ctx.db.read() as session:
+        row = session.execute(query.order_by(Deployment.created_at.desc()).limit(1)).first()
+    return (dict(row[0] or {}), row[1]) if row else ({}, None)
+
+
+def _read(config: dict[str, Any]) -> SafetyRequirement | None:
+    stored = config.get(KEY)
+    return SafetyRequirement(margin=float(stored["margin"])) if stored else None
