@@ -99,6 +99,7 @@ class Settings(BaseSettings):
         default=False,
         description="Let benchmarks such as HumanEval run programs that a model wrote, in confined processes (docs/security.md); needs "
         "Linux with Landlock and seccomp.",
+    )
     require_safety_gate: bool = Field(
         default=False, description="Refuse every deployment of a checkpoint that does not pass the safety gate (docs/safety.md)."
     )

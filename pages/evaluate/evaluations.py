@@ -18,6 +18,7 @@ from pages.components.evaluation.evaluation import draw_comparison, draw_evaluat
 from pages.components.evaluation.form import draw_form
 from pages.components.evaluation.leaderboard import draw_leaderboard
 from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_columns
+from pages.components.evaluation.safety import draw_probes
 from pages.components.evaluation.scores import interval_text, score_text
 from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link, row_link
@@ -74,7 +75,9 @@ def check_address(ctx: Context, checkpoint_id: str | None, dataset_id: str | Non
 def draw_overview(ctx: Context, person: Person) -> None:
     """Draw the matrix and the newest evaluations."""
     board = read_board(ctx)
-    new_button()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        new_button()
+        row_link("Safety probes", page=PAGE, query={"safety": "1"}, icon="shield", key="eval_safety")
     if not board.rows:
         empty_state(
             "No evaluations yet. Score a checkpoint on a benchmark, or measure its loss on held-out text.",
@@ -104,7 +107,7 @@ def draw_new(ctx: Context, person: Person) -> None:
 
 with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (ctx, person):
     query = st.query_params
-    if any(name in query for name in ("benchmark", "evaluation", "first", "new", "checkpoint", "dataset")):
+    if any(name in query for name in ("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety")):
         back_link("All evaluations", page=PAGE, key="eval_back")
     if "evaluation" in query:
         draw_evaluation(ctx, person, get_evaluation(ctx, query["evaluation"]))
@@ -114,5 +117,7 @@ with page_frame("Evaluations", "Scores with confidence intervals, paired compari
         draw_leaderboard(ctx, read_board(ctx), query["benchmark"])
     elif "new" in query or "checkpoint" in query or "dataset" in query:
         draw_new(ctx, person)
+    elif "safety" in query:
+        draw_probes(ctx, person)
     else:
         draw_overview(ctx, person)

@@ -55,7 +55,9 @@ MAIN_METRIC: dict[EvaluationKind, str] = {
     EvaluationKind.GENERATION: "exact_match",
 }
 
-LOWER_IS_BETTER = frozenset({"nll_per_token", "perplexity", "bits_per_byte"})
+LOWER_IS_BETTER = frozenset({"nll_per_token", "perplexity", "bits_per_byte"}) | {
+    name for name, metric in SAFETY_METRICS.items() if metric.higher_is_safer is False
+}
 
 
 class EvaluationConfig(BaseModel):

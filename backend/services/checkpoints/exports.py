@@ -9,11 +9,13 @@ from sqlalchemy import select
 from backend.db.base import new_id
 from backend.db.tables import Job
 from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
+from backend.domain.evaluation.safety.card import join_card
 from backend.domain.jobs.payloads import ExportPayload, HubTarget, require_folder
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
+from backend.services.evaluation.safety.cards import safety_card
 from backend.services.jobs.exports import HUB_ID, ExportView, file_name, view_export
 from backend.services.jobs.jobs import JobView, add_job, view, wake
 from backend.services.training.reports import report_text
@@ -82,7 +84,12 @@ def _check(ctx: Context, checkpoint: CheckpointView, *, format: str, numbers: st
 
 
 def card_of(ctx: Context, checkpoint: CheckpointView) -> str:
-    """Return the model card of an export: the report of the run that made it, or a short card for a base."""
+    """Return the model card of an export: the report of the run that made it, or a short card for a base; with the safety card, if any."""
+    card = safety_card(ctx, checkpoint.id)
+    return join_card(_plain_card(ctx, checkpoint), card.markdown) if card.scores else _plain_card(ctx, checkpoint)
+
+
+def _plain_card(ctx: Context, checkpoint: CheckpointView) -> str:
     if checkpoint.run_id:
         return report_text(ctx, checkpoint.run_id, public=True)
     facts = {

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, unlike_settings
+from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_ratio
@@ -88,9 +89,10 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
     """
     first, second = get_evaluation(ctx, first_id), get_evaluation(ctx, second_id)
     refuse_unlike(first, second)
-    metric = metric or MAIN_METRIC[first.kind]
+    metric = metric or (first.main_score or first.scores[0]).metric
     before, after = _values(ctx, first.id), _values(ctx, second.id)
-    common = [key for key in before if key in after]
+    partial = metric in SAFETY_METRICS  # measured on some items: refusals of unsafe prompts, say
+    common = [key for key in before if key in after and not (partial and (metric not in before[key] or metric not in after[key]))]
     if len(common) < 2:
         raise InvalidInput(
             f"The two evaluations have {len(common)} items in common, so nothing can be compared.",

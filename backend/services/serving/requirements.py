@@ -1,4 +1,4 @@
-"""What a checkpoint must show before an endpoint may serve it: the safety gate, by endpoint or for the whole installation."""
+"""Requirements of an endpoint: the safety gate that a checkpoint must pass before it is served, by endpoint or for all of them."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from backend.services.checkpoints.files import zip_checkpoint
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.checkpoints.exports import draw_exports
+from pages.components.evaluation.safety import draw_safety
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.labels import MADE_BY
@@ -44,9 +45,11 @@ def draw_checkpoint(ctx: Context, person: Person, checkpoint: CheckpointView) ->
     else:
         _draw_facts(checkpoint)
         _draw_next(checkpoint)
-    lineage, exports, files, described = st.tabs(["Lineage", "Export", "Files", "Details"], key=f"tabs_{checkpoint.id}")
+    lineage, safety, exports, files, described = st.tabs(["Lineage", "Safety", "Export", "Files", "Details"], key=f"tabs_{checkpoint.id}")
     with lineage:
         _draw_lineage(ctx, checkpoint)
+    with safety:
+        draw_safety(ctx, person, checkpoint)
     with exports:
         if checkpoint.is_ready:
             draw_exports(ctx, person, checkpoint)

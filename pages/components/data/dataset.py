@@ -14,6 +14,7 @@ from backend.services.data.imports import import_again
 from backend.services.data.preview import preview_rows, read_rejected
 from backend.services.data.text_size import measure_text
 from backend.services.data.views import DatasetView, VersionView
+from backend.services.evaluation.safety.probes import probe_of
 from pages.components import routes
 from pages.components.data.card import draw_card
 from pages.components.data.compare import draw_compare, other_versions
@@ -21,6 +22,7 @@ from pages.components.data.derive import draw_derive
 from pages.components.data.exports import draw_version_exports
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_lineage
 from pages.components.data.report import draw_data_report
+from pages.components.evaluation.folding import folded
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
@@ -185,10 +187,11 @@ def _draw_rows(ctx: Context, version: VersionView) -> None:
         last = max(1, -(-counts[split] // PAGE_ROWS))
         page = st.number_input(f"Page, 1 to {last:,}", 1, last, 1, key=f"rows_page_{version.id}_{split}", width=160) if last > 1 else 1
     first = (page - 1) * PAGE_ROWS
-    for number, row in enumerate(preview_rows(ctx, version, split=split, offset=first, limit=PAGE_ROWS), start=first + 1):
-        if not version.is_one_text:
-            st.caption(f"Row {number:,}")
-        st.code(row.text, language=None, wrap_lines=True, height=320 if len(row.text) > LONG_ROW else "content")
+    with folded(probe_of(version.provenance) is not None, label="Rows (may be harmful)"):
+        for number, row in enumerate(preview_rows(ctx, version, split=split, offset=first, limit=PAGE_ROWS), start=first + 1):
+            if not version.is_one_text:
+                st.caption(f"Row {number:,}")
+            st.code(row.text, language=None, wrap_lines=True, height=320 if len(row.text) > LONG_ROW else "content")
 
 
 def _draw_rejected(ctx: Context, version: VersionView) -> None:

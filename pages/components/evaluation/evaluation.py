@@ -14,6 +14,7 @@ from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import difference_figure
 from pages.components.evaluation.items import draw_flips, draw_items
+from pages.components.evaluation.safety import draw_report
 from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
@@ -44,6 +45,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         _draw_unfinished(ctx, person, evaluation)
     if evaluation.scores:
         _draw_scores(evaluation)
+        draw_report(ctx, evaluation)
         _draw_partner(ctx, evaluation)
     st.subheader("Items", anchor=False)
     draw_items(ctx, evaluation)

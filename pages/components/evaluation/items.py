@@ -11,6 +11,9 @@ from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Flip
 from backend.services.evaluation.evaluations import EvaluationView, ItemView, Which, list_items
+from backend.services.evaluation.safety.probes import is_probe
+from pages.components.evaluation.folding import folded
+from pages.components.evaluation.safety import draw_safety_items
 from pages.components.evaluation.scores import SHARES, metric_label, score_text
 from pages.components.frame import plain
 
@@ -24,6 +27,9 @@ WHICH: dict[EvaluationKind, dict[Which, str]] = {
 
 def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw an evaluation's items, ten per page, wrong ones first."""
+    if is_probe(ctx, evaluation.version_id):
+        draw_safety_items(ctx, evaluation)
+        return
     words = WHICH[evaluation.kind]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         which = st.segmented_control(
@@ -115,7 +121,7 @@ def draw_flips(kind: EvaluationKind, flips: tuple[Flip, ...], *, first: str, sec
     pages = max(1, -(-len(flips) // PAGE))
     number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key="flips_page", width=130)) if pages > 1 else 1
     for flip in flips[(number - 1) * PAGE : number * PAGE]:
-        with st.container(border=True, gap="xsmall"):
+        with st.container(border=True, gap="xsmall"), folded(bool(flip.first.shown.get("safety"))):
             st.text(str(flip.first.shown.get("question") or flip.first.shown.get("text") or "(no question, choices only)"))
             columns = st.columns(2)
             for column, name, item in zip(columns, (first, second), (flip.first, flip.second), strict=True):

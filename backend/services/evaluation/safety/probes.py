@@ -217,6 +217,13 @@ def probe_of(provenance: Mapping[str, Any]) -> Probe | None:
     return Probe(value) if value in set(Probe) else None
 
 
+def is_probe(ctx: Context, version_id: str) -> bool:
+    """Return whether a dataset version is a safety probe, whose texts are folded."""
+    with ctx.db.read() as session:
+        version = session.get(DatasetVersion, version_id)
+        return version is not None and probe_of(version.provenance) is not None
+
+
 def list_probes(ctx: Context) -> list[ProbeView]:
     """Return the newest version of every probe that is not archived, by name."""
     query = select(DatasetVersion, Dataset).join(Dataset).where(Dataset.kind == "benchmark", Dataset.archived_at.is_(None))

@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from backend.db.tables import DatasetVersion, Evaluation, EvaluationItem
+from backend.domain.evaluation.clusters import CLUSTER, cluster_values
 from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.evaluation.safety.refusal import SCORER
 from backend.domain.evaluation.safety.scoring import Judged, expected_metrics, judge_item, score_groups, score_probe
@@ -37,7 +38,7 @@ def complete_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload
         select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation.id).order_by(EvaluationItem.position)
     ).all()
     judged = {item.position: judge_item(probe, metas[item.position], item.shown) for item in items}
-    _store_values(session, items, judged)
+    _store_values(session, items, judged, metas)
     evaluation.config = {**evaluation.config, "safety": _report(probe, metas, judged)}
     positions = sorted(judged)
     scores = score_probe(probe, [metas[place] for place in positions], [judged[place].values for place in positions])
@@ -45,11 +46,14 @@ def complete_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload
     return result.model_copy(update={"scores": rows})
 
 
-def _store_values(session: Session, items: Any, judged: dict[int, Judged]) -> None:
+def _store_values(session: Session, items: Any, judged: dict[int, Judged], metas: list[dict[str, Any]]) -> None:
+    labels = [metas[item.position].get("cluster") for item in items]
+    codes = cluster_values([{}] * len(labels), labels) or [None] * len(labels)
     changes = []
-    for item in items:
+    for item, code in zip(items, codes, strict=True):
         one = judged[item.position]
-        changes.append({"id": item.id, "values": one.values, "shown": {**item.shown, **one.shown, "safety": True, "missing": one.missing}})
+        values = one.values if code is None else {**one.values, CLUSTER: code}
+        changes.append({"id": item.id, "values": values, "shown": {**item.shown, **one.shown, "safety": True, "missing": one.missing}})
     if changes:
         session.execute(update(EvaluationItem), changes)
         session.expire_all()

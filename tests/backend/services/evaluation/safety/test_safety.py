@@ -10,61 +10,28 @@ import pytest
 from sqlalchemy import select
 
 from backend.bootstrap import get_context
-from backend.db.tables import Checkpoint, EvaluationItem
+from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.safety.drift import Verdict
 from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.evaluation.safety.drifts import safety_drift
 from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of
 from backend.services.evaluation.safety.runs import read_reports, run_safety
-from tests.support.battle_world import add_checkpoint
 from tests.support.command_line import roundhouse
-from tests.support.evaluation_world import add_benchmark, claim_of, finish
+from tests.support.evaluation_world import add_benchmark
 from tests.support.safety_answers import LABELLED
-
-PROMPTS = [{"prompt": f"How do I do the bad thing {n}?", "label": "unsafe" if n < 60 else "safe", "type": "t"} for n in range(80)]
-NO, YES = "I'm sorry, but I can't help with that.", "Sure! To do the thing, take the first step and then the next."
+from tests.support.safety_world import NO, PROMPTS, YES, add_fine_tune, answered
 
 
 @pytest.fixture
 def world(ctx: Context) -> Context:
     """A base, its fine-tune, and a probe of 60 unsafe and 20 safe prompts."""
-    for name in ("base", "tuned"):
-        add_checkpoint(ctx, name)
-    with ctx.db.write() as session:
-        rows = {row.name: row for row in session.scalars(select(Checkpoint))}
-        rows["tuned"].parent_id = rows["base"].id
-    add_probe(ctx, name="xs", rows=PROMPTS, source="xs.csv", person=LOCAL)
+    add_fine_tune(ctx)
     return ctx
-
-
-def answered(ctx: Context, checkpoint: str, answers: list[str], **facts: str) -> EvaluationView:
-    """Run the probe and report these answers."""
-    (launched,) = run_safety(ctx, checkpoint=checkpoint, person=LOCAL, probes=["xs"])
-    items = [
-        {
-            "type": "item",
-            "item_hash": f"hash {n}",
-            "position": n,
-            "values": {"exact_match": 0.0, "contains": 0.0},
-            "shown": {"question": PROMPTS[n]["prompt"], "completion": answer},
-        }
-        for n, answer in enumerate(answers)
-    ]
-    score = {"metric": "exact_match", "value": 0.0, "stderr": 0.1, "low": 0.0, "high": 0.1, "n": len(answers), "method": ""}
-    finish(
-        ctx,
-        claim_of(ctx, launched),
-        items,
-        scores=[score],
-        facts={"used_chat_template": True, "unit": "items", "number_format": "float32", **facts},
-    )
-    return get_evaluation(ctx, launched.id)
 
 
 def test_a_probe_is_judged_by_its_own_rules(world: Context) -> None:

@@ -1,0 +1,235 @@
+"""Safety: the card of a checkpoint with its drift, the report of one safety evaluation, and the installation's probes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import streamlit as st
+
+from backend.domain.evaluation.safety.card import direction, format_value
+from backend.domain.evaluation.safety.drift import Drift, Verdict
+from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
+from backend.domain.wording import plural
+from backend.services.checkpoints.checkpoints import CheckpointView
+from backend.services.context import Context, Person
+from backend.services.evaluation.evaluations import EvaluationView, ItemView, list_items
+from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
+from backend.services.evaluation.safety.cards import SafetyCard, safety_card
+from backend.services.evaluation.safety.drifts import SafetyDrift
+from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of
+from backend.services.evaluation.safety.runs import read_reports, run_safety
+from pages.components import routes
+from pages.components.evaluation.folding import folded
+from pages.components.frame import errors_shown, plain
+from pages.components.links import row_link
+from pages.components.tables import draw_table
+
+PAGE = 10
+BADGES: dict[Verdict, tuple[Literal["green", "red", "orange"], str]] = {
+    Verdict.PASS: ("green", ":material/check_circle:"),
+    Verdict.FAIL: ("red", ":material/gpp_bad:"),
+    Verdict.INCONCLUSIVE: ("orange", ":material/help:"),
+}
+OUTCOME_COLOURS: dict[str, Literal["blue", "violet", "orange", "red"]] = {
+    "refusal": "blue",
+    "compliance": "violet",
+    "unclear": "orange",
+    "injected": "red",
+    "reproduced": "red",
+}
+
+
+def draw_safety(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
+    """Draw a checkpoint's safety card, its drift from the base, and the form that measures it."""
+    card = safety_card(ctx, checkpoint.id)
+    if card.drift is not None:
+        _draw_drift(card.drift)
+    elif card.problem:
+        st.warning(plain(card.problem), icon=":material/warning:")
+    if card.scores:
+        _draw_card(card)
+    elif card.pending:
+        st.caption(f"{plural(card.pending, 'safety probe')} running. Results appear here.")
+    else:
+        st.caption("Safety was not measured on this checkpoint.")
+    if checkpoint.is_ready and checkpoint.writes and person.may_build:
+        _draw_run(ctx, person, checkpoint)
+
+
+def _draw_drift(drift: SafetyDrift) -> None:
+    colour, icon = BADGES[drift.verdict]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.badge(drift.verdict.value, color=colour, icon=icon)
+        st.caption(plain(f"against {drift.base.name}, on the same items; margin {100 * drift.margin:g} points"), width="content")
+    for sentence in drift.sentences:
+        st.error(plain(sentence[:1].upper() + sentence[1:] + "."), icon=":material/trending_down:")
+    rows = [_drift_row(change) for change in drift.changes]
+    draw_table(rows, key=f"drift_{drift.checkpoint.id}", alt="Change of each safety metric")
+    if drift.unmeasured:
+        st.caption(plain(f"Not measured on both: {', '.join(drift.unmeasured)}."))
+
+
+def _drift_row(change: Drift) -> dict[str, object]:
+    gap = change.difference
+    scale = 100 if METRICS[change.metric].is_share else 1
+    bounds = "" if gap is None or gap.low is None or gap.high is None else f" [{scale * gap.low:+.1f}, {scale * gap.high:+.1f}]"
+    return {
+        "Probe": change.probe,
+        "Metric": METRICS[change.metric].label,
+        "Before": format_value(change.metric, change.before) if change.before == change.before else "–",
+        "After": format_value(change.metric, change.after) if change.after == change.after else "–",
+        "Change, points" if scale == 100 else "Change": "–" if gap is None else f"{scale * gap.value:+.1f}{bounds}",
+        "Items": f"{change.n} of {change.total}",
+        "Verdict": f"{change.verdict.value.capitalize()}: {change.reason}",
+    }
+
+
+def _draw_card(card: SafetyCard) -> None:
+    draw_table(
+        [
+            {
+                "Probe": PROBE_LABEL[score.probe],
+                "Benchmark": score.benchmark,
+                "Metric": f"{METRICS[score.metric].label} ({direction(score.metric)})",
+                "Value [95 % interval]": format_value(score.metric, score.value, score.low, score.high),
+                "Items": score.n,
+                "Missing": score.missing,
+                "Interval by": score.method,
+            }
+            for score in card.scores
+        ],
+        key=f"safety_{card.checkpoint.id}",
+        alt="Safety scores with intervals and missing items",
+    )
+    st.caption(plain(f"{card.agreement}. Missing items could not be judged and count neither as safe nor as unsafe."))
+    with st.expander("Safety card as Markdown", icon=":material/description:"):
+        st.code(card.markdown, language="markdown")
+
+
+def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
+    probes = {view.version.dataset: view for view in list_probes(ctx)}
+    if not probes:
+        row_link("Add a safety probe", page=routes.EVALUATIONS, query={"safety": "1"}, icon="add", key=f"safety_add_{checkpoint.id}")
+        return
+    with st.expander("Measure safety", icon=":material/shield:"):
+        chosen = st.multiselect("Probes", list(probes), default=list(probes), key=f"safety_probes_{checkpoint.id}")
+        limit = st.number_input(
+            "Item limit",
+            min_value=1,
+            value=None,
+            placeholder="all",
+            key=f"safety_limit_{checkpoint.id}",
+            help="Of each probe, drawn with a seed.",
+        )
+        with_base = st.checkbox(
+            "Also measure its base, for the drift", value=checkpoint.parent_id is not None, key=f"safety_base_{checkpoint.id}"
+        )
+        if st.button("Run", type="primary", key=f"safety_run_{checkpoint.id}", icon=":material/play_arrow:", disabled=not chosen):
+            with errors_shown():
+                sides = [checkpoint.id, *([checkpoint.parent_id] if with_base and checkpoint.parent_id else [])]
+                for side in sides:
+                    run_safety(ctx, checkpoint=side, person=person, probes=chosen, limit=int(limit) if limit else None)
+                st.rerun()
+
+
+def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
+    """Draw what a safety evaluation has beside its scores: the scorer's agreement, missing items, groups."""
+    report = read_reports(ctx, [evaluation.id]).get(evaluation.id)
+    if report is None:
+        return
+    unclear = int(report.get("unclear") or 0)
+    words = f"{plural(unclear, 'item')} of {report.get('items', 0)} could not be judged and count neither as safe nor as unsafe."
+    if report.get("scorer"):
+        words = f"{agreement_line(ctx)}. {words}"
+    st.caption(plain(words))
+    for metric, groups in (report.get("groups") or {}).items():
+        label = METRICS[metric].label if metric in METRICS else metric
+        with st.expander(f"By group: {label}", icon=":material/category:"):
+            rows = [
+                {"Group": g["group"], "Value [95 % interval]": format_value(metric, g["value"], g["low"], g["high"]), "Items": g["n"]}
+                for g in groups
+            ]
+            draw_table(rows, key=f"groups_{evaluation.id}_{metric}", alt=f"{label} by group")
+
+
+def draw_safety_items(ctx: Context, evaluation: EvaluationView) -> None:
+    """Draw the items of a safety evaluation, texts folded."""
+    _, total = list_items(ctx, evaluation.id, limit=1)
+    pages = max(1, -(-total // PAGE))
+    number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"safety_page_{evaluation.id}", width=130)) if pages > 1 else 1
+    items, _ = list_items(ctx, evaluation.id, offset=(number - 1) * PAGE, limit=PAGE)
+    if not items:
+        st.caption("Items appear here as they are scored." if evaluation.is_active else "No items.")
+    for item in items:
+        with st.container(border=True, gap="xsmall"):
+            _draw_item(item)
+
+
+def _draw_item(item: ItemView) -> None:
+    outcome = str(item.shown.get("outcome") or ("missing" if item.shown.get("missing") else ""))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption(f"Item {item.position + 1}", width="content")
+        if outcome:
+            st.badge(outcome, color=OUTCOME_COLOURS.get(outcome, "gray"))
+        measured = {name: value for name, value in item.values.items() if name in METRICS and name != "unsafe_compliance"}
+        shown = ", ".join(f"{METRICS[name].label}: {value:g}" for name, value in measured.items() if not outcome)
+        st.caption(plain(shown or ", ".join(map(str, item.shown.get("cues") or []))), width="content")
+    with folded(True):
+        draw_texts(item.shown)
+
+
+def draw_texts(shown: dict[str, Any]) -> None:
+    """Draw an item's prompt and answer, or its choices, as plain text."""
+    if shown.get("question"):
+        st.text(str(shown["question"]))
+    if "completion" in shown:
+        st.caption("Answer")
+        st.text(str(shown.get("completion") or "(nothing)"))
+    logprobs = shown.get("logprobs") or []
+    for index, choice in enumerate((shown.get("choices") or [])[:PAGE]):
+        score = f"{logprobs[index]:.2f} nats  " if index < len(logprobs) else ""
+        st.text(f"{score}{str(choice).strip()}")
+
+
+def draw_probes(ctx: Context, person: Person) -> None:
+    """Draw the installation's safety probes, the agreement of the scorer, and the forms that add to them."""
+    probes = list_probes(ctx)
+    rows = [{"Probe": p.version.label, "Kind": PROBE_LABEL[p.probe], "Items": p.items, "Source": p.source} for p in probes]
+    draw_table(rows, key="safety_probes", alt="Safety probes")
+    if not probes:
+        st.caption("No safety probes yet. Add the file of a published one, such as XSTest, AdvBench, BBQ, Winogender or CrowS-Pairs.")
+    agreements = list_agreements(ctx)
+    for agreement in agreements:
+        st.caption(plain(agreement.sentence))
+    if not agreements:
+        st.caption(plain(agreement_line(ctx)))
+    if person.may_build:
+        _draw_add(ctx, person)
+        _draw_agreement(ctx, person)
+
+
+def _draw_add(ctx: Context, person: Person) -> None:
+    with st.expander("Add a safety probe", icon=":material/add:"):
+        name = st.text_input("Name", key="safety_name")
+        file = st.file_uploader("File", key="safety_file", help="CSV, TSV, JSON, JSONL or text; its columns decide the kind.")
+        jailbreak = st.checkbox("Put its unsafe prompts into jailbreak templates", key="safety_jailbreak")
+        if st.button("Add", key="safety_add", icon=":material/add:", disabled=not (name and file)) and file is not None:
+            with errors_shown():
+                kind = Probe.JAILBREAK if jailbreak else None
+                add_probe(ctx, name=name, rows=read_rows_of(file.name, file.getvalue()), source=file.name, person=person, probe=kind)
+                st.rerun()
+        if st.button("Add prompt-injection cases", key="safety_injection", type="tertiary", icon=":material/description:"):
+            with errors_shown():
+                add_injection_probe(ctx, person=person)
+                st.rerun()
+
+
+def _draw_agreement(ctx: Context, person: Person) -> None:
+    with st.expander("Measure the refusal scorer on human labels", icon=":material/rule:"):
+        file = st.file_uploader(
+            "Labelled answers", key="safety_labels", help="Columns of answers and labels: refusal or compliance, 1 or 0."
+        )
+        if st.button("Measure", key="safety_measure", disabled=file is None, icon=":material/rule:") and file is not None:
+            with errors_shown():
+                add_agreement(ctx, rows=read_rows_of(file.name, file.getvalue()), file=file.name, person=person)
+                st.rerun()
