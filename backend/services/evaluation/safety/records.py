@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select, update
@@ -48,7 +49,7 @@ def complete_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload
 
 def _store_values(session: Session, items: Any, judged: dict[int, Judged], metas: list[dict[str, Any]]) -> None:
     labels = [metas[item.position].get("cluster") for item in items]
-    codes = cluster_values([{}] * len(labels), labels) or [None] * len(labels)
+    codes: Sequence[float | None] = cluster_values([{}] * len(labels), labels) or [None] * len(labels)
     changes = []
     for item, code in zip(items, codes, strict=True):
         one = judged[item.position]
