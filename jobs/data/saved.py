@@ -1,36 +1,46 @@
-"""Read folders written by `save_to_disk` of Hugging Face `datasets`, with the splits they were saved with."""
+"""Read what `save_to_disk` of Hugging Face `datasets` wrote, a folder or a zip of one, with the splits it was saved with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from backend.domain.data.versions.saved_splits import SavedChoice
 from backend.errors import InvalidInput
-from backend.infra.files.local import Ignored, Listing, list_source
+from backend.infra.files.local import Ignored, Listing
+from backend.infra.files.saved import SavedSplit
 from jobs.data.blocks import Block, Bytes, Mark
-from jobs.data.tables import TABLE_BYTES
+from jobs.data.tables import TABLE_BYTES, folder_beside
 from jobs.modeling.dataset_files import Split
 
 
 class SavedDataset:
     """The chosen splits of a saved dataset, in blocks."""
 
-    def __init__(self, path: Path, choice: SavedChoice, folders: dict[str, Path]) -> None:
-        """Open the chosen splits. Raises InvalidInput for one that `datasets` can't load."""
+    def __init__(self, path: Path, choice: SavedChoice, splits: Mapping[str, SavedSplit]) -> None:
+        """Open the chosen splits; those in a zip are unpacked beside. Raises InvalidInput for one that `datasets` can't load."""
         self.name = path.name
         names: list[str] = [choice.train, *([choice.val] if choice.val else [])]
-        listings = [list_source(folders[name]) for name in names]
+        listings = [splits[name].files() for name in names]
         members = tuple(
             replace(member, name=f"{name}/{member.name}") for name, one in zip(names, listings, strict=True) for member in one.members
         )
         skipped = tuple(Ignored(name, "a split that was not chosen") for name in choice.left_out)
         self.listing = Listing(members, skipped, is_single=False)
         self.size = self.listing.bytes
-        self._datasets = [(name, _load(folders[name]), one.bytes) for name, one in zip(names, listings, strict=True)]
+        self._unpacked = folder_beside(path, owner=self) if path.is_file() else None
+        self._datasets = [(name, _load(self._on_disk(name, splits[name])), one.bytes) for name, one in zip(names, listings, strict=True)]
         self.sides: tuple[Split, ...] | None = ("train", "val") if choice.val else None
+
+    def _on_disk(self, name: str, split: SavedSplit) -> Path:
+        if self._unpacked is None:
+            return split.path
+        folder = self._unpacked / name
+        folder.mkdir()
+        split.unpack(folder)
+        return folder
 
     @property
     def ignored(self) -> tuple[Ignored, ...]:

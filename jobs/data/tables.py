@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from backend.infra.files.parquet import source_batches
 from jobs.data.blocks import Block, Mark
 
 TABLE_BYTES = 2 * 2**20
+UNPACKED = ".unpacked-"
 
 
 @contextmanager
@@ -25,12 +28,22 @@ def on_disk(member: Member) -> Iterator[Path]:
     if not member.entry:
         yield member.path
         return
-    place = member.path.parent if os.access(member.path.parent, os.W_OK) else None  # the data folder may be read-only
-    with tempfile.NamedTemporaryFile(dir=place, prefix=".unpacked-") as file, member.open() as opened:
+    with tempfile.NamedTemporaryFile(dir=_beside(member.path), prefix=UNPACKED) as file, member.open() as opened:
         while data := opened.read(2**20):
             file.write(data)
         file.flush()
         yield Path(file.name)
+
+
+def folder_beside(path: Path, *, owner: object) -> Path:
+    """Return a new folder for what is unpacked of a zip; it goes with its owner."""
+    folder = Path(tempfile.mkdtemp(dir=_beside(path), prefix=UNPACKED))
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _beside(path: Path) -> Path | None:
+    return path.parent if os.access(path.parent, os.W_OK) else None  # a folder of data may be read-only
 
 
 def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...], size: int) -> Iterator[Block]:

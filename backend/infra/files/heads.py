@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -17,7 +18,7 @@ from backend.infra.files.encoding import Utf8Stream, guess_encoding, guess_wide_
 from backend.infra.files.local import Member, Opened, list_source
 from backend.infra.files.parquet import first_rows
 from backend.infra.files.remote import BLOCK_BYTES, RangedFile, Remote
-from backend.infra.files.saved import choose_saved
+from backend.infra.files.saved import SavedSplit, choose_saved
 
 HEAD_BYTES = 2 * 2**20
 MAX_PACKED_TABLE = 64 * 2**20
@@ -39,8 +40,8 @@ def head_of_path(path: Path, *, limit: int = 50, encoding: str | None = None, sp
     return SourceHead(rows, first.name, len(listing.members), listing.bytes, len(listing.ignored), foreign)
 
 
-def _head_of_saved(choice: SavedChoice, folders: dict[str, Path], *, limit: int) -> SourceHead:
-    listings = [list_source(folders[name]) for name in (choice.train, choice.val) if name]
+def _head_of_saved(choice: SavedChoice, splits: Mapping[str, SavedSplit], *, limit: int) -> SourceHead:
+    listings = [splits[name].files() for name in (choice.train, choice.val) if name]
     first, members = listings[0].members[0], [member for listing in listings for member in listing.members]
     rows, _ = _rows_of_member(first, limit=limit, encoding=None)
     return SourceHead(

@@ -130,7 +130,7 @@ def _outer(member: Member) -> Iterator[IO[bytes]]:
         with member.path.open("rb") as file:
             yield file
         return
-    with _opened_zip(member.path) as archive, archive.open(member.entry) as entry:
+    with opened_zip(member.path) as archive, archive.open(member.entry) as entry:
         yield entry
 
 
@@ -229,7 +229,8 @@ def _add(members: list[Member], ignored: list[Ignored], name: str, make: object)
 
 
 @contextmanager
-def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+def opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip. Raises InvalidInput where it turns out to be damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
@@ -239,7 +240,7 @@ def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _list_zip(path: Path) -> tuple[list[Member], list[Ignored]]:
     status = path.stat()
-    with _opened_zip(path) as archive:
+    with opened_zip(path) as archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     _check_zip(path, entries, packed=status.st_size)
     members: list[Member] = []

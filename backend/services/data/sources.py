@@ -22,7 +22,7 @@ from backend.services.data.data_folder import local_source
 class ImportSource:
     """One source of an import: exactly one of `upload` (what `save_upload` returned), `path`, `hub` and `url`.
 
-    `split` names one split of a folder that `datasets` saved; without it its train and validation splits are kept.
+    `split` names one split of what `datasets` saved, a folder or a zip; without it its train and validation splits are kept.
     """
 
     upload: str | None = None
@@ -104,9 +104,12 @@ def look_up_hub_dataset(dataset_id: str, *, revision: str | None, person: Person
     return HubDatasetView(dataset.commit, dataset.licence, configs)
 
 
-def list_saved_splits(ctx: Context, path: Path, *, person: Person) -> tuple[str, ...]:
-    """Return the splits of a folder that `datasets` saved; nothing for any other path. Raises what `local_source` raises, InvalidInput."""
-    return tuple(saved_splits(local_source(ctx, path, person=person)) or ())
+def list_saved_splits(ctx: Context, source: ImportSource, *, person: Person) -> tuple[str, ...]:
+    """Return the splits that `datasets` saved, in a folder or a zip; nothing for any other source.
+
+    Raises what `local_source` raises, InvalidInput.
+    """
+    return () if source.is_remote else tuple(saved_splits(_local_path(ctx, source, person)) or ())
 
 
 def read_source_head(ctx: Context, source: ImportSource, *, person: Person, encoding: str | None = None) -> SourceHead:
@@ -116,9 +119,13 @@ def read_source_head(ctx: Context, source: ImportSource, *, person: Person, enco
     require_builder(person)
     if source.is_remote:
         return head_of_remote(_found(source), encoding=encoding)
+    return head_of_path(_local_path(ctx, source, person), encoding=encoding, split=source.split)
+
+
+def _local_path(ctx: Context, source: ImportSource, person: Person) -> Path:
     if source.path is not None:
-        return head_of_path(local_source(ctx, source.path, person=person), encoding=encoding, split=source.split)
-    return head_of_path(ctx.artifacts.path(str(source.upload)), encoding=encoding)
+        return local_source(ctx, source.path, person=person)
+    return ctx.artifacts.path(str(source.upload))
 
 
 def _found(source: ImportSource) -> Remote:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import streamlit as st
 
@@ -71,7 +70,8 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
             show_error(error)
             return None
         st.session_state["import_saved"] = saved = (file.file_id, stored)
-    return Chosen(ImportSource(upload=saved[1]), _stem(file.name), saved[1])
+    split = _choose_split(ctx, person, ImportSource(upload=saved[1]), name=file.name)
+    return Chosen(ImportSource(upload=saved[1], split=split), _stem(file.name), f"{saved[1]} {split}")
 
 
 def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
@@ -109,7 +109,7 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
         st.session_state["import_folder"] = entry.path
         st.rerun()
     is_whole = False
-    if folder and not text and entry is None and _saved_splits(ctx, person, data_file(ctx, folder)):
+    if folder and not text and entry is None and _saved_splits(ctx, person, ImportSource(path=data_file(ctx, folder))):
         is_whole = st.checkbox("Import this folder, a dataset saved by `datasets`", value=True, key=f"import_saved_{folder}")
     elif view.files and not text and len(view.files) > 1:
         is_whole = st.checkbox(
@@ -119,26 +119,26 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
         return None
     path = data_file(ctx, entry.path if entry is not None else folder)
     status = path.stat()
-    split = _choose_split(ctx, person, path)
+    split = _choose_split(ctx, person, ImportSource(path=path), name=path.name)
     return Chosen(ImportSource(path=path, split=split), _stem(path.name), f"{path} {status.st_mtime_ns} {status.st_size} {split}")
 
 
-def _saved_splits(ctx: Context, person: Person, path: Path) -> tuple[str, ...]:
+def _saved_splits(ctx: Context, person: Person, source: ImportSource) -> tuple[str, ...]:
     try:
-        return list_saved_splits(ctx, path, person=person)
+        return list_saved_splits(ctx, source, person=person)
     except RoundhouseError:
         return ()  # the error shows when the first rows are read
 
 
-def _choose_split(ctx: Context, person: Person, path: Path) -> str | None:
-    """Draw the choice of a split of a folder saved by `datasets`; return None for other folders, and to keep the saved splits."""
-    splits = _saved_splits(ctx, person, path)
+def _choose_split(ctx: Context, person: Person, source: ImportSource, *, name: str) -> str | None:
+    """Draw the choice of a split of what `datasets` saved; None for any other, and where the saved splits are kept."""
+    splits = _saved_splits(ctx, person, source)
     if len(splits) < 2:
         return None
-    held_out = choose_splits(splits, None, name=path.name).val if "train" in splits else None
+    held_out = choose_splits(splits, None, name=name).val if "train" in splits else None
     as_saved = f"train, with {held_out} for validation" if held_out else ""
     options = [*([as_saved] if as_saved else []), *splits]
-    split = st.selectbox("Split", options, key=f"import_saved_split_{path}", help="Other splits are left out.")
+    split = st.selectbox("Split", options, key=f"import_saved_split_{source.upload or source.path}", help="Other splits are left out.")
     return None if split == as_saved else split
 
 

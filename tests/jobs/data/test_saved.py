@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from datasets import Dataset, DatasetDict
 
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.heads import head_of_path
+from backend.infra.files.saved import saved_splits
 from jobs.data.run import run
 from jobs.modeling.dataset_files import iter_rows
 from tests.support.data.data_reporter import RememberingReporter
@@ -44,6 +47,35 @@ def test_a_saved_dict_keeps_its_splits_and_lists_those_left_out(tmp_path: Path) 
     assert prompts["val"] == [row["instruction"] for row in _rows(200, 9)]
     assert result["ignored"] == [{"file": "test", "reason": "a split that was not chosen"}]
     assert "The source's own splits are kept." in log
+
+
+@pytest.mark.parametrize("inside", [".", "saved"], ids=["at the top", "in a folder"])
+def test_a_zip_of_a_saved_dict_keeps_its_splits(tmp_path: Path, inside: str) -> None:
+    saved = _save(tmp_path / "saved", test=_rows(100, 6), train=_rows(0, 40), validation=_rows(200, 9))
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    root = saved if inside == "." else saved.parent
+    packed = Path(shutil.make_archive(str(folder / "saved"), "zip", root, inside))
+    assert list(saved_splits(packed) or ()) == ["test", "train", "validation"]
+    head = head_of_path(packed)
+    assert (head.rows[0], head.val_split) == (_rows(0, 1)[0], "validation")
+    result, prompts, log = _import(packed, val_fraction=0.3)
+    assert (result["rows"], result["ignored"]) == (49, [{"file": "test", "reason": "a split that was not chosen"}])
+    assert prompts == {split: [row["instruction"] for row in rows] for split, rows in (("train", _rows(0, 40)), ("val", _rows(200, 9)))}
+    assert "The source's own splits are kept." in log
+    assert _import(packed, split="test", val_fraction=0.5)[0]["rows"] == 6
+    assert _import(saved, val_fraction=0.3)[0]["content_hash"] == result["content_hash"]
+    assert not list(folder.glob(".unpacked*"))
+
+
+def test_a_zip_whose_record_names_other_files_or_is_endless_is_refused(tmp_path: Path) -> None:
+    packed = tmp_path / "saved.zip"
+    for record, message in (('{"splits": ["../elsewhere"]}', "is not a folder in it"), (" " * 70_000_000, "70,000,000 bytes")):
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("dataset_dict.json", record)
+            archive.writestr("train/data-0.arrow", "x" * 2**20 + "".join(map(str, range(100_000))))
+        with pytest.raises(InvalidInput, match=message):
+            head_of_path(packed)
 
 
 def test_without_validation_the_test_split_is_held_out(tmp_path: Path) -> None:
