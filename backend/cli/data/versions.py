@@ -25,7 +25,7 @@ from backend.domain.data.versions.changes import (
 from backend.domain.data.versions.conditions import TEST_WORDS
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
-from backend.services.data.cards import card_facts, read_card, set_card, write_version
+from backend.services.data.cards import card_facts, read_card, set_card
 from backend.services.data.datasets import delete_dataset, get_dataset, resolve_version
 from backend.services.data.diff import compare_versions
 from backend.services.data.imports import version_of_job
@@ -143,10 +143,9 @@ def card(
     licence: Annotated[str | None, typer.Option(help="Set the licence: an id of the Hub, or free text.")] = None,
     languages: Annotated[str | None, typer.Option(help="Set the languages: codes of ISO 639, such as en,de.")] = None,
     notes: Annotated[Path | None, typer.Option(help="Set the notes from a Markdown file.")] = None,
-    to: Annotated[Path | None, typer.Option(help="Write the version as files: README.md and Parquet, as the Hub reads them.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print or edit a version's card, or write the version as files."""
+    """Print or edit a version's card; `roundhouse data export` writes it beside the rows."""
     ctx = get_context()
     version = resolve_version(ctx, name)
     said = card_facts(version)
@@ -166,10 +165,6 @@ def card(
         "licence": said.licence,
         "languages": list(said.languages),
     }
-    if to is not None:
-        folder = write_version(ctx, version.id, to=to)
-        emit({**data, "folder": str(folder)}, as_json=as_json, text=f"{version.label} is in {folder}.")
-        return
     text = read_card(ctx, version.id)
     emit({**data, "card": text}, as_json=as_json, text=text.rstrip())
 

@@ -1,9 +1,8 @@
-"""Cards of dataset versions, and a version as README.md with Parquet for other tools."""
+"""Cards of dataset versions, and a version as a zip of README.md and Parquet for other tools."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from backend.domain.data.export_formats import export_path
 from backend.domain.data.kinds import KINDS
 from backend.domain.data.versions.card import CardFacts, CardFile, CardSource, clean_facts, write_card
 from backend.domain.names import clean_name
-from backend.errors import Conflict, InvalidInput
 from backend.infra.files.parquet import count_rows, read_schema
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
@@ -107,21 +105,6 @@ def data_files(ctx: Context, version: VersionView) -> list[tuple[str, Path]]:
     folder = ctx.artifacts.path(version.folder)
     counts = {"train": version.train_rows, "val": version.val_rows}
     return [(split, folder / f"{split}.parquet") for split, count in counts.items() if count]
-
-
-def write_version(ctx: Context, reference: str, *, to: Path) -> Path:
-    """Write a version to a new folder: README.md and `data/*.parquet`. Raises Conflict if the folder is not empty."""
-    version = resolve_version(ctx, reference)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise Conflict(f"{to} is there already.", remedy="Name a folder that is empty or does not exist.", field="to")
-    try:
-        (to / "data").mkdir(parents=True, exist_ok=True)
-        for split, path in data_files(ctx, version):
-            shutil.copyfile(path, to / export_path(split, format="parquet"))
-        (to / "README.md").write_text(read_card(ctx, version.id), encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput(f"{to} can't be written: {error.strerror}.", field="to") from error
-    return to
 
 
 def download_link(ctx: Context, version: VersionView, *, person: Person) -> str:
