@@ -7,7 +7,13 @@ DEV_STAMP := $(VENV)/.installed-dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: run install test unit check fmt explore constraints machine clean down
+# One test process more than there are cores: some always wait, for a browser or a process that was killed.
+PROCESSES = $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
+PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
+# pip would compile one file after another; nothing imports the tests of libraries.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/null || true
+
+.PHONY: run install test tests unit check fmt explore constraints machine clean down
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -25,11 +31,13 @@ $(VENV)/bin/python:
 
 $(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing (a few minutes, once) ..."
-	@$(BIN)/pip install --quiet -c constraints.txt -e . || { echo "The installation failed; the lines above say why. Check the network and the disk, then run make again."; exit 1; }
+	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e . || { echo "The installation failed; the lines above say why. Check the network and the disk, then run make again."; exit 1; }
+	@$(COMPILE)
 	@touch $(STAMP)
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+	@$(COMPILE)
 	@touch $(DEV_STAMP) $(STAMP)
 
 machine:
@@ -43,12 +51,14 @@ check: $(DEV_STAMP)
 	$(BIN)/hadolint Dockerfile
 
 test: $(DEV_STAMP) machine
-	$(MAKE) check
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(MAKE) --jobs 2 check tests
+
+tests: $(DEV_STAMP)
+	$(PYTEST) --numprocesses $(PROCESSES)
 
 # No browser, no killed processes, no training of more than seconds.
 unit: $(DEV_STAMP)
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/e2e --ignore tests/faults --ignore tests/jobs/training
+	$(PYTEST) --numprocesses auto --maxprocesses 4 -m "not slow" --ignore tests/e2e --ignore tests/faults --ignore tests/jobs/training
 
 fmt: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .

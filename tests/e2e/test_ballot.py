@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 
 from backend.db.tables import Completion, Contestant, Vote
@@ -22,19 +15,11 @@ from backend.services.battles.raters import create_rater_link
 from backend.services.battles.views import CampaignView
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import make_campaign, write_all
+from tests.support.page_server import page_server
 
 pytestmark = pytest.mark.e2e
-PROJECT = Path(__file__).resolve().parents[2]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 HOSTILE = '<img src="http://evil.example/a.png">![x](http://evil.example/b.png)'
 PAUSE_MS = 400  # a vote sooner than 0.3 s after the answers appeared does not count
-
-
-def wait_until(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -45,43 +30,10 @@ def campaign(ctx: Context) -> CampaignView:
 
 
 @pytest.fixture
-def address(ctx: Context, home: Path) -> Iterator[str]:
+def address(campaign: CampaignView, home: Path) -> Iterator[str]:
     """The pages' server, started for this test alone."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "ROUNDHOUSE_HOME": str(home),
-        "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
-        "REDIS_URL": "redis://127.0.0.1:1/0",
-        "ROUNDHOUSE_PORT": str(port),
-    }
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.address", "127.0.0.1"]
-    with (home / "pages.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: server.poll() is None and _answers(url), timeout_s=60)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz", timeout=2).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-        yield opened
-        opened.close()
+    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        yield server.url
 
 
 @pytest.fixture

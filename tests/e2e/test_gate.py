@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, disable_account
 from backend.services.people.sessions import COOKIE
-from tests.support.browser import FLAGS, chromium
 from tests.support.installation import wait_until
 from tests.support.page_server import FreshServer, page_server
 
@@ -35,14 +33,6 @@ PATHS = (
     "workers",
     "people",
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield running
-        running.close()
 
 
 def test_the_first_deep_link_to_any_page_of_a_fresh_server_passes_the_gate(ctx: Context, home: Path, browser: Browser) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from backend.services.data.datasets import resolve_version
 from tests.support.browser import Visitor, visit
@@ -37,8 +38,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 
 
 @pytest.fixture(scope="module")
-def visitor(installation: Installation) -> Iterator[Visitor]:
-    with visit(installation.url) as person:
+def visitor(browser: Browser, installation: Installation) -> Iterator[Visitor]:
+    with visit(browser, installation.url) as person:
         yield person
 
 

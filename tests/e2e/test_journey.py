@@ -11,6 +11,7 @@ from functools import partial
 
 import openai
 import pytest
+from playwright.sync_api import Browser
 
 from backend.domain.jobs.states import Status
 from backend.services.battles.views import get_campaign, list_campaigns
@@ -50,8 +51,8 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
 
 
 @pytest.fixture(scope="module")
-def visitor(installation: Installation) -> Iterator[Visitor]:
-    with visit(installation.url) as person:
+def visitor(browser: Browser, installation: Installation) -> Iterator[Visitor]:
+    with visit(browser, installation.url) as person:
         yield person
 
 

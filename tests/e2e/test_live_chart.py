@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from backend.bootstrap import build_context
 from backend.db.tables import Sample
@@ -23,14 +18,13 @@ from backend.services.jobs.claims import Claim
 from backend.services.metrics.points import add_points
 from backend.services.training.runs import set_notes
 from backend.services.training.views import RunView
-from tests.support.installation import PROJECT, free_port, wait_until
 from tests.support.jobs import finish_job
+from tests.support.page_server import page_server
 from tests.support.run_world import add_parts, claim, end, launch, points, report
 from tests.support.settings import make_settings
 
 pytestmark = pytest.mark.e2e
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 PLOT = '[data-panel="loss"] .rh-plot'
 DRAWN = f"document.querySelector('{PLOT}')?.data?.length > 0"
 LAST_X = f"document.querySelector('{PLOT}').data[0].x.at(-1)"
@@ -51,34 +45,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> 
 @pytest.fixture(scope="module")
 def server(world: Context) -> Iterator[str]:
     """The pages' server on it."""
-    home, port = Path(world.db.url.removeprefix("sqlite:///")).parent, free_port()
-    environment = {**os.environ, "ROUNDHOUSE_HOME": str(home), "DATABASE_URL": world.db.url, "REDIS_URL": "redis://127.0.0.1:1/0"}
-    with (home / "pages.log").open("w") as log:
-        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.address", "127.0.0.1"]
-        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: _answers(f"{url}/healthz"), what="the pages' server", timeout_s=60)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium, the system's where there is one."""
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=FLAGS)
-        yield chromium
-        chromium.close()
+    with page_server(Path(world.db.url.removeprefix("sqlite:///")).parent, ROUNDHOUSE_HOST="127.0.0.1") as running:
+        yield running.url
 
 
 @pytest.fixture

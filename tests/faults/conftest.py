@@ -1,28 +1,51 @@
-"""One installation for the fault tests that can share one, with a small dataset and a byte tokenizer in it."""
+"""What fault tests start from: an installation that has been used, with a small dataset and a byte tokenizer in it."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from backend.bootstrap import build_context
 from backend.services.context import LOCAL
-from backend.services.data.datasets import resolve_version
 from backend.services.data.imports import add_rows_dataset
-from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
-from tests.support.installation import Installation, wait_until
+from backend.services.tokenizers.tokenizers import train_tokenizer
+from tests.support.installation import Installation, mark_starter_content
+from tests.support.job_work import do_job
+from tests.support.settings import make_settings
+
+
+@pytest.fixture(scope="session")
+def used_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
+    """The home folder that tests copy; its jobs were done here, without a worker."""
+    home = tmp_path_factory.mktemp("used") / "home"
+    home.mkdir()
+    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    ctx = build_context(make_settings(home), migrate=False)
+    mark_starter_content(ctx)
+    rows = [{"text": f"Row {n}: the {n % 7} engines stand in the roundhouse and wait for steam. " * 8} for n in range(60)]
+    version = add_rows_dataset(ctx, name="lines", kind="text", rows=rows, provenance={}, person=LOCAL)
+    do_job(ctx, str(version.job_id))
+    do_job(ctx, str(train_tokenizer(ctx, name="bytes", dataset="lines", kind="byte", person=LOCAL).job_id))
+    with ctx.db.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    ctx.db.dispose()
+    return home
+
+
+@pytest.fixture
+def home(tmp_path: Path, used_home: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(used_home, tmp_path / "home"))
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A running installation."""
-    running = Installation(tmp_path_factory.mktemp("installation")).start()
+def installation(tmp_path_factory: pytest.TempPathFactory, used_home: Path) -> Iterator[Installation]:
+    """A running installation on a copy of it, for the tests of a module that can share one."""
+    running = Installation(Path(shutil.copytree(used_home, tmp_path_factory.mktemp("installation") / "home"))).start()
     try:
-        rows = [{"text": f"Row {n}: the {n % 7} engines stand in the roundhouse and wait for steam. " * 8} for n in range(60)]
-        add_rows_dataset(running.ctx, name="lines", kind="text", rows=rows, provenance={}, person=LOCAL)
-        train_tokenizer(running.ctx, name="bytes", dataset="lines", kind="byte", person=LOCAL)
-        wait_until(lambda: resolve_version(running.ctx, "lines", ready=False).folder, what="the import")
-        wait_until(lambda: get_tokenizer(running.ctx, "bytes").folder, what="the tokenizer")
         yield running
     finally:
         running.stop()

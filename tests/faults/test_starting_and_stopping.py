@@ -16,11 +16,8 @@ import pytest
 from backend.cli.leftovers import SUPERVISOR
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL
-from backend.services.data.datasets import resolve_version
-from backend.services.data.imports import add_rows_dataset
 from backend.services.jobs.jobs import get_job, list_jobs
 from backend.services.jobs.workers import list_slots
-from backend.services.tokenizers.tokenizers import train_tokenizer
 from backend.services.training.runs import launch_run, stop_run
 from backend.services.training.views import get_run
 from tests.support.installation import PROJECT, Installation, free_port, is_alive, wait_until
@@ -35,17 +32,9 @@ def roundhouse(*arguments: str, home: Path, **environment: str) -> subprocess.Co
     return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=200)
 
 
-def prepare_run(installation: Installation) -> None:
-    rows = [{"text": f"Engine {n} rolls onto the turntable. " * 12} for n in range(40)]
-    add_rows_dataset(installation.ctx, name="lines", kind="text", rows=rows, provenance={}, person=LOCAL)
-    train_tokenizer(installation.ctx, name="bytes", dataset="lines", kind="byte", person=LOCAL)
-    wait_until(lambda: resolve_version(installation.ctx, "lines", ready=False).folder, what="the import")
-
-
-def test_ctrl_c_stops_everything_and_the_next_start_resumes_the_run(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "home").start()
+def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(home: Path) -> None:
+    installation = Installation(home).start()
     try:
-        prepare_run(installation)
         run = launch_run(installation.ctx, tiny_run("interrupted", max_steps=100_000, checkpoint_every=40), person=LOCAL).id
         wait_until(lambda: get_run(installation.ctx, run).last_step > 60, timeout_s=300, what="some steps")
         processes = installation.processes()
@@ -95,8 +84,8 @@ def test_a_first_account_that_is_refused_ends_the_start_with_the_reason(tmp_path
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
 
 
-def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_second_one_is_refused(tmp_path: Path) -> None:
-    killed = Installation(tmp_path / "home").start()
+def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and_a_second_one_is_refused(home: Path) -> None:
+    killed = Installation(home).start()
     assert killed.process is not None
     left = killed.processes()
     again = Installation(killed.home)
@@ -120,8 +109,8 @@ def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_s
         again.stop()
 
 
-def test_a_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "home").start()
+def test_a_killed_supervisor_leaves_nobody_behind(home: Path) -> None:
+    installation = Installation(home).start()
     assert installation.process is not None
     processes = installation.processes()
     next(p for p in processes if SUPERVISOR in " ".join(p.cmdline())).kill()
@@ -129,10 +118,9 @@ def test_a_killed_supervisor_leaves_no_process(tmp_path: Path) -> None:
     wait_until(lambda: not [p for p in processes if is_alive(p)], what="the end of all of it")
 
 
-def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(tmp_path: Path) -> None:
-    installation = Installation(tmp_path / "home", ROUNDHOUSE_DEVICES="0,1").start()
+def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(home: Path) -> None:
+    installation = Installation(home, ROUNDHOUSE_DEVICES="0,1").start()
     try:
-        prepare_run(installation)
         runs = [launch_run(installation.ctx, tiny_run(f"run {n}", max_steps=60), person=LOCAL).id for n in range(4)]
         seen: list[dict[str, str]] = []
 
@@ -150,7 +138,7 @@ def test_two_pretended_gpus_and_four_runs_never_put_two_on_one(tmp_path: Path) -
             seen.append(devices)
             return all(get_run(installation.ctx, run).status is Status.FINISHED for run in runs)
 
-        wait_until(all_done, timeout_s=400, what="the end of four runs")
+        wait_until(all_done, timeout_s=400, what="the end of four runs", every_s=0.3)
         assert any(len(devices) == 2 for devices in seen), "both GPUs were used at once"
         assert all(len(set(devices.values())) == len(devices) for devices in seen), "one job a GPU"
         assert list_slots(installation.ctx) == []

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 FLAGS = [
     "--no-sandbox",
@@ -83,13 +83,11 @@ class Visitor:
 
 
 @contextmanager
-def visit(url: str) -> Iterator[Visitor]:
-    """Open a browser at an installation."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        context = browser.new_context(viewport={"width": 1440, "height": 1000})
-        context.set_default_timeout(30_000)
-        try:
-            yield Visitor(context.new_page(), url)
-        finally:
-            browser.close()
+def visit(browser: Browser, url: str) -> Iterator[Visitor]:
+    """Open a window at an installation."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context.set_default_timeout(30_000)
+    try:
+        yield Visitor(context.new_page(), url)
+    finally:
+        context.close()

@@ -15,8 +15,12 @@ from typing import Any
 import psutil
 
 from backend.bootstrap import build_context
+from backend.domain.jobs.states import JobKind, Status
+from backend.domain.starter import STARTER_DATASETS
 from backend.services.context import Context
+from backend.services.starter import STARTER_TOKENIZER
 from backend.settings import Settings
+from tests.support.jobs import add_stored_job
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +51,14 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def mark_starter_content(ctx: Context) -> None:
+    """Make an installation one whose starter content was deleted long ago, so that a start queues none."""
+    with ctx.db.write() as session:
+        for name in (*(dataset.name for dataset in STARTER_DATASETS), STARTER_TOKENIZER):
+            job = add_stored_job(session, ctx, JobKind.IMPORT_DATASET, title=f"Import {name}", idempotency_key=f"starter:{name}")
+            job.status = Status.FINISHED
+
+
 class Installation:
     """`roundhouse up` with short leases, and handles on its processes."""
 
@@ -62,6 +74,7 @@ class Installation:
             "ROUNDHOUSE_LEASE_S": "10",
             "ROUNDHOUSE_SWEEP_S": "1",
             "ROUNDHOUSE_KEEP_FREE_MB": "16",
+            "OMP_NUM_THREADS": "1",  # networks this small gain nothing from a second thread, and wait for it on a busy machine
             "ROUNDHOUSE_TRAIN_NICE": "0",  # beside other tests a run of low priority would stand still
             **environment,
         }

@@ -1,17 +1,28 @@
-"""The pages' server of an installation, alone: no broker, no workers."""
+"""The pages' server of an installation, alone: no broker, no workers.
+
+`python -m tests.support.page_server` imports what the pages need once and forks a server for each line on its stdin, as fresh as one
+that is started by hand: nothing of Streamlit has run in it.
+"""
 
 from __future__ import annotations
 
+import atexit
+import importlib
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import httpx
+import psutil
 
-from tests.support.installation import PROJECT, free_port, wait_until
+from backend.web.server import warm_up
+from tests.support.installation import PROJECT, free_port, is_alive, wait_until
 
 
 class FreshServer:
@@ -29,12 +40,17 @@ class FreshServer:
             "FORWARDED_ALLOW_IPS": "",
             **settings,
         }
-        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(self.port), "--server.address", "127.0.0.1"]
-        self.process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        arguments = ["run", "app.py", "--server.port", str(self.port), "--server.address", "127.0.0.1"]
+        forks = _forks()
+        assert forks.stdin is not None
+        assert forks.stdout is not None
+        forks.stdin.write(json.dumps([arguments, environment, str(home / "pages.log")]) + "\n")
+        forks.stdin.flush()
+        self.process = psutil.Process(int(forks.stdout.readline()))
 
     def is_up(self) -> bool:
         """Whether it answers."""
-        assert self.process.poll() is None, "the server ended"
+        assert is_alive(self.process), "the server ended"
         try:
             return httpx.get(f"{self.url}/healthz", timeout=2).status_code == 200
         except httpx.TransportError:
@@ -55,3 +71,47 @@ def page_server(home: Path, **settings: str) -> Iterator[FreshServer]:
         yield server
     finally:
         server.stop()
+
+
+@cache
+def _forks() -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.support.page_server"]
+    process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.communicate)  # it ends with its stdin
+    return process
+
+
+def _serve(arguments: list[str], environment: dict[str, str], log: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for descriptor in (1, 2):
+        os.dup2(file, descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    from streamlit.web.cli import main
+
+    main(arguments, prog_name="streamlit")
+
+
+def main() -> None:
+    """Fork servers until stdin ends."""
+    importlib.import_module("streamlit.web.cli")
+    importlib.import_module("backend.web.live")
+    warm_up("pages.components").join()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who ends leaves no zombie
+    servers = []
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            _serve(*json.loads(line))
+            os._exit(0)
+        servers.append(child)
+        print(child, flush=True)
+    for child in servers:
+        if psutil.pid_exists(child):
+            os.kill(child, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 // Text from runs is set with textContent alone.
 
 import { element } from "../dom.js"
+import { mount, rerunOnce } from "../mounting.js"
 import { draw, resize, say, tell } from "./drawing.js"
 import { savePicture } from "./export.js"
 import { SamplePanel } from "./samples.js"
@@ -29,6 +30,7 @@ function loadPlotly(url) {
 class LiveChart {
   constructor(root) {
     this.root = root
+    this.rerun = rerunOnce((change) => this.trigger("changed", change))
     this.runs = new Map()
     this.panels = new Map()
     this.hidden = new Set()
@@ -223,7 +225,7 @@ class LiveChart {
       }
       const query = new URLSearchParams({ token: asked.token, after: JSON.stringify(after) })
       const response = await fetch(`${asked.url}?${query}`, { credentials: "same-origin", cache: "no-store" })
-      if (response.status === 403 || response.redirected) { this.ask("expired"); wait = IDLE_MS }
+      if (response.status === 403 || response.redirected) { this.rerun("expired"); wait = IDLE_MS }
       else if (!response.ok) throw new Error(String(response.status))
       else {
         this.take((await response.json()).runs)
@@ -265,7 +267,7 @@ class LiveChart {
           series.steps.push(points.steps[i]); series.values.push(points.values[i]); series.times.push(points.times[i])
         }
       }
-      if (run.status !== answer.state.status) this.ask(`${run.id}:${answer.state.status}`)
+      if (run.status !== answer.state.status) this.rerun(`${run.id}:${answer.state.status}`)
     }
     this.fillHead()
     this.sayWaiting()
@@ -284,22 +286,8 @@ class LiveChart {
     this.waiting = points ? "" : active ? "The curves begin with the first step." : "This run has no points."
     tell(this)
   }
-
-  // One script run per change, so that the page around shows what is new: buttons, samples, the cause of a failure.
-  ask(what) {
-    if (this.asked === what) return
-    this.asked = what
-    this.trigger("changed", what)
-  }
 }
 
 export default function (component) {
-  const { data, parentElement, setTriggerValue } = component
-  const host = parentElement.querySelector(".rh-live")
-  if (!host.chart) host.chart = new LiveChart(host.appendChild(element("div", "rh-chart")))
-  host.chart.update(data, setTriggerValue)
-  return () => {
-    host.chart?.destroy()
-    host.chart = null
-  }
+  return mount(component, component.setTriggerValue, { host: ".rh-live", node: "rh-chart", view: LiveChart })
 }

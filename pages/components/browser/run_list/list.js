@@ -1,6 +1,7 @@
 // List runs with live status, progress and sparkline. Names are set with textContent alone.
 
 import { element, svgElement } from "../dom.js"
+import { mount, rerunOnce } from "../mounting.js"
 
 const POLL_MS = 1000
 const IDLE_MS = 4000
@@ -22,6 +23,7 @@ function drawSpark(path, values) {
 class LiveRuns {
   constructor(root) {
     this.root = root
+    this.rerun = rerunOnce((change) => this.trigger("changed", change))
     this.rows = new Map()
     this.list = root.appendChild(element("div", "rr-list"))
     this.list.setAttribute("role", "list")
@@ -126,7 +128,7 @@ class LiveRuns {
     let wait = IDLE_MS
     try {
       const response = await fetch(`${asked.url}?${new URLSearchParams({ token: asked.token })}`, { credentials: "same-origin", cache: "no-store" })
-      if (response.status === 403 || response.redirected) this.ask("expired")
+      if (response.status === 403 || response.redirected) this.rerun("expired")
       else if (response.ok) {
         const answer = await response.json()
         if (asked === this.data) this.take(answer)
@@ -142,26 +144,13 @@ class LiveRuns {
       const state = answer.runs[run.id]
       if (!state) continue
       this.fill(run.id, state)
-      if (state.status !== run.status) this.ask(`${run.id}:${state.status}`)
+      if (state.status !== run.status) this.rerun(`${run.id}:${state.status}`)
     }
     const active = answer.active.join()
-    if (typeof this.data.active === "string" && active !== this.data.active) this.ask(`active:${active}`)
-  }
-
-  ask(what) {
-    if (this.asked === what) return
-    this.asked = what
-    this.trigger("changed", what)
+    if (typeof this.data.active === "string" && active !== this.data.active) this.rerun(`active:${active}`)
   }
 }
 
 export default function (component) {
-  const { data, parentElement, setTriggerValue } = component
-  const host = parentElement.querySelector(".rr-live")
-  if (!host.runs) host.runs = new LiveRuns(host.appendChild(element("div", "rr-runs")))
-  host.runs.update(data, setTriggerValue)
-  return () => {
-    host.runs?.destroy()
-    host.runs = null
-  }
+  return mount(component, component.setTriggerValue, { host: ".rr-live", node: "rr-runs", view: LiveRuns })
 }

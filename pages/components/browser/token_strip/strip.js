@@ -1,6 +1,7 @@
 // Tokens as chips. Names and texts are set with textContent alone: they come from networks and datasets.
 
 import { element } from "../dom.js"
+import { mount } from "../mounting.js"
 
 const PICTURES = { " ": "·", "\t": "→", "\n": "↵", "\r": "␍", "\u00a0": "⍽" }
 
@@ -85,15 +86,12 @@ class TokenStrip {
     event.preventDefault()
     this.pick(this.chips[Math.min(this.chips.length - 1, Math.max(0, at + step))])
   }
+
+  destroy() {
+    this.root.remove()
+  }
 }
 
 export default function (component) {
-  const { data, parentElement, setStateValue } = component
-  const host = parentElement.querySelector(".rt-host")
-  if (!host.strip) host.strip = new TokenStrip(host.appendChild(element("div", "rt-strip")))
-  host.strip.update(data, setStateValue)
-  return () => {
-    host.strip?.root.remove()
-    host.strip = null
-  }
+  return mount(component, component.setStateValue, { host: ".rt-host", node: "rt-strip", view: TokenStrip })
 }
