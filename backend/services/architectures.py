@@ -19,6 +19,7 @@ from backend.domain.yaml_text import parse_yaml
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_architecture
+from backend.services.naming import rename
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,8 @@ def get_architecture(ctx: Context, name_or_id: str) -> ArchitectureView:
 def rename_architecture(ctx: Context, architecture_id: str, name: str, *, person: Person) -> None:
     """Give an architecture another name. Raises Conflict if it is taken."""
     require_builder(person)
-    name = clean_name(name, what="An architecture")
     with ctx.db.write() as session:
-        row = _find(session, architecture_id)
-        if session.scalar(select(Architecture.id).where(Architecture.name == name, Architecture.id != row.id)):
-            raise Conflict(f"There is already an architecture “{name}”.", field="name")
-        row.name = name
+        rename(session, _find(session, architecture_id), name, what="an architecture")
 
 
 def archive_architecture(ctx: Context, architecture_id: str, *, person: Person, archived: bool = True) -> None:

@@ -14,11 +14,12 @@ from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.names import clean_name, not_found
+from backend.domain.names import not_found
 from backend.domain.training.config import Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.dependents import refuse_while_used, users_of_checkpoint
+from backend.services.naming import MAX_NOTES, rename
 
 MAX_LINEAGE = 50
 
@@ -172,19 +173,15 @@ def list_files(ctx: Context, checkpoint_id: str) -> list[CheckpointFile]:
 def rename_checkpoint(ctx: Context, checkpoint_id: str, name: str, *, person: Person) -> None:
     """Give a checkpoint another name. Raises Conflict if it is taken."""
     require_builder(person)
-    name = clean_name(name, what="A checkpoint", limit=160)
     with ctx.db.write() as session:
-        row = _existing(session, checkpoint_id)
-        if session.scalar(select(Checkpoint.id).where(Checkpoint.name == name, Checkpoint.id != row.id)):
-            raise Conflict(f"There is already a checkpoint “{name}”.", field="name")
-        row.name = name
+        rename(session, _existing(session, checkpoint_id), name, what="a checkpoint", limit=160)
 
 
 def set_checkpoint_notes(ctx: Context, checkpoint_id: str, notes: str, *, person: Person) -> None:
     """Replace a checkpoint's notes."""
     require_builder(person)
     with ctx.db.write() as session:
-        _existing(session, checkpoint_id).notes = notes[:20_000]
+        _existing(session, checkpoint_id).notes = notes[:MAX_NOTES]
 
 
 def archive_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person, archived: bool = True) -> None:

@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job
 from backend.domain.jobs.states import ACTIVE
-from backend.domain.names import clean_name
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.views import DatasetView, VersionView, dataset_views, find_dataset, job_of, pick_version, version_view
 from backend.services.dependents import refuse_while_used, users_of_dataset
+from backend.services.naming import MAX_NOTES, rename
 
 
 def list_datasets(ctx: Context, *, kinds: tuple[str, ...] = (), archived: bool = False, ready: bool = False) -> list[DatasetView]:
@@ -58,19 +58,15 @@ def resolve_version(ctx: Context, reference: str, *, ready: bool = True) -> Vers
 def rename_dataset(ctx: Context, dataset_id: str, name: str, *, person: Person) -> None:
     """Give a dataset another name. Raises Conflict if it is taken."""
     require_builder(person)
-    name = clean_name(name, what="A dataset")
     with ctx.db.write() as session:
-        dataset = find_dataset(session, dataset_id)
-        if session.scalar(select(Dataset.id).where(Dataset.name == name, Dataset.id != dataset.id)):
-            raise Conflict(f"There is already a dataset “{name}”.", field="name")
-        dataset.name = name
+        rename(session, find_dataset(session, dataset_id), name, what="a dataset")
 
 
 def set_dataset_notes(ctx: Context, dataset_id: str, notes: str, *, person: Person) -> None:
     """Replace a dataset's notes."""
     require_builder(person)
     with ctx.db.write() as session:
-        find_dataset(session, dataset_id).notes = notes[:20_000]
+        find_dataset(session, dataset_id).notes = notes[:MAX_NOTES]
 
 
 def archive_dataset(ctx: Context, dataset_id: str, *, person: Person, archived: bool = True) -> None:

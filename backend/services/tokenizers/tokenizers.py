@@ -23,6 +23,7 @@ from backend.services.data.datasets import resolve_version
 from backend.services.dependents import Use, mentions, refuse_while_used, users_of_tokenizer
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
+from backend.services.naming import rename
 
 KINDS: dict[str, str] = {
     "bpe": "Byte-level BPE: frequent pieces of words become one token. Short sequences, encodes any text.",
@@ -135,12 +136,8 @@ def read_tokenizer_file(ctx: Context, tokenizer_id: str) -> bytes:
 def rename_tokenizer(ctx: Context, tokenizer_id: str, name: str, *, person: Person) -> None:
     """Give a tokenizer another name. Raises Conflict if it is taken."""
     require_builder(person)
-    name = clean_name(name, what="A tokenizer")
     with ctx.db.write() as session:
-        row = _find(session, tokenizer_id)
-        if session.scalar(select(Tokenizer.id).where(Tokenizer.name == name, Tokenizer.id != row.id)):
-            raise Conflict(f"There is already a tokenizer “{name}”.", field="name")
-        row.name = name
+        rename(session, _find(session, tokenizer_id), name, what="a tokenizer")
 
 
 def delete_tokenizer(ctx: Context, tokenizer_id: str, *, person: Person) -> None:

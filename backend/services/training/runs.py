@@ -20,11 +20,12 @@ from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.open_suites import SuiteChoice, add_choice
 from backend.services.jobs.jobs import add_job, request_stop, wake
+from backend.services.naming import MAX_NOTES, rename
 from backend.services.training.events import forget_after
 from backend.services.training.parts import RunParts, require_disk, resolve_parts, training_payload
 from backend.services.training.views import RunView, find_run, get_run, newest_checkpoint_step
 
-MAX_TAGS, MAX_TAG, MAX_NOTES = 12, 40, 20_000
+MAX_TAGS, MAX_TAG = 12, 40
 
 
 def launch_run(
@@ -135,12 +136,8 @@ def stop_run(ctx: Context, name_or_id: str, *, how: StopRequest = "cancel", pers
 def rename_run(ctx: Context, run_id: str, name: str, *, person: Person) -> None:
     """Give a run another name. Raises InvalidInput, or Conflict if another run has it."""
     require_builder(person)
-    name = clean_name(name, what="A run")
     with ctx.db.write() as session:
-        run = find_run(session, run_id)
-        if session.scalar(select(Run.id).where(Run.name == name, Run.id != run.id)):
-            raise Conflict(f"There is already a run “{name}”.", field="name")
-        run.name = name
+        rename(session, find_run(session, run_id), name, what="a run")
 
 
 def set_tags(ctx: Context, run_id: str, tags: tuple[str, ...], *, person: Person) -> None:

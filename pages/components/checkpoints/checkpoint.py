@@ -26,6 +26,7 @@ from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.labels import MADE_BY
 from pages.components.links import row_link
+from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
 
@@ -203,25 +204,25 @@ def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> 
     users = list_users(ctx, checkpoint.id)
     if users:
         st.caption("In use by " + plain(", ".join(users)) + ".")
-    name = st.text_input("Name", value=checkpoint.name, key=f"name_{checkpoint.id}")
-    notes = st.text_area("Notes", value=checkpoint.notes, key=f"notes_{checkpoint.id}")
-    with st.container(horizontal=True):
-        if st.button("Save", key=f"save_{checkpoint.id}", icon=":material/save:", type="primary"):
-            with errors_shown():
-                rename_checkpoint(ctx, checkpoint.id, name or "", person=person)
-                set_checkpoint_notes(ctx, checkpoint.id, notes or "", person=person)
-                st.rerun()
-        word = "Restore from the archive" if checkpoint.archived_at else "Archive"
-        if st.button(word, key=f"archive_{checkpoint.id}", icon=":material/archive:"):
-            with errors_shown():
-                archive_checkpoint(ctx, checkpoint.id, person=person, archived=checkpoint.archived_at is None)
-                st.rerun()
-        with st.popover("Delete", icon=":material/delete:", key=f"delete_{checkpoint.id}"):
-            st.markdown("Its files are deleted for good; its lineage entry is kept.")
-            if st.button("Delete", key=f"delete_yes_{checkpoint.id}", type="primary"):
-                with errors_shown():
-                    delete_checkpoint(ctx, checkpoint.id, person=person)
-                    st.switch_page(routes.CHECKPOINTS)
+
+    def save(name: str, notes: str) -> None:
+        rename_checkpoint(ctx, checkpoint.id, name, person=person)
+        set_checkpoint_notes(ctx, checkpoint.id, notes, person=person)
+
+    draw_settings_form(
+        checkpoint,
+        save=save,
+        archive=lambda archived: archive_checkpoint(ctx, checkpoint.id, person=person, archived=archived),
+        draw_delete=lambda: _draw_delete(ctx, person, checkpoint.id),
+    )
+
+
+def _draw_delete(ctx: Context, person: Person, checkpoint_id: str) -> None:
+    st.markdown("Its files are deleted for good; its lineage entry is kept.")
+    if st.button("Delete", key=f"delete_yes_{checkpoint_id}", type="primary"):
+        with errors_shown():
+            delete_checkpoint(ctx, checkpoint_id, person=person)
+            st.switch_page(routes.CHECKPOINTS)
 
 
 def _words(value: object) -> str:

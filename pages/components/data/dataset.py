@@ -26,6 +26,7 @@ from pages.components.evaluation.folding import folded
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
+from pages.components.settings_form import draw_settings_form
 from pages.components.tables import draw_table
 from pages.components.words import ago, date_time, size
 
@@ -237,21 +238,16 @@ def _draw_origin(version: VersionView) -> None:
 
 
 def _draw_settings(ctx: Context, person: Person, dataset: DatasetView) -> None:
-    name = st.text_input("Name", value=dataset.name, key=f"name_{dataset.id}")
-    notes = st.text_area("Notes", value=dataset.notes, key=f"notes_{dataset.id}")
-    with st.container(horizontal=True):
-        if st.button("Save", key=f"save_{dataset.id}", icon=":material/save:", type="primary"):
-            with errors_shown():
-                rename_dataset(ctx, dataset.id, name or "", person=person)
-                set_dataset_notes(ctx, dataset.id, notes or "", person=person)
-                st.rerun()
-        word = "Restore from the archive" if dataset.archived_at else "Archive"
-        if st.button(word, key=f"archive_{dataset.id}", icon=":material/archive:"):
-            with errors_shown():
-                archive_dataset(ctx, dataset.id, person=person, archived=dataset.archived_at is None)
-                st.rerun()
-        with st.popover("Delete", icon=":material/delete:", key=f"delete_{dataset.id}"):
-            draw_delete_dataset(ctx, person, dataset.id, dataset.name)
+    def save(name: str, notes: str) -> None:
+        rename_dataset(ctx, dataset.id, name, person=person)
+        set_dataset_notes(ctx, dataset.id, notes, person=person)
+
+    draw_settings_form(
+        dataset,
+        save=save,
+        archive=lambda archived: archive_dataset(ctx, dataset.id, person=person, archived=archived),
+        draw_delete=lambda: draw_delete_dataset(ctx, person, dataset.id, dataset.name),
+    )
 
 
 CHANGES = {
