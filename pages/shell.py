@@ -88,6 +88,7 @@ def main() -> None:
         return
     person = current_person()
     if person is None:
+        st.navigation(page_table(), position="hidden")  # takes away the list that an account saw before it was disabled
         st.title("Roundhouse")
         st.write("Sign in to continue.")
         st.link_button("Sign in", "/auth/login", type="primary")

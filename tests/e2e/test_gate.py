@@ -109,4 +109,5 @@ def test_a_page_that_is_open_ends_when_its_account_is_disabled(ctx: Context, hom
         disable_account(ctx, maya.id or "", person=LOCAL)
         page.get_by_text("Sign in to continue.").wait_for(timeout=30_000)  # the page asks for its gauges every two seconds
         assert page.get_by_role("heading", name="Workers").count() == 0
+        page.locator("[data-testid=stSidebarNav]").wait_for(state="detached", timeout=10_000)
         context.close()
