@@ -43,7 +43,7 @@ def folder_beside(path: Path, *, owner: object) -> Path:
 
 
 def _beside(path: Path) -> Path | None:
-    return path.parent if os.access(path.parent, os.W_OK) else None  # a folder of data may be read-only
+    return path.parent if os.access(path.parent, os.W_OK) else None  # the data folder may be read-only
 
 
 def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...], size: int) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""List the splits that `save_to_disk` of Hugging Face `datasets` wrote, in a folder or a zip of one, without that library."""
+"""List the splits of folders written by `save_to_disk` of Hugging Face `datasets`, and of zips of them, without that library."""
 
 from __future__ import annotations
 
@@ -47,8 +47,7 @@ class SavedSplit:
 def saved_splits(path: Path) -> dict[str, SavedSplit] | None:
     """Return split -> its place in a saved dataset, in the order of its record; None for any other path.
 
-    Raises InvalidInput where a record is there and can't be read, a split's folder or file is missing or outside the folder, or a zip is
-    dangerous.
+    Raises InvalidInput if the record can't be read, a split's folder or file is missing or outside the folder, or the zip is dangerous.
     """
     if path.is_dir():
         names = _split_names(path)
