@@ -93,7 +93,10 @@ class Running:
         """Press Ctrl-C and return the seconds until no process is left."""
         family = self.family()
         started = time.perf_counter()
-        self.process.send_signal(signal.SIGINT)
+        if os.getpgid(self.process.pid) == self.process.pid:
+            os.killpg(self.process.pid, signal.SIGINT)  # a terminal sends it to every process of the group: make forwards none
+        else:
+            self.process.send_signal(signal.SIGINT)
         while self.process.poll() is None or any(is_alive(member) for member in family):
             time.sleep(0.01)
         return time.perf_counter() - started
@@ -292,7 +295,8 @@ def measure_install(checkout: Checkout) -> Measured:
             "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
         }
         started = time.perf_counter()
-        OPEN.append(running := Running(subprocess.Popen(["make", "run"], cwd=clone, env=environment, stdout=subprocess.DEVNULL)))
+        process = subprocess.Popen(["make", "run"], cwd=clone, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+        OPEN.append(running := Running(process))
         wait_until(lambda: answers(checkout.port), timeout_s=1800, what="the page", every_s=0.1)
         seconds = time.perf_counter() - started
         running.stop()
