@@ -13,6 +13,7 @@ from backend.cli.eval_score import score as score_answers
 from backend.cli.evaluation.safety import app as safety
 from backend.cli.evaluation.suite import app as suite
 from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.task import read_task_option
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
 from backend.errors import InvalidInput
@@ -34,11 +35,12 @@ Kind = Literal["auto", "perplexity", "multiple_choice", "generation"]
 @command
 def run(
     checkpoint: CheckpointOption,
-    benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version.")],
+    benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version. A task finds its own when left out.")] = "",
+    task: Annotated[str | None, typer.Option(help="Task: a name (see `roundhouse task list`), or a YAML file.")] = None,
     kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
     split: Annotated[Literal["auto", "all", "train", "val"], typer.Option(help="Which rows.")] = "auto",
     limit: Annotated[int | None, typer.Option(help="Score only this many items, drawn with the seed.")] = None,
-    shots: Annotated[int, typer.Option(help="Few-shot examples before each question.")] = 0,
+    shots: Annotated[int | None, typer.Option(help="Few-shot examples before each question; a task's own number when left out.")] = None,
     chat: Annotated[Literal["auto", "on", "off"], typer.Option(help="Use the checkpoint's chat template.")] = "auto",
     windows: Annotated[Literal["each_window", "first_window"], typer.Option(help="Windows of long texts.")] = "each_window",
     max_tokens: Annotated[int, typer.Option(help="Generation: max new tokens.")] = 64,
@@ -50,8 +52,18 @@ def run(
 ) -> None:
     """Score a checkpoint on a benchmark, or on any dataset with text in it."""
     ctx = get_context()
+    definition = read_task_option(ctx, task, shots=shots) if task else None
     config = EvaluationConfig(
-        kind=kind, split=split, limit=limit, shots=shots, chat=chat, windows=windows, max_tokens=max_tokens, numeric=numeric, seed=seed
+        kind=kind,
+        split=split,
+        limit=limit,
+        shots=0 if definition else shots or 0,
+        chat=chat,
+        windows=windows,
+        max_tokens=max_tokens,
+        numeric=numeric,
+        seed=seed,
+        task=definition,
     )
     evaluation = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, config=config, person=LOCAL, again=again)
     if evaluation.reused:

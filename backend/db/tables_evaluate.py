@@ -55,6 +55,18 @@ class EvaluationItem(Table):
     shown: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
+class EvaluationTask(Table):
+    """A task that the team saved, as its YAML `text`. An evaluation holds a copy of its own, so changes here change no score."""
+
+    __tablename__ = "evaluation_tasks"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(80), unique=True)
+    text: Mapped[str] = mapped_column(Text)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class Campaign(Table):
     """A set of prompts, contestants, raters and a stopping rule.
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
+from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
 
 SCORING_VERSION = 2
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
@@ -85,11 +86,16 @@ class EvaluationConfig(BaseModel):
     max_tokens: int = Field(default=64, ge=1, le=8192, description="Generation: longest answer, in tokens.")
     numeric: bool = Field(default=False, description="Generation: also compare the last number of the answer.")
     batch_size: int = Field(default=16, ge=1, le=4096, description="Sequences in one forward pass. Changes speed, not scores.")
+    task: TaskDefinition | None = Field(default=None, description="Task that renders and scores the rows. Empty: by the dataset's kind.")
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         if self.shots and self.kind == "perplexity":
             raise ValueError("perplexity shows no examples: shots must be 0")
+        if self.task is not None and self.kind not in ("auto", self.task.kind):
+            raise ValueError(f"the task is {self.task.kind.replace('_', ' ')}: kind must be auto")
+        if self.task is not None and self.shots:
+            raise ValueError("a task says itself how many examples it shows: change fewshot.count, and leave shots at 0")
         return self
 
 
@@ -103,6 +109,8 @@ def settings_of(config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash:
         "limit": config.limit,
         "chat": config.chat,
     }
+    if config.task is not None:
+        return settings | _task_settings(config, config.task)
     if config.limit is not None or config.shots:
         settings["seed"] = config.seed
     if kind is EvaluationKind.PERPLEXITY:
@@ -112,6 +120,17 @@ def settings_of(config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash:
     if kind is EvaluationKind.GENERATION:
         settings["max_tokens"] = config.max_tokens
         settings["numeric"] = config.numeric
+    return settings
+
+
+def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, Any]:
+    settings: dict[str, Any] = {"task": task.hash, "task_name": task.name, "shots": task.fewshot.count}
+    if config.chat == "auto":
+        settings["chat"] = task.chat
+    if config.limit is not None or (task.fewshot.count and task.fewshot.choose == "seeded") or task.temperature > 0:
+        settings["seed"] = config.seed
+    if task.form is Form.ROLLING:
+        settings["windows"] = config.windows
     return settings
 
 
@@ -125,6 +144,7 @@ SETTING_WORDS: dict[str, str] = {
     "scoring_version": "the version of the scoring",
     "kind": "the way of scoring",
     "dataset_hash": "the benchmark or its version",
+    "task": "the task's definition",
     "split": "the split",
     "limit": "the number of items",
     "seed": "the seed that draws items",
@@ -144,7 +164,7 @@ def unlike_settings(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     names = [name for name in SETTING_WORDS if first.get(name) != second.get(name)]
     return [
         SETTING_WORDS[name]
-        if name == "dataset_hash"
+        if name in ("dataset_hash", "task")
         else f"{SETTING_WORDS[name]} ({_shown(first.get(name))} and {_shown(second.get(name))})"
         for name in names
     ]

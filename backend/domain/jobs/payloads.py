@@ -89,6 +89,8 @@ class EvaluatePayload(ComputePayload):
     split: Literal["all", "train", "val"]
     config: EvaluationConfig
     fingerprint: str = ""
+    examples: str | None = None
+    """Folder of the dataset that a task's few-shot examples come from, if it is another one."""
 
 
 class Prompt(Record):

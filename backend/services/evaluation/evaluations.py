@@ -12,7 +12,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, EvaluationItem, Job, Score
-from backend.domain.data.kinds import TEXT_KINDS
 from backend.domain.evaluation.config import MAIN_METRIC, EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
 from backend.domain.jobs.events import ItemEvent
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
@@ -21,21 +20,18 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.results import EvaluateResult, EvaluationFacts
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.statistics.power import PowerPlan
-from backend.errors import InvalidInput, NotFound
-from backend.infra.files.parquet import read_rows
+from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.evaluation.packed_items import store_packed
 from backend.services.evaluation.power import plan_comparison
+from backend.services.evaluation.scoring_choice import Split, choose_kind, choose_split
+from backend.services.evaluation.task_fit import check_task, examples_folder, resolve_benchmark
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, request_stop, wake
 
-EVALUATED_KINDS = (*TEXT_KINDS, "benchmark")
-"""Dataset kinds that can be evaluated on."""
 Which = Literal["all", "wrong", "right"]
-Split = Literal["all", "train", "val"]
 
 
 @dataclass(frozen=True)
@@ -80,9 +76,14 @@ class EvaluationView:
         return self.status in ACTIVE
 
     @property
+    def main_metric(self) -> str:
+        """Metric by which the evaluation is ranked: the task's first, or the usual one of its kind."""
+        return self.config.task.score_names[0] if self.config.task else MAIN_METRIC[self.kind]
+
+    @property
     def main_score(self) -> ScoreView | None:
         """The evaluation's main score, shown in tables."""
-        return self.score(MAIN_METRIC[self.kind])
+        return self.score(self.main_metric)
 
     def score(self, metric: str) -> ScoreView | None:
         """Return the score of a metric, if there is one."""
@@ -129,9 +130,10 @@ def launch_evaluation(
     config = config or EvaluationConfig()
     if kind is not None:
         config = EvaluationConfig.model_validate({**config.model_dump(), "kind": kind})
-    subject, version = resolve_checkpoint(ctx, checkpoint), resolve_version(ctx, benchmark)
-    chosen = choose_kind(ctx, version, config.kind)
-    split = choose_split(version, config.split)
+    subject, version = resolve_checkpoint(ctx, checkpoint), resolve_benchmark(ctx, benchmark, task=config.task)
+    chosen, split = _choose(ctx, version, config)
+    if config.task is not None:
+        check_task(ctx, config.task, version, split=split, config=config)
     settings = settings_of(config, kind=chosen, dataset_hash=version.content_hash or version.id, split=split)
     fingerprint = fingerprint_of(settings, checkpoint=subject.id)
     with ctx.db.write() as session:
@@ -161,12 +163,22 @@ def launch_evaluation(
 
 def plan_evaluation(ctx: Context, *, benchmark: str, config: EvaluationConfig) -> Plan:
     """Preview an evaluation. Raises what `launch_evaluation` raises about the dataset."""
-    version = resolve_version(ctx, benchmark)
-    kind, split = choose_kind(ctx, version, config.kind), choose_split(version, config.split)
+    version = resolve_benchmark(ctx, benchmark, task=config.task)
+    kind, split = _choose(ctx, version, config)
     rows = {"train": version.train_rows, "val": version.val_rows, "all": version.rows}[split]
+    if config.task is not None:
+        rows = check_task(ctx, config.task, version, split=split, config=config)
     rows = max(0, rows - (0 if kind is EvaluationKind.PERPLEXITY else config.shots))
     items = min(rows, config.limit or rows)
     return Plan(kind, split, items, plan_comparison(ctx, version_id=version.id, kind=kind, items=items))
+
+
+def _choose(ctx: Context, version: VersionView, config: EvaluationConfig) -> tuple[EvaluationKind, Split]:
+    """Return how a dataset is scored, and which split: as the task says, if there is one."""
+    if config.task is None:
+        return choose_kind(ctx, version, config.kind), choose_split(version, config.split)
+    requested = config.split if config.split != "auto" else config.task.data.split
+    return EvaluationKind(config.task.kind), choose_split(version, requested)
 
 
 def _already_there(session: Session, *, fingerprint: str | None, idempotency_key: str | None) -> str | None:
@@ -214,58 +226,19 @@ def _add_evaluation(
         split=split,
         config=config,
         fingerprint=fingerprint,
+        examples=examples_folder(ctx, config.task),
     )
     job = add_job(
         session,
         ctx,
         payload,
-        title=f"{version.label} on {subject.name}",
+        title=f"{config.task.shown_title if config.task else version.label} on {subject.name}",
         idempotency_key=idempotency_key,
         created_by=person.id,
     )
     row.job_id = job.id
     session.flush()
     return row
-
-
-def choose_kind(ctx: Context, version: VersionView, requested: str) -> EvaluationKind:
-    """Return how a dataset is scored: `auto` by what its rows hold. Raises InvalidInput for a way that does not suit it."""
-    if version.kind not in EVALUATED_KINDS:
-        raise InvalidInput(
-            f"“{version.dataset}” holds {version.kind}, which has nothing to score.",
-            remedy="Choose a benchmark or a text.",
-            field="benchmark",
-        )
-    if version.kind in TEXT_KINDS:
-        if requested not in ("auto", EvaluationKind.PERPLEXITY):
-            raise InvalidInput(
-                f"“{version.dataset}” holds {version.kind}, not questions: it can be scored by perplexity alone.",
-                remedy="Choose a dataset of kind benchmark, or another way of scoring.",
-                field="kind",
-            )
-        return EvaluationKind.PERPLEXITY
-    folder = ctx.artifacts.path(version.folder or "")
-    first = read_rows(folder, split="train", limit=1) or read_rows(folder, split="val", limit=1)
-    has_choices = bool(first and first[0].get("choices"))
-    if requested == "auto":
-        return EvaluationKind.MULTIPLE_CHOICE if has_choices else EvaluationKind.GENERATION
-    if requested == EvaluationKind.PERPLEXITY or (requested == EvaluationKind.MULTIPLE_CHOICE and not has_choices):
-        way = "perplexity" if requested == EvaluationKind.PERPLEXITY else "multiple choice"
-        reason = "is a benchmark of questions" if requested == EvaluationKind.PERPLEXITY else "has no choices"
-        raise InvalidInput(
-            f"“{version.dataset}” {reason}: it can't be scored by {way}.", remedy="Choose another way of scoring.", field="kind"
-        )
-    return EvaluationKind(requested)
-
-
-def choose_split(version: VersionView, requested: Literal["auto", "all", "train", "val"]) -> Split:
-    """Return the split that is scored. Raises InvalidInput if it has no rows."""
-    rows = {"train": version.train_rows, "val": version.val_rows, "all": version.rows}
-    if requested == "auto":
-        return "all" if version.kind == "benchmark" else "val" if version.val_rows else "train"
-    if not rows[requested]:
-        raise InvalidInput(f"{version.label} has no rows in its {requested} split.", remedy="Choose another split.", field="split")
-    return requested
 
 
 def list_evaluations(
@@ -345,7 +318,7 @@ def list_items(ctx: Context, evaluation_id: str, *, which: Which = "all", offset
     Of texts, `wrong` are those that the network predicts worse than its mean, worst first.
     """
     evaluation = get_evaluation(ctx, evaluation_id)
-    metric = MAIN_METRIC[evaluation.kind]
+    metric = evaluation.main_metric
     value = EvaluationItem.values[metric].as_float()
     query = select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation_id)
     order: tuple[Any, ...] = (EvaluationItem.position,)

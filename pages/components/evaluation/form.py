@@ -11,7 +11,8 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.data.views import DatasetView
-from backend.services.evaluation.evaluations import EVALUATED_KINDS, EvaluationView, plan_evaluation
+from backend.services.evaluation.evaluations import EvaluationView, plan_evaluation
+from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
 from pages.components import routes
 from pages.components.evaluation.launch import draw_launch
 from pages.components.frame import empty_state, errors_shown

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from backend.domain.evaluation.tasks.metric_names import check_metric
+from backend.domain.evaluation.tasks.metric_names import check_metric, scores_of
 from backend.domain.evaluation.tasks.templates import check_template, names_in
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -211,6 +211,12 @@ class TaskDefinition(_Part):
     def metric_uses(self) -> tuple[MetricUse, ...]:
         """The metrics, the main one first; the kind's usual one where none is given."""
         return self.metrics or (MetricUse(name=DEFAULT_METRIC[self.kind]),)
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names of the scores, the main one first: a metric, or `metric:filter` for the filters after the first."""
+        filters = ["", *(f":{extraction.name}" for extraction in self.extract[1:])]
+        return tuple(f"{name}{filter_}" for use in self.metric_uses for filter_ in filters for name in scores_of(use.name))
 
     @property
     def hash(self) -> str:

@@ -18,10 +18,13 @@ class MetricName:
     label: str
     kinds: frozenset[str]
     lower_is_better: bool = False
+    scores: tuple[str, ...] = ()
+    """Names of its numbers, if it gives several."""
 
 
 _CHOICE, _ANSWER, _LIKELIHOOD = frozenset({"multiple_choice"}), frozenset({"generation"}), frozenset({"perplexity"})
 
+IFEVAL_SCORES = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
 METRIC_NAMES: dict[str, MetricName] = {
     "acc": MetricName("accuracy", _CHOICE | _LIKELIHOOD),
     "acc_norm": MetricName("accuracy, per character", _CHOICE),
@@ -34,7 +37,7 @@ METRIC_NAMES: dict[str, MetricName] = {
     "pct_stereotype": MetricName("stereotype preferred", _CHOICE, lower_is_better=True),
     "bbq": MetricName("BBQ accuracy and bias", _CHOICE),
     "winogender": MetricName("Winogender accuracy by gender", _CHOICE),
-    "ifeval": MetricName("instructions followed", _ANSWER),
+    "ifeval": MetricName("instructions followed", _ANSWER, scores=IFEVAL_SCORES),
     "refusal": MetricName("refused", _ANSWER),
     "over_refusal": MetricName("refused though safe", _ANSWER, lower_is_better=True),
     "judge": MetricName("judge", _ANSWER),
@@ -66,6 +69,11 @@ def check_metric(name: str, *, kind: str, options: Mapping[str, Any]) -> None:
     near = nearest(name, others) if known is None else None
     what = f"There is no metric {name!r}." if known is None else f"{name} does not score {kind.replace('_', ' ')}."
     raise InvalidInput(what, remedy=f"Did you mean {near}?" if near else f"There are: {', '.join(others)}.", field="metrics")
+
+
+def scores_of(name: str) -> tuple[str, ...]:
+    """Return the names of a metric's numbers, the main one first."""
+    return METRIC_NAMES[name].scores or (name,) if name in METRIC_NAMES else (name,)
 
 
 def metrics_of(kind: str) -> list[str]:

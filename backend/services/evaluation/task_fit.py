@@ -1,0 +1,105 @@
+"""Whether a task fits a dataset: the dataset found by name, its rows rendered before anything is queued."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.data.rows.records import columns_of
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.evaluation.tasks.rendering import Rendered
+from backend.domain.evaluation.tasks.selection import Selection, name_row, render_row, select_rows
+from backend.domain.evaluation.tasks.templates import TemplateFault
+from backend.domain.jobs.payloads import require_folder
+from backend.errors import InvalidInput
+from backend.infra.files.parquet import read_rows
+from backend.services.context import Context
+from backend.services.data.datasets import list_datasets, resolve_version
+from backend.services.data.views import VersionView
+from backend.services.evaluation.scoring_choice import Split
+
+MAX_CHECKED_ROWS = 50_000
+CHECK_S = 3.0
+"""Longest time for rendering rows before the launch; the job renders the rest before it loads the network."""
+Row = dict[str, Any]
+
+
+def resolve_benchmark(ctx: Context, benchmark: str, *, task: TaskDefinition | None) -> VersionView:
+    """Return the dataset version of a name, or without one the dataset that a task finds by its names.
+
+    Raises NotFound, Conflict if it is not ready, InvalidInput if there is neither name nor task, or no dataset of the task's names.
+    """
+    if benchmark:
+        return resolve_version(ctx, benchmark)
+    if task is None:
+        raise InvalidInput("The evaluation names no benchmark.", remedy="Choose a dataset, or a task that finds one.", field="benchmark")
+    names = {plain_name(name) for name in (*task.data.names, task.name)}
+    for dataset in list_datasets(ctx, ready=True):
+        if plain_name(dataset.name) in names and dataset.newest is not None:
+            return dataset.newest
+    where = f" It is published as {task.data.hub.id} on the Hub." if task.data.hub else ""
+    raise InvalidInput(
+        f"No dataset has the name of “{task.shown_title}”: {', '.join(task.data.names or (task.name,))}.{where}",
+        remedy="Import it under one of these names, or name the dataset.",
+        field="benchmark",
+    )
+
+
+def task_rows(ctx: Context, version: VersionView, *, split: Split) -> list[Row]:
+    """Return a version's rows with the columns that templates read, at most 50,000."""
+    folder = ctx.artifacts.path(require_folder(version.folder, what="dataset"))
+    rows: list[Row] = []
+    for name in ("train", "val") if split == "all" else (split,):
+        rows += read_rows(folder, split=name, limit=MAX_CHECKED_ROWS - len(rows)) if len(rows) < MAX_CHECKED_ROWS else []
+    return [columns_of(row) for row in rows]
+
+
+def examples_folder(ctx: Context, task: TaskDefinition | None) -> str | None:
+    """Return the folder of the dataset that examples come from; None where that is the scored one. Raises NotFound."""
+    if task is None or not task.fewshot.count or not task.fewshot.dataset:
+        return None
+    return require_folder(resolve_version(ctx, task.fewshot.dataset).folder, what="dataset")
+
+
+def select_task_rows(
+    ctx: Context, task: TaskDefinition, version: VersionView, *, split: Split, limit: int | None, seed: int
+) -> tuple[list[Row], Selection]:
+    """Return a version's rows and those of them that a task scores, with its examples. Raises InvalidInput."""
+    rows = task_rows(ctx, version, split=split)
+    pool = None
+    if task.fewshot.count and not task.fewshot.examples and (task.fewshot.dataset or task.fewshot.split):
+        source = resolve_version(ctx, task.fewshot.dataset) if task.fewshot.dataset else version
+        pool = task_rows(ctx, source, split=task.fewshot.split or "all")
+    return rows, select_rows(task, rows, limit=limit, seed=seed, pool=pool)
+
+
+def check_task(ctx: Context, task: TaskDefinition, version: VersionView, *, split: Split, config: EvaluationConfig) -> int:
+    """Render the rows that a task would score, and return how many there are without a limit.
+
+    Raises TemplateFault naming row, field, value and remedy; InvalidInput if no row fits or examples are too few.
+    """
+    rows, selection = select_task_rows(ctx, task, version, split=split, limit=None, seed=config.seed)
+    ends = time.monotonic() + CHECK_S
+    for at in _spread(selection.scored):
+        render_numbered(task, rows, at, selection)
+        if time.monotonic() > ends:
+            break
+    cut = version.rows - len(rows) if split == "all" and len(rows) >= MAX_CHECKED_ROWS else 0
+    return len(selection.scored) + max(0, cut)
+
+
+def render_numbered(task: TaskDefinition, rows: Sequence[Row], at: int, selection: Selection) -> Rendered:
+    """Render a row; a fault names its number."""
+    try:
+        return render_row(task, rows[at], selection)
+    except TemplateFault as fault:
+        raise name_row(fault, at) from fault
+
+
+def _spread(places: Sequence[int]) -> Sequence[int]:
+    """Return the first hundred places, then the others in steps through all of them, so that a stop has seen every part."""
+    steps = 97
+    return [*places[:100], *(place for start in range(steps) for place in places[100 + start :: steps])]

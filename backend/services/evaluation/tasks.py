@@ -1,0 +1,153 @@
+"""Tasks: those that come with the product and those that the team saved; which of them fit a dataset; their first prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import delete, select
+
+from backend.db.tables import EvaluationTask
+from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.data.rows.records import columns_of
+from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
+from backend.domain.evaluation.tasks.groups import TaskGroup
+from backend.domain.evaluation.tasks.reading import read_definition, task_yaml, with_line
+from backend.domain.evaluation.tasks.rendering import Rendered
+from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, shipped_names, shipped_text
+from backend.domain.evaluation.tasks.templates import TemplateFault
+from backend.domain.names import not_found
+from backend.errors import InvalidInput, NotFound
+from backend.infra.files.parquet import read_rows
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.views import VersionView
+from backend.services.evaluation.scoring_choice import choose_split
+from backend.services.evaluation.task_fit import render_numbered, select_task_rows
+
+Definition = TaskDefinition | TaskGroup
+PREVIEWED = 3
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """A task or group. `origin`: it comes with the product, or the team saved it."""
+
+    name: str
+    definition: Definition
+    text: str
+    origin: Literal["shipped", "team"]
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class TaskPreview:
+    """First prompts of a task on a dataset. `scored` counts the rows that it scores, of `rows`."""
+
+    rows: int
+    scored: int
+    prompts: tuple[Rendered, ...]
+
+
+def list_tasks(ctx: Context) -> list[TaskView]:
+    """Return every task and group, the team's first, by name."""
+    with ctx.db.read() as session:
+        saved = session.execute(select(EvaluationTask.name, EvaluationTask.text, EvaluationTask.updated_at).order_by(EvaluationTask.name))
+        team = [TaskView(name, read_definition(text), text, "team", at) for name, text, at in saved]
+    return [*team, *(TaskView(name, shipped_definition(name), shipped_text(name), "shipped") for name in shipped_names())]
+
+
+def get_task(ctx: Context, name: str) -> TaskView:
+    """Return a task or group by name: the team's, or one that comes with the product. Raises NotFound with similar names."""
+    with ctx.db.read() as session:
+        row = session.scalar(select(EvaluationTask).where(EvaluationTask.name == name))
+        if row is not None:
+            return TaskView(name, read_definition(row.text), row.text, "team", row.updated_at)
+    try:
+        definition = shipped_definition(name)
+    except NotFound as error:
+        known = [task.name for task in list_tasks(ctx)]
+        raise not_found("task", name, known, remedy=f"There are: {', '.join(known)}.") from error
+    text = shipped_text(name) if name in shipped_names() else task_yaml(definition)
+    return TaskView(name, definition, text, "shipped")
+
+
+def find_task(ctx: Context, name_or_text: str) -> Definition:
+    """Return the definition of a name, or of a YAML text. Raises NotFound, InvalidInput."""
+    return read_definition(name_or_text) if "\n" in name_or_text or ":" in name_or_text else get_task(ctx, name_or_text).definition
+
+
+def find_single_task(ctx: Context, name_or_text: str) -> TaskDefinition:
+    """Return the task of a name or of a YAML text. Raises NotFound, InvalidInput for a group."""
+    task = find_task(ctx, name_or_text)
+    if isinstance(task, TaskGroup):
+        raise InvalidInput(f"“{task.name}” is a group of tasks.", remedy=f"Choose one of them: {', '.join(task.tasks[:12])}.", field="task")
+    return task
+
+
+def save_task(ctx: Context, text: str, *, person: Person) -> TaskView:
+    """Save a task for the team under the name that its YAML gives; an existing one is replaced.
+
+    Raises InvalidInput for a text that defines none, or for the name of a task that comes with the product; NotAllowed.
+    """
+    require_builder(person)
+    definition = read_definition(text)
+    if definition.name in shipped_names():
+        raise InvalidInput(f"“{definition.name}” comes with the product.", remedy="Give the task another name.", field="name")
+    with ctx.db.write() as session:
+        row = session.scalar(select(EvaluationTask).where(EvaluationTask.name == definition.name))
+        if row is None:
+            row = EvaluationTask(name=definition.name, text=text, created_by=person.id, created_at=ctx.now(), updated_at=ctx.now())
+            session.add(row)
+        row.text, row.updated_at = text, ctx.now()
+    return get_task(ctx, definition.name)
+
+
+def delete_task(ctx: Context, name: str, *, person: Person) -> None:
+    """Delete a task of the team; evaluations keep their copy. Raises NotFound, NotAllowed."""
+    require_builder(person)
+    if get_task(ctx, name).origin == "shipped":
+        raise InvalidInput(f"“{name}” comes with the product and can't be deleted.", field="name")
+    with ctx.db.write() as session:
+        session.execute(delete(EvaluationTask).where(EvaluationTask.name == name))
+
+
+def suggest_tasks(ctx: Context, version: VersionView) -> list[TaskView]:
+    """Return the tasks for a dataset, likeliest first: those found by its name, then those whose columns its rows have."""
+    if version.folder is None:
+        return []
+    rows = read_rows(ctx.artifacts.path(version.folder), split="train", limit=1)
+    columns = {plain_name(name) for name in columns_of(rows[0])} if rows else set()
+    return rank_tasks(list_tasks(ctx), name=version.dataset, columns=columns)
+
+
+def rank_tasks(tasks: Sequence[TaskView], *, name: str, columns: set[str]) -> list[TaskView]:
+    """Return the tasks that fit a dataset's name or columns, likeliest first; the more columns a task needs, the surer it is."""
+    ranked: list[tuple[tuple[int, int], TaskView]] = []
+    plain = plain_name(name)
+    for view in tasks:
+        task = view.definition
+        if not isinstance(task, TaskDefinition):
+            continue
+        names = {plain_name(other) for other in (*task.data.names, task.name)}
+        needed = {plain_name(column) for column in task.data.columns}
+        by_name = 2 if plain in names else 1 if any(len(other) > 3 and other in plain for other in names) else 0
+        by_columns = len(needed) if needed and needed <= columns else 0
+        if needed and not by_columns:
+            continue  # the name alone is no reason where the columns speak against it
+        if by_name or by_columns > 1 or (by_columns and task.form is Form.ROLLING):
+            ranked.append(((by_name, by_columns), view))
+    return [view for _, view in sorted(ranked, key=lambda part: part[0], reverse=True)]
+
+
+def preview_task(ctx: Context, text: str, version: VersionView, *, seed: int = 1, count: int = PREVIEWED) -> TaskPreview:
+    """Render the first prompts of a task on a dataset. Raises InvalidInput naming line, field, column and remedy."""
+    task = find_single_task(ctx, text)
+    try:
+        split = choose_split(version, task.data.split)
+        rows, selection = select_task_rows(ctx, task, version, split=split, limit=None, seed=seed)
+        prompts = tuple(render_numbered(task, rows, at, selection) for at in selection.scored[:count])
+    except TemplateFault as fault:
+        raise with_line(fault, text) from fault
+    return TaskPreview(len(rows), len(selection.scored), prompts)
