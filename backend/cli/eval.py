@@ -12,8 +12,8 @@ from backend.bootstrap import get_context
 from backend.cli.eval_score import score as score_answers
 from backend.cli.evaluation.safety import app as safety
 from backend.cli.evaluation.suite import app as suite
+from backend.cli.evaluation.task import read_task_option
 from backend.cli.output import JsonFlag, command, emit, note
-from backend.cli.task import read_task_option
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
 from backend.errors import InvalidInput

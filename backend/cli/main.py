@@ -30,7 +30,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "run": ("backend.cli.training.run", "Launch, forecast, follow and stop training runs and sweeps."),
     "plan": ("backend.cli.scaling.plan", "Plan a run for a budget; fit scaling laws."),
     "eval": ("backend.cli.eval", "Evaluate checkpoints on benchmarks and compare the scores."),
-    "task": ("backend.cli.task", "List, show, check and convert the tasks of evaluations."),
+    "task": ("backend.cli.evaluation.task", "List, show, check and convert the tasks of evaluations."),
     "rating": ("backend.cli.rating", "Fit ratings to a file of votes."),
     "endpoint": ("backend.cli.endpoint", "Deploy checkpoints to endpoints; list and stop endpoints."),
     "user": ("backend.cli.user", "Add and list accounts."),

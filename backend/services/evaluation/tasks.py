@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import delete, select
 
@@ -17,7 +17,7 @@ from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.reading import read_definition, task_yaml, with_line
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, shipped_names, shipped_text
-from backend.domain.evaluation.tasks.templates import TemplateFault
+from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate
 from backend.domain.names import not_found
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import read_rows
@@ -118,12 +118,12 @@ def suggest_tasks(ctx: Context, version: VersionView) -> list[TaskView]:
     if version.folder is None:
         return []
     rows = read_rows(ctx.artifacts.path(version.folder), split="train", limit=1)
-    columns = {plain_name(name) for name in columns_of(rows[0])} if rows else set()
-    return rank_tasks(list_tasks(ctx), name=version.dataset, columns=columns)
+    return rank_tasks(list_tasks(ctx), name=version.dataset, row=columns_of(rows[0]) if rows else {})
 
 
-def rank_tasks(tasks: Sequence[TaskView], *, name: str, columns: set[str]) -> list[TaskView]:
-    """Return the tasks that fit a dataset's name or columns, likeliest first; the more columns a task needs, the surer it is."""
+def rank_tasks(tasks: Sequence[TaskView], *, name: str, row: Mapping[str, Any]) -> list[TaskView]:
+    """Return the tasks that fit a dataset's name or its first row, likeliest first; the more columns a task needs, the surer it is."""
+    columns = {plain_name(column) for column in row}
     ranked: list[tuple[tuple[int, int], TaskView]] = []
     plain = plain_name(name)
     for view in tasks:
@@ -136,9 +136,20 @@ def rank_tasks(tasks: Sequence[TaskView], *, name: str, columns: set[str]) -> li
         by_columns = len(needed) if needed and needed <= columns else 0
         if needed and not by_columns:
             continue  # the name alone is no reason where the columns speak against it
+        if task.data.sign:
+            if not _shows(task, row):
+                continue
+            by_columns += 2
         if by_name or by_columns > 1 or (by_columns and task.form is Form.ROLLING):
             ranked.append(((by_name, by_columns), view))
     return [view for _, view in sorted(ranked, key=lambda part: part[0], reverse=True)]
+
+
+def _shows(task: TaskDefinition, row: Mapping[str, Any]) -> bool:
+    try:
+        return bool(evaluate(task.data.sign, row, path="data.sign"))
+    except TemplateFault:
+        return False
 
 
 def preview_task(ctx: Context, text: str, version: VersionView, *, seed: int = 1, count: int = PREVIEWED) -> TaskPreview:

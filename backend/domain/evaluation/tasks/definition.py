@@ -52,6 +52,7 @@ class TaskData(_Part):
 
     names: tuple[str, ...] = Field(default=(), description="Names by which a dataset of the installation is found.")
     columns: tuple[str, ...] = Field(default=(), description="Columns that a dataset must have to be suggested for this task.")
+    sign: str = Field(default="", description="Expression that holds for a row of this benchmark, where columns alone don't tell.")
     hub: HubSource | None = Field(default=None, description="Where the dataset is published.")
     split: Literal["auto", "all", "train", "val"] = Field(default="auto", description="Split of the installation's dataset.")
     where: str = Field(default="", description="Expression; only rows for which it is true are scored.")
@@ -185,6 +186,7 @@ class TaskDefinition(_Part):
         values = [
             *((f"let.{name}", source) for name, source in self.let.items()),
             ("data.where", self.data.where),
+            ("data.sign", self.data.sign),
             ("fewshot.where", self.fewshot.where),
             *((name, getattr(self, name)) for name in ("subgroup", "cluster", "contexts", "references")),
             ("answer", self.answer if isinstance(self.answer, str) else ""),

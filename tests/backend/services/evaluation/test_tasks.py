@@ -1,0 +1,154 @@
+"""Tasks are found, suggested, saved for the team, and refused before the queue where they don't fit the rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from backend.cli import eval as eval_commands
+from backend.cli.evaluation import task as task_commands
+from backend.domain.data.rows.records import record_text
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.errors import InvalidInput, NotFound
+from backend.services.context import LOCAL, Context
+from backend.services.data.datasets import resolve_version
+from backend.services.evaluation.evaluations import launch_evaluation, plan_evaluation
+from backend.services.evaluation.tasks import delete_task, find_single_task, get_task, list_tasks, preview_task, save_task, suggest_tasks
+from backend.services.jobs.jobs import list_jobs
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import CHOICES, add_benchmark, claim_of
+from tests.support.task_rows import TASK_ROWS
+
+OWN = """
+name: capitals
+kind: multiple_choice
+prompt: "{{question}}"
+choices: choices
+answer: answer
+fewshot: {count: 2}
+"""
+
+
+def records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"record": record_text(row)} for row in rows]
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    add_checkpoint(ctx, "Oak")
+    add_benchmark(ctx, "facts", CHOICES)
+    add_benchmark(ctx, "ifeval", records(TASK_ROWS["ifeval"]), kind="records")
+    add_benchmark(ctx, "science", records(TASK_ROWS["bbq"]), kind="records")
+    return ctx
+
+
+def test_a_task_is_launched_with_its_own_copy(world: Context) -> None:
+    save_task(world, OWN, person=LOCAL)
+    task = find_single_task(world, "capitals")
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL)
+    assert (launched.kind, launched.settings["task"], launched.settings["shots"]) == (EvaluationKind.MULTIPLE_CHOICE, task.hash, 2)
+    assert claim_of(world, launched).payload.config.task == task
+    assert launched.main_metric == "acc"
+    other = find_single_task(world, OWN.replace("count: 2", "count: 1"))
+    second = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=other), person=LOCAL)
+    assert second.fingerprint != launched.fingerprint
+    delete_task(world, "capitals", person=LOCAL)
+    with pytest.raises(NotFound):
+        get_task(world, "capitals")
+
+
+def test_a_task_finds_its_dataset_by_name(world: Context) -> None:
+    task = find_single_task(world, "ifeval")
+    assert (
+        launch_evaluation(world, checkpoint="Oak", benchmark="", config=EvaluationConfig(task=task), person=LOCAL).benchmark == "ifeval@1"
+    )
+    with pytest.raises(InvalidInput, match=r"No dataset has the name of “GSM8K”: gsm8k.*openai/gsm8k.*Import it"):
+        plan_evaluation(world, benchmark="", config=EvaluationConfig(task=find_single_task(world, "gsm8k")))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompt": "{{passage}}"}, "Row 1: `prompt` .*reads the column `passage`"),
+        ({"answer": "answer + 1"}, "Row 2: `answer` is 2, and the 2 choices are counted from 0 to 1"),
+        ({"choices": "question"}, "Row 1: `choices` gives .* which is no list"),
+        ({"fewshot": {"count": 40}}, "All 40 rows serve as examples"),
+        ({"fewshot": {"count": 41}}, "41 examples are needed, and the source of examples has 40 rows"),
+        ({"data": {"where": "answer == 7"}}, "None of the 40 rows meets the condition"),
+    ],
+)
+def test_a_task_that_does_not_fit_is_refused_before_the_queue(world: Context, change: dict[str, Any], words: str) -> None:
+    values = {**find_single_task(world, OWN).model_dump(exclude_defaults=True), "fewshot": {}, **change}
+    with pytest.raises(InvalidInput, match=words):
+        launch_evaluation(
+            world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=TaskDefinition.model_validate(values)), person=LOCAL
+        )
+    assert list_jobs(world) == []
+
+
+def test_rows_as_they_are_need_a_task(world: Context) -> None:
+    with pytest.raises(InvalidInput, match="Choose a task"):
+        launch_evaluation(world, checkpoint="Oak", benchmark="ifeval", person=LOCAL)
+
+
+def test_tasks_are_suggested_by_name_and_by_columns(world: Context) -> None:
+    def suggested(name: str) -> list[str]:
+        return [view.name for view in suggest_tasks(world, resolve_version(world, name))]
+
+    assert suggested("ifeval")[0] == "ifeval"
+    assert suggested("science")[0] == "bbq"
+    assert suggested("facts") == []
+
+
+def test_the_team_replaces_its_tasks_and_keeps_the_names_of_the_product(world: Context) -> None:
+    save_task(world, OWN, person=LOCAL)
+    save_task(world, OWN.replace("count: 2", "count: 1"), person=LOCAL)
+    assert [task.name for task in list_tasks(world) if task.origin == "team"] == ["capitals"]
+    assert find_single_task(world, "capitals").fewshot.count == 1
+    with pytest.raises(InvalidInput, match="comes with the product"):
+        save_task(world, OWN.replace("capitals", "boolq"), person=LOCAL)
+    with pytest.raises(InvalidInput, match="group of tasks"):
+        find_single_task(world, "core")
+
+
+def test_a_preview_shows_the_first_prompts_and_names_the_line_at_fault(world: Context) -> None:
+    version = resolve_version(world, "facts")
+    preview = preview_task(world, OWN, version)
+    assert (preview.rows, preview.scored, len(preview.prompts)) == (40, 38, 3)
+    assert preview.prompts[0].context == "Question 0? yes\n\nQuestion 1? no\n\nQuestion 2?"
+    with pytest.raises(InvalidInput, match="Line 4: Row 2: `prompt`"):
+        preview_task(
+            world, OWN.replace("{{question}}", "{{passage if answer else question}}").replace("count: 2", "count: 0"), version, count=3
+        )
+
+
+def test_the_command_line_lists_checks_runs_and_converts_tasks(
+    world: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(task_commands, "get_context", lambda: world)
+    monkeypatch.setattr(eval_commands, "get_context", lambda: world)
+    file = tmp_path / "own.yaml"
+    file.write_text(OWN)
+
+    def printed(call: Any, *args: Any, **options: Any) -> Any:
+        call(*args, **options, as_json=True)
+        return json.loads(capsys.readouterr().out)
+
+    names = {task["name"]: task for task in printed(task_commands.list_)["tasks"]}
+    assert names["gsm8k"]["metrics"] == ["exact_match_verbatim", "exact_match_verbatim:flexible-extract"]
+    assert [task["name"] for task in printed(task_commands.list_, benchmark="ifeval")["tasks"]] == ["ifeval"]
+    checked = printed(task_commands.check, str(file), benchmark="facts", prompts=1)
+    assert (checked["scored"], checked["prompts"][0]["continuations"]) == (38, [" yes", " no"])
+    run = printed(eval_commands.run, checkpoint="Oak", benchmark="facts", task=str(file), shots=0)
+    assert (run["settings"]["task_name"], run["settings"]["shots"]) == ("capitals", 0)
+    written = tmp_path / "theirs.yaml"
+    written.write_text(printed(task_commands.convert, to_lm_eval_name="boolq")["text"])
+    assert "name: boolq" in printed(task_commands.convert, from_lm_eval_file=written)["text"]
+    with pytest.raises(typer.Exit):
+        printed(task_commands.check, str(tmp_path / "absent.yaml"))
+    assert "absent.yaml can't be read" in capsys.readouterr().out
