@@ -16,7 +16,7 @@ MADE_BY = {
     "reward": "reward model",
     "grpo": "GRPO-trained",
 }
-"""How a checkpoint was trained, by objective."""
+"""Labels of a checkpoint's training, by objective."""
 STATUS: dict[str, str] = {
     Status.QUEUED.value: "Queued",
     Status.RUNNING.value: "Running",

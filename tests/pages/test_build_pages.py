@@ -292,7 +292,7 @@ def test_a_fallback_to_text_is_reported_before_the_import(site: Context) -> None
     (warning,) = [str(one.value) for one in app.warning if "Detected" in str(one.value)]
     assert "Detected: text (30%): no other kind fits" in warning
     assert "blurb holds the most text" in warning
-    assert "Looked for turns (messages, conversations, dialogue); a chosen and a rejected answer" in words(app)
+    assert "Searched for turns (messages, conversations, dialogue); a chosen and a rejected answer" in words(app)
     assert list_datasets(site) == []
     app.file_uploader(key="import_file").upload("named.jsonl", rows.replace("blurb", "text").encode(), "application/json").run()
     assert not [one for one in app.warning if "Detected" in str(one.value)]

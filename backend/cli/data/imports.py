@@ -89,7 +89,7 @@ def detection_text(detected: SourcePreview) -> str:
     return "\n".join(
         [
             f"{head}: no other kind fits; {detected.reason}.",
-            "Looked for:",
+            "Searched for:",
             *(f"  {names}" for names in LOOKED_FOR),
             "If the file holds something else, stop the import and give --kind and --column COLUMN=FIELD.",
         ]

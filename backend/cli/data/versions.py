@@ -181,7 +181,7 @@ def delete(
     version = _one_version(ctx, name)
     what = f"version {version.label}" if version else f"dataset “{get_dataset(ctx, name).name}” with all its versions"
     if not yes and not as_json:
-        typer.confirm(f"Delete {what} for good?", abort=True, err=True)
+        typer.confirm(f"Delete {what} permanently?", abort=True, err=True)
     if version is not None:
         delete_version(ctx, version.id, person=LOCAL, with_reports=with_reports)
     else:

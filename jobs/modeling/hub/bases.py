@@ -34,7 +34,7 @@ PAUSES_S = (1.0, 2.0, 4.0)
 REPORT_S = 0.5
 RATE_S = 10.0
 KEEP_S = 7 * 86_400.0
-"""How long partial downloads are kept for another attempt."""
+"""Retention of partial downloads, for another attempt."""
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def _draw_detection(guess: SourcePreview) -> None:
         "Each value of that column would become a text to train on. Choose another kind or column if that is not what the file holds.",
         icon=":material/help:",
     )
-    st.caption(f"Looked for {'; '.join(LOOKED_FOR)}.")
+    st.caption(f"Searched for {'; '.join(LOOKED_FOR)}.")
 
 
 def _draw_mapping(chosen: Chosen, guess: SourcePreview, kind: str) -> dict[str, str]:

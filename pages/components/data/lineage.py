@@ -90,7 +90,7 @@ def draw_delete_version(ctx: Context, person: Person, version: VersionView) -> N
         return
     reports = [use for use in users if use.what == "report"]
     with st.popover("Delete this version", icon=":material/delete:", key=f"delete_version_{version.id}"):
-        st.markdown("Its rows are deleted for good." + (f" {plural(len(reports), 'report')} about them go too." if reports else ""))
+        st.markdown("Its rows are deleted permanently." + (f" {plural(len(reports), 'report')} about them go too." if reports else ""))
         if st.button("Delete", key=f"delete_version_yes_{version.id}", type="primary"):
             with errors_shown():
                 delete_version(ctx, version.id, person=person, with_reports=bool(reports))
@@ -104,7 +104,7 @@ def draw_delete_dataset(ctx: Context, person: Person, dataset_id: str, name: str
     if _draw_blocking_users(ctx, users, what="dataset", key=dataset_id):
         return
     reports = [use for use in users if use.what == "report"]
-    st.markdown("All versions and their files are deleted for good." + (f" {plural(len(reports), 'report')} go too." if reports else ""))
+    st.markdown("All versions and their files are deleted permanently." + (f" {plural(len(reports), 'report')} go too." if reports else ""))
     if st.button("Delete", key=f"delete_yes_{dataset_id}", type="primary"):
         with errors_shown():
             delete_dataset(ctx, dataset_id, person=person, with_reports=bool(reports))

@@ -1,4 +1,4 @@
-"""What a launch of evaluations will take, the button that launches them, and the same as commands."""
+"""Cost of a launch of evaluations, the launch button, and the equivalent commands."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _draw_settings(ctx: Context, person: Person, tokenizer: TokenizerView) -> No
                 rename_tokenizer(ctx, tokenizer.id, name or "", person=person)
                 st.rerun()
         with st.popover("Delete", icon=":material/delete:", key=f"delete_{tokenizer.id}"):
-            st.markdown("Its files and the reports on it are deleted for good.")
+            st.markdown("Its files and the reports on it are deleted permanently.")
             if st.button("Delete", key=f"delete_yes_{tokenizer.id}", type="primary"):
                 with errors_shown():
                     delete_tokenizer(ctx, tokenizer.id, person=person)

@@ -199,7 +199,7 @@ KEPT: dict[str, tuple[Maker, dict[str, Any], int, list[dict[str, Any]]]] = {
         20,
         [{"row": 21, "reason": "NUL character (column 12)"}, {"row": 22, "reason": "NUL"}],
     ),
-    "half a character": (_file("x.jsonl", _lines(*_texts(20), b'{"text": "\\ud83d"}')), {}, 20, [{"row": 21, "reason": "lone surrogate"}]),
+    "lone surrogate": (_file("x.jsonl", _lines(*_texts(20), b'{"text": "\\ud83d"}')), {}, 20, [{"row": 21, "reason": "lone surrogate"}]),
     "a few lines in another encoding": (
         _file("x.jsonl", _lines(*_texts(20), '{"text": "Le café était fermé à côté de l’école"}'.encode("cp1252"))),
         {},

@@ -182,7 +182,7 @@ def _contamination(report: DataReport) -> Iterator[DataFinding]:
     looked = sum(benchmark.items for benchmark in report.benchmarks)
     if not report.benchmarks:
         yield DataFinding(
-            Grade.FINE, "benchmarks", "No benchmark is registered, so none was looked for.", "Import the benchmarks that you measure with."
+            Grade.FINE, "benchmarks", "No benchmark is imported, so none was searched for.", "Import the benchmarks that you measure with."
         )
     elif report.contaminated_items:
         first = report.contamination[0]

@@ -11,7 +11,7 @@ FAULTS: dict[str, str] = {
     "mojibake": "Bytes read in the wrong encoding, such as “Ã©” for “é”",
     "replacement_character": "U+FFFD, where a character was lost",
     "control_character": "Control characters, such as NUL or an escape",
-    "lone_surrogate": "Half a character (a lone surrogate)",
+    "lone_surrogate": "A lone surrogate",
     "html": "Remains of HTML: tags or entities",
     "direction_mark": "Bidirectional control characters, which can hide text",
     "unseen_character": "Zero-width or private-use characters and byte-order marks",

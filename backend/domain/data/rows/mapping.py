@@ -140,7 +140,7 @@ def _check_characters(value: Any) -> None:
         if "\x00" in value:
             raise RowProblem("the text contains a NUL character")
         if _SURROGATE.search(value):
-            raise RowProblem("the text contains half a character (a lone surrogate), which no file can hold as UTF-8")
+            raise RowProblem("the text contains a lone surrogate, which UTF-8 can't encode")
     elif isinstance(value, dict):
         for part in value.values():
             _check_characters(part)

@@ -21,7 +21,7 @@ def record_text(row: Mapping[str, Any], *, file: str = "") -> str:
     try:
         text = json.dumps(values, ensure_ascii=False, default=_plain)
         text.encode()
-    except UnicodeEncodeError:  # half a character, which only an escape can hold
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can represent
         text = json.dumps(values, default=_plain)
     return text
 

@@ -50,9 +50,9 @@ class Metric:
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Its options with their values; an option without values takes a list of regular expressions."""
     of_classes: bool = False
-    """Whether a corpus metric counts classes, so that it is no function of sums over items."""
+    """True for corpus metrics over classes, which are not a function of sums over items."""
     no_answer: bool = False
-    """Whether no reference means that the question has no answer."""
+    """True if a missing reference means that the question has no answer."""
 
 
 def _mean(name: str, label: str, function: Callable[..., float], **facts: Any) -> Metric:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cue:
-    """A pattern of wording. Positive points speak for a refusal; `opening`: looked for in the first characters alone."""
+    """A pattern of wording. Positive points indicate a refusal; `opening`: matched only in the first characters."""
 
     name: str
     points: float

@@ -1,4 +1,4 @@
-// How somebody looks at curves: kept in the address (so that it can be sent to somebody) and in the browser (so that it stays).
+// Chart settings, stored in the address (for sharing) and in the browser (as defaults).
 
 const SETTINGS = "roundhouse.curves"
 const DEFAULTS = { x: "step", smoothing: 0.5, logx: false, logy: false, clip: false }
