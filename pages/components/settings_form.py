@@ -42,7 +42,7 @@ def draw_settings_form(
             with errors_shown():
                 save(name or "", notes or "")
                 st.rerun()
-        word = "Take out of the archive" if row.archived_at else "Archive"
+        word = "Restore from the archive" if row.archived_at else "Archive"
         if st.button(word, key=f"archive_{row.id}", icon=":material/archive:"):
             with errors_shown():
                 archive(row.archived_at is None)

@@ -32,7 +32,7 @@ def roundhouse(*arguments: str, home: Path, **environment: str) -> subprocess.Co
     return subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=200)
 
 
-def test_ctrl_c_stops_everything_and_the_next_start_takes_the_run_up_again(home: Path) -> None:
+def test_ctrl_c_stops_everything_and_the_next_start_resumes_the_run(home: Path) -> None:
     installation = Installation(home).start()
     try:
         run = launch_run(installation.ctx, tiny_run("interrupted", max_steps=100_000, checkpoint_every=40), person=LOCAL).id
@@ -84,7 +84,7 @@ def test_a_first_account_that_is_refused_ends_the_start_with_the_reason(tmp_path
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
 
 
-def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and_a_second_one_is_refused(home: Path) -> None:
+def test_after_a_kill_of_the_start_command_the_next_start_ends_leftovers_and_a_second_one_is_refused(home: Path) -> None:
     killed = Installation(home).start()
     assert killed.process is not None
     left = killed.processes()
@@ -109,7 +109,7 @@ def test_after_a_kill_of_the_start_command_the_next_start_ends_what_was_left_and
         again.stop()
 
 
-def test_a_killed_supervisor_leaves_nobody_behind(home: Path) -> None:
+def test_a_killed_supervisor_leaves_no_process(home: Path) -> None:
     installation = Installation(home).start()
     assert installation.process is not None
     processes = installation.processes()

@@ -116,7 +116,7 @@ def list_suites(ctx: Context) -> list[SuiteView]:
 
 
 def get_suite(ctx: Context, name_or_id: str) -> SuiteView:
-    """Return a suite by name or id. Raises NotFound with names that are near."""
+    """Return a suite by name or id. Raises NotFound with similar names."""
     with ctx.db.read() as session:
         row = _find(session, name_or_id)
         return _view(row, len(session.scalars(select(SuiteResult.id).where(SuiteResult.suite_id == row.id)).all()))

@@ -218,7 +218,7 @@ def _draw_settings(ctx: Context, person: Person, checkpoint: CheckpointView) -> 
 
 
 def _draw_delete(ctx: Context, person: Person, checkpoint_id: str) -> None:
-    st.markdown("Its files are deleted for good; its lineage entry is kept.")
+    st.markdown("Its files are deleted permanently; its lineage entry is kept.")
     if st.button("Delete", key=f"delete_yes_{checkpoint_id}", type="primary"):
         with errors_shown():
             delete_checkpoint(ctx, checkpoint_id, person=person)

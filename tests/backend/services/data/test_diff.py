@@ -48,7 +48,7 @@ def unpacked(ctx: Context, version: VersionView, to: Path) -> Path:
     return folder
 
 
-def test_rows_that_came_went_changed_and_stayed_are_counted(ctx: Context) -> None:
+def test_added_removed_changed_and_unchanged_rows_are_counted(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
     edited = [{**row, "output": "better"} if n < 3 else row for n, row in enumerate(ROWS[:50])] + [{"instruction": "New.", "output": "!"}]
     second = imported(ctx, "sayings", edited)
