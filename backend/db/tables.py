@@ -16,6 +16,7 @@ from backend.db.tables_evaluate import (
     Score,
     Vote,
 )
+from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
 from backend.db.tables_people import ApiKey, User
 from backend.db.tables_serve import Conversation, Deployment, Endpoint, Message, Replica, Usage
@@ -38,6 +39,8 @@ __all__ = [
     "Evaluation",
     "EvaluationItem",
     "EvaluationTask",
+    "Gate",
+    "GateResult",
     "ImportedEvaluation",
     "Job",
     "LogLine",
@@ -49,6 +52,7 @@ __all__ = [
     "PackedItems",
     "Rater",
     "Replica",
+    "RequiredGate",
     "Run",
     "RunGroup",
     "RunSuite",

@@ -128,18 +128,19 @@ class Evidence:
 
 
 def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecision:
-    """Decide a gate from one comparison per benchmark.
+    """Decide a gate from one comparison per benchmark; one without a comparison is undecided.
 
     `all`: PASS where every benchmark passes at the level, which needs no correction (intersection-union test, Berger 1982); FAIL where one
     fails after Holm's correction. `any`: PASS where one passes after Holm's correction; FAIL where every one fails at the level.
     """
-    alpha, count = 1 - config.level, len(evidence)
+    alpha, count = 1 - config.level, len(config.benchmarks)
+    undecided = [1.0] * (count - len(evidence))
     raw = [_p_values(one, config.threshold_of(one.part)) for one in evidence]
     passes, fails = ([1.0 if pair[side] is None else float(pair[side] or 0.0) for pair in raw] for side in (0, 1))
     if config.rule == "any":
-        passes = holm(passes)
+        passes = holm([*passes, *undecided])[: len(evidence)]
     else:
-        fails = holm(fails)
+        fails = holm([*fails, *undecided])[: len(evidence)]
     verdicts = [
         Verdict.PASS if p < alpha else Verdict.FAIL if f < alpha else Verdict.INCONCLUSIVE for p, f in zip(passes, fails, strict=True)
     ]
@@ -149,8 +150,10 @@ def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecisio
         for one, verdict, p, f, (raw_p, raw_f) in zip(evidence, verdicts, passes, fails, raw, strict=True)
     )
     decisive = {"all": (Verdict.FAIL, Verdict.PASS), "any": (Verdict.PASS, Verdict.FAIL)}[config.rule]
-    verdict = decisive[0] if decisive[0] in verdicts else decisive[1] if set(verdicts) == {decisive[1]} else Verdict.INCONCLUSIVE
-    return GateDecision(verdict, parts, _joint_power(config.rule, [part.power for part in parts]), describe_procedure(config))
+    unanimous = not undecided and set(verdicts) == {decisive[1]}
+    verdict = decisive[0] if decisive[0] in verdicts else decisive[1] if unanimous else Verdict.INCONCLUSIVE
+    powers = [*(part.power for part in parts), *([None] * len(undecided))]
+    return GateDecision(verdict, parts, _joint_power(config.rule, powers), describe_procedure(config))
 
 
 def describe_procedure(config: GateConfig) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -91,13 +92,7 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
     refuse_unlike(first, second)
     metric = metric or (first.main_score or first.scores[0]).metric
     before, after = _values(ctx, first.id), _values(ctx, second.id)
-    partial = metric in SAFETY_METRICS  # measured on some items: refusals of unsafe prompts, say
-    common = [key for key in before if key in after and not (partial and (metric not in before[key] or metric not in after[key]))]
-    if len(common) < 2:
-        raise InvalidInput(
-            f"The two evaluations have {len(common)} items in common, so nothing can be compared.",
-            remedy="Texts of few documents are cut into windows by the tokenizer: use a dataset of several documents.",
-        )
+    common = _common(before, after, metric)
     paired = _pair(metric, [before[key] for key in common], [after[key] for key in common])
     lower = metric in LOWER_IS_BETTER
     return Comparison(
@@ -152,7 +147,30 @@ def _values(ctx: Context, evaluation_id: str) -> dict[str, dict[str, float]]:
         return {row.item_hash: row.values for row in session.execute(query.order_by(EvaluationItem.position))}
 
 
-def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, float]]) -> PairedComparison:
+def comparison_at(ctx: Context, first_id: str, second_id: str, metric: str) -> Callable[[float], PairedComparison]:
+    """Return the paired comparison of two like evaluations, second minus first, as a function of its level.
+
+    Raises what `compare` raises about items and metric.
+    """
+    before, after = _values(ctx, first_id), _values(ctx, second_id)
+    common = _common(before, after, metric)
+    sides = [before[key] for key in common], [after[key] for key in common]
+    _pair(metric, *sides)
+    return cache(lambda level: _pair(metric, *sides, level=level))
+
+
+def _common(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], metric: str) -> list[str]:
+    partial = metric in SAFETY_METRICS  # measured on some items: refusals of unsafe prompts, say
+    common = [key for key in before if key in after and not (partial and (metric not in before[key] or metric not in after[key]))]
+    if len(common) < 2:
+        raise InvalidInput(
+            f"The two evaluations have {len(common)} items in common, so nothing can be compared.",
+            remedy="Texts of few documents are cut into windows by the tokenizer: use a dataset of several documents.",
+        )
+    return common
+
+
+def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, float]], *, level: float = 1 - ALPHA) -> PairedComparison:
     """Pair two lists of item values, by cluster where the items have one.
 
     Of bits per byte the difference is that of the corpus: summed over summed bytes.
@@ -166,10 +184,10 @@ def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, flo
             )
         scale = math.log(2) if size == "bytes" else 1.0  # nats in a bit
         gaps = [(b["sum_nll"] - a["sum_nll"]) / scale for a, b in zip(before, after, strict=True)]
-        return paired_ratio(gaps, [a[size] for a in before], clusters=clusters)
+        return paired_ratio(gaps, [a[size] for a in before], clusters=clusters, level=level)
     if any(metric not in values for values in (*before, *after)):
         raise InvalidInput(f"These evaluations have no metric {metric!r}.", field="metric")
-    return paired_difference([a[metric] for a in before], [b[metric] for b in after], clusters=clusters)
+    return paired_difference([a[metric] for a in before], [b[metric] for b in after], clusters=clusters, level=level)
 
 
 def _better(paired: PairedComparison, *, lower: bool) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica, Usage
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica, RequiredGate, Usage
 from backend.domain.jobs.payloads import ReplicaPayload, require_folder
 from backend.domain.serving.names import check_endpoint_name
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -35,7 +35,8 @@ def deploy(
     """Bind an endpoint to a checkpoint. The endpoint's previous deployment serves until a replica of the new one is ready.
 
     With `require`, now and of every later deployment, the checkpoint must pass the safety gate. Raises InvalidInput for a bad name or
-    number, NotFound for an unknown checkpoint, Conflict for one that does not pass, NotAllowed for a rater.
+    number, NotFound for an unknown checkpoint, Conflict with the reason for one that does not pass it, or a gate that the endpoint
+    requires, NotAllowed for a rater.
     """
     require_builder(person)
     check_endpoint_name(name)
@@ -44,6 +45,7 @@ def deploy(
     require = require or requirement_of(ctx, name)
     if require is not None:
         check_requirement(ctx, checkpoint_id, name=name, requirement=require)
+    _check_gates(ctx, name, checkpoint_id, person=person)
     config = {**(config or {}), **stored_requirement(require)}
     with ctx.db.write() as session:
         endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
@@ -59,12 +61,13 @@ def deploy(
 def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
     """Deploy the last checkpoint of a stopped endpoint again, with the same number of replicas and the same settings.
 
-    Raises NotFound for an unknown endpoint or deleted files, Conflict if the endpoint is not stopped.
+    Raises NotFound for an unknown endpoint or deleted files, Conflict if the endpoint is not stopped or requires a gate that is not passed.
     """
     require_builder(person)
     required, checkpoint_id = requirement_of(ctx, name), get_endpoint(ctx, name).checkpoint_id
     if required is not None:
         check_requirement(ctx, checkpoint_id, name=name, requirement=required)
+    _check_gates(ctx, name, checkpoint_id, person=person)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         last = session.scalars(
@@ -76,6 +79,15 @@ def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
         _add_deployment(session, ctx, endpoint, last.checkpoint_id, num_replicas=num_replicas, config=last.config, person=person)
     _wake_workers(ctx, num_replicas)
     return get_endpoint(ctx, name)
+
+
+def _check_gates(ctx: Context, name: str, checkpoint_id: str, *, person: Person) -> None:
+    with ctx.db.read() as session:
+        if session.scalar(select(RequiredGate.id).where(RequiredGate.endpoint == name).limit(1)) is None:
+            return
+    from backend.services.evaluation.gates import refuse_without_gates  # imports scipy, which no other command on endpoints needs
+
+    refuse_without_gates(ctx, endpoint=name, checkpoint_id=checkpoint_id, person=person)
 
 
 def stop_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:

@@ -1,0 +1,174 @@
+"""`roundhouse eval gate`: judge a checkpoint against a champion. `roundhouse gate`: save gates and require them of endpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.exit_status import DONE, FAILED
+from backend.cli.output import JsonFlag, command, emit
+from backend.domain.evaluation.gates import GateBenchmark, GateConfig, Verdict, describe_procedure
+from backend.errors import InvalidInput
+from backend.services.context import LOCAL
+from backend.services.evaluation.gates import (
+    GateOutcome,
+    GateView,
+    create_gate,
+    delete_gate,
+    get_gate,
+    judge,
+    judge_config,
+    list_gates,
+    release_endpoint,
+    report_of,
+    require_gate,
+)
+
+app = typer.Typer(no_args_is_help=True)
+INCONCLUSIVE = 3
+"""Exit status of a gate that can't tell; 0 is PASS, 1 is FAIL, 2 stays misuse."""
+EXIT_STATUS = {Verdict.PASS: DONE, Verdict.FAIL: FAILED, Verdict.INCONCLUSIVE: INCONCLUSIVE}
+
+ChampionOption = Annotated[str | None, typer.Option(help="Checkpoint, or endpoint:NAME for the one that it serves.")]
+BenchmarksOption = Annotated[
+    list[str] | None,
+    typer.Option("--benchmark", help="Dataset, its metric and margin if need be: facts:acc_norm=0.03. Repeatable."),
+]
+MarginOption = Annotated[float, typer.Option(help="In the metric's unit: 0.02 is two points of accuracy.")]
+TestOption = Annotated[Literal["non_inferiority", "superiority"], typer.Option(help="Not worse by the margin, or better by it.")]
+LevelOption = Annotated[float, typer.Option(help="Level of the two-sided interval that decides.")]
+RuleOption = Annotated[Literal["all", "any"], typer.Option(help="all: every benchmark must pass. any: one is enough (Holm).")]
+ExpectedOption = Annotated[float, typer.Option(help="True difference that power is stated for.")]
+
+
+def gate(
+    name: Annotated[str | None, typer.Argument(help="A saved gate; without it the options below say what to show.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="The candidate: name or id.")] = "",
+    champion: ChampionOption = None,
+    benchmark: BenchmarksOption = None,
+    margin: MarginOption = 0.02,
+    test: TestOption = "non_inferiority",
+    level: LevelOption = 0.95,
+    rule: RuleOption = "all",
+    expected_difference: ExpectedOption = 0.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Judge a checkpoint: PASS (exit 0), FAIL (1) or INCONCLUSIVE (3), with the items that would settle it."""
+    if not checkpoint:
+        raise InvalidInput("A gate judges a checkpoint.", remedy="Name it with --checkpoint.", field="checkpoint")
+    ctx = get_context()
+    if name is not None:
+        if champion or benchmark:
+            raise InvalidInput("A saved gate has its own champion and benchmarks.", remedy="Leave --champion and --benchmark out.")
+        outcome = judge(ctx, candidate=checkpoint, gate=name, person=LOCAL)
+    else:
+        config = read_config(champion, benchmark, margin=margin, test=test, level=level, rule=rule, expected_difference=expected_difference)
+        outcome = judge_config(ctx, candidate=checkpoint, config=config)
+    emit(report_of(outcome), as_json=as_json, text=as_text(outcome))
+    raise typer.Exit(EXIT_STATUS[outcome.verdict])
+
+
+@app.command("create")
+@command
+def create(
+    name: str,
+    champion: ChampionOption = None,
+    benchmark: BenchmarksOption = None,
+    margin: MarginOption = 0.02,
+    test: TestOption = "non_inferiority",
+    level: LevelOption = 0.95,
+    rule: RuleOption = "all",
+    expected_difference: ExpectedOption = 0.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Save a gate; it never changes."""
+    config = read_config(champion, benchmark, margin=margin, test=test, level=level, rule=rule, expected_difference=expected_difference)
+    _emit_gate(create_gate(get_context(), name=name, config=config, person=LOCAL), as_json=as_json)
+
+
+@app.command("list")
+@command
+def list_(as_json: JsonFlag = False) -> None:
+    """List gates with their newest verdict."""
+    gates = list_gates(get_context())
+    emit({"gates": [describe(one) for one in gates]}, as_json=as_json, text="\n".join(map(_line, gates)) or "No gates yet.")
+
+
+@app.command("show")
+@command
+def show(name: str, as_json: JsonFlag = False) -> None:
+    """Show a gate with its verdicts."""
+    _emit_gate(get_gate(get_context(), name), as_json=as_json)
+
+
+@app.command("require")
+@command
+def require(name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")], as_json: JsonFlag = False) -> None:
+    """Let an endpoint accept only checkpoints that pass the gate."""
+    _emit_gate(require_gate(get_context(), name, endpoint=endpoint, person=LOCAL), as_json=as_json)
+
+
+@app.command("release")
+@command
+def release(name: str, endpoint: Annotated[str, typer.Option(help="Name of the endpoint.")], as_json: JsonFlag = False) -> None:
+    """Let an endpoint accept checkpoints without the gate."""
+    _emit_gate(release_endpoint(get_context(), name, endpoint=endpoint, person=LOCAL), as_json=as_json)
+
+
+@app.command("delete")
+@command
+def delete(name: str, as_json: JsonFlag = False) -> None:
+    """Delete a gate with its verdicts."""
+    delete_gate(get_context(), name, person=LOCAL)
+    emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
+
+
+def read_config(champion: str | None, benchmarks: list[str] | None, **settings: Any) -> GateConfig:
+    """Return the gate that the options describe. Raises InvalidInput without champion or benchmark, or for a margin that is no number."""
+    if not champion or not benchmarks:
+        missing = "champion" if not champion else "benchmark"
+        raise InvalidInput(
+            f"A gate needs a {missing}.", remedy=f"Name it with --{missing}, or give the name of a saved gate.", field=missing
+        )
+    return GateConfig(champion=champion, benchmarks=tuple(map(read_benchmark, benchmarks)), **settings)
+
+
+def read_benchmark(text: str) -> GateBenchmark:
+    """Read `facts`, `facts@2:acc_norm` or `facts:acc_norm=0.03`."""
+    rest, _, margin = text.partition("=")
+    name, _, metric = rest.partition(":")
+    try:
+        return GateBenchmark(benchmark=name, metric=metric or None, margin=float(margin) if margin else None)
+    except ValueError as error:
+        raise InvalidInput(f"--benchmark {text}: write NAME, NAME:METRIC or NAME:METRIC=MARGIN.", field="benchmark") from error
+
+
+def describe(view: GateView) -> dict[str, Any]:
+    """Return a gate as the command line's JSON."""
+    return {
+        "gate": view.name,
+        "procedure": describe_procedure(view.config),
+        "config": view.config.model_dump(mode="json"),
+        "endpoints": list(view.endpoints),
+        "results": [{**result.report, "created_at": result.created_at.isoformat()} for result in view.results],
+    }
+
+
+def as_text(outcome: GateOutcome) -> str:
+    """Return an outcome as lines for a terminal."""
+    lines = [f"{outcome.verdict}: {outcome.candidate} against {outcome.champion}", *outcome.reason.split("; ")]
+    if outcome.decision.power is not None:
+        lines.append(f"Power to pass at the expected difference: {100 * outcome.decision.power:.0f} %")
+    return "\n".join([*lines, outcome.decision.procedure])
+
+
+def _emit_gate(view: GateView, *, as_json: bool) -> None:
+    emit(describe(view), as_json=as_json, text=f"{_line(view)}\n{describe_procedure(view.config)}")
+
+
+def _line(view: GateView) -> str:
+    newest = f"{view.results[0].checkpoint}: {view.results[0].verdict}" if view.results else "not judged yet"
+    required = f", required by {', '.join(view.endpoints)}" if view.endpoints else ""
+    return f"{view.name:<24} {newest}{required}"

@@ -1,0 +1,301 @@
+"""Gates: save them, judge a checkpoint against the champion, and refuse a deployment whose required gate it has not passed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate
+from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC
+from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, GateDecision, Verdict, decide_gate, describe_procedure
+from backend.domain.jobs.states import Status
+from backend.domain.names import clean_name, not_found
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
+from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import resolve_version
+from backend.services.evaluation.comparisons import column_key, comparison_at, refuse_unlike
+from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
+
+ENDPOINT_PREFIX = "endpoint:"
+
+
+@dataclass(frozen=True)
+class GateOutcome:
+    """A gate's decision on a candidate. `missing` names what was not evaluated, which leaves the gate INCONCLUSIVE.
+
+    `evaluations`: (champion's, candidate's) of each decided benchmark. `available`: items that each benchmark has.
+    """
+
+    candidate: str
+    champion: str
+    decision: GateDecision
+    evaluations: tuple[tuple[str, str], ...] = ()
+    available: tuple[int, ...] = ()
+    missing: tuple[str, ...] = ()
+    gate: str | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict."""
+        return self.decision.verdict
+
+    @property
+    def reason(self) -> str:
+        """The verdict's reason in one or two sentences, with what would settle it."""
+        parts = [f"{name} is not evaluated" for name in self.missing]
+        for result, available in zip(self.decision.benchmarks, self.available, strict=True):
+            interval = "no interval" if result.low is None or result.high is None else f"[{result.low:+.4g}, {result.high:+.4g}]"
+            text = (
+                f"{result.verdict} on {result.benchmark}: difference {result.difference:+.4g} {interval}, threshold {result.threshold:+.4g}"
+            )
+            if result.items_to_settle is not None:
+                short = f", more than the {available:,} that the benchmark has" if result.items_to_settle > available else ""
+                text += f"; about {result.items_to_settle:,} items would settle it{short}"
+            parts.append(text)
+        return "; ".join(parts) or "the candidate is the champion"
+
+
+@dataclass(frozen=True)
+class GateView:
+    """A saved gate with its newest verdicts, and the endpoints that require it."""
+
+    id: str
+    name: str
+    config: GateConfig
+    created_at: datetime
+    endpoints: tuple[str, ...]
+    results: tuple[GateResultView, ...]
+
+
+@dataclass(frozen=True)
+class GateResultView:
+    """A recorded verdict."""
+
+    checkpoint_id: str
+    checkpoint: str
+    champion: str
+    verdict: Verdict
+    report: dict[str, Any]
+    created_at: datetime
+
+
+def create_gate(ctx: Context, *, name: str, config: GateConfig, person: Person) -> GateView:
+    """Save a gate. Raises Conflict for a name in use, NotFound for an unknown champion or benchmark, NotAllowed."""
+    require_builder(person)
+    name = clean_name(name, what="The gate")
+    if config.champion.startswith(ENDPOINT_PREFIX):
+        if not config.champion.removeprefix(ENDPOINT_PREFIX):
+            raise InvalidInput("The champion names no endpoint.", remedy="Write endpoint:NAME.", field="champion")
+    else:
+        resolve_checkpoint(ctx, config.champion)
+    for part in config.benchmarks:
+        resolve_version(ctx, part.benchmark)
+    with ctx.db.write() as session:
+        if session.scalar(select(Gate.id).where(Gate.name == name)) is not None:
+            raise Conflict(f"There is a gate “{name}” already.", remedy="Gates never change: choose another name.")
+        session.add(Gate(name=name, config=config.model_dump(mode="json"), created_by=person.id, created_at=ctx.now()))
+    return get_gate(ctx, name)
+
+
+def get_gate(ctx: Context, name_or_id: str) -> GateView:
+    """Return a gate. Raises NotFound."""
+    with ctx.db.read() as session:
+        return _view(session, _find(session, name_or_id))
+
+
+def list_gates(ctx: Context) -> list[GateView]:
+    """Return all gates, newest first."""
+    with ctx.db.read() as session:
+        return [_view(session, gate) for gate in session.scalars(select(Gate).order_by(Gate.created_at.desc(), Gate.id))]
+
+
+def delete_gate(ctx: Context, name_or_id: str, *, person: Person) -> None:
+    """Delete a gate with its verdicts. Raises Conflict while an endpoint requires it."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        gate = _find(session, name_or_id)
+        endpoints = _endpoints(session, gate.id)
+        if endpoints:
+            raise Conflict(f"The endpoint {endpoints[0]!r} requires the gate “{gate.name}”.", remedy="Release the endpoint first.")
+        session.execute(delete(GateResult).where(GateResult.gate_id == gate.id))
+        session.delete(gate)
+
+
+def require_gate(ctx: Context, name_or_id: str, *, endpoint: str, person: Person) -> GateView:
+    """Let an endpoint accept only checkpoints that pass the gate."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        gate = _find(session, name_or_id)
+        if endpoint not in _endpoints(session, gate.id):
+            session.add(RequiredGate(endpoint=endpoint, gate_id=gate.id, created_by=person.id, created_at=ctx.now()))
+    return get_gate(ctx, name_or_id)
+
+
+def release_endpoint(ctx: Context, name_or_id: str, *, endpoint: str, person: Person) -> GateView:
+    """Let an endpoint accept checkpoints without this gate."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        gate = _find(session, name_or_id)
+        session.execute(delete(RequiredGate).where(RequiredGate.gate_id == gate.id, RequiredGate.endpoint == endpoint))
+    return get_gate(ctx, name_or_id)
+
+
+def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOutcome:
+    """Judge a checkpoint by a saved gate and record the verdict. Raises what `judge_config` raises."""
+    require_builder(person)
+    view = get_gate(ctx, gate)
+    outcome = replace(judge_config(ctx, candidate=candidate, config=view.config), gate=view.name)
+    subject, champion = resolve_checkpoint(ctx, candidate), _champion(ctx, view.config)
+    with ctx.db.write() as session:
+        session.add(
+            GateResult(
+                gate_id=view.id,
+                checkpoint_id=subject.id,
+                champion_id=champion.id,
+                verdict=outcome.verdict.value,
+                report=report_of(outcome),
+                created_by=person.id,
+                created_at=ctx.now(),
+            )
+        )
+    return outcome
+
+
+def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOutcome:
+    """Judge a checkpoint from the newest like evaluations of it and the champion; nothing is recorded.
+
+    A benchmark that one of them was not evaluated on leaves the gate INCONCLUSIVE. Raises NotFound for unknown names, Conflict, naming
+    what differs, where both were evaluated and no two evaluations were made alike.
+    """
+    subject, champion = resolve_checkpoint(ctx, candidate), _champion(ctx, config)
+    if subject.id == champion.id:
+        return GateOutcome(subject.name, champion.name, GateDecision(Verdict.PASS, (), None, describe_procedure(config)))
+    evidence, pairs, available, missing = [], [], [], []
+    for part in config.benchmarks:
+        version = resolve_version(ctx, part.benchmark)
+        sides = {who.id: _finished(ctx, version.id, who, part) for who in (champion, subject)}
+        absent = [f"{who.name} on {version.label}" for who in (champion, subject) if not sides[who.id]]
+        missing += absent
+        if absent:
+            continue
+        first, second = _like(sides[champion.id], sides[subject.id])
+        metric = part.metric or MAIN_METRIC[first.kind]
+        evidence.append(Evidence(part, metric, metric in LOWER_IS_BETTER, comparison_at(ctx, first.id, second.id, metric)))
+        pairs.append((first.id, second.id))
+        available.append(version.rows)
+    return GateOutcome(subject.name, champion.name, decide_gate(config, evidence), tuple(pairs), tuple(available), tuple(missing))
+
+
+def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, person: Person) -> None:
+    """Raise Conflict unless a checkpoint passes every gate that an endpoint requires, judged now and recorded."""
+    with ctx.db.read() as session:
+        query = select(Gate.name).join(RequiredGate, RequiredGate.gate_id == Gate.id).where(RequiredGate.endpoint == endpoint)
+        names = list(session.scalars(query.order_by(Gate.name)))
+    for name in names:
+        outcome = judge(ctx, candidate=checkpoint_id, gate=name, person=person)
+        if outcome.verdict is not Verdict.PASS:
+            raise Conflict(
+                f"{outcome.candidate} can't be deployed to {endpoint!r}: its gate “{name}” says {outcome.verdict}. {outcome.reason}.",
+                remedy=_remedy(outcome),
+            )
+
+
+def report_of(outcome: GateOutcome) -> dict[str, Any]:
+    """Return an outcome as JSON: what the command line prints and a verdict keeps."""
+    benchmarks = [
+        {**asdict(result), "verdict": result.verdict.value, "champion_evaluation": first, "candidate_evaluation": second, "items": items}
+        for result, (first, second), items in zip(outcome.decision.benchmarks, outcome.evaluations, outcome.available, strict=True)
+    ]
+    return {
+        "gate": outcome.gate,
+        "verdict": outcome.verdict.value,
+        "candidate": outcome.candidate,
+        "champion": outcome.champion,
+        "reason": outcome.reason,
+        "power": outcome.decision.power,
+        "items_to_settle": max((r.items_to_settle for r in outcome.decision.benchmarks if r.items_to_settle is not None), default=None),
+        "procedure": outcome.decision.procedure,
+        "missing": list(outcome.missing),
+        "benchmarks": benchmarks,
+    }
+
+
+def _remedy(outcome: GateOutcome) -> str:
+    if outcome.missing:
+        return "Evaluate what is missing with the same settings as the champion, then deploy again."
+    if outcome.verdict is Verdict.INCONCLUSIVE:
+        return "Evaluate both on more items, or choose a gate with a larger margin."
+    return "Deploy another checkpoint, or release the endpoint from the gate."
+
+
+def _champion(ctx: Context, config: GateConfig) -> CheckpointView:
+    if not config.champion.startswith(ENDPOINT_PREFIX):
+        return resolve_checkpoint(ctx, config.champion)
+    name = config.champion.removeprefix(ENDPOINT_PREFIX)
+    query = (
+        select(Deployment.checkpoint_id)
+        .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
+        .where(Endpoint.name == name)
+        .order_by(Deployment.created_at.desc())
+        .limit(1)
+    )
+    with ctx.db.read() as session:
+        checkpoint_id = session.scalar(query)
+    if checkpoint_id is None:
+        raise NotFound(
+            f"The endpoint {name!r}, whose checkpoint is the champion, serves none.",
+            remedy="Release it from the gate, deploy the champion, and require the gate again.",
+        )
+    return get_checkpoint(ctx, checkpoint_id)
+
+
+def _finished(ctx: Context, version_id: str, checkpoint: CheckpointView, part: GateBenchmark) -> list[EvaluationView]:
+    """Return a checkpoint's finished evaluations on a version that have the metric, newest first."""
+    return [
+        evaluation
+        for evaluation in list_evaluations(ctx, version_id=version_id, checkpoint_id=checkpoint.id)
+        if evaluation.status is Status.FINISHED and evaluation.score(part.metric or MAIN_METRIC[evaluation.kind]) is not None
+    ]
+
+
+def _like(champions: Sequence[EvaluationView], candidates: Sequence[EvaluationView]) -> tuple[EvaluationView, EvaluationView]:
+    """Return the newest evaluations that were made alike; raise Conflict with the newest two's differences where there are none."""
+    by_key = {column_key(evaluation): evaluation for evaluation in reversed(champions)}
+    for candidate in candidates:
+        champion = by_key.get(column_key(candidate))
+        if champion is not None:
+            return champion, candidate
+    refuse_unlike(champions[0], candidates[0])
+    raise Conflict("The evaluations of candidate and champion were not made alike.", remedy="Evaluate both with the same settings.")
+
+
+def _find(session: Session, name_or_id: str) -> Gate:
+    gate = session.get(Gate, name_or_id) or session.scalar(select(Gate).where(Gate.name == name_or_id))
+    if gate is None:
+        raise not_found("gate", name_or_id, session.scalars(select(Gate.name)), remedy="List them with `roundhouse gate list`.")
+    return gate
+
+
+def _endpoints(session: Session, gate_id: str) -> list[str]:
+    return list(session.scalars(select(RequiredGate.endpoint).where(RequiredGate.gate_id == gate_id).order_by(RequiredGate.endpoint)))
+
+
+def _view(session: Session, gate: Gate) -> GateView:
+    query = select(GateResult).where(GateResult.gate_id == gate.id).order_by(GateResult.created_at.desc(), GateResult.id).limit(20)
+    rows = list(session.scalars(query))
+    ids = {one for row in rows for one in (row.checkpoint_id, row.champion_id)}
+    names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all())
+    results = tuple(
+        GateResultView(
+            row.checkpoint_id, names[row.checkpoint_id], names[row.champion_id], Verdict(row.verdict), dict(row.report), row.created_at
+        )
+        for row in rows
+    )
+    config = GateConfig.model_validate(gate.config)
+    return GateView(gate.id, gate.name, config, gate.created_at, tuple(_endpoints(session, gate.id)), results)

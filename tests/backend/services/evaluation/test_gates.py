@@ -1,0 +1,174 @@
+"""Gates are judged from like evaluations, recorded, and kept by endpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.bootstrap import get_context
+from backend.cli.eval import app as eval_app
+from backend.cli.evaluation.gate import app as gate_app
+from backend.cli.evaluation.gate import read_benchmark
+from backend.domain.evaluation.gates import GateBenchmark, GateConfig, Verdict
+from backend.errors import Conflict, NotAllowed, NotFound
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.context import LOCAL, Context, Person
+from backend.services.evaluation.gates import create_gate, delete_gate, get_gate, judge, judge_config, release_endpoint, require_gate
+from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated, predicted
+
+N = 300
+CHAMPION = np.arange(N) % 3 > 0
+BETTER = CHAMPION | (np.arange(N) % 7 == 0)
+WORSE = CHAMPION & (np.arange(N) % 5 > 0)
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    """A champion, a better one and a worse one on 300 items; Ash was never evaluated."""
+    add_benchmark(ctx, "facts", [{**CHOICES[0], "question": f"Question {n}?"} for n in range(N)])
+    for name, right in {"Oak": CHAMPION, "Elm": BETTER, "Yew": WORSE}.items():
+        add_checkpoint(ctx, name)
+        evaluated(ctx, name, "facts", right.astype(int).tolist())
+    add_checkpoint(ctx, "Ash")
+    return ctx
+
+
+def config(**settings: Any) -> GateConfig:
+    return GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.03, **settings})
+
+
+@pytest.mark.parametrize(("candidate", "verdict"), [("Elm", Verdict.PASS), ("Yew", Verdict.FAIL), ("Oak", Verdict.PASS)])
+def test_a_gate_judges_a_checkpoint_against_the_champion(world: Context, candidate: str, verdict: Verdict) -> None:
+    outcome = judge_config(world, candidate=candidate, config=config())
+    assert (outcome.verdict, outcome.champion) == (verdict, "Oak")
+    if candidate != "Oak":
+        (result,) = outcome.decision.benchmarks
+        assert (result.n, outcome.available) == (N, (N,))
+        assert (result.difference > 0) == (candidate == "Elm")
+
+
+def test_what_was_not_evaluated_leaves_it_inconclusive_and_is_named(world: Context) -> None:
+    outcome = judge_config(world, candidate="Ash", config=config())
+    assert (outcome.verdict, outcome.missing) == (Verdict.INCONCLUSIVE, ("Ash on facts@1",))
+    assert outcome.reason == "Ash on facts@1 is not evaluated"
+
+
+def test_too_few_items_are_inconclusive_with_the_number_that_settles_it(world: Context) -> None:
+    few = [int(right) for right in CHAMPION[:20]]
+    evaluated(world, "Oak", "facts", few, limit=20)
+    evaluated(world, "Ash", "facts", [1 - few[0], *few[1:]], limit=20)
+    outcome = judge_config(world, candidate="Ash", config=config(margin=0.1))
+    (result,) = outcome.decision.benchmarks
+    assert (outcome.verdict, result.n) == (Verdict.INCONCLUSIVE, 20)
+    assert result.items_to_settle is not None
+    assert result.items_to_settle > 20
+    assert f"about {result.items_to_settle:,} items would settle it" in outcome.reason
+
+
+def test_unlike_settings_are_refused_with_what_differs(world: Context) -> None:
+    evaluated(world, "Ash", "facts", [1] * 20, shots=3)
+    with pytest.raises(Conflict, match=r"number of few-shot examples \(0 and 3\)|number of examples shown \(0 and 3\)"):
+        judge_config(world, candidate="Ash", config=config())
+
+
+def test_lower_bits_per_byte_is_better(world: Context) -> None:
+    add_benchmark(world, "stories", [{"text": f"Text {n}."} for n in range(12)], kind="text")
+    predicted(world, "Oak", "stories", [20.0 + n for n in range(12)])
+    predicted(world, "Elm", "stories", [18.0 + n + n % 2 for n in range(12)])
+    outcome = judge_config(world, candidate="Elm", config=config(benchmarks=[{"benchmark": "stories"}], test="superiority", margin=0.0))
+    assert outcome.verdict is Verdict.PASS
+    assert outcome.decision.benchmarks[0].difference > 0
+
+
+def test_a_saved_gate_records_its_verdicts_and_follows_its_endpoint(world: Context) -> None:
+    deploy(world, checkpoint_id=add_checkpoint(world, "Fir"), name="tales", person=LOCAL)
+    create_gate(world, name="release", config=config(), person=LOCAL)
+    judge(world, candidate="Yew", gate="release", person=LOCAL)
+    judge(world, candidate="Elm", gate="release", person=LOCAL)
+    view = get_gate(world, "release")
+    assert [(result.checkpoint, result.verdict) for result in view.results] == [("Elm", Verdict.PASS), ("Yew", Verdict.FAIL)]
+    assert view.results[0].report["benchmarks"][0]["n"] == N
+    followed = judge_config(world, candidate="Elm", config=config(champion="endpoint:tales"))
+    assert (followed.champion, followed.missing) == ("Fir", ("Fir on facts@1",))
+    with pytest.raises(Conflict, match="a gate “release” already"):
+        create_gate(world, name="release", config=config(), person=LOCAL)
+    with pytest.raises(NotFound, match="no checkpoint “Oka”"):
+        create_gate(world, name="other", config=config(champion="Oka"), person=LOCAL)
+    with pytest.raises(NotAllowed):
+        create_gate(world, name="other", config=config(), person=Person(id=None, name="Ada", role="rater"))
+
+
+def test_an_endpoint_refuses_a_checkpoint_whose_required_gate_it_has_not_passed(world: Context) -> None:
+    create_gate(world, name="release", config=config(), person=LOCAL)
+    require_gate(world, "release", endpoint="tales", person=LOCAL)
+    with pytest.raises(Conflict, match=r"Yew can't be deployed to 'tales': its gate “release” says FAIL.*difference -0\.1"):
+        deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="tales", person=LOCAL)
+    with pytest.raises(Conflict, match=r"INCONCLUSIVE[.] Ash on facts@1 is not evaluated"):
+        deploy(world, checkpoint_id=checkpoint_id(world, "Ash"), name="tales", person=LOCAL)
+    deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="other", person=LOCAL)
+    assert deploy(world, checkpoint_id=checkpoint_id(world, "Elm"), name="tales", person=LOCAL).checkpoint_name == "Elm"
+    with pytest.raises(Conflict, match="requires the gate"):
+        delete_gate(world, "release", person=LOCAL)
+    release_endpoint(world, "release", endpoint="tales", person=LOCAL)
+    delete_gate(world, "release", person=LOCAL)
+    assert deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="tales", person=LOCAL).checkpoint_name == "Yew"
+
+
+def test_a_stopped_endpoint_starts_again_only_with_a_checkpoint_that_passes(world: Context) -> None:
+    deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="tales", person=LOCAL)
+    stop_endpoint(world, "tales", person=LOCAL)
+    create_gate(world, name="release", config=config(), person=LOCAL)
+    require_gate(world, "release", endpoint="tales", person=LOCAL)
+    with pytest.raises(Conflict, match="says FAIL"):
+        start_endpoint(world, "tales", person=LOCAL)
+
+
+def checkpoint_id(ctx: Context, name: str) -> str:
+    return resolve_checkpoint(ctx, name).id
+
+
+@pytest.fixture
+def installation(world: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    yield
+    get_context.cache_clear()
+
+
+def call(app: Any, capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    capfd.readouterr()
+    status = app([*arguments, "--json"], standalone_mode=False)
+    return status or 0, json.loads(capfd.readouterr().out)
+
+
+@pytest.mark.usefixtures("installation")
+def test_commands_judge_by_their_exit_status(capfd: pytest.CaptureFixture[str]) -> None:
+    options = ("--champion", "Oak", "--benchmark", "facts:acc=0.03")
+    results = {name: call(eval_app, capfd, "gate", "--checkpoint", name, *options) for name in ("Elm", "Yew", "Ash")}
+    assert {name: (status, data["verdict"]) for name, (status, data) in results.items()} == {
+        "Elm": (0, "PASS"),
+        "Yew": (1, "FAIL"),
+        "Ash": (3, "INCONCLUSIVE"),
+    }
+    report = results["Elm"][1]
+    assert report["benchmarks"][0]["threshold"] == -0.03
+    assert 0 < report["power"] < 1
+    assert "two-sided 95 % interval" in report["procedure"]
+    assert call(eval_app, capfd, "gate", "--checkpoint", "Elm", "--champion", "Oak")[0] == 2
+    assert call(gate_app, capfd, "create", "release", *options)[1]["gate"] == "release"
+    assert call(gate_app, capfd, "require", "release", "--endpoint", "tales")[1]["endpoints"] == ["tales"]
+    assert call(eval_app, capfd, "gate", "release", "--checkpoint", "Yew")[0] == 1
+    assert call(gate_app, capfd, "list")[1]["gates"][0]["results"][0]["verdict"] == "FAIL"
+
+
+def test_a_benchmark_takes_its_own_metric_and_margin() -> None:
+    assert read_benchmark("facts@2:acc_norm=0.05") == GateBenchmark(benchmark="facts@2", metric="acc_norm", margin=0.05)
