@@ -22,7 +22,7 @@ MOST_MEMBERS = 200
 
 
 class Moment(StrEnum):
-    """When a suite chosen at the launch of a run is evaluated."""
+    """Moments at which a run's suite is evaluated."""
 
     END = "end"
     CHECKPOINT = "checkpoint"

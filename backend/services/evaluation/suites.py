@@ -1,4 +1,4 @@
-"""Suites: named lists of benchmarks, run on checkpoints as evaluations, by hand or as a training run goes on."""
+"""Suites: named lists of benchmarks, run on checkpoints as evaluations, on request or during a training run."""
 
 from __future__ import annotations
 

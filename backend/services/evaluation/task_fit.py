@@ -1,4 +1,4 @@
-"""Whether a task fits a dataset: the dataset found by name, its rows rendered before anything is queued."""
+"""Check that a task fits a dataset, found by name, by rendering its rows before anything is queued."""
 
 from __future__ import annotations
 
