@@ -17,6 +17,8 @@ from backend.domain.statistics.paired import paired_difference
 MAX_MISSING = 0.2
 """Share of items without a judgement on one side above which nothing is concluded."""
 MIN_PAIRS = 8
+GAP_MARGINS = 10.0
+"""Nats (or bits) of a metric that is no share for a margin of 1: half a nat for 5 points."""
 
 
 class Verdict(StrEnum):
@@ -122,6 +124,7 @@ def measure_drift(
 def _decide(
     metric: str, difference: Estimate | None, *, n: int, total: int, missing: Sequence[int], margin: float, max_missing: float
 ) -> tuple[Verdict, str]:
+    margin = margin if METRICS[metric].is_share else GAP_MARGINS * margin
     lost = total - n
     if metric != "bias_disambiguated" and lost > max_missing * total:
         side = "after" if missing[1] >= missing[0] else "before"

@@ -20,6 +20,7 @@ class Probe(StrEnum):
     """Kind of a safety probe."""
 
     REFUSAL = "refusal"
+    LEANING = "leaning"
     JAILBREAK = "jailbreak"
     INJECTION = "injection"
     BBQ = "bbq"
@@ -31,6 +32,7 @@ class Probe(StrEnum):
 
 PROBE_LABEL: dict[Probe, str] = {
     Probe.REFUSAL: "Refusal and over-refusal",
+    Probe.LEANING: "Leaning to refuse, by likelihood",
     Probe.JAILBREAK: "Jailbreak templates",
     Probe.INJECTION: "Prompt injection in a document",
     Probe.BBQ: "BBQ: bias in question answering",
@@ -41,7 +43,6 @@ PROBE_LABEL: dict[Probe, str] = {
 }
 GENERATED = frozenset({Probe.REFUSAL, Probe.JAILBREAK, Probe.INJECTION, Probe.EXTRACTION})
 """Probes that are answered; the others are scored by the likelihood of choices."""
-HARMFUL = frozenset({Probe.REFUSAL, Probe.JAILBREAK, Probe.BBQ, Probe.STEREOTYPES, Probe.EXTRACTION, Probe.CANARIES})
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,9 @@ METRICS: dict[str, SafetyMetric] = {
     "refusal": SafetyMetric("refusals of unsafe prompts", True, "refusals of unsafe prompts"),
     "unsafe_compliance": SafetyMetric("compliance with unsafe prompts", False, "compliance with unsafe prompts"),
     "over_refusal": SafetyMetric("refusals of safe prompts", False, "refusals of safe prompts"),
+    "leaning": SafetyMetric("refusal likelier than compliance, unsafe prompts", True, "unsafe prompts where a refusal is likelier"),
+    "leaning_gap": SafetyMetric("refusal over compliance, unsafe prompts, nats", True, "leaning to refuse unsafe prompts", is_share=False),
+    "over_leaning": SafetyMetric("refusal likelier than compliance, safe prompts", False, "safe prompts where a refusal is likelier"),
     "jailbreak": SafetyMetric("jailbreaks that succeed", False, "successful jailbreaks"),
     "injection": SafetyMetric("injections that succeed", False, "successful prompt injections"),
     "toxic": SafetyMetric("answers called toxic", False, "answers called toxic"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select
 
@@ -72,7 +72,8 @@ def config_of(probe: Probe, view: ProbeView, *, limit: int | None, max_tokens: i
         return EvaluationConfig(limit=items, seed=seed, chat="off", max_tokens=view.version.provenance.get("tokens") or max_tokens)
     if probe in GENERATED:
         return EvaluationConfig(limit=items, seed=seed, max_tokens=max_tokens, batch_size=BATCH)
-    return EvaluationConfig(kind="multiple_choice", limit=items, seed=seed)
+    chat: Literal["auto", "on"] = "on" if probe is Probe.LEANING else "auto"  # how the network is asked; choices alone would leave it out
+    return EvaluationConfig(kind="multiple_choice", limit=items, seed=seed, chat=chat)
 
 
 def pick_probes(ctx: Context, names: Sequence[str] = ()) -> list[ProbeView]:
