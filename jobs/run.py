@@ -26,6 +26,7 @@ ROOMS: dict[JobKind, str] = {
     JobKind.EVALUATE: "jobs.evaluation.run",
     JobKind.GENERATE: "jobs.evaluation.run_generate",
     JobKind.LOGLIKELIHOOD: "jobs.evaluation.run_loglikelihood",
+    JobKind.CLASSIFY: "jobs.evaluation.run_classify",
     JobKind.REPLICA: "jobs.serving.replica",
     JobKind.IMPORT_DATASET: "jobs.data.run",
     JobKind.TRAIN_TOKENIZER: "jobs.modeling.entries.tokenizer",

@@ -52,7 +52,7 @@ TICK_S = 0.25
 CHILD_MODULE = "jobs.run"
 LASTING = (MetricsEvent, SampleEvent, LogEvent, CheckpointEvent, CheckpointRemovedEvent, ItemEvent)
 """Events of an earlier attempt that are recorded although its parent died before reading them."""
-NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.TRAIN_TOKENIZER})
+NICED = frozenset({JobKind.TRAIN, JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.CLASSIFY, JobKind.TRAIN_TOKENIZER})
 
 
 @dataclass

@@ -38,6 +38,7 @@ from backend.services.data import reports as data_reports
 from backend.services.estimates import measurements
 from backend.services.evaluation import evaluations, open_suites
 from backend.services.evaluation.safety import records as safety_records
+from backend.services.evaluation.safety import toxicity
 from backend.services.jobs.claims import Claim, StoredPayload, renew
 from backend.services.serving import replicas
 from backend.services.tokenizers import reports as tokenizer_reports
@@ -126,6 +127,7 @@ FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
     JobKind.ADD_BASE: (bases.record_base,),
     JobKind.TRAIN: (run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch, open_suites.start_at_end),
     JobKind.EVALUATE: (safety_records.complete_scores, evaluations.record_scores),
+    JobKind.CLASSIFY: (toxicity.record_toxicity,),
     JobKind.GENERATE: (campaigns.record_generated,),
     JobKind.REPLICA: (replicas.record_end,),
     JobKind.INSPECT: (inspections.record_inspection,),

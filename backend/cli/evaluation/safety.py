@@ -27,7 +27,8 @@ from backend.services.evaluation.safety.probes import (
     list_probes,
     read_file,
 )
-from backend.services.evaluation.safety.runs import read_reports, run_safety
+from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
+from backend.services.evaluation.safety.toxicity import describe_toxicity, launch_toxicity
 
 app = typer.Typer(no_args_is_help=True, help="Safety probes, drift and card of checkpoints.")
 CheckpointOption = Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")]
@@ -172,6 +173,26 @@ def drift(
     if gate and result.verdict is not Verdict.PASS:
         note(f"The safety gate says {result.verdict.value}.")
         raise typer.Exit(1)
+
+
+@app.command("toxicity")
+@command
+def toxicity(
+    evaluation: Annotated[str, typer.Argument(help="Id of an evaluation of generated answers.")],
+    classifier: Annotated[str, typer.Option(help="Folder of a sequence classifier, or its id on the Hub; none is shipped.")],
+    threshold: Annotated[float, typer.Option(help="Probability from which an answer counts as toxic.")] = 0.5,
+    label: Annotated[str, typer.Option(help="The label that means toxic; by its name if left out.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Classify an evaluation's answers, with an audit of harmless sentences that name a group."""
+    ctx = get_context()
+    job = launch_toxicity(ctx, evaluation, classifier=classifier, threshold=threshold, label=label, person=LOCAL)
+    wait_for_job(ctx, job.id)
+    report = read_toxicity(ctx, [evaluation])[evaluation]
+    score = get_evaluation(ctx, evaluation).score("toxic")
+    data = {**report, "value": score.value if score else None, "interval": _interval(score.low, score.high) if score else None}
+    shown = format_value("toxic", score.value, score.low, score.high) if score else "no answer could be classified"
+    emit(data, as_json=as_json, text=f"{shown}\n{describe_toxicity(report)}")
 
 
 @app.command("card")

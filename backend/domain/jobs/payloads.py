@@ -121,6 +121,17 @@ class LoglikelihoodPayload(ComputePayload):
     rows_file: str
 
 
+class ClassifyPayload(ComputePayload):
+    """Classify the texts of `texts_file`, JSON lines of {text}, by one label of a sequence classifier; for an evaluation's answers."""
+
+    job_kind = JobKind.CLASSIFY
+    classifier: str
+    texts_file: str
+    label: str = ""
+    threshold: float = 0.5
+    evaluation_id: str
+
+
 class ReplicaPayload(Payload):
     """Serve a checkpoint as a replica of the endpoint `name`."""
 
@@ -293,6 +304,7 @@ PAYLOADS: dict[JobKind, type[Payload]] = {
         EvaluatePayload,
         GeneratePayload,
         LoglikelihoodPayload,
+        ClassifyPayload,
         ReplicaPayload,
         ImportPayload,
         TrainTokenizerPayload,

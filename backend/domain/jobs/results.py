@@ -109,6 +109,17 @@ class LoglikelihoodResult(JobResult):
     items_file: str
 
 
+class ClassifyResult(JobResult):
+    """`items_file` holds one JSON line for each text: its score, null where it failed. `problem` is the first failure."""
+
+    job_kind = JobKind.CLASSIFY
+    count: int
+    failed: int = 0
+    label: str
+    items_file: str
+    problem: str = ""
+
+
 class ReplicaResult(JobResult):
     """Summary of a stopped replica; `stopped` is the stop request, or `signal`."""
 
@@ -287,6 +298,7 @@ RESULTS: dict[JobKind, type[JobResult]] = {
         EvaluateResult,
         GenerateResult,
         LoglikelihoodResult,
+        ClassifyResult,
         ReplicaResult,
         ImportResult,
         TrainTokenizerResult,

@@ -38,6 +38,7 @@ class JobKind(StrEnum):
     EXPORT = "export"
     EXPORT_DATASET = "export_dataset"
     LOGLIKELIHOOD = "loglikelihood"
+    CLASSIFY = "classify"
     PROBE = "probe"
     INSPECT = "inspect"
     DATA_REPORT = "data_report"
@@ -49,6 +50,7 @@ QUEUE_OF: dict[JobKind, str] = {
     JobKind.EVALUATE: "eval",
     JobKind.GENERATE: "eval",
     JobKind.LOGLIKELIHOOD: "eval",
+    JobKind.CLASSIFY: "eval",
     JobKind.REPLICA: "serve",
     JobKind.IMPORT_DATASET: "cpu",
     JobKind.TRAIN_TOKENIZER: "cpu",

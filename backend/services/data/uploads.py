@@ -19,7 +19,11 @@ from backend.services.context import Context, Person, require_builder
 
 CHUNK_BYTES = 1 << 20
 KEEP_UNUSED = timedelta(days=1)
-READERS: dict[str, str] = {JobKind.IMPORT_DATASET.value: "source", JobKind.LOGLIKELIHOOD.value: "rows_file"}
+READERS: dict[str, str] = {
+    JobKind.IMPORT_DATASET.value: "source",
+    JobKind.LOGLIKELIHOOD.value: "rows_file",
+    JobKind.CLASSIFY.value: "texts_file",
+}
 """Kinds of jobs that read an upload, with the payload's field of its path."""
 
 

@@ -17,7 +17,8 @@ from backend.services.evaluation.safety.agreements import add_agreement, agreeme
 from backend.services.evaluation.safety.cards import SafetyCard, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift
 from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of
-from backend.services.evaluation.safety.runs import read_reports, run_safety
+from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
+from backend.services.evaluation.safety.toxicity import describe_toxicity
 from pages.components import routes
 from pages.components.evaluation.folding import folded
 from pages.components.frame import errors_shown, plain
@@ -101,6 +102,8 @@ def _draw_card(card: SafetyCard) -> None:
         key=f"safety_{card.checkpoint.id}",
         alt="Safety scores with intervals and missing items",
     )
+    for note in card.notes:
+        st.caption(plain(f"{note}."))
     st.caption(plain(f"{card.agreement}. Missing items could not be judged and count neither as safe nor as unsafe."))
     with st.expander("Safety card as Markdown", icon=":material/description:"):
         st.code(card.markdown, language="markdown")
@@ -134,6 +137,11 @@ def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
 
 def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw what a safety evaluation has beside its scores: the scorer's agreement, missing items, groups."""
+    toxicity = read_toxicity(ctx, [evaluation.id]).get(evaluation.id)
+    if toxicity is not None:
+        st.caption(plain(f"{describe_toxicity(toxicity)}."))
+        with st.expander("Audit of the classifier: harmless sentences called toxic", icon=":material/fact_check:"):
+            draw_table([_group_row("toxic", group) for group in toxicity["audit"]], key=f"audit_{evaluation.id}", alt="Audit by group")
     report = read_reports(ctx, [evaluation.id]).get(evaluation.id)
     if report is None:
         return
@@ -145,11 +153,12 @@ def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
     for metric, groups in (report.get("groups") or {}).items():
         label = METRICS[metric].label if metric in METRICS else metric
         with st.expander(f"By group: {label}", icon=":material/category:"):
-            rows = [
-                {"Group": g["group"], "Value [95 % interval]": format_value(metric, g["value"], g["low"], g["high"]), "Items": g["n"]}
-                for g in groups
-            ]
-            draw_table(rows, key=f"groups_{evaluation.id}_{metric}", alt=f"{label} by group")
+            draw_table([_group_row(metric, group) for group in groups], key=f"groups_{evaluation.id}_{metric}", alt=f"{label} by group")
+
+
+def _group_row(metric: str, group: dict[str, Any]) -> dict[str, object]:
+    value = format_value(metric, group["value"], group["low"], group["high"])
+    return {"Group": group["group"], "Value [95 % interval]": value, "Items": group["n"]}
 
 
 def draw_safety_items(ctx: Context, evaluation: EvaluationView) -> None:

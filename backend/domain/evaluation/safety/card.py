@@ -51,6 +51,7 @@ def render_card(
     base: str = "",
     verdict: str = "",
     unmeasured: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the card as Markdown. Names come from users: pipes and line breaks in them are dropped."""
     if not scores:
@@ -62,6 +63,7 @@ def render_card(
         for s in scores
     ]
     lines += ["", f"Scorer of refusals: {_plain(agreement)}. Missing items could not be judged and count neither as safe nor as unsafe."]
+    lines += [f"{_plain(note)}." for note in notes]
     if any(score.probe in BIAS for score in scores):
         lines += ["Bias by likelihood: sentences or answers are compared by a causal network's log-likelihood, not by a masked model's."]
     if any(score.value == 0 and score.metric != "stereotype_gap" for score in scores):

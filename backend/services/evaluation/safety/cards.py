@@ -11,7 +11,8 @@ from backend.services.checkpoints.checkpoints import CheckpointView, resolve_che
 from backend.services.context import Context
 from backend.services.evaluation.safety.agreements import agreement_line
 from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
-from backend.services.evaluation.safety.runs import list_results
+from backend.services.evaluation.safety.runs import list_results, read_toxicity
+from backend.services.evaluation.safety.toxicity import describe_toxicity
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class SafetyCard:
     drift: SafetyDrift | None
     problem: str = ""  # why there is no drift, where there could be one
     pending: int = 0
+    notes: tuple[str, ...] = ()  # classifier and threshold of each toxicity
 
     @property
     def markdown(self) -> str:
@@ -36,6 +38,7 @@ class SafetyCard:
             base=drift.base.name if drift else "",
             verdict=drift.verdict.value if drift else "",
             unmeasured=drift.unmeasured if drift else (),
+            notes=self.notes,
         )
 
 
@@ -52,7 +55,9 @@ def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> Sa
             low=score.low,
             high=score.high,
             n=score.n,
-            missing=missing_of(result.report, score.metric),
+            missing=missing_of(result.report, score.metric)
+            if score.metric != "toxic"
+            else int(result.report.get("items", score.n)) - score.n,
             method=score.method,
         )
         for result in sorted(results, key=lambda r: list(Probe).index(r.probe.probe))
@@ -67,5 +72,7 @@ def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> Sa
             problem = str(error)
         if drift is not None and not drift.changes:
             drift = None
+    toxicity = read_toxicity(ctx, [result.evaluation.id for result in results])
+    notes = tuple(dict.fromkeys(describe_toxicity(report) for report in toxicity.values()))
     pending = sum(result.evaluation.is_active for result in results)
-    return SafetyCard(subject, scores, agreement_line(ctx), drift, problem, pending)
+    return SafetyCard(subject, scores, agreement_line(ctx), drift, problem, pending, notes)

@@ -103,9 +103,18 @@ def list_results(ctx: Context, checkpoint_id: str) -> list[SafetyResult]:
 
 def read_reports(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what was stored beside the scores of safety evaluations, by evaluation."""
+    return _read_config(ctx, evaluation_ids, "safety")
+
+
+def read_toxicity(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return classifier, threshold, missing answers and audit of evaluations whose answers were classified, by evaluation."""
+    return _read_config(ctx, evaluation_ids, "toxicity")
+
+
+def _read_config(ctx: Context, evaluation_ids: Sequence[str], part: str) -> dict[str, dict[str, Any]]:
     with ctx.db.read() as session:
         rows = session.execute(select(Evaluation.id, Evaluation.config).where(Evaluation.id.in_(evaluation_ids)))
-        return {key: dict(config["safety"]) for key, config in rows if config.get("safety")}
+        return {key: dict(config[part]) for key, config in rows if config.get(part)}
 
 
 def read_values(ctx: Context, evaluation_id: str) -> dict[int, dict[str, float]]:

@@ -51,6 +51,7 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
         },
         {"checkpoint": "/srv/base", "prompts": [], "max_tokens": 1, "temperature": 0.0, "top_p": 1.0, "seed": 0, "chat": "off"},
     ],
+    JobKind.CLASSIFY: [{"classifier": "/models/c", "texts_file": "uploads/u/texts.jsonl", "evaluation_id": "e"}],
     JobKind.LOGLIKELIHOOD: [{"checkpoint": "bases/b", "rows_file": "uploads/u/pairs.jsonl"}],
     JobKind.REPLICA: [{"checkpoint": "bases/b", "name": "tales", "internal_token": "secret", "threads": 1}],
     JobKind.IMPORT_DATASET: [

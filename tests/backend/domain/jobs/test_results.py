@@ -76,6 +76,7 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
         {"scores": [{"metric": "perplexity", "value": None, "stderr": None, "low": None, "high": None, "n": 1, "method": ""}], "facts": {}},
     ],
     JobKind.GENERATE: [{"count": 3, "tokens": 40, "used_chat_template": False, "file": "jobs/j/completions.jsonl", "owed": 0}, {}],
+    JobKind.CLASSIFY: [{"count": 3, "failed": 1, "label": "toxic", "items_file": "jobs/j/classified.jsonl", "problem": ""}],
     JobKind.LOGLIKELIHOOD: [{"count": 3, "tokens": 40, "items_file": "jobs/j/loglikelihoods.jsonl"}],
     JobKind.REPLICA: [{"stopped": "cancel", "requests": 3, "generated_tokens": 90}],
     JobKind.IMPORT_DATASET: [

@@ -16,13 +16,16 @@ from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
+from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.evaluation.safety.drifts import safety_drift
 from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of
-from backend.services.evaluation.safety.runs import read_reports, run_safety
+from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
+from backend.services.evaluation.safety.toxicity import describe_toxicity, launch_toxicity
 from tests.support.command_line import roundhouse
 from tests.support.evaluation_world import add_benchmark
+from tests.support.jobs import finish_job, take_job
 from tests.support.safety_answers import LABELLED
 from tests.support.safety_world import NO, PROMPTS, YES, add_fine_tune, answered
 
@@ -131,3 +134,27 @@ def test_the_command_line_prints_the_same(command_context: Context, tmp_path: Pa
     measured = roundhouse("eval", "safety", "agreement", "--file", str(labelled))
     assert (measured["agreements"][0]["kappa"], measured["agreements"][0]["unclear"]) == (1.0, 3)
     assert roundhouse("eval", "safety", "list")["probes"][0]["kind"] == "refusal"
+
+
+def test_toxicity_stands_beside_the_scores_with_its_classifier(world: Context) -> None:
+    evaluation = answered(world, "base", [NO] * 60 + [YES] * 20)
+    job = launch_toxicity(world, evaluation.id, classifier="someone/classifier", threshold=0.4, person=LOCAL)
+    claim = take_job(world, job.id)
+    texts = [json.loads(line) for line in world.artifacts.path(claim.payload.texts_file).read_text().splitlines()]
+    scores = [
+        0.9 if row.get("group") == "gay" else 0.41 if row.get("position") in (0, 1) else None if row.get("position") == 2 else 0.0
+        for row in texts
+    ]
+    file = world.artifacts.job_folder(job.id) / "classified.jsonl"
+    file.write_text("".join(json.dumps({"score": score}) + "\n" for score in scores))
+    with world.db.write() as session:
+        finish_job(session, world, claim, count=len(texts), failed=1, label="toxic", items_file=world.artifacts.relative(file))
+    score = get_evaluation(world, evaluation.id).score("toxic")
+    assert score is not None
+    assert (round(score.value * score.n), score.n) == (2, 79)
+    report = read_toxicity(world, [evaluation.id])[evaluation.id]
+    assert (report["classifier"], report["threshold"], report["missing"]) == ("someone/classifier", 0.4, 1)
+    assert "100 % about gay, 0 % about no group" in describe_toxicity(report)
+    assert "threshold 0.4; 1 missing" in safety_card(world, "base").markdown
+    with pytest.raises(InvalidInput, match="threshold of 1"):
+        launch_toxicity(world, evaluation.id, classifier="c", threshold=1.0, person=LOCAL)
