@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -17,11 +18,13 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import resolve_version
 from backend.services.estimates.forecasts import Forecast, forecast
 from backend.services.estimates.sweep_forecast import forecast_sweep
+from backend.services.evaluation.open_suites import SuiteChoice
 from backend.services.training.runs import launch_run
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunDetail, run_detail
 from pages.components import routes
 from pages.components.data.report_link import draw_report_link
+from pages.components.evaluation.suites import draw_suite_choice
 from pages.components.frame import errors_shown, page_frame
 from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
 from pages.components.training.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields
@@ -140,7 +143,9 @@ def check(ctx: Context, form: FormState) -> tuple[RunConfig | None, Forecast | N
         return config, None, error
 
 
-def launch(ctx: Context, person: Person, config: RunConfig, expected: Forecast, parent: RunDetail | None) -> None:
+def launch(
+    ctx: Context, person: Person, config: RunConfig, expected: Forecast, parent: RunDetail | None, suites: Sequence[SuiteChoice]
+) -> None:
     """Launch the form's run. The key is made of the form, so that a double click launches one run."""
     key = hashlib.sha256(f"{st.session_state['launch_nonce']}{config.model_dump_json()}".encode()).hexdigest()[:40]
     with errors_shown():
@@ -152,6 +157,7 @@ def launch(ctx: Context, person: Person, config: RunConfig, expected: Forecast, 
             parts=expected.parts,
             parent=parent.run.id if parent else None,
             warnings=expected.warnings,
+            suites=suites,
         )
         st.switch_page(routes.RUN, query_params={"run": run.id})
 
@@ -175,11 +181,12 @@ def draw_one_run(ctx: Context, person: Person) -> None:
         if problem is not None:
             draw_problem(problem)
         accepted = draw_warnings(expected.warnings) if expected else False
+        suites = draw_suite_choice(ctx)
         label = launch_label(form, problem, accepted=accepted)
         ready = config is not None and expected is not None and accepted
         clicked = st.button(label, key="launch_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
         if clicked and config is not None and expected is not None:
-            launch(ctx, person, config, expected, parent)
+            launch(ctx, person, config, expected, parent, suites)
     with right:
         if config is not None:
             if parent is not None:

@@ -12,6 +12,7 @@ from backend.services.training.diagnosis import diagnose_run
 from backend.services.training.views import RunDetail, RunView, get_run, run_detail
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
+from pages.components.evaluation.run_scores import draw_run_scores
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.links import back_link
 from pages.components.training.run import (
@@ -56,6 +57,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
             st.markdown("**Next:**", width="content")
             draw_next_steps(newest.id, writes=run.objective != "reward")
     draw_curves(ctx, person, run)
+    st.fragment(lambda: draw_run_scores(ctx, run.id), run_every=DIAGNOSE_S if run.is_active else None)()
     every = REFRESH_S if run.is_active else None
     tabs = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs", on_change="rerun")
     with tabs[-1]:  # always drawn, so that unsaved edits survive a switch of tabs

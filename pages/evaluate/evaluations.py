@@ -20,6 +20,7 @@ from pages.components.evaluation.leaderboard import draw_leaderboard
 from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_columns
 from pages.components.evaluation.safety import draw_probes
 from pages.components.evaluation.scores import interval_text, score_text
+from pages.components.evaluation.suites import draw_suite, draw_suites
 from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
@@ -77,6 +78,7 @@ def draw_overview(ctx: Context, person: Person) -> None:
     board = read_board(ctx)
     with st.container(horizontal=True, vertical_alignment="center"):
         new_button()
+        row_link("Suites", page=PAGE, query={"suites": "1"}, icon="checklist", key="eval_suites")
         row_link("Safety probes", page=PAGE, query={"safety": "1"}, icon="shield", key="eval_safety")
     if not board.rows:
         empty_state(
@@ -107,12 +109,16 @@ def draw_new(ctx: Context, person: Person) -> None:
 
 with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (ctx, person):
     query = st.query_params
-    if any(name in query for name in ("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety")):
+    if any(name in query for name in ("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "suite", "suites")):
         back_link("All evaluations", page=PAGE, key="eval_back")
     if "evaluation" in query:
         draw_evaluation(ctx, person, get_evaluation(ctx, query["evaluation"]))
     elif "first" in query and "second" in query:
         draw_comparison(ctx, query["first"], query["second"])
+    elif "suite" in query:
+        draw_suite(ctx, person, query["suite"])
+    elif "suites" in query:
+        draw_suites(ctx, person)
     elif "benchmark" in query:
         draw_leaderboard(ctx, read_board(ctx), query["benchmark"])
     elif "new" in query or "checkpoint" in query or "dataset" in query:

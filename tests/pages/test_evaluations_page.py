@@ -16,11 +16,15 @@ from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.board import read_board
 from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
+from backend.services.evaluation.run_scores import read_run_scores
+from backend.services.evaluation.suites import list_suites
 from backend.services.jobs.claims import end_job
-from pages.components.evaluation.charts import ScoreDot, difference_figure, score_figure
+from pages.components.evaluation.charts import CurveLine, ScoreDot, curve_figure, difference_figure, score_figure
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
 from tests.support.opening import open_page, words
+from tests.support.run_world import add_checkpoint as add_run_checkpoint
+from tests.support.run_world import add_parts, launch
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 PAGE = "evaluate/evaluations.py"
@@ -183,3 +187,44 @@ def test_figures_draw_every_interval() -> None:
     low, high = gap.layout.xaxis.range
     assert low < -0.3
     assert high > 0.1
+
+
+def test_a_suite_is_made_run_and_shown_with_its_averages(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [1, 1, 1, 0])
+    app = open_page(PAGE, suites="1")
+    assert "No suites yet" in plain_words(app)
+    app.text_input(key="suite_name").set_value("core")
+    app.multiselect(key="suite_members").set_value(["facts"]).run()
+    app.button(key="suite_create").click().run()
+    (suite,) = list_suites(world)
+    app = open_page(PAGE, suite=suite.id)
+    assert "has not run yet" in plain_words(app)
+    oak = next(checkpoint.id for checkpoint in list_checkpoints(world) if checkpoint.name == "Oak")
+    app.multiselect(key="suite_checkpoints").set_value([oak]).run()
+    app.button(key="suite_run").click().run()
+    assert not app.exception
+    shown = plain_words(app)
+    assert "1 of 1 done" in shown
+    assert shown.count("75.0 %") >= 2  # the benchmark and the average
+    assert "No suites yet" not in plain_words(open_page(PAGE, suites="1"))
+
+
+def test_scores_of_a_run_follow_its_steps_beside_the_loss(world: Context) -> None:
+    add_parts(world)
+    run = launch(world)
+    assert "Scores" not in plain_words(open_page("build/run.py", run=run.id))
+    for step, right in ((10, [1, 0, 0, 0]), (20, [1, 1, 1, 0])):
+        add_run_checkpoint(world, run, step)
+        evaluated(world, f"{run.name} · step {step}", "facts", right)
+    (curve,) = read_run_scores(world, run.id).curves
+    assert [(step, score.value) for step, score in curve.points] == [(10, 0.25), (20, 0.75)]
+    app = open_page("build/run.py", run=run.id)
+    assert not app.exception
+    assert "The loss is that of each checkpoint" in plain_words(app)
+
+
+def test_curves_have_intervals_and_the_loss_its_own_panel() -> None:
+    line = CurveLine("facts@1", "acc", [(10, 0.25, 0.1, 0.5), (20, 0.75, None, None)])
+    figure = curve_figure([(10, 2.0), (20, 1.5)], [line, CurveLine("stories@1", "bits_per_byte", [(10, 2.5, 2.0, 3.0)])])
+    assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y3"]
+    assert list(figure.data[0].error_y.array) == pytest.approx([25.0, 0.0])

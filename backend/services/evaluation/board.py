@@ -119,6 +119,16 @@ def read_board(ctx: Context) -> Board:
     return Board(_distinct(ordered), tuple(rows.values()), _imported(ctx, ordered))
 
 
+def read_columns(evaluations: Sequence[EvaluationView]) -> list[tuple[Column, list[EvaluationView]]]:
+    """Return finished evaluations by the column that they may be compared in, labels distinct."""
+    members: dict[str, list[EvaluationView]] = {}
+    for evaluation in evaluations:
+        if evaluation.status is Status.FINISHED and evaluation.scores:
+            members.setdefault(column_key(evaluation), []).append(evaluation)
+    columns = _distinct([_column(key, group) for key, group in members.items()])
+    return sorted(zip(columns, members.values(), strict=True), key=lambda pair: pair[0].label)
+
+
 def caveats_of(evaluation: EvaluationView) -> tuple[str, ...]:
     """Return why the scores of an evaluation must not be read as they stand."""
     return caveats(lost_bytes=evaluation.facts.lost_bytes, truncated=int(getattr(evaluation.facts, "truncated", 0) or 0))

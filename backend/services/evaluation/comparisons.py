@@ -23,7 +23,8 @@ from backend.domain.statistics.paired import PairedComparison, paired_difference
 from backend.domain.statistics.ranking import rank_jointly
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
-from backend.services.evaluation.evaluations import EvaluationView, ItemView, ScoreView, get_evaluation, list_evaluations
+from backend.services.evaluation.evaluations import EvaluationView, ScoreView, get_evaluation, list_evaluations
+from backend.services.evaluation.items import ItemView
 from backend.services.evaluation.packed_items import ItemValues, read_item_values
 
 ALPHA = 0.05

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -30,8 +30,6 @@ from backend.services.evaluation.scoring_choice import Split, choose_kind, choos
 from backend.services.evaluation.task_fit import check_task, examples_folder, resolve_benchmark
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, request_stop, wake
-
-Which = Literal["all", "wrong", "right"]
 
 
 @dataclass(frozen=True)
@@ -98,16 +96,6 @@ class Plan:
     split: str
     items: int
     power: PowerPlan | None
-
-
-@dataclass(frozen=True)
-class ItemView:
-    """Outcome of one item."""
-
-    item_hash: str
-    position: int
-    values: dict[str, float]
-    shown: dict[str, Any]
 
 
 def launch_evaluation(
@@ -310,29 +298,6 @@ def _view(row: Evaluation, checkpoint: str, benchmark: str, job: Job | None, sco
         created_at=row.created_at,
         finished_at=job.finished_at if job else None,
     )
-
-
-def list_items(ctx: Context, evaluation_id: str, *, which: Which = "all", offset: int = 0, limit: int = 20) -> tuple[list[ItemView], int]:
-    """Return a page of an evaluation's items and how many there are. `wrong` and `right` go by the main metric.
-
-    Of texts, `wrong` are those that the network predicts worse than its mean, worst first.
-    """
-    evaluation = get_evaluation(ctx, evaluation_id)
-    metric = evaluation.main_metric
-    value = EvaluationItem.values[metric].as_float()
-    query = select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation_id)
-    order: tuple[Any, ...] = (EvaluationItem.position,)
-    if which != "all" and evaluation.kind is EvaluationKind.PERPLEXITY:
-        score = evaluation.main_score
-        bound = score.value if score else 0.0
-        query = query.where(value > bound if which == "wrong" else value <= bound)
-        order = (value.desc() if which == "wrong" else value.asc(), EvaluationItem.position)
-    elif which != "all":
-        query = query.where(value < 1.0 if which == "wrong" else value >= 1.0)
-    with ctx.db.read() as session:
-        total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
-        rows = session.scalars(query.order_by(*order).offset(offset).limit(limit))
-        return [ItemView(r.item_hash, r.position, dict(r.values), dict(r.shown)) for r in rows], total
 
 
 def stop_evaluation(ctx: Context, evaluation_id: str, *, person: Person) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from pages.components.charts.style import ACCENT, MARGIN, MUTED
+from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED
 from pages.components.evaluation.scores import SHARES, interval_text, metric_label, score_text
 from pages.components.words import figure_text
 
@@ -60,6 +61,59 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
         hovermode="closest",
     )
     return figure
+
+
+@dataclass(frozen=True)
+class CurveLine:
+    """A score by training step with its intervals."""
+
+    name: str
+    metric: str
+    points: Sequence[tuple[int, float, float | None, float | None]]
+
+
+def curve_figure(losses: Sequence[tuple[int, float]], lines: Sequence[CurveLine]) -> go.Figure:
+    """Return scores by step above the validation loss at the same steps; one panel for shares, one for other metrics, one for the loss."""
+    panels = [
+        ("score, %", [line for line in lines if line.metric in SHARES]),
+        ("bits per byte", [line for line in lines if line.metric not in SHARES]),
+    ]
+    panels = [(title, members) for title, members in panels if members]
+    rows = len(panels) + bool(losses)
+    figure = make_subplots(rows=max(1, rows), cols=1, shared_xaxes=True, vertical_spacing=0.09)
+    colors = {line.name: COLORS[place % len(COLORS)] for place, line in enumerate(lines)}
+    for row, (title, members) in enumerate(panels, 1):
+        for line in members:
+            figure.add_trace(_score_line(line, color=colors[line.name]), row=row, col=1)
+        figure.update_yaxes(title=title, row=row, col=1)
+    if losses:
+        steps, values = zip(*losses, strict=True)
+        loss = go.Scatter(x=steps, y=values, mode="lines+markers", line={"color": MUTED}, name="val_loss", showlegend=False)
+        figure.add_trace(loss, row=rows, col=1)
+        figure.update_yaxes(title="val_loss", row=rows, col=1)
+    figure.update_xaxes(title="step", row=max(1, rows), col=1)
+    figure.update_layout(height=120 + 190 * max(1, rows), margin=MARGIN, legend={**LEGEND_BELOW, "y": -0.18}, hovermode="closest")
+    return figure
+
+
+def _score_line(line: CurveLine, *, color: str) -> go.Scatter:
+    scale = 100.0 if line.metric in SHARES else 1.0
+    values = [value for _, value, _, _ in line.points]
+    return go.Scatter(
+        x=[step for step, *_ in line.points],
+        y=[scale * value for value in values],
+        mode="lines+markers",
+        name=figure_text(line.name),
+        line={"color": color},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [scale * ((high if high is not None else value) - value) for _, value, _, high in line.points],
+            "arrayminus": [scale * (value - (low if low is not None else value)) for _, value, low, _ in line.points],
+            "thickness": 1.2,
+            "width": 3,
+        },
+    )
 
 
 def difference_figure(value: float, low: float | None, high: float | None, *, metric: str, better: str) -> go.Figure:

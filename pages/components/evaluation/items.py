@@ -10,7 +10,8 @@ from backend.domain.evaluation.config import MAIN_METRIC, EvaluationKind
 from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Flip
-from backend.services.evaluation.evaluations import EvaluationView, ItemView, Which, list_items
+from backend.services.evaluation.evaluations import EvaluationView
+from backend.services.evaluation.items import ItemView, Which, list_items
 from backend.services.evaluation.safety.probes import is_probe
 from pages.components.evaluation.folding import folded
 from pages.components.evaluation.safety import draw_safety_items

@@ -12,7 +12,8 @@ from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
-from backend.services.evaluation.evaluations import EvaluationView, ItemView, list_items
+from backend.services.evaluation.evaluations import EvaluationView
+from backend.services.evaluation.items import ItemView, list_items
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
 from backend.services.evaluation.safety.cards import SafetyCard, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift

@@ -14,7 +14,7 @@ from backend.domain.jobs.states import JobKind
 from backend.services.battles.ballots import next_battle
 from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.evaluations import list_items
+from backend.services.evaluation.items import list_items
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.queue_position import queue_ahead

@@ -23,7 +23,8 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.comparisons import compare, rank_evaluations
-from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations, list_items, stop_evaluation
+from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations, stop_evaluation
+from backend.services.evaluation.items import list_items
 from backend.services.jobs.jobs import list_jobs
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted

@@ -1,0 +1,64 @@
+"""Scores of a run's checkpoints along its training steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from backend.db.tables import Checkpoint, Evaluation
+from backend.services.context import Context
+from backend.services.evaluation.board import Column, read_columns
+from backend.services.evaluation.evaluations import ScoreView, get_evaluations
+from backend.services.evaluation.suites import list_results
+
+
+@dataclass(frozen=True)
+class ScoreCurve:
+    """A score by training step; `column` is None for a suite's macro average, which `label` names."""
+
+    label: str
+    metric: str
+    column: Column | None
+    points: tuple[tuple[int, ScoreView], ...]
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Curves of a run's evaluations, and the validation loss at its checkpoints."""
+
+    losses: tuple[tuple[int, float], ...]
+    curves: tuple[ScoreCurve, ...]
+    num_active: int
+
+
+def read_run_scores(ctx: Context, run_id: str) -> RunScores:
+    """Return the newest comparable scores of a run's checkpoints by benchmark, suites' macro averages first."""
+    with ctx.db.read() as session:
+        checkpoints = {
+            c.id: c for c in session.scalars(select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.step.is_not(None)))
+        }
+        query = select(Evaluation.id).where(Evaluation.checkpoint_id.in_(checkpoints)).order_by(Evaluation.created_at.desc())
+        ids = list(session.scalars(query))
+    evaluations = get_evaluations(ctx, ids)
+    curves = _suite_curves(ctx, run_id)
+    for column, members in read_columns(evaluations):
+        newest: dict[int, ScoreView] = {}
+        for evaluation in members:
+            step, score = checkpoints[evaluation.checkpoint_id].step, evaluation.score(column.metric)
+            if step is not None and score is not None:
+                newest.setdefault(step, score)
+        if newest:
+            curves.append(ScoreCurve(column.label, column.metric, column, tuple(sorted(newest.items()))))
+    losses = [(c.step, float(loss)) for c in checkpoints.values() if c.step is not None and (loss := c.metrics.get("val_loss")) is not None]
+    return RunScores(tuple(sorted(losses)), tuple(curves), sum(evaluation.is_active for evaluation in evaluations))
+
+
+def _suite_curves(ctx: Context, run_id: str) -> list[ScoreCurve]:
+    points: dict[str, dict[int, ScoreView]] = {}
+    for result in list_results(ctx, run_id=run_id):
+        if result.macro is not None and result.step is not None:
+            macro = result.macro
+            score = ScoreView("acc", macro.value, macro.stderr, macro.low, macro.high, macro.n, macro.method)
+            points.setdefault(result.suite, {}).setdefault(result.step, score)
+    return [ScoreCurve(f"{suite}, macro average", "acc", None, tuple(sorted(steps.items()))) for suite, steps in points.items()]

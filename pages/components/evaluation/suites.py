@@ -1,0 +1,201 @@
+"""Suites: their list, one suite with its results, the form that makes one, and the choice at the launch of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.suites import Moment, SuiteConfig, parse_suite, read_suite
+from backend.domain.statistics.estimates import Estimate
+from backend.domain.wording import format_duration, plural
+from backend.services.checkpoints.checkpoints import list_checkpoints
+from backend.services.context import Context, Person
+from backend.services.data.datasets import list_datasets
+from backend.services.evaluation.open_suites import SuiteChoice
+from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
+from backend.services.evaluation.suites import (
+    MemberResult,
+    SuiteResultView,
+    SuiteView,
+    archive_suite,
+    create_suite,
+    get_suite,
+    list_results,
+    list_suites,
+    run_suite,
+)
+from pages.components import routes
+from pages.components.evaluation.matrix import draw_pending
+from pages.components.evaluation.scores import interval_text, metric_label, score_text
+from pages.components.frame import empty_state, errors_shown, plain
+from pages.components.links import row_link
+from pages.components.tables import WidgetTable
+from pages.components.words import ago
+
+PAGE = routes.EVALUATIONS
+LIST = WidgetTable("suites", {"Suite": 2.4, "Benchmarks": 4.0, "Results": 1.0, "Created": 1.2})
+MOMENT_LABEL = {Moment.END: "When the run ends", Moment.CHECKPOINT: "At each checkpoint"}
+
+
+def draw_suites(ctx: Context, person: Person) -> None:
+    """Draw the list of suites and the form that makes another one."""
+    suites = list_suites(ctx)
+    if not suites:
+        st.caption(
+            "No suites yet. A suite is a named list of benchmarks that run together on a checkpoint, by hand or during a training run."
+        )
+    else:
+        with LIST.frame():
+            for suite in suites:
+                columns = LIST.row(suite.id)
+                with columns[0]:
+                    row_link(suite.name, page=PAGE, query={"suite": suite.id}, icon="checklist", key=f"suite_{suite.id}")
+                columns[1].caption(plain(_names(suite.config)))
+                columns[2].text(f"{suite.num_results}")
+                columns[3].caption(ago(suite.created_at, now=ctx.now()))
+    with st.expander("New suite", icon=":material/add:", expanded=not suites):
+        _draw_form(ctx, person)
+
+
+def _names(config: SuiteConfig) -> str:
+    names = [member.benchmark for member in config.members]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _draw_form(ctx: Context, person: Person) -> None:
+    datasets = {d.name: d for d in list_datasets(ctx, kinds=EVALUATED_KINDS, ready=True)}
+    name = st.text_input("Name", key="suite_name", max_chars=120)
+    keys = sorted(datasets, key=lambda key: (datasets[key].kind != "benchmark", key))
+    members = st.multiselect("Benchmarks", keys, key="suite_members", help="With default settings; write YAML for others.")
+    columns = st.columns(2)
+    limit = columns[0].number_input("Item limit", min_value=1, value=None, placeholder="All items", key="suite_limit")
+    shots = columns[1].number_input(
+        "Few-shot examples", min_value=0, max_value=64, value=0, key="suite_shots", help="Texts are scored without examples."
+    )
+    text = st.text_area("Or as YAML", key="suite_yaml", height=120, placeholder="name: core\nmembers:\n  - {benchmark: facts, shots: 5}")
+    if st.button("Create suite", type="primary", key="suite_create", icon=":material/add:", disabled=not (text or (name and members))):
+        with errors_shown():
+            config = EvaluationConfig(limit=limit, shots=shots)
+            values = {"name": name, "members": [{"benchmark": one, "config": config} for one in members]}
+            suite = create_suite(ctx, read_suite(text) if text else parse_suite(values), person=person)
+            st.switch_page(PAGE, query_params={"suite": suite.id})
+
+
+def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
+    """Draw a suite: its members, a launch on checkpoints, its results."""
+    suite = get_suite(ctx, suite_id)
+    st.subheader(plain(suite.name), anchor=False)
+    if suite.config.description:
+        st.caption(plain(suite.config.description))
+    _draw_run(ctx, person, suite)
+    active = any(result.is_active for result in list_results(ctx, suite_id=suite.id))
+
+    @st.fragment(run_every=2 if active else None)
+    def table() -> None:
+        results = list_results(ctx, suite_id=suite.id)
+        if active and not any(result.is_active for result in results):
+            st.rerun()
+        if not results:
+            empty_state("This suite has not run yet. Choose checkpoints above, or choose it when you launch a training run.")
+            return
+        _draw_results(ctx, suite, results)
+
+    table()
+    with st.expander("As YAML", icon=":material/data_object:"):
+        st.code(suite.config.to_yaml(), language="yaml", wrap_lines=True)
+    if st.button("Archive suite", icon=":material/archive:", key="suite_archive", help="Takes it out of the list; its results stay."):
+        with errors_shown():
+            archive_suite(ctx, suite.id, person=person)
+            st.switch_page(PAGE, query_params={"suites": "1"})
+
+
+def _draw_run(ctx: Context, person: Person, suite: SuiteView) -> None:
+    checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True)}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.multiselect(
+            "Checkpoints", list(checkpoints), format_func=checkpoints.__getitem__, key="suite_checkpoints", width="stretch"
+        )
+        if st.button("Run suite", type="primary", icon=":material/play_arrow:", key="suite_run", disabled=not chosen):
+            with errors_shown():
+                for checkpoint_id in chosen:
+                    run_suite(ctx, suite.id, checkpoint=checkpoint_id, person=person)
+                st.rerun()
+    st.caption(plain(f"{plural(len(suite.config.members), 'benchmark')}: {_names(suite.config)}."))
+
+
+def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultView]) -> None:
+    names = list(dict.fromkeys(one.member.benchmark for result in results for one in result.members))[:8]
+    table = WidgetTable(
+        "suiteresults", {"Checkpoint": 2.2, "Macro average": 1.5, "Micro average": 1.5, **dict.fromkeys(names, 1.5), "Cost": 1.2}
+    )
+    with table.frame():
+        for result in results:
+            columns = table.row(result.id)
+            with columns[0]:
+                row_link(
+                    result.checkpoint,
+                    page=routes.CHECKPOINTS,
+                    query={"checkpoint": result.checkpoint_id},
+                    icon="deployed_code",
+                    key=f"result_{result.id}",
+                )
+            for place, average in zip(columns[1:3], (result.macro, result.micro), strict=True):
+                with place.container(gap=None):
+                    _draw_average(average, result)
+            for place, name in zip(columns[3:-1], names, strict=True):
+                member = next((one for one in result.members if one.member.benchmark == name), None)
+                with place.container(gap=None):
+                    _draw_member(member, key=f"{result.id}_{name}")
+            with columns[-1].container(gap=None):
+                st.caption(plain(f"{result.num_finished} of {len(result.members)} done"))
+                if result.seconds:
+                    st.caption(format_duration(result.seconds))
+                if result.tokens:
+                    st.caption(f"{result.tokens:,} tokens")
+    left_out = max(result.left_out for result in results)
+    if left_out:
+        st.caption(f"{plural(left_out, 'benchmark')} measured by loss, not by a share of items, so left out of the averages.")
+    st.caption("Macro: every benchmark counts the same. Micro: every item does. Small print: 95 % confidence intervals.")
+
+
+def _draw_average(average: Estimate | None, result: SuiteResultView) -> None:
+    if average is None:
+        st.caption("–" if result.is_active else "not every member has a score")
+        return
+    st.text(score_text("acc", average.value))
+    st.caption(plain(interval_text("acc", average.low, average.high) or "no interval"))
+
+
+def _draw_member(member: MemberResult | None, *, key: str) -> None:
+    if member is None:
+        st.caption("–")
+    elif member.evaluation is None:
+        st.caption(plain(member.error or "Waiting"))
+    elif (score := member.evaluation.main_score) is not None:
+        label = plain(score_text(score.metric, score.value))
+        if st.button(label, type="tertiary", key=f"member_{key}", help=plain(metric_label(score.metric))):
+            st.switch_page(PAGE, query_params={"evaluation": member.evaluation.id})
+        st.caption(plain(interval_text(score.metric, score.low, score.high) or "no interval"))
+    else:
+        draw_pending(member.evaluation, key=f"suite_{key}")
+
+
+def draw_suite_choice(ctx: Context) -> tuple[SuiteChoice, ...]:
+    """Draw the choice of a suite at the launch of a run; return it. Draws nothing where there is no suite."""
+    names = {suite.id: suite.name for suite in list_suites(ctx)}
+    if not names:
+        return ()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        suite_id = st.selectbox(
+            "Evaluate with suite", list(names), index=None, format_func=names.__getitem__, key="launch_suite", placeholder="None", width=260
+        )
+        if suite_id is None:
+            return ()
+        moment = st.segmented_control(
+            "When", list(MOMENT_LABEL), default=Moment.END, required=True, format_func=MOMENT_LABEL.__getitem__, key="launch_suite_moment"
+        )
+    if moment == Moment.CHECKPOINT:
+        st.caption("A run that keeps few checkpoints may remove one before its evaluation starts.")
+    return (SuiteChoice(suite_id, Moment(moment)),)
