@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 
 from backend.db.engine import Database
+from backend.domain.evaluation.judges.config import JUDGE_KEY
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
 from backend.infra.hosts import HostRules, make_host_rules
@@ -34,7 +35,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         migrate_database(settings)
     if settings.sqlite_path is not None:
         tighten_database(settings.sqlite_path)
-    _tell_hub_libraries(settings)
+    _export_keys(settings)
     return Context(
         db=Database(settings.database_url),
         queue=JobQueue(settings.broker_url),
@@ -51,6 +52,8 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             job_memory_mb=settings.job_memory_mb,
             run_code=settings.run_code,
             require_safety_gate=settings.require_safety_gate,
+            judge_url=settings.judge_url,
+            judge_key=settings.judge_key is not None,
         ),
         gateway_url=settings.gateway_url,
         pages_url=settings.pages_url,
@@ -66,12 +69,14 @@ def get_context() -> Context:
     return build_context(Settings())
 
 
-def _tell_hub_libraries(settings: Settings) -> None:
-    """Export the Hub settings of `.env` as the variables that its libraries read, here and in child processes."""
+def _export_keys(settings: Settings) -> None:
+    """Export the Hub settings and the judges' key of `.env` as variables, here and in child processes."""
     if settings.hf_endpoint:
         os.environ.setdefault("HF_ENDPOINT", settings.hf_endpoint)
     if settings.hf_token:
         os.environ.setdefault("HF_TOKEN", settings.hf_token.get_secret_value())
+    if settings.judge_key:
+        os.environ.setdefault(JUDGE_KEY, settings.judge_key.get_secret_value())
 
 
 def migrate_database(settings: Settings) -> None:

@@ -103,6 +103,13 @@ class Settings(BaseSettings):
     require_safety_gate: bool = Field(
         default=False, description="Refuse every deployment of a checkpoint that does not pass the safety gate (docs/safety.md)."
     )
+    judge_url: str | None = Field(
+        default=None,
+        description="Address of an OpenAI-compatible API whose models may judge answers, such as https://judge.example.org/v1.",
+    )
+    judge_key: SecretStr | None = Field(
+        default=None, description="Key for that API and for this installation's own endpoints; never logged."
+    )
     keep_free_mb: int = Field(default=512, ge=0, description="Disk space that no job may eat into.")
     keep_job_folders_days: float = Field(
         default=30.0,

@@ -1,7 +1,7 @@
 """Environment variables of job processes: an allow-list, because checkpoints and datasets are not trusted.
 
 The database's URL, passwords and keys stay with the worker. Jobs that use the Hub or an object store get those keys and the proxies;
-training, evaluation and replicas get none.
+a judge behind an API gets the key of judges; training, evaluation and replicas get none.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 
+from backend.domain.evaluation.judges.config import JUDGE_KEY
 from backend.domain.jobs.states import JobKind
 from backend.infra.processes import SUPERVISED_BY
 
@@ -56,14 +57,15 @@ SECRET = re.compile(r"_TOKEN|_KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNOREC
 
 HUB_KINDS = frozenset({JobKind.IMPORT_DATASET, JobKind.ADD_BASE, JobKind.EXPORT})
 HUB_NAMES = frozenset({"HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+JUDGE_NAMES = frozenset({JUDGE_KEY, "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 STORE_KINDS = frozenset({JobKind.IMPORT_DATASET})
 STORE_PREFIXES = ("AWS_", "S3_", "GOOGLE_", "GCS_", "CLOUDSDK_", "FSSPEC_")
 
 
-def child_environment(kind: JobKind, *, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+def child_environment(kind: JobKind, *, judge_key: bool = False, environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the part of a worker's environment that a job of this kind gets."""
     given = os.environ if environment is None else environment
-    return {name: value for name, value in given.items() if _is_allowed(name, kind)}
+    return {name: value for name, value in given.items() if _is_allowed(name, kind) or (judge_key and name.upper() in JUDGE_NAMES)}
 
 
 def _is_allowed(name: str, kind: JobKind) -> bool:

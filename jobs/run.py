@@ -37,6 +37,7 @@ ROOMS: dict[JobKind, str] = {
     JobKind.INSPECT: "jobs.evaluation.inspection.run",
     JobKind.DATA_REPORT: "jobs.data.reports.run",
     JobKind.TOKENIZER_REPORT: "jobs.modeling.entries.tokenizer_report",
+    JobKind.JUDGE: "jobs.evaluation.judges.run",
 }
 EXIT_DONE, EXIT_FAILED, EXIT_CRASHED = 0, 3, 4
 

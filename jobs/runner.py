@@ -31,6 +31,7 @@ from backend.domain.jobs.events import (
     ResultEvent,
     SampleEvent,
 )
+from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.results import RESULTS
 from backend.domain.jobs.states import JobKind, Status
@@ -138,7 +139,8 @@ def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int
     limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
     spec.write(folder / "job.json", parent=os.getpid(), **limits)
     (folder / "control").unlink(missing_ok=True)
-    environment = child_environment(claim.kind)
+    calls_api = isinstance(claim.payload, JudgePayload) and claim.payload.url is not None
+    environment = child_environment(claim.kind, judge_key=calls_api)
     environment["CUDA_VISIBLE_DEVICES"] = claim.device or ""
     environment["TOKENIZERS_PARALLELISM"] = "false"
     environment["PYTHONUNBUFFERED"] = "1"

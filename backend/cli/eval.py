@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.eval_score import score as score_answers
 from backend.cli.evaluation.gate import gate as judge_gate
+from backend.cli.evaluation.judge import judge as judge_answers
 from backend.cli.evaluation.safety import app as safety
+from backend.cli.evaluation.score import score as score_answers
 from backend.cli.evaluation.suite import app as suite
 from backend.cli.evaluation.task import read_task_option
 from backend.cli.output import JsonFlag, command, emit, note
@@ -26,6 +27,7 @@ from backend.services.evaluation.evaluations import EvaluationView, get_evaluati
 app = typer.Typer(no_args_is_help=True)
 app.command("score")(score_answers)
 app.command("gate")(command(judge_gate))
+app.command("judge")(judge_answers)
 app.add_typer(safety, name="safety")
 app.add_typer(suite, name="suite")
 

@@ -28,6 +28,8 @@ class Policy:
     job_memory_mb: int | None = None
     run_code: bool = False
     require_safety_gate: bool = False
+    judge_url: str | None = None
+    judge_key: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from backend.domain.data.reports.report import ReportQuestion
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.domain.data.versions.changes import Change
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.judges.config import JudgeConfig
 from backend.domain.jobs.records import Payload, Record
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.memory import MAX_RUNNING
@@ -296,6 +297,28 @@ class TokenizerReportPayload(Payload):
     datasets: tuple[NamedFolder, ...]
 
 
+class JudgePayload(ComputePayload):
+    """Judge the answers in `items_file`, JSON lines of `JudgeItem`, by a checkpoint or by a chat endpoint at `url` under the name `model`.
+
+    `uses_key`: the endpoint gets the installation's key for judges, which travels in the environment, never in a payload.
+    """
+
+    job_kind = JobKind.JUDGE
+    judge: str
+    checkpoint: str | None = None
+    url: str | None = None
+    model: str = ""
+    uses_key: bool = False
+    items_file: str
+    config: JudgeConfig
+
+    @model_validator(mode="after")
+    def _check_judge(self) -> Self:
+        if (self.checkpoint is None) == (self.url is None):
+            raise ValueError("a judge is either a checkpoint or an endpoint")
+        return self
+
+
 PAYLOADS: dict[JobKind, type[Payload]] = {
     payload.job_kind: payload
     for payload in (
@@ -314,6 +337,7 @@ PAYLOADS: dict[JobKind, type[Payload]] = {
         InspectPayload,
         DataReportPayload,
         TokenizerReportPayload,
+        JudgePayload,
     )
 }
 """The payload of every kind of job."""

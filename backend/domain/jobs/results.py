@@ -290,6 +290,16 @@ class TokenizerReportResult(JobResult):
     measures: tuple[dict[str, Any], ...] = ()
 
 
+class JudgeResult(JobResult):
+    """`summary` is what the judgement amounts to (`as_record` of the judges), `verdicts_file` holds the verdict and texts of each item."""
+
+    job_kind = JobKind.JUDGE
+    judge: str = ""
+    mode: str = "rubric"
+    summary: dict[str, Any] = Field(default_factory=dict)
+    verdicts_file: str | None = None
+
+
 RESULTS: dict[JobKind, type[JobResult]] = {
     result.job_kind: result
     for result in (
@@ -308,6 +318,7 @@ RESULTS: dict[JobKind, type[JobResult]] = {
         InspectResult,
         DataReportResult,
         TokenizerReportResult,
+        JudgeResult,
     )
 }
 """The result of every kind of job."""

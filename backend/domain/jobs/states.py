@@ -43,6 +43,7 @@ class JobKind(StrEnum):
     INSPECT = "inspect"
     DATA_REPORT = "data_report"
     TOKENIZER_REPORT = "tokenizer_report"
+    JUDGE = "judge"
 
 
 QUEUE_OF: dict[JobKind, str] = {
@@ -61,6 +62,7 @@ QUEUE_OF: dict[JobKind, str] = {
     JobKind.INSPECT: "eval",
     JobKind.DATA_REPORT: "cpu",
     JobKind.TOKENIZER_REPORT: "cpu",
+    JobKind.JUDGE: "eval",
 }
 QUEUES = ("train", "eval", "serve", "cpu")
 

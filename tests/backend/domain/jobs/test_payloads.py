@@ -143,6 +143,10 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
     JobKind.TOKENIZER_REPORT: [
         {"tokenizers": [{"name": "bpe", "folder": "tokenizers/t"}], "datasets": [{"name": "tales@1", "folder": "datasets/d"}]}
     ],
+    JobKind.JUDGE: [
+        {"judge": "referee", "checkpoint": "bases/b", "items_file": "uploads/u/judged.jsonl", "config": {"mode": "rubric"}},
+        {"judge": "m", "url": "https://host/v1", "model": "m", "uses_key": True, "items_file": "u", "config": {"labels": ["good", "bad"]}},
+    ],
 }
 """What the services of the version before these classes stored, for each kind."""
 

@@ -117,6 +117,9 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
             "measures": [{"tokenizer": 0, "dataset": 0, "language": None, "tokens": 4, "used_entries": 4}],
         }
     ],
+    JobKind.JUDGE: [
+        {"judge": "referee", "mode": "pairwise", "summary": {"items": 3, "missing": 1}, "verdicts_file": "jobs/j/verdicts.jsonl"}
+    ],
 }
 """What the rooms of the version before these classes returned, for each kind."""
 

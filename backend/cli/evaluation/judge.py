@@ -1,0 +1,99 @@
+"""`roundhouse eval judge`: grade or compare answers by a judge model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit
+from backend.cli.waiting import wait_for_job
+from backend.domain.evaluation.judges.config import DEFAULT_CRITERIA, JudgeConfig
+from backend.errors import InvalidInput
+from backend.services.context import LOCAL
+from backend.services.evaluation.judgements import (
+    Judge,
+    campaign_items,
+    get_judgement,
+    launch_judgement,
+    read_judge_file,
+    read_verdicts,
+)
+
+
+@command
+def judge(
+    checkpoint: Annotated[str | None, typer.Option(help="The judge: a checkpoint's name or id, or a folder.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="The judge: an endpoint of this installation.")] = None,
+    model: Annotated[str | None, typer.Option(help="The judge: a model of the API at --url or ROUNDHOUSE_JUDGE_URL.")] = None,
+    url: Annotated[str, typer.Option(help="OpenAI-compatible API, such as https://host/v1.")] = "",
+    file: Annotated[Path | None, typer.Option(help='JSONL of {"prompt", "answer", "answer_b"}; "human" holds votes.')] = None,
+    campaign: Annotated[str | None, typer.Option(help="Compare the voted pairs of a campaign.")] = None,
+    mode: Annotated[Literal["rubric", "pairwise"] | None, typer.Option(help="Default: pairwise where there are two answers.")] = None,
+    criteria: Annotated[str, typer.Option(help="What the judge looks for.")] = DEFAULT_CRITERIA,
+    labels: Annotated[str, typer.Option(help="Rubric: labels with commas, best first, in place of a score.")] = "",
+    low: Annotated[int, typer.Option(help="Rubric: lowest score.")] = 1,
+    high: Annotated[int, typer.Option(help="Rubric: highest score.")] = 10,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer of the judge.")] = 512,
+    canaries: Annotated[int, typer.Option(help="Prompts with an answer that says nothing.")] = 20,
+    input_price: Annotated[float | None, typer.Option(help="US dollars for a million prompt tokens.")] = None,
+    output_price: Annotated[float | None, typer.Option(help="US dollars for a million answer tokens.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the verdicts.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Judge answers by a model: scores or a win rate with biases, canaries, cost and agreement with people's votes."""
+    ctx = get_context()
+    if (file is None) == (campaign is None):
+        raise InvalidInput("Name either a file or a campaign.", remedy="Give --file or --campaign.", field="file")
+    items = campaign_items(ctx, campaign) if campaign is not None else read_judge_file(file or Path())
+    config = JudgeConfig(
+        mode=mode or ("pairwise" if items and all(item.answer_b is not None for item in items) else "rubric"),
+        criteria=criteria,
+        labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
+        low=low,
+        high=high,
+        max_tokens=max_tokens,
+        canaries=canaries,
+        input_price=input_price,
+        output_price=output_price,
+    )
+    job = launch_judgement(ctx, judge=_choose(checkpoint, endpoint, model, url), items=items, config=config, person=LOCAL)
+    if not wait:
+        emit({"job": job.id, "status": job.status.value}, as_json=as_json, text=f"Queued as job {job.id}.")
+        return
+    wait_for_job(ctx, job.id)
+    judgement = get_judgement(ctx, job.id)
+    data = {"job": job.id, "judge": judgement.judge, "mode": judgement.mode, **judgement.summary, "verdicts": read_verdicts(ctx, job.id)}
+    emit(data, as_json=as_json, text=_as_text(judgement.judge, judgement.summary))
+
+
+def _choose(checkpoint: str | None, endpoint: str | None, model: str | None, url: str) -> Judge:
+    given = [
+        *([Judge("checkpoint", checkpoint)] if checkpoint is not None else []),
+        *([Judge("endpoint", endpoint)] if endpoint is not None else []),
+        *([Judge("model", model, url)] if model is not None else []),
+    ]
+    if len(given) != 1:
+        raise InvalidInput("Name one judge.", remedy="Give one of --checkpoint, --endpoint and --model.", field="judge")
+    return given[0]
+
+
+def _as_text(judge_name: str, summary: dict[str, Any]) -> str:
+    lines = [f"{judge_name}: {summary['items']} items, {summary['missing']} without a verdict"]
+    lines += [_line(name, estimate) for name, estimate in {**summary["scores"], **summary["label_shares"]}.items()]
+    for name in ("tie_rate", "inconsistent", "position_bias", "length_bias", "canary", "kappa"):
+        if summary[name] is not None:
+            lines.append(_line(name.replace("_", " "), summary[name]))
+    if summary["trusted"] is False:
+        lines.append("Not trusted: this judge does not tell an empty answer from a real one.")
+    price = "" if summary["price"] is None else f", {summary['price']:.4f} USD"
+    lines.append(f"{summary['prompt_tokens']:,} + {summary['completion_tokens']:,} tokens{price}")
+    return "\n".join(lines)
+
+
+def _line(name: str, estimate: dict[str, Any]) -> str:
+    interval = estimate["interval"]
+    shown = "" if interval is None else f"  [{interval[0]:.3f}, {interval[1]:.3f}]"
+    return f"  {name:<32} {estimate['value']:.3f}{shown}  n = {estimate['n']}"

@@ -1,0 +1,243 @@
+"""Verdicts of a judge by item, and what they amount to: scores or a win rate with their intervals, biases, canaries, cost, agreement.
+
+A judge's verdicts stay apart from people's votes. A pair judged differently in the two orders is a tie, and counted as inconsistent; an
+answer of the judge without a verdict is missing, and counted, never 0 and never a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges.prompts import Question, Side, read_label, read_score, read_side
+from backend.domain.evaluation.metrics.registry import Metric, MetricKind
+from backend.domain.evaluation.metrics.score import estimate_mean
+from backend.domain.statistics.bootstrap import bootstrap_corpus
+from backend.domain.statistics.estimates import Estimate, proportion_estimate, ratio_estimate
+
+FloatArray = NDArray[np.float64]
+POINTS = {"A": 1.0, "B": 0.0, "TIE": 0.5}
+POINTS_METRIC = Metric("judge", "judge", MetricKind.MEAN, float)
+DISTRUST = 0.25
+"""Points of the null answer, 1 for a win and a half for a tie, above which a judge is marked: one that can't tell gives a half."""
+
+
+@dataclass(frozen=True)
+class JudgeAnswer:
+    """The judge's answer to one question, with the tokens that it cost. `failed` says why there is none."""
+
+    key: str
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class ItemVerdict:
+    """The verdict on one item; None: missing. `orders` are a pair's two verdicts, about the item's first and second answer."""
+
+    item: str
+    value: float | str | None
+    orders: tuple[Side | None, Side | None] | None = None
+
+    @property
+    def inconsistent(self) -> bool:
+        """Return whether the two orders gave different verdicts."""
+        return self.orders is not None and None not in self.orders and self.orders[0] != self.orders[1]
+
+
+@dataclass(frozen=True)
+class JudgeSummary:
+    """A judgement as a whole. `scores` by group (rubric) or the first answers' win rate; a figure is None where the data give none.
+
+    `position_bias` is the share of decisive verdicts for the answer shown first (0.5 is none), `length_bias` that for the longer answer, or
+    the rank correlation of score and length. `kappa` is Cohen's with people's votes.
+    """
+
+    items: int
+    missing: int
+    failed: int
+    scores: dict[str, Estimate]
+    label_shares: dict[str, Estimate]
+    tie_rate: Estimate | None
+    inconsistent: Estimate | None
+    position_bias: Estimate | None
+    length_bias: Estimate | None
+    canary: Estimate | None
+    trusted: bool | None
+    kappa: Estimate | None
+    human_votes: int
+    prompt_tokens: int
+    completion_tokens: int
+    price: float | None
+
+
+def item_verdicts(
+    items: Sequence[JudgeItem], answers: Mapping[str, JudgeAnswer], config: JudgeConfig, *, canary: bool = False
+) -> list[ItemVerdict]:
+    """Read the verdict on each item (or on each canary that was asked) from the judge's answers."""
+    verdicts = []
+    for item in items:
+        if config.mode == "rubric":
+            answer = answers.get(Question(item.id, "single", canary, ()).key)
+            if answer is None and canary:
+                continue
+            text = "" if answer is None or answer.failed else answer.text
+            verdicts.append(ItemVerdict(item.id, read_label(text, config) if config.labels else read_score(text, config)))
+            continue
+        pair = [answers.get(Question(item.id, order, canary, ()).key) for order in ("ab", "ba")]
+        if pair == [None, None] and canary:
+            continue
+        first, shown_second = (None if answer is None or answer.failed else read_side(answer.text) for answer in pair)
+        swapped: dict[Side | None, Side | None] = {"A": "B", "B": "A", "TIE": "TIE", None: None}
+        second = swapped[shown_second]
+        value = None if first is None or second is None else first if first == second else "TIE"
+        verdicts.append(ItemVerdict(item.id, value, (first, second)))
+    return verdicts
+
+
+def summarise(items: Sequence[JudgeItem], answers: Mapping[str, JudgeAnswer], config: JudgeConfig) -> JudgeSummary:
+    """Return what a judgement amounts to."""
+    verdicts = item_verdicts(items, answers, config)
+    canaries = item_verdicts(items, answers, config, canary=True)
+    canary = _canary(verdicts, canaries, config)
+    tokens = [sum(getattr(answer, name) for answer in answers.values()) for name in ("prompt_tokens", "completion_tokens")]
+    prices = (config.input_price, config.output_price)
+    pairwise = config.mode == "pairwise"
+    judged = [(item, verdict) for item, verdict in zip(items, verdicts, strict=True) if verdict.value is not None]
+    return JudgeSummary(
+        items=len(items),
+        missing=len(items) - len(judged),
+        failed=sum(bool(answer.failed) for answer in answers.values()),
+        scores=_scores(judged, config),
+        label_shares=_label_shares(judged, config),
+        tie_rate=_share([verdict.value == "TIE" for _, verdict in judged]) if pairwise else None,
+        inconsistent=_share([verdict.inconsistent for _, verdict in judged]) if pairwise else None,
+        position_bias=_position_bias(verdicts) if pairwise else None,
+        length_bias=_length_preference(judged) if pairwise else _length_correlation(judged),
+        canary=canary,
+        trusted=None if canary is None else canary.value <= DISTRUST,
+        kappa=_kappa(judged, config),
+        human_votes=sum(len(item.human) for item in items),
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
+        price=None if None in prices else sum(n * (price or 0.0) for n, price in zip(tokens, prices, strict=True)) / 1e6,
+    )
+
+
+Judged = Sequence[tuple[JudgeItem, ItemVerdict]]
+
+
+def _share(hits: Sequence[bool]) -> Estimate | None:
+    return proportion_estimate(sum(hits), len(hits)) if hits else None
+
+
+def _scores(judged: Judged, config: JudgeConfig) -> dict[str, Estimate]:
+    if config.labels:
+        return {}
+    groups: dict[str, list[float]] = {}
+    for item, verdict in judged:
+        if config.mode == "rubric":
+            groups.setdefault(item.group or "answers", []).append(float(verdict.value or 0))
+        else:
+            name = f"{item.group or 'A'} over {item.group_b or 'B'}"
+            groups.setdefault(name, []).append(POINTS[str(verdict.value)])
+    scale = POINTS_METRIC if config.mode == "pairwise" else replace(POINTS_METRIC, low=float(config.low), high=float(config.high))
+    return {name: estimate_mean(values, metric=scale) for name, values in groups.items()}
+
+
+def _label_shares(judged: Judged, config: JudgeConfig) -> dict[str, Estimate]:
+    if not config.labels or not judged:
+        return {}
+    return {label: proportion_estimate(sum(v.value == label for _, v in judged), len(judged)) for label in config.labels}
+
+
+def _position_bias(verdicts: Sequence[ItemVerdict]) -> Estimate | None:
+    """Share of decisive verdicts for the answer shown first; the two of an item are not independent, so items are the units."""
+    firsts, decisive = [], []
+    for verdict in verdicts:
+        ab, ba = verdict.orders or (None, None)
+        firsts.append(float(ab == "A") + float(ba == "B"))
+        decisive.append(float(ab in ("A", "B")) + float(ba in ("A", "B")))
+    return ratio_estimate(firsts, decisive) if sum(decisive) else None
+
+
+def _length_preference(judged: Judged) -> Estimate | None:
+    gaps = [(len(item.answer) - len(item.answer_b or ""), verdict.value) for item, verdict in judged if verdict.value in ("A", "B")]
+    return _share([(gap > 0) == (side == "A") for gap, side in gaps if gap])
+
+
+def _length_correlation(judged: Judged) -> Estimate | None:
+    """Spearman's correlation of score and length with Fisher's interval (Bonett and Wright 2000)."""
+    pairs = [(float(verdict.value), len(item.answer)) for item, verdict in judged if isinstance(verdict.value, float)]
+    if len(pairs) < 4 or len({score for score, _ in pairs}) < 2 or len({length for _, length in pairs}) < 2:
+        return None
+    import scipy.stats
+
+    rho = float(scipy.stats.spearmanr([score for score, _ in pairs], [length for _, length in pairs]).statistic)
+    error = float(np.sqrt((1 + rho**2 / 2) / (len(pairs) - 3)))
+    centre = np.arctanh(np.clip(rho, -0.999999, 0.999999))
+    low, high = (float(np.tanh(centre + sign * 1.959964 * error)) for sign in (-1, 1))
+    return Estimate(rho, None, low, high, len(pairs), "Spearman, Fisher interval 95 %")
+
+
+def _canary(verdicts: Sequence[ItemVerdict], canaries: Sequence[ItemVerdict], config: JudgeConfig) -> Estimate | None:
+    """Mean points of the null answer against the items' own answers, by comparison or by the two grades."""
+    if config.mode == "pairwise":
+        points = [POINTS[str(canary.value)] for canary in canaries if canary.value is not None]
+    else:
+        graded = {verdict.item: _level(verdict.value, config) for verdict in verdicts}
+        levels = [(_level(canary.value, config), graded[canary.item]) for canary in canaries]
+        points = [0.5 if null == real else float(null > real) for null, real in levels if null is not None and real is not None]
+    return estimate_mean(points, metric=POINTS_METRIC) if points else None
+
+
+def _level(value: float | str | None, config: JudgeConfig) -> float | None:
+    return -float(config.labels.index(value)) if isinstance(value, str) else value
+
+
+def _kappa(judged: Judged, config: JudgeConfig) -> Estimate | None:
+    """Cohen's kappa of judge and people over all votes, its interval by resampling items."""
+    pairs = [[(str(verdict.value), _human_label(vote, config)) for vote in item.human] for item, verdict in judged if item.human]
+    labels = sorted({label for votes in pairs for pair in votes for label in pair})
+    if len(labels) < 2:
+        return None
+    size, index = len(labels), {label: place for place, label in enumerate(labels)}
+    tables = np.zeros((len(pairs), size * size))
+    for row, votes in enumerate(pairs):
+        for judge, person in votes:
+            tables[row, index[judge] * size + index[person]] += 1
+    return bootstrap_corpus(tables, lambda sums: _kappa_of(sums.reshape(-1, size, size)))
+
+
+def _kappa_of(tables: FloatArray) -> FloatArray:
+    shares = tables / tables.sum(axis=(1, 2), keepdims=True)
+    chance = (shares.sum(axis=1) * shares.sum(axis=2)).sum(axis=1)
+    agreed: FloatArray = np.trace(shares, axis1=1, axis2=2)
+    return np.where(chance < 1, (agreed - chance) / np.where(chance < 1, 1 - chance, 1), np.nan)
+
+
+def _human_label(vote: str | float, config: JudgeConfig) -> str:
+    if config.mode == "pairwise":
+        return "TIE" if str(vote).upper() == "BOTH_BAD" else str(vote).upper()
+    if config.labels:
+        return next((label for label in config.labels if label.casefold() == str(vote).casefold()), str(vote))
+    return str(float(vote))
+
+
+def as_record(summary: JudgeSummary) -> dict[str, Any]:
+    """Return a summary as plain data, an estimate as {value, stderr, interval, n, method}."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Estimate):
+            interval = None if value.low is None or value.high is None else [value.low, value.high]
+            return {"value": value.value, "stderr": value.stderr, "interval": interval, "n": value.n, "method": value.method}
+        return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+    return {name: plain(getattr(summary, name)) for name in summary.__dataclass_fields__}

@@ -1,0 +1,215 @@
+"""Judge answers by a model, in a job: answers of a file, or the voted pairs of a campaign. Verdicts never become votes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from sqlalchemy import select
+
+from backend.db.base import new_id
+from backend.db.tables import CampaignPrompt, Checkpoint, Completion, Contestant, Job
+from backend.domain.battles.votes import Label
+from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.jobs.payloads import JudgePayload
+from backend.domain.jobs.results import JudgeResult
+from backend.domain.jobs.states import JobKind
+from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.services.battles.views import ValidVote, find_campaign, valid_votes
+from backend.services.checkpoints.generation import folder_of
+from backend.services.context import Context, Person, require_builder
+from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
+from backend.services.serving.endpoints import get_endpoint
+
+MAX_ITEMS = 20_000
+NAMES = {"response": "answer", "completion": "answer", "a": "answer", "answer_a": "answer", "b": "answer_b", "question": "prompt"}
+"""Names of columns in files of others, and ours."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who judges: a checkpoint, an endpoint of this installation, or a model of the API at `url` (empty: the operator's)."""
+
+    kind: Literal["checkpoint", "endpoint", "model"]
+    name: str
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class JudgementView:
+    """A judgement with its job; `summary` is empty until it has finished."""
+
+    job: JobView
+    judge: str
+    mode: str
+    summary: dict[str, Any]
+
+
+def launch_judgement(ctx: Context, *, judge: Judge, items: Sequence[JudgeItem], config: JudgeConfig, person: Person) -> JobView:
+    """Queue a judgement of items. Raises InvalidInput for items that the mode can't judge, NotFound, NotAllowed."""
+    require_builder(person)
+    _check_items(items, config)
+    source = _resolve(ctx, judge, person=person)
+    file = ctx.artifacts.folder("uploads", new_id()) / "judged.jsonl"
+    file.write_text("".join(item.model_dump_json() + "\n" for item in items), encoding="utf-8")
+    payload = JudgePayload(**source, items_file=ctx.artifacts.relative(file), config=config)
+    with ctx.db.write() as session:
+        job = view(add_job(session, ctx, payload, title=f"Verdicts of {payload.judge}", priority=3, created_by=person.id))
+    wake(ctx, job.queue)
+    return job
+
+
+def _resolve(ctx: Context, judge: Judge, *, person: Person) -> dict[str, Any]:
+    if judge.kind == "checkpoint":
+        name, folder = folder_of(ctx, judge.name, person=person)
+        return {"judge": name, "checkpoint": folder}
+    uses_key = ctx.policy.judge_key
+    if judge.kind == "endpoint":
+        endpoint = get_endpoint(ctx, judge.name)
+        return {"judge": endpoint.name, "url": f"{ctx.gateway_url}/v1", "model": endpoint.name, "uses_key": uses_key}
+    if judge.url and judge.url != ctx.policy.judge_url:
+        if person.id is not None:
+            raise NotAllowed("An account can't name an address that the server calls.", remedy="Ask the operator for ROUNDHOUSE_JUDGE_URL.")
+        if not judge.url.startswith(("http://", "https://")):
+            raise InvalidInput(f"{judge.url!r} is no address of an API.", remedy="Write https://host/v1.", field="url")
+        return {"judge": judge.name, "url": judge.url, "model": judge.name, "uses_key": uses_key and ctx.policy.judge_url is None}
+    if ctx.policy.judge_url is None:
+        raise InvalidInput(
+            "No API for judges is set.", remedy="Set ROUNDHOUSE_JUDGE_URL, or give a checkpoint or an endpoint.", field="judge"
+        )
+    return {"judge": judge.name, "url": ctx.policy.judge_url, "model": judge.name, "uses_key": uses_key}
+
+
+def _check_items(items: Sequence[JudgeItem], config: JudgeConfig) -> None:
+    if not items or len(items) > MAX_ITEMS:
+        raise InvalidInput(f"{len(items)} items can't be judged in one job.", remedy=f"Give 1 to {MAX_ITEMS}.", field="items")
+    ids = [item.id for item in items]
+    if len(set(ids)) < len(ids):
+        twice = next(name for index, name in enumerate(ids) if name in ids[:index])
+        raise InvalidInput(f"Two items have the id {twice!r}.", remedy="Give each item an id of its own.", field="id")
+    for item in items:
+        if config.mode == "pairwise" and item.answer_b is None:
+            raise InvalidInput(f"Item {item.id} has one answer.", remedy="Give `answer_b`, or grade by a rubric.", field="answer_b")
+        for vote in item.human:
+            if config.mode == "pairwise" and str(vote).upper() not in Label.__members__:
+                raise InvalidInput(f"Item {item.id} has the vote {vote!r}.", remedy="Use A, B, TIE or BOTH_BAD.", field="human")
+            if config.mode == "rubric" and not config.labels and isinstance(vote, str):
+                raise InvalidInput(f"Item {item.id} has the score {vote!r}, not a number.", remedy="Give numbers.", field="human")
+
+
+def read_judge_items(lines: Iterable[str]) -> list[JudgeItem]:
+    """Read JSON lines {prompt, answer, answer_b, reference, human, group, group_b, id}. Raises InvalidInput with the line's number."""
+    items = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise InvalidInput("it is no object.")
+            values = {NAMES.get(name, name): value for name, value in record.items()}
+            human = values.get("human", ())
+            values["human"] = human if isinstance(human, list | tuple) else (human,)
+            items.append(JudgeItem.model_validate({"id": str(values.pop("id", number)), **values}))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise InvalidInput(
+                f"Line {number}: {field}: {first['msg']}.", remedy="Write {prompt, answer, answer_b}.", field=field
+            ) from error
+        except (ValueError, RecursionError, InvalidInput) as error:
+            raise InvalidInput(f"Line {number} can't be read: {error}", remedy='Write {"prompt": ..., "answer": ...}.') from error
+    return items
+
+
+def read_judge_file(file: Path) -> list[JudgeItem]:
+    """Read a file of items. Raises NotFound, InvalidInput."""
+    if not file.is_file():
+        raise NotFound(f"There is no file {file}.", field="file")
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            return read_judge_items(lines)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file} is not UTF-8 text.", remedy="Save it as UTF-8.", field="file") from error
+
+
+def campaign_items(ctx: Context, campaign_id: str) -> list[JudgeItem]:
+    """Return the voted pairs of a campaign: each prompt and pair once, with every valid vote on it. Raises NotFound, InvalidInput."""
+    with ctx.db.read() as session:
+        find_campaign(session, campaign_id)
+        votes = valid_votes(session, campaign_id)
+        contestants = (
+            select(Contestant.id, Checkpoint.name)
+            .join(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
+            .where(Contestant.campaign_id == campaign_id)
+        )
+        names = {row.id: row.name for row in session.execute(contestants)}
+        prompts = {prompt.id: prompt for prompt in session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign_id))}
+        conversations = {prompt.id: _conversation(prompt.messages) for prompt in prompts.values()}
+        rows = session.scalars(select(Completion).where(Completion.prompt_id.in_(prompts)))
+        texts = {(row.prompt_id, row.contestant_id): row.text for row in rows}
+    by_pair: dict[tuple[str, str, str], list[ValidVote]] = {}
+    for vote in votes:
+        by_pair.setdefault((vote.prompt_id, *sorted((vote.a, vote.b))), []).append(vote)  # type: ignore[arg-type]
+    items = [
+        JudgeItem(
+            id=f"{prompt}:{first}:{second}",
+            prompt=conversations[prompt],
+            answer=texts[prompt, first],
+            answer_b=texts[prompt, second],
+            human=tuple(_turned(vote, first) for vote in pair),
+            group=names[first],
+            group_b=names[second],
+        )
+        for (prompt, first, second), pair in by_pair.items()
+    ]
+    if not items:
+        raise InvalidInput("The campaign has no votes to compare with.", remedy="Vote first, or judge a file of answers.", field="campaign")
+    return items
+
+
+def _turned(vote: ValidVote, first: str) -> str:
+    if vote.winner is None:
+        return vote.label
+    return "A" if vote.winner == first else "B"
+
+
+def _conversation(messages: Sequence[dict[str, Any]]) -> str:
+    if len(messages) == 1:
+        return str(messages[0].get("content", ""))
+    return "\n\n".join(f"{message.get('role', 'user')}: {message.get('content', '')}" for message in messages)
+
+
+def get_judgement(ctx: Context, job_id: str) -> JudgementView:
+    """Return a judgement. Raises NotFound."""
+    job = get_job(ctx, job_id)
+    if job.kind != JobKind.JUDGE:
+        raise NotFound(f"The job {job_id} is no judgement.")
+    return _view(job)
+
+
+def list_judgements(ctx: Context, *, limit: int = 50) -> list[JudgementView]:
+    """Return the newest judgements first."""
+    query = select(Job).where(Job.kind == JobKind.JUDGE.value).order_by(Job.created_at.desc()).limit(limit)
+    with ctx.db.read() as session:
+        return [_view(view(job)) for job in session.scalars(query)]
+
+
+def _view(job: JobView) -> JudgementView:
+    result = job.result_as(JudgeResult)
+    if result is None:
+        return JudgementView(job, job.title.removeprefix("Verdicts of "), "", {})
+    return JudgementView(job, result.judge, result.mode, result.summary)
+
+
+def read_verdicts(ctx: Context, job_id: str) -> list[dict[str, Any]]:
+    """Return each item's verdict with the judge's texts: {id, verdict, orders, inconsistent, human, judge}. Raises NotFound."""
+    result = get_judgement(ctx, job_id).job.result_as(JudgeResult)
+    file = ctx.artifacts.path(result.verdicts_file) if result is not None and result.verdicts_file else None
+    if file is None or not file.is_file():
+        raise NotFound("The verdicts are not there.", remedy="Wait until the job has finished, or judge again.")
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]

@@ -1,0 +1,107 @@
+"""Entry of a judge's job: ask every question, record each answer, and sum up the verdicts.
+
+Answers are appended to the job's folder batch by batch; a later attempt asks only what is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from backend.domain.evaluation.judges.config import JUDGE_KEY, JudgeItem
+from backend.domain.evaluation.judges.prompts import Question, questions
+from backend.domain.evaluation.judges.verdicts import JudgeAnswer, as_record, item_verdicts, summarise
+from backend.domain.jobs.payloads import JudgePayload
+from backend.domain.jobs.results import JudgeResult
+from jobs.evaluation.engines.base import GenerateRequest, Sampling
+from jobs.evaluation.judges.endpoint import ask_endpoint
+from jobs.evaluation.ledger import check_stop
+from jobs.reporter import JobSpec, Reporter
+
+ANSWERS, VERDICTS = "judge_answers.jsonl", "verdicts.jsonl"
+
+
+def run(spec: JobSpec[JudgePayload], reporter: Reporter) -> JudgeResult:
+    """Judge the items; see the module's first lines. Raises RoundhouseError subclasses."""
+    payload, file = spec.payload, spec.folder / ANSWERS
+    items = [JudgeItem.model_validate_json(line) for line in spec.path(payload.items_file).read_text(encoding="utf-8").splitlines() if line]
+    answers = _read_answers(file)
+    everything = list(questions(items, payload.config))
+    left = [question for question in everything if question.key not in answers or answers[question.key].failed]
+    reporter.progress(len(everything) - len(left), len(everything), unit="questions", message="Asking the judge")
+    for batch in _ask(payload, spec, left, reporter):
+        with file.open("a", encoding="utf-8") as out:
+            for answer in batch:
+                answers[answer.key] = answer
+                out.write(json.dumps(asdict(answer)) + "\n")
+        reporter.progress(len(answers), len(everything), unit="questions")
+    verdicts = spec.folder / VERDICTS
+    _write_verdicts(verdicts, items, answers, payload)
+    summary = as_record(summarise(items, answers, payload.config))
+    return JudgeResult(judge=payload.judge, mode=payload.config.mode, summary=summary, verdicts_file=spec.relative(verdicts))
+
+
+def _ask(payload: JudgePayload, spec: JobSpec[JudgePayload], left: Sequence[Question], reporter: Reporter) -> Iterator[list[JudgeAnswer]]:
+    if not left:
+        return
+    if payload.url is not None:
+        key = os.environ.get(JUDGE_KEY) if payload.uses_key else None
+        yield from ask_endpoint(
+            payload.url,
+            model=payload.model,
+            key=key,
+            max_tokens=payload.config.max_tokens,
+            pending=left,
+            check_stop=lambda: check_stop(reporter),
+        )
+        return
+    yield from _ask_checkpoint(spec.path(payload.checkpoint or ""), payload, left, reporter)
+
+
+def _ask_checkpoint(folder: Path, payload: JudgePayload, left: Sequence[Question], reporter: Reporter) -> Iterator[list[JudgeAnswer]]:
+    from jobs.evaluation.engines.plain import PlainEngine
+    from jobs.evaluation.subject import load_subject
+    from jobs.modeling.devices import set_threads
+
+    set_threads(payload.threads)
+    subject = load_subject(folder)
+    chat = subject.uses_chat("auto")
+    sampling = Sampling(max_tokens=payload.config.max_tokens)
+    requests = [GenerateRequest(subject.prompt_ids(question.messages, chat=chat), sampling=sampling) for question in left]
+    engine = PlainEngine(subject, check_stop=lambda: check_stop(reporter))
+    for batch in engine.generate(requests):
+        replies = []
+        for index, (answer, *_) in batch:
+            failed = answer.failed or (f"the question is {answer.cut} tokens longer than the judge's context" if answer.cut else "")
+            replies.append(JudgeAnswer(left[index].key, "" if failed else answer.text, answer.prompt_tokens, answer.tokens, failed=failed))
+        yield replies
+
+
+def _read_answers(file: Path) -> dict[str, JudgeAnswer]:
+    answers: dict[str, JudgeAnswer] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            answer = JudgeAnswer(**json.loads(line))
+        except (ValueError, TypeError):
+            continue  # incomplete line of a killed attempt
+        answers[answer.key] = answer
+    return answers
+
+
+def _write_verdicts(file: Path, items: Sequence[JudgeItem], answers: dict[str, JudgeAnswer], payload: JudgePayload) -> None:
+    with file.open("w", encoding="utf-8") as out:
+        for item, verdict in zip(items, item_verdicts(items, answers, payload.config), strict=True):
+            orders = ("single",) if payload.config.mode == "rubric" else ("ab", "ba")
+            replies = [answers.get(f"item:{order}:{item.id}") for order in orders]
+            record = {
+                "id": item.id,
+                "verdict": verdict.value,
+                "orders": verdict.orders,
+                "inconsistent": verdict.inconsistent,
+                "human": item.human,
+                "judge": [None if reply is None else reply.failed or reply.text for reply in replies],
+            }
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -1,0 +1,129 @@
+"""Judgements of files and campaigns, queued by a service and shown with people's votes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.domain.evaluation.judges.config import JUDGE_KEY, JudgeConfig, JudgeItem
+from backend.domain.jobs.payloads import JudgePayload
+from backend.domain.jobs.states import JobKind
+from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.services.battles.raters import rater_for
+from backend.services.battles.standings import standings
+from backend.services.context import LOCAL, Context, Person
+from backend.services.evaluation.judgements import (
+    Judge,
+    campaign_items,
+    get_judgement,
+    launch_judgement,
+    list_judgements,
+    read_judge_items,
+    read_verdicts,
+)
+from jobs.environment import child_environment
+from jobs.evaluation.judges import run
+from jobs.evaluation.judges.run import ANSWERS
+from tests.support.battle_world import make_campaign, prefer, vote_all
+from tests.support.jobs import MemoryReporter, finish_job, make_spec, take_job
+
+PAIRWISE = JudgeConfig(mode="pairwise", canaries=0)
+REMOTE = Judge("model", "referee", "http://127.0.0.1:9/v1")
+
+
+def finish_with(ctx: Context, job_id: str, side: str) -> None:
+    """Finish a judgement as its job does, with the same verdict on each item in both orders."""
+    claim = take_job(ctx, job_id)
+    folder = ctx.artifacts.job_folder(job_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    items = [json.loads(line) for line in ctx.artifacts.path(claim.payload.items_file).read_text().splitlines()]
+    swapped = {"A": "B", "B": "A"}[side]
+    replies = [
+        {"key": f"item:{order}:{item['id']}", "text": f"Verdict: {text}"}
+        for item in items
+        for order, text in (("ab", side), ("ba", swapped))
+    ]
+    (folder / ANSWERS).write_text("".join(json.dumps(reply) + "\n" for reply in replies))
+    spec = make_spec("judge", claim.payload.dump(), root=Path(ctx.artifacts.root), folder=folder)
+    result = run.run(spec, MemoryReporter()).dump()
+    with ctx.db.write() as session:
+        finish_job(session, ctx, claim, **result)
+
+
+def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=6)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    before = standings(ctx, campaign.id)
+    items = campaign_items(ctx, campaign.id)
+    assert len(items) == 6
+    assert all(len(item.human) == 1 for item in items)
+    assert {(item.group if item.human[0] == "A" else item.group_b) for item in items} == {"Elm"}
+    job = launch_judgement(ctx, judge=REMOTE, items=items, config=PAIRWISE, person=LOCAL)
+    assert get_judgement(ctx, job.id).summary == {}
+    finish_with(ctx, job.id, "A")
+    (judgement,) = list_judgements(ctx)
+    assert (judgement.judge, judgement.mode, judgement.summary["items"], judgement.summary["human_votes"]) == ("referee", "pairwise", 6, 6)
+    assert [verdict["verdict"] for verdict in read_verdicts(ctx, job.id)] == ["A"] * 6
+    assert standings(ctx, campaign.id) == before
+
+
+def test_a_campaign_without_votes_has_nothing_to_compare(ctx: Context) -> None:
+    with pytest.raises(InvalidInput, match="no votes"):
+        campaign_items(ctx, make_campaign(ctx).id)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "Line 2 can't be read"),
+        ("[]", "Line 2 can't be read"),
+        ('{"prompt": "p"}', "Line 2: answer: Field required"),
+        ('{"prompt": "p", "answer": 3}', "Line 2: answer"),
+        ('{"prompt": "p", "answer": "a", "colour": 1}', "Line 2: colour"),
+    ],
+)
+def test_a_row_that_can_not_be_judged_is_named_by_its_line(line: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        read_judge_items(['{"prompt": "p", "response": "a"}', line])
+
+
+def test_what_the_mode_can_not_judge_is_refused_before_the_queue(ctx: Context) -> None:
+    one = JudgeItem(id="1", prompt="p", answer="a")
+    for items, config, message in [
+        ([], PAIRWISE, "0 items"),
+        ([one], PAIRWISE, "one answer"),
+        ([one, one], JudgeConfig(), "Two items"),
+        ([one.model_copy(update={"human": ("good",)})], JudgeConfig(), "not a number"),
+        ([one.model_copy(update={"answer_b": "b", "human": ("C",)})], PAIRWISE, "the vote 'C'"),
+    ]:
+        with pytest.raises(InvalidInput, match=message):
+            launch_judgement(ctx, judge=REMOTE, items=items, config=config, person=LOCAL)
+    assert list_judgements(ctx) == []
+
+
+def test_an_address_is_named_by_the_operator_or_on_this_machine_alone(ctx: Context) -> None:
+    items, account = [JudgeItem(id="1", prompt="p", answer="a")], Person(id="u1", name="ann", role="engineer")
+
+    def launch(judge: Judge, person: Person) -> JudgePayload:
+        payload = take_job(ctx, launch_judgement(ctx, judge=judge, items=items, config=JudgeConfig(), person=person).id).payload
+        assert isinstance(payload, JudgePayload)
+        return payload
+
+    with pytest.raises(NotAllowed, match="can't name an address"):
+        launch(REMOTE, account)
+    with pytest.raises(InvalidInput, match="No API"):
+        launch(Judge("model", "m"), LOCAL)
+    with pytest.raises(InvalidInput, match="no address"):
+        launch(Judge("model", "m", "file:///etc"), LOCAL)
+    with pytest.raises(NotFound):
+        launch(Judge("endpoint", "absent"), LOCAL)
+    assert launch(REMOTE, LOCAL).url == REMOTE.url
+
+
+def test_the_key_reaches_judges_behind_an_api_alone() -> None:
+    given: dict[str, Any] = {JUDGE_KEY: "sesame", "PATH": "/bin"}
+    assert JUDGE_KEY not in child_environment(JobKind.JUDGE, environment=given)
+    assert child_environment(JobKind.JUDGE, judge_key=True, environment=given)[JUDGE_KEY] == "sesame"

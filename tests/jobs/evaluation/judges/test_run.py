@@ -1,0 +1,103 @@
+"""Judges' jobs: a real HTTP endpoint, a checkpoint, resumption."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.domain.evaluation.judges.config import JUDGE_KEY
+from backend.errors import JobFailed, Unavailable
+from jobs.evaluation.judges import endpoint, run
+from tests.support.evaluation_rooms import Remembering
+from tests.support.jobs import make_spec
+
+
+class _Server(ThreadingHTTPServer):
+    requests: list[tuple[str, dict[str, Any]]]
+    statuses: list[int]
+
+
+class _Judge(BaseHTTPRequestHandler):
+    """Prefers the answer that holds `right`; the statuses in the server's list come first."""
+
+    server: _Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append((self.headers.get("Authorization", ""), body))
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
+        text = body["messages"][0]["content"].split("<<answer A ")[1].split("<<answer B ")
+        verdict = "A" if "right" in text[0] else "B" if "right" in text[1] else "TIE"
+        reply = {"choices": [{"message": {"content": f"Verdict: {verdict}"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+        data = json.dumps(reply if status == 200 else {"error": "busy"}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    server = _Server(("127.0.0.1", 0), _Judge)
+    server.requests, server.statuses = [], []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def write_items(root: Path, num: int) -> str:
+    rows = [{"id": str(n), "prompt": "p", "answer": "right", "answer_b": "wrong", "human": ["A"]} for n in range(num)]
+    (root / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "items.jsonl"
+
+
+def judge(root: Path, url: str, *, num: int = 6, reporter: Remembering | None = None, **config: Any) -> dict[str, Any]:
+    payload = {"judge": "m", "url": url, "model": "m", "uses_key": True, "items_file": write_items(root, num)}
+    spec = make_spec("judge", {**payload, "config": {"mode": "pairwise", "canaries": 0, **config}}, root=root)
+    return run.run(spec, reporter or Remembering()).dump()
+
+
+def test_a_judge_behind_an_api_is_asked_in_both_orders(tmp_path: Path, server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(JUDGE_KEY, "sesame")
+    monkeypatch.setattr(endpoint.time, "sleep", lambda _: None)
+    server.statuses = [429, 503]
+    result = judge(tmp_path, f"http://127.0.0.1:{server.server_port}/v1")
+    assert result["summary"]["scores"]["A over B"]["value"] == 1.0
+    assert (result["summary"]["missing"], result["summary"]["prompt_tokens"]) == (0, 12 * 7)
+    assert len(server.requests) == 12 + 2, "two were repeated"
+    assert {key for key, _ in server.requests} == {"Bearer sesame"}
+    verdicts = [json.loads(line) for line in (tmp_path / result["verdicts_file"]).read_text().splitlines()]
+    assert verdicts[0]["orders"] == ["A", "A"]
+    assert "sesame" not in (tmp_path / "jobs" / "job" / "judge_answers.jsonl").read_text()
+
+
+def test_a_stopped_judgement_asks_only_what_is_left(tmp_path: Path, server: _Server) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    stopping = Remembering()
+    answered = iter([None, "cancel"])
+    stopping.should_stop = lambda: next(answered, "cancel")  # type: ignore[assignment,method-assign,return-value]
+    with pytest.raises(JobFailed):
+        judge(tmp_path, url, reporter=stopping)
+    assert len(server.requests) == endpoint.CONCURRENT
+    assert judge(tmp_path, url)["summary"]["missing"] == 0
+    assert len(server.requests) == 12
+
+
+def test_a_refused_key_or_an_absent_server_ends_the_job_with_its_cause(tmp_path: Path, server: _Server) -> None:
+    server.statuses = [401] * 4
+    with pytest.raises(Unavailable, match="answers 401"):
+        judge(tmp_path, f"http://127.0.0.1:{server.server_port}/v1")
+    with pytest.raises(Unavailable, match="can't be reached"):
+        judge(tmp_path, "http://127.0.0.1:9/v1")
