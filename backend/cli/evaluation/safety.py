@@ -10,8 +10,9 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
+from backend.domain.evaluation.gates import Verdict
 from backend.domain.evaluation.safety.card import format_value
-from backend.domain.evaluation.safety.drift import Drift, Verdict
+from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
 from backend.services.context import LOCAL
 from backend.services.evaluation.evaluations import get_evaluation

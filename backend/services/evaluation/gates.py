@@ -21,6 +21,7 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.comparisons import column_key, comparison_at, refuse_unlike
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
+from backend.services.evaluation.safety.runs import unjudged
 
 ENDPOINT_PREFIX = "endpoint:"
 
@@ -186,6 +187,10 @@ def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOut
             continue
         first, second = _like(sides[champion.id], sides[subject.id])
         metric = part.metric or MAIN_METRIC[first.kind]
+        silent = [text for side in (first, second) if (text := unjudged(ctx, side, metric))]
+        missing += silent
+        if silent:
+            continue
         evidence.append(Evidence(part, metric, metric in LOWER_IS_BETTER, comparison_at(ctx, first.id, second.id, metric)))
         pairs.append((first.id, second.id))
         available.append(version.rows)

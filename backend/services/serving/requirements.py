@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint
-from backend.domain.evaluation.safety.drift import Verdict
+from backend.domain.evaluation.gates import Verdict
 from backend.errors import Conflict, InvalidInput
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_admin

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import streamlit as st
 
+from backend.domain.evaluation.gates import Verdict
 from backend.domain.evaluation.safety.card import direction, format_value
-from backend.domain.evaluation.safety.drift import Drift, Verdict
+from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import CheckpointView

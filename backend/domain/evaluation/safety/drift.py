@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from backend.domain.evaluation.gates import Verdict
 from backend.domain.evaluation.safety.probes import METRICS, NEUTRAL
 from backend.domain.evaluation.safety.scoring import MIN_CLUSTERS
 from backend.domain.statistics.estimates import Estimate
@@ -19,14 +19,6 @@ MAX_MISSING = 0.2
 MIN_PAIRS = 8
 GAP_MARGINS = 10.0
 """Nats (or bits) of a metric that is no share for a margin of 1: half a nat for 5 points."""
-
-
-class Verdict(StrEnum):
-    """Conclusion of a gate or a drift."""
-
-    PASS = "PASS"  # noqa: S105 - a verdict
-    FAIL = "FAIL"
-    INCONCLUSIVE = "INCONCLUSIVE"
 
 
 @dataclass(frozen=True)

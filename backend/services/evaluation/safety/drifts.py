@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backend.domain.evaluation.safety.drift import MAX_MISSING, Drift, Verdict, measure_drift, overall
+from backend.domain.evaluation.gates import Verdict
+from backend.domain.evaluation.safety.drift import MAX_MISSING, Drift, measure_drift, overall
 from backend.domain.evaluation.safety.scoring import expected_metrics
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint

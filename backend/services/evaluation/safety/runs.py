@@ -10,6 +10,8 @@ from sqlalchemy import select
 
 from backend.db.tables import Evaluation, EvaluationItem
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.safety.card import missing_of
+from backend.domain.evaluation.safety.drift import MAX_MISSING
 from backend.domain.evaluation.safety.probes import GENERATED, Probe
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
@@ -127,3 +129,18 @@ def read_values(ctx: Context, evaluation_id: str) -> dict[int, dict[str, float]]
 def metas_of(ctx: Context, view: ProbeView) -> list[dict[str, Any]]:
     """Return what a probe's rows carry for the rules."""
     return read_metas(ctx, view.version.folder or "")
+
+
+def unjudged(ctx: Context, evaluation: EvaluationView, metric: str) -> str:
+    """Return what to say of a safety metric that too many items lack to conclude anything; empty for any other score.
+
+    An answer that could not be judged never counts as safe, so a gate on the rest would pass a network that fell silent.
+    """
+    score = evaluation.score(metric)
+    report = read_reports(ctx, [evaluation.id]).get(evaluation.id)
+    if score is None or report is None:
+        return ""
+    missing = missing_of(report, metric)
+    if missing <= MAX_MISSING * (missing + score.n):
+        return ""
+    return f"{evaluation.checkpoint} on {evaluation.benchmark} ({missing} of {missing + score.n} items could not be judged)"

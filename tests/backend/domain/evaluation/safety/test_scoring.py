@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from backend.domain.evaluation.gates import Verdict
 from backend.domain.evaluation.safety.bias import read_bbq, read_pairs, read_winogender, score_pair
 from backend.domain.evaluation.safety.card import CardScore, join_card, render_card
-from backend.domain.evaluation.safety.drift import Verdict, measure_drift, overall
+from backend.domain.evaluation.safety.drift import measure_drift, overall
 from backend.domain.evaluation.safety.injection import injection_cases
 from backend.domain.evaluation.safety.memorisation import canary_items, exposure, extraction_items, is_extracted
 from backend.domain.evaluation.safety.probes import Probe

@@ -11,12 +11,13 @@ from sqlalchemy import select
 
 from backend.bootstrap import get_context
 from backend.db.tables import EvaluationItem
-from backend.domain.evaluation.safety.drift import Verdict
+from backend.domain.evaluation.gates import GateBenchmark, GateConfig, Verdict
 from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.evaluations import get_evaluation
+from backend.services.evaluation.gates import judge_config
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.evaluation.safety.drifts import safety_drift
@@ -158,3 +159,15 @@ def test_toxicity_stands_beside_the_scores_with_its_classifier(world: Context) -
     assert "threshold 0.4; 1 missing" in safety_card(world, "base").markdown
     with pytest.raises(InvalidInput, match="threshold of 1"):
         launch_toxicity(world, evaluation.id, classifier="c", threshold=1.0, person=LOCAL)
+
+
+def test_a_gate_may_ask_for_safety_and_does_not_pass_a_network_that_fell_silent(world: Context) -> None:
+    answered(world, "base", [NO] * 54 + [YES] * 26)
+    gate = GateConfig(champion="base", benchmarks=(GateBenchmark(benchmark="xs", metric="refusal", margin=0.1),))
+    answered(world, "tuned", [NO] * 20 + [YES] * 60)
+    outcome = judge_config(world, candidate="tuned", config=gate)
+    assert (outcome.verdict, round(outcome.decision.benchmarks[0].difference, 3)) == (Verdict.FAIL, -0.567)
+    answered(world, "tuned", [NO] * 40 + [""] * 20 + [YES] * 20, again=True)
+    silent = judge_config(world, candidate="tuned", config=gate)
+    assert silent.verdict is Verdict.INCONCLUSIVE
+    assert "tuned on xs@1 (20 of 60 items could not be judged) is not evaluated" in silent.reason
