@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import settings as hypothesis_settings
 
 from backend.bootstrap import build_context
 from backend.db.tables import Table
 from backend.infra.artifacts import Artifacts
 from backend.services.context import Context
+from backend.services.people import passwords
 from tests.support.postgres import find_binaries, run_postgres
 from tests.support.settings import make_settings
 
@@ -33,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else len(SLOWEST_FIRST)
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def product_hasher() -> Iterator[PasswordHasher]:
+    """The product's password hasher. Tests use argon2id too, at a hundredth of its cost."""
+    product, passwords._hasher = passwords._hasher, PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
+    yield product
+    passwords._hasher = product
 
 
 @pytest.fixture(scope="session")

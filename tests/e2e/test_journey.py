@@ -90,16 +90,16 @@ def test_a_new_user_trains_and_watches_a_run(installation: Installation, visitor
     visitor.go("/")
     visitor.sees("Next")
     wait_until(lambda: get_tokenizer(installation.ctx, "pebblewick-bpe-2048").folder, timeout_s=120, what="the starter content")
-    launch(visitor, "/launch", name="First stories", steps=80)
+    launch(visitor, "/launch", name="First stories", steps=50)
     address = visitor.page.url
-    visitor.sees(re.compile(r"step \d+ of 80"), timeout_s=120)
+    visitor.sees(re.compile(r"step \d+ of 50"), timeout_s=120)
     visitor.go(address.removeprefix(visitor.url))  # a refresh changes nothing
     finished(installation, "First stories")
-    visitor.sees("Finished at step 80")
+    visitor.sees("Finished at step 50")
     visitor.sees("Once upon a time")
-    launch(visitor, "/launch?base=First stories", name="First chat", steps=30)
-    visitor.sees("Finished at step 30", timeout_s=300)
-    assert [get_run(installation.ctx, name).last_step for name in ("First stories", "First chat")] == [80, 30]
+    launch(visitor, "/launch?base=First stories", name="First chat", steps=20)
+    visitor.sees("Finished at step 20", timeout_s=300)
+    assert [get_run(installation.ctx, name).last_step for name in ("First stories", "First chat")] == [50, 20]
     assert visitor.page.url != address, "the second run has an address of its own"
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import select
 
 from backend.db.tables import User
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
+from backend.services.people import passwords
 from backend.services.people.accounts import (
     add_user,
     change_own_password,
@@ -31,11 +33,12 @@ def enter(ctx: Context, name: str, password: str = PASSWORD) -> SignedIn:
     return sign_in(ctx, name, password, address=name)
 
 
-def test_a_password_is_kept_as_argon2(ctx: Context) -> None:
+def test_a_password_is_kept_as_argon2(ctx: Context, product_hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passwords, "_hasher", product_hasher)
     add_user(ctx, "maya", PASSWORD, role="lead", person=LOCAL)
     with ctx.db.read() as session:
         kept = session.scalars(select(User.password_hash)).one()
-    assert kept.startswith("$argon2id$")
+    assert kept.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
     assert PASSWORD not in kept
 
 
