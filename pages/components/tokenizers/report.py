@@ -161,6 +161,7 @@ def _draw_table(report: ReportView) -> None:
         hide_index=True,
         key=f"report_table_{report.id}",
         column_config={"Fertility": decimal, "Bytes per token": decimal, "Tokens": number, "Rows": number, "Vocabulary": number}
+        | {"Tokenizer": st.column_config.Column(pinned=True)}
         | dict.fromkeys(("Unknown", "Byte fallback", "Vocabulary used"), percent)
         | {"Changed rows": st.column_config.NumberColumn(help="Rows that do not round-trip.")},
     )

@@ -165,7 +165,7 @@ def _draw_runs(detail: SweepDetail) -> None:
         height="content" if len(rows) < 14 else 520,
         alt="Runs of the sweep",
         placeholder="",
-        column_config={metric: st.column_config.NumberColumn(format="%.4f")},
+        column_config={"Run": st.column_config.Column(pinned=True), metric: st.column_config.NumberColumn(format="%.4f")},
     )
     picked = chosen["selection"]["rows"]
     if picked:

@@ -54,6 +54,7 @@ def draw_tokens(results: InspectionResults) -> None:
             hide_index=True,
             key=f"table_{results.inspection.id}",
             column_config={
+                "Token": st.column_config.Column(pinned=True),
                 "Probability of the likeliest": st.column_config.NumberColumn(format="percent"),
                 "Bits": st.column_config.NumberColumn(format="%.3f"),
                 "Nats": st.column_config.NumberColumn(format="%.4f"),

@@ -152,7 +152,8 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
             ],
             hide_index=True,
             key="weights_table",
-            column_config={name: st.column_config.NumberColumn(format="%.5g") for name in ("RMS", "Largest", "Mean", "Spectral norm")}
+            column_config={"Tensor": st.column_config.Column(pinned=True)}
+            | {name: st.column_config.NumberColumn(format="%.5g") for name in ("RMS", "Largest", "Mean", "Spectral norm")}
             | {name: st.column_config.NumberColumn(format="percent") for name in ("Zeros", "Beyond 5 RMS")},
         )
 
@@ -196,6 +197,7 @@ def draw_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other
             hide_index=True,
             key="changes_table",
             column_config={
+                "Tensor": st.column_config.Column(pinned=True),
                 "Change": st.column_config.NumberColumn(format="percent"),
                 "Cosine": st.column_config.NumberColumn(format="%.6f"),
             },
