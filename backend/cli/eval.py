@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.evaluation.exchange import export, import_
 from backend.cli.evaluation.gate import gate as judge_gate
 from backend.cli.evaluation.judge import judge as judge_answers
 from backend.cli.evaluation.safety import app as safety
@@ -28,6 +29,8 @@ app = typer.Typer(no_args_is_help=True)
 app.command("score")(score_answers)
 app.command("gate")(command(judge_gate))
 app.command("judge")(judge_answers)
+app.command("export")(export)
+app.command("import")(import_)
 app.add_typer(safety, name="safety")
 app.add_typer(suite, name="suite")
 

@@ -15,6 +15,7 @@ from backend.services.evaluation.board import Board, read_board
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from pages.components import routes
 from pages.components.evaluation.evaluation import draw_comparison, draw_evaluation
+from pages.components.evaluation.exchange import draw_board_exchange
 from pages.components.evaluation.form import draw_form
 from pages.components.evaluation.leaderboard import draw_leaderboard
 from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_columns
@@ -89,6 +90,10 @@ def draw_overview(ctx: Context, person: Person) -> None:
         )
         return
     draw_matrix(ctx, person, board)
+    exchange = st.expander("Export and import", icon=":material/swap_vert:", key="eval_exchange", on_change="rerun")
+    if exchange.open:
+        with exchange:
+            draw_board_exchange(ctx, person)
     newest = st.expander("Newest evaluations", icon=":material/history:", key="eval_newest", on_change="rerun")
     if newest.open:
         with newest:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, EvaluationKind
+from backend.domain.evaluation.config import LOWER_IS_BETTER
 from backend.domain.wording import plural
 
 
-def choose_metric(kind: EvaluationKind, values: Mapping[str, Sequence[float]]) -> str:
+def choose_metric(main: str, values: Mapping[str, Sequence[float]]) -> str:
     """Return the metric that a column shows until another is chosen: the main one, unless all its scores are 0 and another's are not.
 
     Exact match of answers in sentences is 0 for everyone while many contain the right answer: a board of zeros would order nothing.
 
     Example:
-        >>> choose_metric(EvaluationKind.GENERATION, {"exact_match": [0.0, 0.0], "contains": [0.34, 0.2]})
+        >>> choose_metric("exact_match", {"exact_match": [0.0, 0.0], "contains": [0.34, 0.2]})
         'contains'
     """
-    main = MAIN_METRIC[kind]
     if main not in values:
         return next(iter(values), main)
     if main in LOWER_IS_BETTER or any(values[main]):

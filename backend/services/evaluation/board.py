@@ -170,7 +170,7 @@ def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
         kind=newest.kind,
         detail=_detail(newest),
         metrics=metrics,
-        metric=choose_metric(newest.kind, values),
+        metric=choose_metric(newest.main_metric, values),
         config=newest.config,
     )
 
@@ -178,7 +178,9 @@ def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
 def _detail(evaluation: EvaluationView) -> str:
     settings = evaluation.settings
     shots, limit, split = settings.get("shots"), settings.get("limit"), settings.get("split")
+    task = evaluation.config.task
     parts = [
+        (task.title or task.name) if task else "",
         f"{shots}-shot" if shots else "",
         f"{limit} items" if limit else "",
         "chat template" if evaluation.facts.used_chat_template else "",

@@ -13,6 +13,7 @@ from backend.services.evaluation.evaluations import EvaluationView, launch_evalu
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import difference_figure
+from pages.components.evaluation.exchange import draw_downloads
 from pages.components.evaluation.items import draw_flips, draw_items
 from pages.components.evaluation.safety import draw_report
 from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
@@ -47,6 +48,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         _draw_scores(evaluation)
         draw_report(ctx, evaluation)
         _draw_partner(ctx, evaluation)
+        draw_downloads(ctx, evaluation)
     st.subheader("Items", anchor=False)
     draw_items(ctx, evaluation)
 

@@ -1,0 +1,173 @@
+"""Results in the form of lm-evaluation-harness (0.4), out and in; files of others are hostile input. Pure.
+
+A results file holds `results: {task: {"acc,none": value, "acc_stderr,none": error}}`; files of versions before 0.4, such as those
+published in `evals/*.json`, name the metric alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backend.domain.evaluation.config import LOWER_IS_BETTER
+from backend.errors import InvalidInput
+
+MOST_TASKS = 5000
+NAME, MODEL = 160, 200
+
+
+@dataclass(frozen=True)
+class ForeignScores:
+    """A model's scores on one benchmark, as a file states them. `scores`: metric, value, stderr (or None) and n (0: not stated)."""
+
+    model: str
+    benchmark: str
+    harness: str
+    scores: tuple[dict[str, Any], ...]
+    config: dict[str, Any]
+
+
+def read_results(data: Any, *, source: str) -> list[ForeignScores]:
+    """Return every benchmark's scores in a results file. Numbers that are not finite are left out.
+
+    Raises InvalidInput, naming what is missing, for a file that holds no such results.
+    """
+    results = data.get("results") if isinstance(data, dict) else None
+    if not isinstance(results, dict) or not results:
+        raise InvalidInput(
+            f"{source} holds no results: it has no object `results` with a task in it.",
+            remedy="Give a results file of lm-evaluation-harness, or JSON of the same form: {results: {task: {acc: 0.5}}}.",
+            field="file",
+        )
+    if len(results) > MOST_TASKS:
+        raise InvalidInput(f"{source} has {len(results):,} tasks; at most {MOST_TASKS:,} are read.", field="file")
+    model, harness = _model_of(data, source), _harness_of(data)
+    rows = []
+    for task, values in results.items():
+        scores = _scores(values, n=_count(data, task)) if isinstance(values, dict) else ()
+        if scores:
+            rows.append(ForeignScores(model, str(task)[:NAME], harness, scores, _config(data, task)))
+    if not rows:
+        raise InvalidInput(f"{source} names tasks, but none of them has a finite number.", field="file")
+    return rows
+
+
+def _scores(values: Mapping[str, Any], *, n: int) -> tuple[dict[str, Any], ...]:
+    scores = []
+    for key, value in values.items():
+        metric, _, filter_name = str(key).partition(",")
+        if metric.endswith("_stderr") or not _finite(value):
+            continue
+        suffix = f",{filter_name}" if filter_name else ""
+        stderr = values.get(f"{metric}_stderr{suffix}")
+        name = metric if filter_name in ("", "none") else f"{metric} ({filter_name})"
+        error = float(stderr) if _finite(stderr) and stderr is not None and stderr >= 0 else None
+        scores.append({"metric": name[:NAME], "value": float(value), "stderr": error, "n": n})
+    return tuple(scores)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _count(data: Mapping[str, Any], task: str) -> int:
+    counts = data.get("n-samples")
+    counts = counts.get(task) if isinstance(counts, dict) else None
+    count = counts.get("effective") if isinstance(counts, dict) else counts
+    return int(count) if _finite(count) and count is not None and count > 0 else 0
+
+
+def _model_of(data: Mapping[str, Any], source: str) -> str:
+    config = data.get("config") if isinstance(data.get("config"), dict) else {}
+    general = data.get("config_general") if isinstance(data.get("config_general"), dict) else {}
+    assert isinstance(config, dict)
+    assert isinstance(general, dict)
+    arguments = str(config.get("model_args") or "")
+    pretrained = next((part.partition("=")[2] for part in arguments.split(",") if part.startswith("pretrained=")), "")
+    name = data.get("model_name") or general.get("model_name") or pretrained or config.get("model") or source
+    return " ".join(str(name).split())[:MODEL] or source[:MODEL]
+
+
+def _harness_of(data: Mapping[str, Any]) -> str:
+    if data.get("lm_eval_version"):
+        return f"lm-evaluation-harness {data['lm_eval_version']}"[:80]
+    return "lighteval" if "config_general" in data else "lm-evaluation-harness" if "versions" in data else ""
+
+
+def _config(data: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return the few settings that say how the scores came about."""
+    shots, versions = data.get("n-shot"), data.get("versions")
+    config: dict[str, Any] = {}
+    if isinstance(shots, dict) and _finite(shots.get(task)):
+        config["shots"] = int(shots[task])
+    if isinstance(versions, dict) and task in versions:
+        config["task_version"] = str(versions[task])[:40]
+    return config
+
+
+@dataclass(frozen=True)
+class ItemRow:
+    """An item for a samples file."""
+
+    item_hash: str
+    position: int
+    values: Mapping[str, float]
+    shown: Mapping[str, Any]
+
+
+def write_results(
+    *,
+    task: str,
+    model: str,
+    scores: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    date: float,
+    version: str,
+) -> dict[str, Any]:
+    """Return one evaluation as the results object that lm-evaluation-harness 0.4 writes; a missing error is its `N/A`."""
+    values: dict[str, Any] = {"alias": task}
+    for score in scores:
+        values[f"{score['metric']},none"] = score["value"]
+        values[f"{score['metric']}_stderr,none"] = "N/A" if score.get("stderr") is None else score["stderr"]
+    n = max((int(score["n"]) for score in scores), default=0)
+    return {
+        "results": {task: values},
+        "group_subtasks": {task: []},
+        "configs": {task: {"task": task, "num_fewshot": settings.get("shots", 0), "metadata": {"roundhouse": dict(settings)}}},
+        "versions": {task: str(settings.get("scoring_version", ""))},
+        "n-shot": {task: settings.get("shots", 0)},
+        "higher_is_better": {task: {score["metric"]: score["metric"] not in LOWER_IS_BETTER for score in scores}},
+        "n-samples": {task: {"original": n, "effective": n}},
+        "config": {"model": "roundhouse", "model_args": f"pretrained={model}", "limit": settings.get("limit"), **dict(facts)},
+        "date": date,
+        "model_name": model,
+        "model_source": "roundhouse",
+        "harness": f"roundhouse {version}",
+    }
+
+
+def write_sample(item: ItemRow) -> dict[str, Any]:
+    """Return one item as a line of lm-evaluation-harness' samples file. What an evaluation did not keep is empty."""
+    shown = item.shown
+    logprobs, choices = list(shown.get("logprobs") or []), list(shown.get("choices") or [])
+    context = str(shown.get("prompt") or shown.get("question") or shown.get("text") or "")
+    arguments = {f"gen_args_{place}": {"arg_0": context, "arg_1": str(choice)} for place, choice in enumerate(choices)}
+    responses: list[Any] = [[[value, None]] for value in logprobs] or [[str(shown.get("completion") or "")]]
+    target = choices.index(shown["answer"]) if choices and shown.get("answer") in choices else shown.get("answer", "")
+    return {
+        "doc_id": item.position,
+        "doc": {key: shown[key] for key in ("question", "choices", "text") if key in shown},
+        "target": target,
+        "arguments": arguments or {"gen_args_0": {"arg_0": context}},
+        "resps": responses,
+        "filtered_resps": [one[0] for one in responses],
+        "filter": "none",
+        "metrics": list(item.values),
+        "doc_hash": item.item_hash,
+        "prompt_hash": str(shown.get("prompt_hash") or ""),
+        "target_hash": "",
+        **item.values,
+    }

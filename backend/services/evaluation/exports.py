@@ -1,0 +1,163 @@
+"""Evaluations for other tools: CSV, one HTML file, and the files of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from sqlalchemy import select
+
+from backend.db.tables import EvaluationItem
+from backend.domain.evaluation.config import KIND_LABEL, METRIC_LABEL
+from backend.domain.evaluation.exchange import ItemRow, write_results, write_sample
+from backend.domain.evaluation.report import Section, write_csv, write_html
+from backend.errors import Conflict
+from backend.services.context import Context
+from backend.services.evaluation.board import caveats_of, rank_board, read_board
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
+
+ExportFormat = Literal["csv", "html", "lm-eval"]
+SHOWN_ITEMS = 200
+
+
+def export_evaluation(ctx: Context, evaluation_id: str, *, form: ExportFormat) -> bytes:
+    """Return a finished evaluation as a file: CSV of its items, an HTML report, or a zip of lm-evaluation-harness' two files.
+
+    Raises NotFound, and Conflict before it has scores.
+    """
+    evaluation = get_evaluation(ctx, evaluation_id)
+    if not evaluation.scores:
+        raise Conflict(f"The evaluation of “{evaluation.checkpoint}” has no scores yet.", remedy="Export it when it has finished.")
+    items = _items(ctx, evaluation.id)
+    if form == "csv":
+        return write_csv([_item_cells(item) for item in items]).encode()
+    return _html(evaluation, items).encode() if form == "html" else _lm_eval(evaluation, items)
+
+
+def scores_csv(evaluations: Sequence[EvaluationView]) -> str:
+    """Return the scores of evaluations as CSV, a line for each metric."""
+    return write_csv(
+        [
+            {
+                "checkpoint": one.checkpoint,
+                "benchmark": one.benchmark,
+                "kind": one.kind.value,
+                "shots": one.settings.get("shots"),
+                "metric": score.metric,
+                "value": score.value,
+                "stderr": score.stderr,
+                "low": score.low,
+                "high": score.high,
+                "n": score.n,
+                "method": score.method,
+                "caveats": "; ".join(caveats_of(one)),
+                "evaluation": one.id,
+                "fingerprint": one.fingerprint,
+            }
+            for one in evaluations
+            for score in one.scores
+        ]
+    )
+
+
+def board_html(ctx: Context) -> str:
+    """Return the board as one HTML file: a table for each benchmark, best first, imported scores apart."""
+    board = read_board(ctx)
+    ranks = rank_board(ctx, board, [column.key for column in board.columns])
+    sections = []
+    for column in board.columns:
+        rows = [
+            {
+                "Place": "tied for first" if rank.shares_first_place else place,
+                "Checkpoint": rank.evaluation.checkpoint,
+                METRIC_LABEL.get(column.metric, column.metric): rank.score.value,
+                "95 % interval": _interval(rank.score.low, rank.score.high),
+                "Items": rank.score.n,
+                "Caveats": "; ".join(caveats_of(rank.evaluation)),
+            }
+            for place, rank in enumerate(ranks[column.key].values(), 1)
+        ]
+        sections.append(Section(column.label, rows, "Places by one joint test on the shared items; intervals are of each score alone."))
+    foreign = [
+        {"Model": row.model, "Benchmark": column.label, "Metric": score.metric, "Score": score.value, "Source": row.source}
+        for row in board.imported
+        for column in board.columns
+        for score in row.cells.get(column.key, ())
+    ]
+    sections.append(Section("Imported scores", foreign, "Measured by other programs; not ranked."))
+    return write_html("Evaluations", f"Roundhouse, {ctx.now():%Y-%m-%d %H:%M} UTC", sections)
+
+
+def _html(evaluation: EvaluationView, items: Sequence[ItemRow]) -> str:
+    scores = [
+        {
+            "Metric": METRIC_LABEL.get(score.metric, score.metric),
+            "Score": score.value,
+            "95 % interval": _interval(score.low, score.high),
+            "Standard error": score.stderr,
+            "Items": score.n,
+            "Method": score.method,
+        }
+        for score in evaluation.scores
+    ]
+    settings = [{"Setting": name, "Value": json.dumps(value)} for name, value in evaluation.settings.items()]
+    settings += [{"Setting": name, "Value": json.dumps(value)} for name, value in evaluation.facts.model_dump(mode="json").items()]
+    settings.append({"Setting": "fingerprint", "Value": evaluation.fingerprint})
+    shown = [{key: _cell(value) for key, value in _item_cells(item).items()} for item in items[:SHOWN_ITEMS]]
+    note = f"The first {len(shown)} of {len(items):,} items." if len(items) > len(shown) else ""
+    sections = [Section("Scores", scores, "; ".join(caveats_of(evaluation))), Section("Settings", settings), Section("Items", shown, note)]
+    subtitle = f"{KIND_LABEL[evaluation.kind]}, {evaluation.created_at:%Y-%m-%d %H:%M} UTC"
+    return write_html(f"{evaluation.checkpoint} on {evaluation.benchmark}", subtitle, sections)
+
+
+def _lm_eval(evaluation: EvaluationView, items: Sequence[ItemRow]) -> bytes:
+    task = evaluation.benchmark.partition("@")[0]
+    results = write_results(
+        task=task,
+        model=evaluation.checkpoint,
+        scores=[{"metric": s.metric, "value": s.value, "stderr": s.stderr, "n": s.n} for s in evaluation.scores],
+        settings=evaluation.settings,
+        facts=evaluation.facts.model_dump(mode="json"),
+        date=evaluation.created_at.timestamp(),
+        version=_own_version(),
+    )
+    stamp = f"{evaluation.created_at:%Y-%m-%dT%H-%M-%S}"
+    safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in task)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"results_{stamp}.json", json.dumps(results, indent=2, ensure_ascii=False))
+        lines = [json.dumps(write_sample(item), ensure_ascii=False) for item in items]
+        archive.writestr(f"samples_{safe}_{stamp}.jsonl", "\n".join(lines) + "\n")
+    return out.getvalue()
+
+
+def _items(ctx: Context, evaluation_id: str) -> list[ItemRow]:
+    query = select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation_id).order_by(EvaluationItem.position)
+    with ctx.db.read() as session:
+        return [ItemRow(row.item_hash, row.position, dict(row.values), dict(row.shown)) for row in session.scalars(query)]
+
+
+def _item_cells(item: ItemRow) -> dict[str, object]:
+    shown = {
+        name: value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False) for name, value in item.shown.items()
+    }
+    return {"position": item.position, "item": item.item_hash, **item.values, **shown}
+
+
+def _cell(value: object) -> object:
+    return value[:2000] + " …" if isinstance(value, str) and len(value) > 2000 else value
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.4g} to {high:.4g}"
+
+
+def _own_version() -> str:
+    try:
+        return version("roundhouse")
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,92 @@
+"""Scores that other programs measured: imported from their results files, listed, removed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from backend.db.tables import ImportedEvaluation
+from backend.domain.evaluation.exchange import read_results
+from backend.errors import InvalidInput, NotFound
+from backend.services.context import Context, Person, require_builder
+
+MOST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class ImportedView:
+    """A model's scores on one benchmark as a file states them."""
+
+    id: str
+    model: str
+    benchmark: str
+    harness: str
+    source: str
+    scores: tuple[dict[str, Any], ...]
+    config: dict[str, Any]
+    created_at: datetime
+
+
+def import_results(ctx: Context, content: bytes, *, source: str, person: Person) -> list[ImportedView]:
+    """Import a results file. The same content again gives the rows that are there. Raises InvalidInput naming what is wrong."""
+    require_builder(person)
+    source = source.replace("\\", "/").rsplit("/", 1)[-1][:300]
+    if len(content) > MOST_BYTES:
+        raise InvalidInput(f"{source} has {len(content):,} bytes; at most {MOST_BYTES:,} are read.", field="file")
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{source} is no JSON: {error}.", remedy="Give the results file, not the samples.", field="file") from error
+    digest = hashlib.sha256(content).hexdigest()
+    rows = read_results(data, source=source)
+    with ctx.db.write() as session:
+        known = set(session.scalars(select(ImportedEvaluation.benchmark).where(ImportedEvaluation.content_hash == digest)))
+        for row in rows:
+            if row.benchmark not in known:
+                known.add(row.benchmark)
+                session.add(
+                    ImportedEvaluation(
+                        content_hash=digest,
+                        source=source,
+                        harness=row.harness,
+                        model=row.model,
+                        benchmark=row.benchmark,
+                        scores=list(row.scores),
+                        config=row.config,
+                        created_by=person.id,
+                        created_at=ctx.now(),
+                    )
+                )
+    return [view for view in list_imported(ctx) if view.id in _ids(ctx, digest)]
+
+
+def list_imported(ctx: Context) -> list[ImportedView]:
+    """Return the imported scores, newest first."""
+    with ctx.db.read() as session:
+        rows = session.scalars(select(ImportedEvaluation).order_by(ImportedEvaluation.created_at.desc(), ImportedEvaluation.benchmark))
+        return [
+            ImportedView(row.id, row.model, row.benchmark, row.harness, row.source, tuple(row.scores), dict(row.config), row.created_at)
+            for row in rows
+        ]
+
+
+def remove_imported(ctx: Context, imported_id: str, *, person: Person) -> int:
+    """Remove every score that came from the same file; return how many. Raises NotFound."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        row = session.get(ImportedEvaluation, imported_id)
+        if row is None:
+            raise NotFound("There is no such imported evaluation.", remedy="It may have been removed; see the list.")
+        ids = list(session.scalars(select(ImportedEvaluation.id).where(ImportedEvaluation.content_hash == row.content_hash)))
+        session.execute(delete(ImportedEvaluation).where(ImportedEvaluation.id.in_(ids)))
+        return len(ids)
+
+
+def _ids(ctx: Context, digest: str) -> set[str]:
+    with ctx.db.read() as session:
+        return set(session.scalars(select(ImportedEvaluation.id).where(ImportedEvaluation.content_hash == digest)))

@@ -1,0 +1,94 @@
+"""Downloads of evaluations, and the import of results that other programs measured."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import streamlit as st
+
+from backend.services.context import Context, Person
+from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
+from backend.services.evaluation.exports import ExportFormat, board_html, export_evaluation, scores_csv
+from backend.services.evaluation.imported import import_results, list_imported, remove_imported
+from pages.components.evaluation.scores import score_text
+from pages.components.frame import errors_shown, plain
+from pages.components.tables import WidgetTable
+from pages.components.words import ago
+
+FORMS: tuple[tuple[ExportFormat, str, str, str], ...] = (
+    ("csv", "Items (CSV)", "text/csv", "csv"),
+    ("html", "Report (HTML)", "text/html", "html"),
+    ("lm-eval", "lm-eval results (zip)", "application/zip", "zip"),
+)
+IMPORTED = WidgetTable("imported", {"Model": 2.4, "Benchmark": 2.0, "Scores": 3.0, "Source": 2.0, "": 0.8})
+
+
+def draw_downloads(ctx: Context, evaluation: EvaluationView) -> None:
+    """Draw the downloads of a finished evaluation, made when they are clicked."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{evaluation.checkpoint} {evaluation.benchmark}").strip("-") or "evaluation"
+    with st.container(horizontal=True):
+        for form, label, mime, ending in FORMS:
+            st.download_button(
+                label,
+                data=partial(export_evaluation, ctx, evaluation.id, form=form),
+                file_name=f"{name}.{ending}",
+                mime=mime,
+                key=f"eval_export_{form}",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+
+
+def draw_board_exchange(ctx: Context, person: Person) -> None:
+    """Draw the downloads of all scores, the import of results files, and what was imported."""
+    with st.container(horizontal=True):
+        st.download_button(
+            "Scores (CSV)",
+            data=lambda: scores_csv(list_evaluations(ctx, limit=5000)),
+            file_name="scores.csv",
+            mime="text/csv",
+            key="board_csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        st.download_button(
+            "Leaderboards (HTML)",
+            data=partial(board_html, ctx),
+            file_name="leaderboards.html",
+            mime="text/html",
+            key="board_html",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+    with st.form("eval_import", border=False, clear_on_submit=True):
+        files = st.file_uploader(
+            "Results of lm-evaluation-harness, or JSON of the same form", type=["json"], accept_multiple_files=True, key="eval_import_files"
+        )
+        if st.form_submit_button("Import", icon=":material/upload:"):
+            with errors_shown():
+                for file in files or ():
+                    import_results(ctx, file.getvalue(), source=file.name, person=person)
+                st.rerun()
+    st.caption("Imported scores stand beside ours, read-only and marked. They are not ranked, and never compared item by item.")
+    _draw_imported(ctx, person)
+
+
+def _draw_imported(ctx: Context, person: Person) -> None:
+    rows = list_imported(ctx)
+    if not rows:
+        return
+    with IMPORTED.frame():
+        for row in rows[:50]:
+            columns = IMPORTED.row(row.id)
+            columns[0].text(row.model)
+            columns[1].text(row.benchmark)
+            columns[2].text(", ".join(f"{one['metric']} {score_text(one['metric'], one['value'])}" for one in row.scores[:4]))
+            columns[3].caption(plain(f"{row.source}, {row.harness or 'harness not stated'}, {ago(row.created_at, now=ctx.now())}"))
+            with columns[4]:
+                if st.button("Remove", type="tertiary", key=f"imported_remove_{row.id}", help="Removes every score of this file."):
+                    with errors_shown():
+                        remove_imported(ctx, row.id, person=person)
+                        st.rerun()
+    if len(rows) > 50:
+        st.caption(f"The newest 50 of {len(rows):,}.")
