@@ -19,7 +19,7 @@ NAME, MODEL = 160, 200
 
 
 @dataclass(frozen=True)
-class ForeignScores:
+class StatedScores:
     """A model's scores on one benchmark, as a file states them. `scores`: metric, value, stderr (or None) and n (0: not stated)."""
 
     model: str
@@ -29,7 +29,7 @@ class ForeignScores:
     config: dict[str, Any]
 
 
-def read_results(data: Any, *, source: str) -> list[ForeignScores]:
+def read_results(data: Any, *, source: str) -> list[StatedScores]:
     """Return every benchmark's scores in a results file. Numbers that are not finite are left out.
 
     Raises InvalidInput, naming what is missing, for a file that holds no such results.
@@ -48,7 +48,7 @@ def read_results(data: Any, *, source: str) -> list[ForeignScores]:
     for task, values in results.items():
         scores = _scores(values, n=_count(data, task)) if isinstance(values, dict) else ()
         if scores:
-            rows.append(ForeignScores(model, str(task)[:NAME], harness, scores, _config(data, task)))
+            rows.append(StatedScores(model, str(task)[:NAME], harness, scores, _config(data, task)))
     if not rows:
         raise InvalidInput(f"{source} names tasks, but none of them has a finite number.", field="file")
     return rows

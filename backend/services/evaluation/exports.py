@@ -82,13 +82,13 @@ def board_html(ctx: Context) -> str:
             for place, rank in enumerate(ranks[column.key].values(), 1)
         ]
         sections.append(Section(column.label, rows, "Places by one joint test on the shared items; intervals are of each score alone."))
-    foreign = [
+    imported = [
         {"Model": row.model, "Benchmark": column.label, "Metric": score.metric, "Score": score.value, "Source": row.source}
         for row in board.imported
         for column in board.columns
         for score in row.cells.get(column.key, ())
     ]
-    sections.append(Section("Imported scores", foreign, "Measured by other programs; not ranked."))
+    sections.append(Section("Imported scores", imported, "Measured by other programs; not ranked."))
     return write_html("Evaluations", f"Roundhouse, {ctx.now():%Y-%m-%d %H:%M} UTC", sections)
 
 

@@ -91,8 +91,8 @@ def test_imported_scores_stand_beside_ours_without_a_rank(world: Context) -> Non
     assert len(import_results(world, content, source="again.json", person=LOCAL)) == 1
     board = read_board(world)
     assert [one.checkpoint for one in board.rows] == ["Oak"]
-    (foreign,) = board.imported
-    assert foreign.cells[board.columns[0].key][0].value == 0.5
+    (elsewhere,) = board.imported
+    assert elsewhere.cells[board.columns[0].key][0].value == 0.5
     assert "Elsewhere 7B" in board_html(world)
     assert remove_imported(world, row.id, person=LOCAL) == 1
     assert list_imported(world) == []
