@@ -17,7 +17,7 @@ from typing import Any
 
 from backend.domain.data.kinds import LINE_KINDS, DatasetKind
 from backend.domain.data.recognition.recognise import recognise
-from backend.domain.data.rows.mapping import check_mapping
+from backend.domain.data.rows.mapping import check_mapping, settle_answers
 from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.trees import TREE, is_message_table
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
@@ -28,7 +28,7 @@ from jobs.data.blocks import Block, Mark
 from jobs.data.checkpoint import State, join_parts, key_of, part_folder, workplace
 from jobs.data.columns import plan_columns
 from jobs.data.message_trees import MessageTrees
-from jobs.data.parsing import Parsed, Parser, rows_of
+from jobs.data.parsing import Parsed, Parser, iter_source, rows_of
 from jobs.data.readers import Rows, RowSource
 from jobs.data.saved import SavedDataset
 from jobs.data.splitting import DividedRows, Splitter
@@ -105,7 +105,7 @@ def import_dataset(
     sample, bad = _head(rows)
     if not sample:
         raise _nothing_usable(source.name, [row.as_dict(raw=0) for row in bad])
-    plan = _plan(sample, kind=_checked_kind(kind), mapping=mapping)
+    plan = _plan(rows, sample, kind=_checked_kind(kind), mapping=mapping)
     _log_plan(reporter, rows, plan)
     settings = {
         "format": FORMAT_VERSION,
@@ -170,8 +170,9 @@ class _Plan:
         return self.is_message_table or TREE in self.mapping.values()
 
 
-def _plan(sample: list[dict[str, Any]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None) -> _Plan:
+def _plan(rows: Rows, sample: list[dict[str, Any]], *, kind: DatasetKind | None, mapping: Mapping[str, str] | None) -> _Plan:
     final_kind, final_mapping, reason = _decide(sample, kind=kind, mapping=mapping)
+    final_mapping = settle_answers(iter_source(rows, final_mapping), final_mapping, kind=final_kind)
     columns = list(dict.fromkeys(str(column) for row in sample for column in row))
     if is_message_table(final_mapping):
         parser = Parser(final_kind, {TREE: TREE}, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from backend.infra.files.encoding import guess_encoding
 from jobs.data.blocks import Block, Bytes
 from jobs.data.columns import ColumnPlan
 from jobs.data.csv_cells import csv_columns
+from jobs.data.readers import Rows
 from jobs.data.row_keys import RowKeys, is_blank
 from jobs.data.schemas import SCHEMAS
 
@@ -123,6 +124,12 @@ def rows_of(block: Block) -> Iterator[NumberedRow]:
         yield from ((number, {"text": text.decode()}) for number, text in texts)
     else:
         yield from iter_rows_of(block.suffix, _pieces(block.data), first=block.first)
+
+
+def iter_source(rows: Rows, columns: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield every row of a source that can be read, with these columns at least."""
+    for block in rows.blocks(columns=tuple(columns)):
+        yield from (row for _, row in rows_of(block) if not isinstance(row, RowProblem))
 
 
 def _pieces(data: Bytes) -> Iterator[bytes]:

@@ -20,13 +20,15 @@ class DatasetKind(StrEnum):
 
 _MESSAGE = ("message_id", "parent_id", "role", "content", "rank")
 
+_ANSWERS = ("answer", "answer_from_0", "answer_from_1", "answer_text")
+
 FIELDS: dict[DatasetKind, tuple[str, ...]] = {
     DatasetKind.TEXT: ("text",),
     DatasetKind.INSTRUCTION: ("prompt", "input", "completion", "system", "instances"),
     DatasetKind.CHAT: ("messages", "prompt", "input", "completion", "system", "tools", "history", "tree", *_MESSAGE),
     DatasetKind.PREFERENCE: ("prompt", "input", "chosen", "rejected", "system", "tools", "first", "second", "winner", "tree", *_MESSAGE),
     DatasetKind.KTO: ("prompt", "input", "completion", "messages", "label", "system", "tools"),
-    DatasetKind.BENCHMARK: ("context", "question", "choices", "answer", "answer_from_1", "answers", "correct", "incorrect"),
+    DatasetKind.BENCHMARK: ("context", "question", "choices", *_ANSWERS, "answers", "correct", "incorrect"),
     DatasetKind.PROMPTS: ("prompt", "input"),
     DatasetKind.RECORDS: (),
 }
@@ -42,8 +44,7 @@ REQUIRED: dict[DatasetKind, tuple[tuple[str, ...], ...]] = {
     DatasetKind.PREFERENCE: (("chosen", "rejected"), ("first", "second", "winner"), ("tree",), _MESSAGE),
     DatasetKind.KTO: (("prompt", "completion", "label"), ("messages", "label")),
     DatasetKind.BENCHMARK: (
-        ("question", "choices", "answer"),
-        ("question", "choices", "answer_from_1"),
+        *(("question", "choices", answer) for answer in _ANSWERS),
         ("question", "answers"),
         ("correct", "incorrect"),
     ),

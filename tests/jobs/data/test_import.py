@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.mapping import canonical_json
+from backend.domain.data.rows.records import columns_of
 from backend.domain.starter import STARTER_DATASETS, StarterDataset
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.data.importer import ImportResult, import_dataset
@@ -289,3 +290,45 @@ def test_a_cut_text_loses_nothing(text: str, share: float) -> None:
     head, tail = (part.decode() for part in cut_text(text.encode(), val_fraction=share))
     assert head + tail == text
     assert head or not text
+
+
+def test_answers_counted_from_1_are_known_by_the_row_beyond_the_sample(tmp_path: Path) -> None:
+    """The first 50 rows hold no top index, and read as counted from 0 they gave every question a wrong gold."""
+    rows = [{"question": f"{n}?", "choices": ["a", "b", "c", "d"], "answer": str(1 + n % 3)} for n in range(60)]
+    rows.append({"question": "last?", "choices": ["a", "b", "c", "d"], "answer": "4"})
+    result = _import(_write(tmp_path / "rows.jsonl", rows))
+    assert result.mapping["answer"] == "answer_from_1"
+    assert [row["answer"] for row in iter_rows(result.folder, split="train")][:3] == [0, 1, 2]
+    with pytest.raises(InvalidInput, match="may count the choices from 0 or from 1"):
+        _import(_write(tmp_path / "unclear.jsonl", rows[:60]))
+
+
+def test_a_benchmark_keeps_the_columns_that_its_rows_have_no_field_for(tmp_path: Path) -> None:
+    answer = "Two and one is 2 + 1 = 3.\n#### 3"
+    result = _import(_write(tmp_path / "rows.jsonl", [{"question": "2 + 1?", "answer": answer, "level": 2}]))
+    (row,) = iter_rows(result.folder, split="train")
+    assert row["answers"] == ["3"]
+    assert columns_of(row) | {"canonical": None, "raw": None} == {
+        "question": "2 + 1?",
+        "answers": ["3"],
+        "answer": answer,
+        "level": 2,
+        "canonical": None,
+        "raw": None,
+    }
+
+
+def test_rows_as_they_are_keep_every_column_and_their_file(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rows = [{"prompt": "Write.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"n": None}]}]
+    _write(folder / "a.jsonl", rows)
+    (folder / "b.jsonl").write_text(json.dumps({**rows[0], "prompt": "Draw \ud800."}) + "\n")
+    result = _import(folder)
+    assert (result.kind, result.rows, result.val_rows) == ("records", 2, 0)
+    kept = [columns_of(row) for row in iter_rows(result.folder, split="train")]
+    assert [(row["file"], row["prompt"]) for row in kept] == [("a.jsonl", "Write."), ("b.jsonl", "Draw \ud800.")]
+    assert kept[0]["kwargs"] == [{"n": None}]
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one two\nthree four\n")
+    assert _import(lines, kind="records").rows == 2

@@ -29,13 +29,6 @@ def _choice_columns(sample: Sample) -> list[str]:
     return columns if len(columns) >= 2 else letters if len(letters) >= 2 else []
 
 
-def _answer_field(sample: Sample, *, answer: str, num_choices: int) -> str:
-    """Return whether answers are counted from 1 or from 0, by the values that occur."""
-    values = {str(value).strip() for value in sample.values(answer)}
-    counted = all(value.isdecimal() for value in values) and bool(values)
-    return "answer_from_1" if counted and "0" not in values and str(num_choices) in values else "answer"
-
-
 def detect_multiple_choice(sample: Sample) -> Recognition | None:
     """Recognise a question with its choices in one or several columns, and the correct choice."""
     correct, incorrect = sample.find(CORRECT_NAMES), sample.find(INCORRECT_NAMES)
@@ -55,9 +48,7 @@ def detect_multiple_choice(sample: Sample) -> Recognition | None:
     if not columns or not question or not answer:
         return None
     context = sample.find(CONTEXT_NAMES, but=(question,))
-    sizes = [len(value) for value in sample.values(columns[0]) if isinstance(value, list)] if listed else [len(columns)]
-    field = _answer_field(sample, answer=answer, num_choices=max(sizes, default=0))
-    mapping = {**({context: "context"} if context else {}), question: "question", **dict.fromkeys(columns, "choices"), answer: field}
+    mapping = {**({context: "context"} if context else {}), question: "question", **dict.fromkeys(columns, "choices"), answer: "answer"}
     reason = f"`{question}` with choices in {', '.join(f'`{column}`' for column in columns)} and the right one in `{answer}`"
     return Recognition(DatasetKind.BENCHMARK, mapping, 0.9, reason)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from backend.domain.data.kinds import REQUIRED, DatasetKind
@@ -29,7 +31,7 @@ from backend.domain.data.recognition.training_rows import (
     detect_text,
 )
 from backend.domain.data.recognition.trees import detect_ranked_tree, detect_tree
-from backend.domain.data.rows.mapping import map_sample
+from backend.domain.data.rows.mapping import map_sample, settle_answers
 from backend.domain.data.rows.problem import RowProblem
 from backend.errors import InvalidInput
 
@@ -87,7 +89,16 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
             remedy="Map the columns by hand.",
             field="mapping",
         )
-    return max(candidates, key=lambda recognition: _share_that_works(sample, recognition))
+    return _counted_from(rows, max(candidates, key=lambda recognition: _share_that_works(sample, recognition)))
+
+
+def _counted_from(rows: Sequence[Mapping[str, Any]], recognition: Recognition) -> Recognition:
+    """Return the recognition, with answers counted from 1 where these rows prove it; the import decides over all rows otherwise."""
+    with suppress(InvalidInput):
+        mapping = settle_answers(rows, recognition.mapping, kind=recognition.kind)
+        if "answer_from_1" in mapping.values():
+            return replace(recognition, mapping=mapping)
+    return recognition
 
 
 def _as_kind(sample: Sample, kind: DatasetKind) -> list[Recognition]:

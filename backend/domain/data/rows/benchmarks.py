@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from backend.domain.data.rows.gold_answers import ANSWER_FIELDS, answer_index
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.values import label_text, text_of
 
@@ -22,6 +23,14 @@ def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
         answers = [label_text(answer, name="answers") for answer in values["answers"]]
         final = _FINAL_ANSWER.search(answers[-1]) if answers else None
         return {"question": question, "answers": [final.group(1)] if final else _distinct(answers)}
+    choices = read_choices(values)
+    way = next(field for field in ANSWER_FIELDS if field in values)
+    labels = values.get("labels") or []
+    return {"question": question, "choices": choices, "answer": answer_index(values[way], choices=choices, way=way, labels=labels)}
+
+
+def read_choices(values: dict[str, Any]) -> list[str]:
+    """Return the choices of a row. Raises RowProblem if there are fewer than two."""
     # a table of questions with different numbers of choices leaves cells empty at the end
     raw = list(values["choices"])
     while raw and raw[-1] in (None, ""):
@@ -29,12 +38,7 @@ def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
     choices = [label_text(choice, name="choices") for choice in raw]
     if len(choices) < 2:
         raise RowProblem(f"`choices` holds {len(choices)} choice; at least 2 are needed")
-    answer = values["answer_from_1"] if "answer_from_1" in values else values["answer"]
-    return {
-        "question": question,
-        "choices": choices,
-        "answer": _answer_index(answer, choices=choices, first=1 if "answer_from_1" in values else 0, labels=values.get("labels") or []),
-    }
+    return choices
 
 
 def _distinct(values: list[str]) -> list[str]:
@@ -51,22 +55,3 @@ def _choose_place(question: str, *, correct: str, incorrect: list[Any]) -> dict[
         raise RowProblem("`incorrect` holds nothing that differs from `correct`")
     place = sum(f"{question}{correct}".encode("utf-8", "replace")) % (len(wrong) + 1)
     return {"question": question, "choices": [*wrong[:place], correct, *wrong[place:]], "answer": place}
-
-
-def _answer_index(answer: Any, *, choices: list[str], first: int, labels: list[str]) -> int:
-    """Find the right choice from what the row calls its choices, from a number, a letter or the choice's own text."""
-    text = str(answer).strip()
-    if isinstance(answer, bool) or answer is None or isinstance(answer, dict | list) or not text:
-        raise RowProblem(f"`answer` holds {str(answer)[:40]!r}; expected a number, a letter or the text of a choice")
-    if len(set(labels)) == len(choices) == len(labels) and text in labels:  # ARC counts some questions 1 to 4, and letters the others
-        return labels.index(text)
-    number = re.fullmatch(r"(\d{1,4})(?:\.0)?", text)
-    if number and 0 <= int(number.group(1)) - first < len(choices):
-        return int(number.group(1)) - first
-    stripped = [choice.strip() for choice in choices]
-    if text in stripped:
-        return stripped.index(text)
-    letter = re.fullmatch(r"\(?([A-Za-z])\)?\.?", text)
-    if letter and ord(letter.group(1).upper()) - ord("A") < len(choices):
-        return ord(letter.group(1).upper()) - ord("A")
-    raise RowProblem(f"`answer` is {text[:40]!r}, which is none of the {len(choices)} choices")

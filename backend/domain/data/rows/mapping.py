@@ -19,19 +19,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from backend.domain.data.kinds import FIELDS, OPTIONAL, REQUIRED, DatasetKind
 from backend.domain.data.parsing.json_stream import STRING_COLUMN
 from backend.domain.data.recognition.column_names import describe_missing
-from backend.domain.data.rows.benchmarks import build_benchmark
+from backend.domain.data.rows.benchmarks import build_benchmark, read_choices
 from backend.domain.data.rows.conversations import answered_messages, conversation, messages_of, preference_messages
+from backend.domain.data.rows.gold_answers import AnswerTally, answer_column
 from backend.domain.data.rows.labels import read_label, read_winner
 from backend.domain.data.rows.problem import RowProblem
 from backend.domain.data.rows.records import RECORD, record_text
 from backend.domain.data.rows.tool_calls import tools_text
 from backend.domain.data.rows.trees import TREE, is_message_table, sample_trees, tree_rows
 from backend.domain.data.rows.values import as_list, labels_of, text_of
+from backend.errors import InvalidInput
 
 _MANY = frozenset({"choices", "answers", "incorrect", "winner"})
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -52,7 +55,7 @@ def check_mapping(kind: DatasetKind, mapping: Mapping[str, str]) -> None:
             raise RowProblem(f"field `{field}` is mapped from {len(columns)} columns ({', '.join(columns)}); choose one")
 
 
-def _collect(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+def collect_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
     """Return field -> value, with a list for fields that several columns may serve."""
     values: dict[str, Any] = {}
     for column, field in mapping.items():
@@ -81,7 +84,7 @@ def apply_mapping(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping
     """
     if kind is DatasetKind.RECORDS:
         return {RECORD: record_text(row)}
-    values = _collect(row, mapping)
+    values = collect_fields(row, mapping)
     if kind is DatasetKind.PREFERENCE and "winner" in values:
         _settle(values, mapping)
     result = _BUILDERS[kind](values)
@@ -105,6 +108,21 @@ def _tree_parts(row: Mapping[str, Any], *, kind: DatasetKind, mapping: Mapping[s
         yield problem
 
 
+def settle_answers(rows: Iterable[Mapping[str, Any]], mapping: Mapping[str, str], *, kind: DatasetKind) -> dict[str, str]:
+    """Return the mapping of a benchmark with the field `answer` settled over these rows. Raises InvalidInput where it stays unclear."""
+    column = answer_column(mapping)
+    if kind is not DatasetKind.BENCHMARK or column is None or "choices" not in mapping.values():
+        return dict(mapping)
+    tally = AnswerTally()
+    for row in rows:
+        try:
+            values = collect_fields(row, mapping)
+            tally.add(values["answer"], choices=read_choices(values), labels=values.get("labels") or [])
+        except (RowProblem, KeyError):
+            continue  # a bad row is named when it is imported
+    return {**mapping, column: tally.settle(column)}
+
+
 def map_sample(
     rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind, mapping: Mapping[str, str]
 ) -> Iterator[tuple[Mapping[str, Any], dict[str, Any] | RowProblem]]:
@@ -116,6 +134,8 @@ def map_sample(
             else:
                 yield from ((tree, part) for part in map_rows({TREE: tree}, kind=kind, mapping={TREE: TREE}))
         return
+    with suppress(InvalidInput):  # the whole file may tell what these rows do not
+        mapping = settle_answers(rows, mapping, kind=kind)
     for row in rows:
         yield from ((row, part) for part in map_rows(row, kind=kind, mapping=mapping))
 
