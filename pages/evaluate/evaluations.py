@@ -17,6 +17,7 @@ from pages.components import routes
 from pages.components.evaluation.evaluation import draw_comparison, draw_evaluation
 from pages.components.evaluation.exchange import draw_board_exchange
 from pages.components.evaluation.form import draw_form
+from pages.components.evaluation.gate import draw_gates
 from pages.components.evaluation.leaderboard import draw_leaderboard
 from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_columns
 from pages.components.evaluation.safety import draw_probes
@@ -81,6 +82,7 @@ def draw_overview(ctx: Context, person: Person) -> None:
         new_button()
         row_link("Suites", page=PAGE, query={"suites": "1"}, icon="checklist", key="eval_suites")
         row_link("Safety probes", page=PAGE, query={"safety": "1"}, icon="shield", key="eval_safety")
+        row_link("Gates", page=PAGE, query={"gates": "1"}, icon="rule", key="eval_gates")
     if not board.rows:
         empty_state(
             "No evaluations yet. Score a checkpoint on a benchmark, or measure its loss on held-out text.",
@@ -114,8 +116,11 @@ def draw_new(ctx: Context, person: Person) -> None:
 
 with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (ctx, person):
     query = st.query_params
-    if any(name in query for name in ("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "suite", "suites")):
+    parts = ("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "suite", "suites", "gates")
+    if any(name in query for name in parts):
         back_link("All evaluations", page=PAGE, key="eval_back")
+    elif "gate" in query:
+        back_link("All gates", page=PAGE, key="gate_back", query={"gates": "1"})
     if "evaluation" in query:
         draw_evaluation(ctx, person, get_evaluation(ctx, query["evaluation"]))
     elif "first" in query and "second" in query:
@@ -128,6 +133,8 @@ with page_frame("Evaluations", "Scores with confidence intervals, paired compari
         draw_leaderboard(ctx, read_board(ctx), query["benchmark"])
     elif "new" in query or "checkpoint" in query or "dataset" in query:
         draw_new(ctx, person)
+    elif "gate" in query or "gates" in query:
+        draw_gates(ctx, person, query.get("gate", ""))
     elif "safety" in query:
         draw_probes(ctx, person)
     else:

@@ -94,7 +94,7 @@ def create_gate(ctx: Context, *, name: str, config: GateConfig, person: Person) 
         if not config.champion.removeprefix(ENDPOINT_PREFIX):
             raise InvalidInput("The champion names no endpoint.", remedy="Write endpoint:NAME.", field="champion")
     else:
-        resolve_checkpoint(ctx, config.champion)
+        config = config.model_copy(update={"champion": resolve_checkpoint(ctx, config.champion).id})  # a run's name means another later
     for part in config.benchmarks:
         resolve_version(ctx, part.benchmark)
     with ctx.db.write() as session:

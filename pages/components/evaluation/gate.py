@@ -1,0 +1,228 @@
+"""Gates: the list with newest verdicts and the form of a new one, one gate with its verdicts, and the endpoints that require it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import streamlit as st
+from pydantic import ValidationError
+
+from backend.domain.evaluation.gates import GateConfig, Verdict, describe_procedure
+from backend.domain.wording import plural
+from backend.errors import InvalidInput
+from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
+from backend.services.context import Context, Person
+from backend.services.evaluation.board import read_board
+from backend.services.evaluation.gates import (
+    ENDPOINT_PREFIX,
+    GateView,
+    create_gate,
+    delete_gate,
+    get_gate,
+    judge,
+    list_gates,
+    release_endpoint,
+    require_gate,
+)
+from backend.services.serving.endpoints import list_endpoints
+from pages.components import routes
+from pages.components.evaluation.scores import interval_text, metric_label, score_text
+from pages.components.frame import errors_shown, plain
+from pages.components.links import row_link
+from pages.components.tables import WidgetTable, draw_table
+from pages.components.words import ago
+
+PAGE = routes.EVALUATIONS
+BADGES: dict[Verdict, tuple[Literal["green", "red", "orange"], str]] = {
+    Verdict.PASS: ("green", ":material/check_circle:"),
+    Verdict.FAIL: ("red", ":material/cancel:"),
+    Verdict.INCONCLUSIVE: ("orange", ":material/help:"),
+}
+TESTS = {"non_inferiority": "Not worse by the margin (non-inferiority)", "superiority": "Better by the margin (superiority)"}
+RULES = {"all": "Every benchmark passes", "any": "One benchmark passes (Holm-corrected)"}
+TABLE = WidgetTable("gates", {"Gate": 2.2, "Champion": 2.0, "Benchmarks": 2.4, "Newest verdict": 2.2, "Required by": 1.4})
+
+
+def draw_gates(ctx: Context, person: Person, name: str = "") -> None:
+    """Draw one gate where a name is given, else all of them."""
+    if name:
+        _draw_gate(ctx, person, get_gate(ctx, name))
+        return
+    st.caption("A gate decides whether a checkpoint may take a champion's place, from paired differences on benchmarks.")
+    gates = list_gates(ctx)
+    if gates:
+        with TABLE.frame():
+            for gate in gates:
+                _draw_row(ctx, gate)
+    else:
+        st.caption("No gates yet.")
+    if person.may_build:
+        _draw_form(ctx, person)
+
+
+def _draw_row(ctx: Context, gate: GateView) -> None:
+    columns = TABLE.row(gate.id)
+    with columns[0]:
+        row_link(gate.name, page=PAGE, query={"gate": gate.id}, icon="rule", key=f"gate_{gate.id}")
+    columns[1].text(_champion(ctx, gate.config))
+    columns[2].text(", ".join(part.benchmark for part in gate.config.benchmarks))
+    with columns[3], st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        if gate.results:
+            _badge(gate.results[0].verdict)
+            st.caption(plain(gate.results[0].checkpoint), width="content")
+        else:
+            st.caption("not judged yet")
+    columns[4].text(", ".join(gate.endpoints) or "–")
+
+
+def _badge(verdict: Verdict) -> None:
+    colour, icon = BADGES[verdict]
+    st.badge(verdict.value.capitalize(), color=colour, icon=icon)
+
+
+def _champion(ctx: Context, config: GateConfig) -> str:
+    if config.champion.startswith(ENDPOINT_PREFIX):
+        return f"served by {config.champion.removeprefix(ENDPOINT_PREFIX)}"
+    return next((one.name for one in list_checkpoints(ctx) if one.id == config.champion), config.champion)
+
+
+def _draw_form(ctx: Context, person: Person) -> None:
+    checkpoints = {one.id: one for one in list_checkpoints(ctx) if one.is_ready}
+    benchmarks = list(dict.fromkeys(column.benchmark for column in read_board(ctx).columns))
+    if not checkpoints or not benchmarks:
+        st.caption("A gate needs a champion that was evaluated on a benchmark.")
+        return
+    with st.expander("New gate", icon=":material/add:", expanded=not list_gates(ctx)):
+        endpoints = [f"{ENDPOINT_PREFIX}{endpoint.name}" for endpoint in list_endpoints(ctx)]
+        left, right = st.columns(2)
+        with left:
+            name = st.text_input("Name", key="gate_name", placeholder="release")
+            champion = st.selectbox(
+                "Champion", [*checkpoints, *endpoints], format_func=lambda key: _champion_label(checkpoints, key), key="gate_champion"
+            )
+            chosen = st.multiselect("Benchmarks", benchmarks, key="gate_benchmarks")
+        with right:
+            test = st.selectbox("To show", list(TESTS), format_func=lambda key: TESTS[key], key="gate_test")
+            points = st.number_input(
+                "Margin, points",
+                min_value=0.0,
+                value=2.0,
+                step=0.5,
+                key="gate_margin",
+                help="Hundredths of the metric's unit: 2 is two points of accuracy, or 0.02 bits per byte.",
+            )
+            rule = st.selectbox("Several benchmarks", list(RULES), format_func=lambda key: RULES[key], key="gate_rule")
+        if st.button("Create", type="primary", key="gate_create", icon=":material/add:", disabled=not (name.strip() and chosen)):
+            with errors_shown():
+                values = {"champion": champion, "benchmarks": [{"benchmark": one} for one in chosen], "test": test, "rule": rule}
+                view = create_gate(ctx, name=name, config=_read_config({**values, "margin": points / 100}), person=person)
+                st.switch_page(PAGE, query_params={"gate": view.id})
+
+
+def _champion_label(checkpoints: Mapping[str, CheckpointView], key: str) -> str:
+    return checkpoints[key].name if key in checkpoints else f"Served by {key.removeprefix(ENDPOINT_PREFIX)}"
+
+
+def _read_config(values: Mapping[str, Any]) -> GateConfig:
+    try:
+        return GateConfig.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(error.errors()[0]["msg"].removeprefix("Value error, ").capitalize() + ".") from error
+
+
+def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
+    st.subheader(plain(gate.name), anchor=False)
+    st.caption(plain(f"Champion: {_champion(ctx, gate.config)}. {describe_procedure(gate.config).capitalize()}."))
+    if person.may_build:
+        _draw_judge(ctx, person, gate)
+    for number, result in enumerate(gate.results):
+        with st.container(border=True):
+            with st.container(horizontal=True, vertical_alignment="center"):
+                _badge(result.verdict)
+                st.text(f"{result.checkpoint} against {result.champion}", width="content")
+                st.caption(ago(result.created_at, now=ctx.now()), width="content")
+            _draw_report(result.report, key=f"gate_report_{gate.id}_{number}")
+    if not gate.results:
+        st.caption("No checkpoint was judged yet.")
+    _draw_endpoints(ctx, person, gate)
+
+
+def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
+    candidates = {one.id: one for one in list_checkpoints(ctx) if one.is_ready}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox(
+            "Candidate",
+            list(candidates),
+            format_func=lambda key: candidates[key].name,
+            index=None,
+            key=f"gate_candidate_{gate.id}",
+            width=360,
+        )
+        if st.button("Judge", type="primary", key=f"gate_judge_{gate.id}", icon=":material/gavel:", disabled=chosen is None):
+            with errors_shown():
+                judge(ctx, candidate=str(chosen), gate=gate.id, person=person)
+                st.rerun()
+
+
+def _draw_report(report: Mapping[str, Any], *, key: str) -> None:
+    if report["benchmarks"]:
+        draw_table([_report_row(part) for part in report["benchmarks"]], key=key, alt="Paired difference on each benchmark")
+    words = [f"Not evaluated: {', '.join(report['missing'])}."] if report["missing"] else []
+    if not report["benchmarks"] and not report["missing"]:
+        words.append("The candidate is the champion.")
+    if report.get("power") is not None:
+        words.append(f"Power: equal checkpoints pass in {100 * report['power']:.0f} % of cases.")
+    if words:
+        st.caption(plain(" ".join(words)))
+
+
+def _report_row(part: Mapping[str, Any]) -> dict[str, object]:
+    metric, needed = part["metric"], part["items_to_settle"]
+    settle = "–" if needed is None else f"about {needed:,}" + (f" (the benchmark has {part['items']:,})" if needed > part["items"] else "")
+    return {
+        "Benchmark": part["benchmark"],
+        "Difference in": metric_label(metric).lower(),
+        "Better by": score_text(metric, part["difference"], signed=True),
+        "95 % interval": interval_text(metric, part["low"], part["high"], signed=True) or "no interval",
+        "Threshold": score_text(metric, part["threshold"], signed=True),
+        "Items": f"{part['n']:,}" + (f" in {plural(part['clusters'], 'cluster')}" if part["clusters"] else ""),
+        "Verdict": str(part["verdict"]).capitalize(),
+        "Items that settle it": settle,
+    }
+
+
+def _draw_endpoints(ctx: Context, person: Person, gate: GateView) -> None:
+    st.subheader("Required by", anchor=False)
+    if not gate.endpoints:
+        st.caption("No endpoint requires this gate. One that does refuses to deploy a checkpoint that has not passed.")
+    for endpoint in gate.endpoints:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.text(endpoint, width="content")
+            if person.may_build and st.button(
+                "Release", type="tertiary", key=f"gate_release_{gate.id}_{endpoint}", icon=":material/lock_open:"
+            ):
+                with errors_shown():
+                    release_endpoint(ctx, gate.id, endpoint=endpoint, person=person)
+                    st.rerun()
+    if not person.may_build:
+        return
+    free = [endpoint.name for endpoint in list_endpoints(ctx) if endpoint.name not in gate.endpoints]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.selectbox(
+            "Endpoint",
+            free,
+            index=None,
+            accept_new_options=True,
+            key=f"gate_endpoint_{gate.id}",
+            placeholder="Choose or type a name",
+            width=360,
+        )
+        if st.button("Require", key=f"gate_require_{gate.id}", icon=":material/lock:", disabled=not name):
+            with errors_shown():
+                require_gate(ctx, gate.id, endpoint=str(name), person=person)
+                st.rerun()
+        if not gate.endpoints and st.button("Delete gate", type="tertiary", key=f"gate_delete_{gate.id}", icon=":material/delete:"):
+            with errors_shown():
+                delete_gate(ctx, gate.id, person=person)
+                st.switch_page(PAGE, query_params={"gates": "1"})

@@ -1,0 +1,57 @@
+"""Gates on the page: created, judged, required of an endpoint, and the endpoint that refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backend.domain.evaluation.gates import GateConfig
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.gates import create_gate, list_gates
+from backend.services.serving.deployments import deploy
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
+from tests.support.opening import assert_sound, open_page, words
+
+PAGE = "evaluate/evaluations.py"
+
+
+@pytest.fixture
+def world(site: Context) -> Context:
+    add_benchmark(site, "facts", CHOICES)
+    right = np.arange(40) % 4 > 0
+    for name, answers in {"Oak": right, "Elm": right & (np.arange(40) % 2 > 0)}.items():
+        add_checkpoint(site, name)
+        evaluated(site, name, "facts", answers.astype(int).tolist())
+    return site
+
+
+def test_a_gate_is_created_judged_and_required_on_the_page(world: Context) -> None:
+    app = open_page(PAGE, gates="1")
+    assert "No gates yet" in words(app)
+    app.text_input(key="gate_name").set_value("release")
+    app.selectbox(key="gate_champion").set_value(resolve_checkpoint(world, "Oak").id)
+    app.multiselect(key="gate_benchmarks").select("facts@1").run()
+    app.button(key="gate_create").click().run()
+    assert_sound(app)
+    (gate,) = list_gates(world)
+    assert (gate.name, gate.config.margin) == ("release", 0.02)
+
+
+def test_a_verdict_shows_difference_interval_threshold_and_what_settles_it(world: Context) -> None:
+    config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.02})
+    gate = create_gate(world, name="release", config=config, person=LOCAL)
+    deploy(world, checkpoint_id=add_checkpoint(world, "Fir"), name="tales", person=LOCAL)
+    app = open_page(PAGE, gate=gate.id)
+    assert "Champion: Oak" in words(app).replace("\\", "")
+    box = app.selectbox(key=f"gate_candidate_{gate.id}")
+    box.set_value(resolve_checkpoint(world, "Elm").id).run()
+    app.button(key=f"gate_judge_{gate.id}").click().run()
+    assert_sound(app)
+    (gate,) = list_gates(world)
+    assert [result.checkpoint for result in gate.results] == ["Elm"]
+    assert gate.results[0].verdict == "FAIL"
+    app.selectbox(key=f"gate_endpoint_{gate.id}").select("tales").run()
+    app.button(key=f"gate_require_{gate.id}").click().run()
+    assert list_gates(world)[0].endpoints == ("tales",)
