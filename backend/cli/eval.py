@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from backend.bootstrap import get_context
+from backend.cli.eval_score import score as score_answers
+from backend.cli.evaluation.check import check
 from backend.cli.evaluation.exchange import export, import_
 from backend.cli.evaluation.gate import gate as judge_gate
 from backend.cli.evaluation.judge import judge as judge_answers
@@ -31,6 +33,7 @@ app.command("gate")(command(judge_gate))
 app.command("judge")(judge_answers)
 app.command("export")(export)
 app.command("import")(import_)
+app.command("check")(check)
 app.add_typer(safety, name="safety")
 app.add_typer(suite, name="suite")
 

@@ -17,6 +17,7 @@ from backend.domain.statistics.estimates import (
 from backend.errors import InvalidInput
 
 Values = dict[str, float]
+METRICS = ("acc", "acc_norm", "acc_bytes", "acc_token", "exact_match", "contains", "numeric")
 
 
 def estimate_scores(kind: EvaluationKind, items: Sequence[Values], *, unit: str) -> list[ScoreRow]:
@@ -28,9 +29,12 @@ def estimate_scores(kind: EvaluationKind, items: Sequence[Values], *, unit: str)
         raise InvalidInput("No item was scored.", remedy="Check that the benchmark has rows.")
     if kind is EvaluationKind.PERPLEXITY:
         return _perplexity_scores(items, unit=unit)
-    clusters = _clusters(items)
-    metrics = [name for name in ("acc", "acc_norm", "exact_match", "contains", "numeric") if name in items[0]]
-    return [_row(name, share_estimate([item[name] for item in items], clusters=clusters)) for name in metrics]
+    rows = []
+    for name in METRICS:
+        own = [item for item in items if name in item]  # an item without a value is missing, not wrong
+        if own:
+            rows.append(_row(name, share_estimate([item[name] for item in own], clusters=_clusters(own))))
+    return rows
 
 
 def _perplexity_scores(items: Sequence[Values], *, unit: str) -> list[ScoreRow]:

@@ -1,16 +1,16 @@
-"""Score generation benchmarks: greedy answers compared with reference answers."""
+"""Greedy answers compared with reference answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 from backend.domain.evaluation.metrics.answers import contains, exact_match
 from backend.domain.evaluation.metrics.numbers import numeric_match
 from backend.errors import InvalidInput
-from jobs.evaluation.completions import complete
-from jobs.evaluation.engines.base import Sampling
+from jobs.evaluation.engines.base import Answers, GenerateRequest, Sampling
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.multiple_choice import glue, right_choice
+from jobs.evaluation.questions import Question
 from jobs.evaluation.subject import Subject
 
 
@@ -28,8 +28,8 @@ def check_rows(items: Sequence[Item]) -> None:
             )
 
 
-def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> list[int]:
-    """Return the prompt's ids: few-shot examples, then the question. Without a chat template, blank lines separate them."""
+def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> str | list[int]:
+    """Return the prompt: few-shot examples, then the question. Without a chat template, blank lines separate them."""
     if chat:
         messages = []
         for example in examples:
@@ -39,35 +39,28 @@ def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> 
             ]
         return subject.prompt_ids([*messages, {"role": "user", "content": row["question"]}], chat=True)
     parts = [f"{e.row['question']}{glue(e.row['question'], answer)}{answer}" for e in examples for answer in [answers_of(e.row)[0]]]
-    return subject.prompt_ids([{"role": "user", "content": "\n\n".join([*parts, row["question"]])}], chat=False)
+    return "\n\n".join([*parts, str(row["question"])])
 
 
-def score_answers(
-    subject: Subject,
-    items: Sequence[Item],
-    *,
-    examples: Sequence[Item],
-    chat: bool,
-    max_tokens: int,
-    numeric: bool,
-    batch_size: int,
-    check_stop: Callable[[], None],
-) -> Iterator[list[Scored]]:
-    """Generate and score an answer to each question, batch by batch.
+def question_of(subject: Subject, item: Item, *, examples: Sequence[Item], chat: bool, max_tokens: int, numeric: bool) -> Question:
+    """Return the request of a generated answer. Values: `exact_match`, `contains` and, if requested, `numeric`.
 
-    Values: `exact_match`, `contains` and, if requested, `numeric`. Without a chat template an answer ends at the first blank line, since a
-    network trained on plain text would continue with another question.
+    Without a chat template an answer ends at the first blank line, since a network trained on plain text would continue with another
+    question. An answer that failed has no values: it is missing, not wrong.
     """
-    prompts = [ask(subject, item.row, examples=examples, chat=chat) for item in items]
-    for batch in complete(subject, prompts, sampling=Sampling(max_tokens=max_tokens), batch_size=batch_size, check_stop=check_stop):
-        scored = []
-        for index, answer in batch:
-            item = items[index]
-            text = answer.text if chat else answer.text.lstrip("\n").partition("\n\n")[0]
-            right = answers_of(item.row)
-            values = {"exact_match": exact_match(text, right), "contains": contains(text, right)}
-            if numeric:
-                values["numeric"] = numeric_match(text, right)
-            shown = {"question": item.row["question"], "answer": right, "completion": text, "finish_reason": answer.finish_reason}
-            scored.append(Scored(item.hash, item.position, values, {**shown, "cut": answer.cut} if answer.cut else shown))
-        yield scored
+
+    def finish(answers: Answers) -> list[Scored]:
+        answer, right = answers[0], answers_of(item.row)
+        text = answer.text if chat else answer.text.lstrip("\n").partition("\n\n")[0]
+        values = {"exact_match": exact_match(text, right), "contains": contains(text, right)}
+        if numeric:
+            values["numeric"] = numeric_match(text, right)
+        if answer.cut:
+            values["cut"] = float(answer.cut)
+        shown = {"question": item.row["question"], "answer": right, "completion": text, "finish_reason": answer.finish_reason}
+        if answer.failed:
+            return [Scored(item.hash, item.position, {"missing": 1.0}, {**shown, "failed": answer.failed})]
+        return [Scored(item.hash, item.position, values, shown)]
+
+    prompt = ask(subject, item.row, examples=examples, chat=chat)
+    return Question(item, GenerateRequest(prompt, sampling=Sampling(max_tokens=max_tokens)), finish)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.jobs.events import ItemEvent
@@ -21,6 +22,7 @@ class Ledger:
         self._file, self._reporter, self._fingerprint = file, reporter, fingerprint
         self.values: dict[str, dict[str, float]] = {}
         self.clusters: dict[str, float] = {}
+        self.subgroups: dict[str, str] = {}
         self.total = 0
         self._read()
         self._at_start = len(self.values)
@@ -36,6 +38,8 @@ class Ledger:
                 continue  # torn when the attempt before was killed
             if record.get("fingerprint") == self._fingerprint:
                 self.values[record["hash"]] = record["values"]
+                if "subgroup" in record:
+                    self.subgroups[record["hash"]] = record["subgroup"]
 
     def expect(self, total: int) -> None:
         """Set the number of items."""
@@ -50,7 +54,10 @@ class Ledger:
                     continue
                 values = {**item.values, **({CLUSTER: self.clusters[item.hash]} if item.hash in self.clusters else {})}
                 self._reporter.emit(ItemEvent(item_hash=item.hash, position=item.position, values=dict(values), shown=item.shown))
-                file.write(json.dumps({"fingerprint": self._fingerprint, "hash": item.hash, "values": values}) + "\n")
+                record: dict[str, Any] = {"fingerprint": self._fingerprint, "hash": item.hash, "values": values}
+                if "subgroup" in item.shown:
+                    record["subgroup"] = self.subgroups[item.hash] = item.shown["subgroup"]
+                file.write(json.dumps(record) + "\n")
                 self.values[item.hash] = values
         elapsed = time.monotonic() - self._started
         self._report((len(self.values) - self._at_start) / elapsed if elapsed > 0 else 0.0)

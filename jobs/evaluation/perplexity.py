@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from backend.domain.data.rows.conversations import Conversation, conversation_of
 from backend.domain.data.rows.display import message_text, row_text
 from backend.errors import InvalidInput
+from jobs.evaluation.choices import counted
+from jobs.evaluation.engines.base import ScoreRequest, Scores, WindowPolicy
 from jobs.evaluation.items import Item, Scored
+from jobs.evaluation.questions import Question, RollRequest
 from jobs.evaluation.subject import Subject
 from jobs.modeling.chat.render import ConversationRefused, answers_of, encode_answer
-from jobs.modeling.loglikelihood import Pair, TextNll, rolling_nll, score_continuations
+from jobs.modeling.loglikelihood import TextNll
 
 FEW_DOCUMENTS = 8
 """Below this many documents an interval over documents is unreliable, so windows are the items."""
 SHOWN_CHARACTERS = 600
-BATCH_TOKENS = 4096
-
-CheckStop = Callable[[], None]
 
 
 def counts_windows(items: Sequence[Item]) -> bool:
@@ -29,28 +28,14 @@ def counts_windows(items: Sequence[Item]) -> bool:
     return len(items) < FEW_DOCUMENTS
 
 
-def score_texts(
-    subject: Subject,
-    items: Sequence[Item],
-    *,
-    windows: Literal["each_window", "first_window"],
-    batch_size: int,
-    check_stop: CheckStop,
-) -> Iterator[list[Scored]]:
-    """Score the complete text of each item, batch by batch. Values: sum_nll (nats), tokens, bytes, and their two quotients."""
+def text_question(item: Item, *, windows: WindowPolicy, by_window: bool) -> Question:
+    """Return the request of a whole text. Values: sum_nll (nats), tokens, bytes, and their two quotients."""
+    text = row_text(item.row)
 
-    def on_progress(done: int, total: int) -> bool:
-        check_stop()
-        return False
+    def finish(result: TextNll) -> list[Scored]:
+        return _window_items(item, text, result) if by_window else [_document_item(item, text, result)]
 
-    by_window = counts_windows(items)
-    for batch in _batches(items, 1 if by_window else batch_size):
-        texts = [row_text(item.row) for item in batch]
-        results = rolling_nll(subject.network, subject.tokenizer, texts, policy=windows, batch_tokens=BATCH_TOKENS, progress=on_progress)
-        scored: list[Scored] = []
-        for item, text, result in zip(batch, texts, results, strict=True):
-            scored += _window_items(item, text, result) if by_window else [_document_item(item, text, result)]
-        yield scored
+    return Question(item, RollRequest(text, windows), finish)
 
 
 def _document_item(item: Item, text: str, result: TextNll) -> Scored:
@@ -71,34 +56,26 @@ def _window_items(item: Item, text: str, result: TextNll) -> list[Scored]:
     return scored
 
 
-def score_conversations(subject: Subject, items: Sequence[Item], *, batch_size: int, check_stop: CheckStop) -> Iterator[list[Scored]]:
-    """Score the assistants' answers, end token included, each given what came before it through the chat template.
+def conversation_question(subject: Subject, item: Item) -> Question:
+    """Return the request of the assistants' answers, end token included, each given what came before it through the chat template.
 
     The bytes are those of the answers' text. Raises InvalidInput for a row without an answer.
     """
-    for batch in _batches(items, batch_size):
-        check_stop()
-        pairs: list[Pair] = []
-        owners: list[int] = []
-        sizes: list[int] = []
-        for index, item in enumerate(batch):
-            conversation = conversation_of(item.row) or Conversation([])
-            try:
-                turns = answers_of(subject.tokenizer, conversation.messages, tools=conversation.tools)
-            except ConversationRefused as error:
-                raise InvalidInput(f"Row {item.position + 1} can't be scored. {error.message}", field="benchmark") from error
-            if not turns:
-                raise InvalidInput(f"Row {item.position + 1} has no answer to score.", remedy="Remove such rows and import again.")
-            pairs += [encode_answer(subject.tokenizer, before, answer) for _, before, answer in turns]
-            owners += [index] * len(turns)
-            sizes.append(sum(len(message_text(conversation.messages[place]).encode()) for place, _, _ in turns))
-        results = score_continuations(subject.network, subject.tokenizer, pairs, batch_tokens=BATCH_TOKENS)
-        scored = []
-        for index, item in enumerate(batch):
-            own = [result for owner, result in zip(owners, results, strict=True) if owner == index]
-            total = TextNll(-sum(part.sum_logprob for part in own), sum(part.tokens for part in own), sizes[index])
-            scored.append(Scored(item.hash, item.position, _values(total), {"text": _shorten(row_text(item.row))}))
-        yield scored
+    conversation = conversation_of(item.row) or Conversation([])
+    try:
+        turns = answers_of(subject.tokenizer, conversation.messages, tools=conversation.tools)
+    except ConversationRefused as error:
+        raise InvalidInput(f"Row {item.position + 1} can't be scored. {error.message}", field="benchmark") from error
+    if not turns:
+        raise InvalidInput(f"Row {item.position + 1} has no answer to score.", remedy="Remove such rows and import again.")
+    pairs = tuple(encode_answer(subject.tokenizer, before, answer) for _, before, answer in turns)
+    size = sum(len(message_text(conversation.messages[place]).encode()) for place, _, _ in turns)
+
+    def finish(scores: Scores) -> list[Scored]:
+        total = TextNll(-sum(score.sum_logprob for score in scores), sum(score.tokens for score in scores), size)
+        return [Scored(item.hash, item.position, _values(total) | counted(scores), {"text": _shorten(row_text(item.row))})]
+
+    return Question(item, ScoreRequest(pairs), finish)
 
 
 def _values(result: TextNll) -> dict[str, float]:
@@ -118,8 +95,3 @@ def _lost(result: TextNll) -> dict[str, float]:
 
 def _shorten(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + " …"
-
-
-def _batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    for at in range(0, len(items), size):
-        yield items[at : at + size]

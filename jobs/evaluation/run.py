@@ -6,20 +6,40 @@ Payload: `checkpoint` and `dataset` (folders relative to the artifacts), `kind`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from backend.domain.data.rows.conversations import conversation_of
 from backend.domain.evaluation.clusters import cluster_values
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.tasks.selection import render_row
 from backend.domain.jobs.payloads import EvaluatePayload
-from backend.domain.jobs.results import EvaluateResult, EvaluationFacts
+from backend.domain.jobs.results import EvaluateResult, EvaluationFacts, ScoreRow
 from jobs.evaluation import generation, multiple_choice, perplexity
+from jobs.evaluation.check import check_engines
+from jobs.evaluation.engines.base import Engine
+from jobs.evaluation.engines.choose import open_engine
+from jobs.evaluation.engines.plain import PlainEngine
 from jobs.evaluation.estimates import estimate_scores
-from jobs.evaluation.items import Item, Scored, choose_items, read_items
+from jobs.evaluation.items import Item, choose_items, read_items
 from jobs.evaluation.ledger import Ledger
+from jobs.evaluation.questions import Audit, Question, answer_questions
 from jobs.evaluation.subject import Subject, load_subject
+from jobs.evaluation.task_estimates import estimate_task
+from jobs.evaluation.task_questions import TaskQuestions, choose_task_items
 from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
+
+
+@dataclass(frozen=True)
+class Work:
+    """Items to score and their examples: rows, or a task's selection of them."""
+
+    items: list[Item]
+    examples: list[Item]
+    selection: Any = None
 
 
 def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
@@ -27,81 +47,119 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
     payload = spec.payload
     kind, config = payload.kind, payload.config
     set_threads(payload.threads)
-    examples, items = choose_items(
-        read_items(spec.path(payload.dataset), split=payload.split),
-        shots=0 if kind is EvaluationKind.PERPLEXITY else config.shots,
-        limit=config.limit,
-        seed=config.seed,
-    )
-    reporter.progress(0, len(items), unit="items", message="Loading the network")
-    subject = load_subject(spec.path(payload.checkpoint))
-    chat = _uses_chat(subject, items, kind=kind, config=config)
-    by_window = kind is EvaluationKind.PERPLEXITY and not chat and perplexity.counts_windows(items)
+    work = choose_work(spec)
+    reporter.progress(0, len(work.items), unit="items", message="Loading the network")
+    subject = load_subject(spec.path(payload.checkpoint), dtype=config.dtype)
+    chat = uses_chat(subject, work.items, kind=kind, config=config)
+    by_window = config.task is None and kind is EvaluationKind.PERPLEXITY and not chat and perplexity.counts_windows(work.items)
     ledger = Ledger(spec.folder / "items.jsonl", reporter, fingerprint=payload.fingerprint)
-    ledger.expect(len(items))
-    ledger.clusters = dict(zip([item.hash for item in items], cluster_values([item.row for item in items]) or [], strict=False))
-    left = items if by_window else [item for item in items if item.hash not in ledger.values]
-    for batch in score_items(subject, left, kind=kind, config=config, chat=chat, examples=examples, ledger=ledger):
+    ledger.expect(len(work.items))
+    questions = make_questions(subject, work, kind=kind, config=config, chat=chat, by_window=by_window)
+    if payload.check is not None:
+        return check_engines(spec, reporter, subject, questions)
+    ledger.clusters = _clusters(work, config)
+    left = questions if by_window else [question for question in questions if question.item.hash not in ledger.values]
+    engine = open_engine(config.engine, subject, batch_size=config.batch_size, check_stop=ledger.check_stop)
+    audit = Audit.draw(left, count=config.audit_items if config.engine != "plain" else 0, seed=config.seed)
+    for batch in answer_questions(engine, subject.tokenizer, left, audit=audit):
         ledger.add(batch)
     unit = "windows" if by_window else "documents" if kind is EvaluationKind.PERPLEXITY else "items"
-    values = list(ledger.values.values())
-    facts = EvaluationFacts(
+    difference = audit.difference(PlainEngine(subject, check_stop=ledger.check_stop))
+    facts = _facts(engine, subject, ledger, chat=chat, unit=unit, kind=kind)
+    facts = facts.model_copy(update={"audit_items": len(audit.results), "audit_difference": difference})
+    return EvaluateResult(scores=_scores(ledger, kind=kind, config=config, unit=unit), facts=facts)
+
+
+def choose_work(spec: JobSpec[EvaluatePayload]) -> Work:
+    """Return the items of a job. Raises InvalidInput or TemplateFault for rows that its config can't use."""
+    payload, config = spec.payload, spec.payload.config
+    items = read_items(spec.path(payload.dataset), split=payload.split)
+    if config.task is None:
+        shots = 0 if payload.kind is EvaluationKind.PERPLEXITY else config.shots
+        return Work(*reversed(choose_items(items, shots=shots, limit=config.limit, seed=config.seed)))
+    source, split = payload.examples or payload.dataset, config.task.fewshot.split
+    pool = read_items(spec.path(source), split=split or "all") if payload.examples or split else None
+    chosen, selection = choose_task_items(config.task, items, limit=config.limit, seed=config.seed, pool=pool)
+    return Work(chosen, [], selection)
+
+
+def make_questions(
+    subject: Subject, work: Work, *, kind: EvaluationKind, config: EvaluationConfig, chat: bool, by_window: bool = False
+) -> list[Question]:
+    """Return the request of every item. Raises InvalidInput for rows that the kind can't score, TemplateFault for those a task can't."""
+    items, examples = work.items, work.examples
+    if config.task is not None:
+        task = TaskQuestions(config.task, subject, work.selection, chat=chat, seed=config.seed, windows=config.windows)
+        return [task.question(item) for item in items]
+    if kind is EvaluationKind.PERPLEXITY:
+        if chat:
+            return [perplexity.conversation_question(subject, item) for item in items]
+        return [perplexity.text_question(item, windows=config.windows, by_window=by_window) for item in items]
+    if kind is EvaluationKind.MULTIPLE_CHOICE:
+        multiple_choice.check_rows([*examples, *items])
+        return [multiple_choice.question_of(subject, item, examples=examples, chat=chat) for item in items]
+    generation.check_rows([*examples, *items])
+    return [
+        generation.question_of(subject, item, examples=examples, chat=chat, max_tokens=config.max_tokens, numeric=config.numeric)
+        for item in items
+    ]
+
+
+def uses_chat(subject: Subject, items: Sequence[Item], *, kind: EvaluationKind, config: EvaluationConfig) -> bool:
+    """Decide on the chat template: `auto` uses it for generated answers and conversations, never for choices or running text."""
+    setting = config.task.chat if config.task is not None and config.chat == "auto" else config.chat
+    if kind is EvaluationKind.PERPLEXITY and (config.task is not None or conversation_of(items[0].row) is None):
+        return False
+    if kind is EvaluationKind.MULTIPLE_CHOICE and setting == "auto":
+        return False
+    return subject.uses_chat(setting)
+
+
+def _clusters(work: Work, config: EvaluationConfig) -> dict[str, float]:
+    rows, labels = [item.row for item in work.items], None
+    if config.task is not None and config.task.cluster:
+        labels = [render_row(config.task, row, work.selection).cluster for row in rows]
+    return dict(zip([item.hash for item in work.items], cluster_values(rows, labels) or [], strict=False))
+
+
+def _scores(ledger: Ledger, *, kind: EvaluationKind, config: EvaluationConfig, unit: str) -> tuple[ScoreRow, ...]:
+    if config.task is not None:
+        return tuple(estimate_task(config.task, ledger))
+    return tuple(estimate_scores(kind, list(ledger.values.values()), unit=unit))
+
+
+def _facts(engine: Engine, subject: Subject, ledger: Ledger, *, chat: bool, unit: str, kind: EvaluationKind) -> EvaluationFacts:
+    values, computed = list(ledger.values.values()), engine.facts()
+
+    def count(name: str) -> int:
+        return sum(1 for item in values if item.get(name))
+
+    chances = [item["chance"] for item in values if "chance" in item]
+    more: dict[str, Any] = {"chance": sum(chances) / len(chances)} if chances else {}
+    if kind is EvaluationKind.PERPLEXITY:
+        more["tokens"] = int(sum(item.get("tokens", 0) for item in values))
+    if lost := int(sum(item.get("lost_bytes", 0) for item in values)):
+        more |= {"lost_bytes": lost, "lost_items": count("lost_bytes")}
+    more |= {name: number for name, part in COUNTED if (number := count(part))}
+    if chat:
+        more["template_hash"] = hashlib.sha256(str(subject.tokenizer.chat_template).encode()).hexdigest()
+    return EvaluationFacts(
         used_chat_template=chat,
         unit=unit,
         items=len(values),
-        context=subject.context,
-        number_format=subject.number_format,
-        device=subject.network.device.type,
-        **_facts_of_kind(kind, values),
+        context=computed.context,
+        number_format=computed.dtype,
+        stored_dtype=subject.stored_dtype,
+        device=computed.device,
+        devices=computed.devices,
+        engine=computed.name,
+        engine_fallback=computed.fallback,
+        batch_tokens=computed.batch_tokens,
+        bos=computed.bos,
+        weights_hash=computed.weights_hash,
+        item_ids_hash=hashlib.sha256("".join(sorted(ledger.values)).encode()).hexdigest(),
+        **more,
     )
-    return EvaluateResult(scores=tuple(estimate_scores(kind, values, unit=unit)), facts=facts)
 
 
-def _facts_of_kind(kind: EvaluationKind, values: list[dict[str, float]]) -> dict[str, float]:
-    if kind is EvaluationKind.MULTIPLE_CHOICE:
-        return {"chance": sum(v["chance"] for v in values) / len(values)}
-    if kind is EvaluationKind.PERPLEXITY:
-        tokens, lost = (int(sum(v.get(name, 0) for v in values)) for name in ("tokens", "lost_bytes"))
-        return {"tokens": tokens, **({"lost_bytes": lost} if lost else {})}
-    return {}
-
-
-def _uses_chat(subject: Subject, items: list[Item], *, kind: EvaluationKind, config: EvaluationConfig) -> bool:
-    """Decide on the chat template: `auto` uses it for generated answers and conversations, never for choices or running text."""
-    if kind is EvaluationKind.PERPLEXITY and conversation_of(items[0].row) is None:
-        return False
-    if kind is EvaluationKind.MULTIPLE_CHOICE and config.chat == "auto":
-        return False
-    return subject.uses_chat(config.chat)
-
-
-def score_items(
-    subject: Subject,
-    items: list[Item],
-    *,
-    kind: EvaluationKind,
-    config: EvaluationConfig,
-    chat: bool,
-    examples: list[Item],
-    ledger: Ledger,
-) -> Iterator[list[Scored]]:
-    """Yield scored items batch by batch. Raises InvalidInput for rows that the kind can't score."""
-    size, check = config.batch_size, ledger.check_stop
-    if kind is EvaluationKind.PERPLEXITY:
-        if chat:
-            return perplexity.score_conversations(subject, items, batch_size=size, check_stop=check)
-        return perplexity.score_texts(subject, items, windows=config.windows, batch_size=size, check_stop=check)
-    if kind is EvaluationKind.MULTIPLE_CHOICE:
-        multiple_choice.check_rows([*examples, *items])
-        return multiple_choice.score_choices(subject, items, examples=examples, chat=chat, batch_size=size, check_stop=check)
-    generation.check_rows([*examples, *items])
-    return generation.score_answers(
-        subject,
-        items,
-        examples=examples,
-        chat=chat,
-        max_tokens=config.max_tokens,
-        numeric=config.numeric,
-        batch_size=size,
-        check_stop=check,
-    )
+COUNTED = (("truncated_items", "cut"), ("tied_items", "tied"), ("missing_items", "missing"))

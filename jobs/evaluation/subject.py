@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
 from jobs.modeling.chat.render import Message, encode_prompt, turn_end
-from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
-from jobs.modeling.devices import pick_device, pick_inference_dtype
+from jobs.modeling.checkpoints import check_folder, hash_weights, load_network, load_tokenizer, read_card, stored_dtype
+from jobs.modeling.devices import pick_device, scoring_dtype
 from jobs.modeling.loglikelihood import longest_input
 from jobs.modeling.tokenizers import encode_plain_prompt
 
@@ -29,6 +29,7 @@ class Subject:
     taught_chat: bool
     configured_ends: tuple[int, ...] = ()
     weights_hash: str | None = None
+    stored_dtype: str | None = None
 
     @property
     def context(self) -> int:
@@ -57,11 +58,16 @@ class Subject:
         return begin is not None and encode_plain_prompt(self.tokenizer, "a")[:1] == [begin]
 
 
-def load_subject(folder: Path) -> Subject:
-    """Load a checkpoint for scoring: fp32 on the CPU. Raises NotFound or InvalidInput for an unusable folder."""
+def load_subject(folder: Path, *, dtype: str = "auto") -> Subject:
+    """Load a checkpoint for scoring. Raises NotFound or InvalidInput for an unusable folder.
+
+    `auto` is the checkpoint's own number format; on a CPU float32, which holds every value of it.
+    """
     device = pick_device()
     tokenizer = load_tokenizer(folder)
-    network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
+    check_folder(folder)
+    stored = stored_dtype(folder)
+    network = load_network(folder, device=device, dtype=scoring_dtype(dtype, stored=stored, device=device))
     named = network.generation_config.eos_token_id if network.generation_config is not None else None
     ends = tuple(named) if isinstance(named, list | tuple) else (named,) if named is not None else ()
     closing = turn_end(tokenizer)
@@ -69,4 +75,4 @@ def load_subject(folder: Path) -> Subject:
     own_template = bool(tokenizer.chat_template) and tokenizer.chat_template != PLAIN_TEMPLATE
     config = read_card(folder).get("config")
     only_text = isinstance(config, dict) and config.get("objective") == "pretrain"
-    return Subject(network, tokenizer, own_template and not only_text, ends)
+    return Subject(network, tokenizer, own_template and not only_text, ends, hash_weights(folder), stored)

@@ -152,6 +152,28 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_weights(folder: Path) -> str:
+    """Return the SHA-256 of a checkpoint's weights, of an adapter with those of its base. The card's hashes are not computed again."""
+    known = read_card(folder).get("files", {})
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        listed = known.get(path.name, {})
+        same = listed.get("bytes") == path.stat().st_size
+        digest.update(f"{path.name} {listed['sha256'] if same else hash_file(path)}\n".encode())
+    if is_adapter(folder):
+        digest.update(hash_weights(base_folder_of(folder)).encode())
+    return digest.hexdigest()
+
+
+def stored_dtype(folder: Path) -> str | None:
+    """Return the number format that a checkpoint's config names, of an adapter that of its base."""
+    if is_adapter(folder):
+        return stored_dtype(base_folder_of(folder))
+    config = json.loads((folder / "config.json").read_text())
+    named = config.get("dtype") or config.get("torch_dtype")
+    return str(named).removeprefix("torch.") if named else None
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """Return the contents of `roundhouse.json`; empty without one (a checkpoint from outside)."""
     try:

@@ -43,8 +43,19 @@ def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device:
     return torch.float16 if precision == "fp16" or not torch.cuda.is_bf16_supported() else torch.bfloat16
 
 
+def scoring_dtype(setting: str, *, stored: str | None, device: torch.device) -> torch.dtype:
+    """Return the number format for scoring: the one that is set, else the checkpoint's own; on a CPU fp32, which holds every value of it.
+
+    A score is never silently one of rounded weights.
+    """
+    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if setting in formats:
+        return formats[setting]
+    return formats.get(stored or "", torch.float32) if device.type == "cuda" else torch.float32
+
+
 def pick_inference_dtype(*, device: torch.device) -> torch.dtype:
-    """Return the type of weights for scoring and generation: bf16 on a GPU that supports it, else fp32."""
+    """Return the type of weights for an endpoint: bf16 on a GPU that supports it, else fp32."""
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 

@@ -191,6 +191,26 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, *, vocab_size: int | None = 
     return lengths
 
 
+def lost_bytes(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Return the bytes of a text that no token represents, which the network can't see; 0 for a tokenizer that writes any text."""
+    if _writes_everything(tokenizer):
+        return 0
+    ids = encode_texts(tokenizer, [text])[0]
+    return max(0, len(text.encode()) - int(token_bytes(tokenizer)[ids].sum()))
+
+
+RARE = "\x07é漢\U0001f600\u200bΩß\u0915ᚠ" + "".join(map(chr, range(32, 127)))
+
+
+def _writes_everything(tokenizer: PreTrainedTokenizerBase) -> bool:
+    known: bool | None = tokenizer.__dict__.get("_roundhouse_writes_everything")
+    if known is None:
+        ids = encode_texts(tokenizer, [RARE])[0]
+        known = int(token_bytes(tokenizer)[ids].sum()) >= len(RARE.encode())
+        tokenizer.__dict__["_roundhouse_writes_everything"] = known
+    return known
+
+
 def piece_form(tokenizer: PreTrainedTokenizerBase) -> PieceForm:
     """Return the encoding of a tokenizer's pieces."""
     decoder = tokenizer.backend_tokenizer.decoder

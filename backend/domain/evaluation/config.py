@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
 
-SCORING_VERSION = 2
+SCORING_VERSION = 3
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
 
 PREFIX_POLICY: dict[str, str] = {
@@ -43,7 +43,10 @@ METRIC_LABEL: dict[str, str] = {
     "perplexity": "perplexity per token",
     "bits_per_byte": "bits per byte",
     "acc": "accuracy",
-    "acc_norm": "accuracy, per byte",
+    "acc_norm": "accuracy, per character",
+    "acc_bytes": "accuracy, per byte",
+    "acc_token": "accuracy, per token",
+    "acc_pmi": "accuracy, against the choice alone",
     "exact_match": "exact match",
     "contains": "answer contained",
     "numeric": "number right",
@@ -85,7 +88,17 @@ class EvaluationConfig(BaseModel):
     )
     max_tokens: int = Field(default=64, ge=1, le=8192, description="Generation: longest answer, in tokens.")
     numeric: bool = Field(default=False, description="Generation: also compare the last number of the answer.")
-    batch_size: int = Field(default=16, ge=1, le=4096, description="Sequences in one forward pass. Changes speed, not scores.")
+    engine: Literal["fast", "plain", "lm_eval"] = Field(
+        default="fast",
+        description="fast: shared prefixes are computed once. plain: the shortest path. lm_eval: lm-evaluation-harness's own.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Number format of the weights. auto: the checkpoint's own; on a CPU float32, which holds it exactly."
+    )
+    audit_items: int = Field(default=4, ge=0, le=1000, description="Items that the plain engine computes again; the difference is shown.")
+    batch_size: int = Field(
+        default=0, ge=0, le=4096, description="Sequences in one forward pass; 0: as many as fit. Changes speed, not scores."
+    )
     task: TaskDefinition | None = Field(default=None, description="Task that renders and scores the rows. Empty: by the dataset's kind.")
 
     @model_validator(mode="after")
@@ -108,6 +121,8 @@ def settings_of(config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash:
         "split": split,
         "limit": config.limit,
         "chat": config.chat,
+        "engine": config.engine,
+        "dtype": config.dtype,
     }
     if config.task is not None:
         return settings | _task_settings(config, config.task)
@@ -155,6 +170,10 @@ SETTING_WORDS: dict[str, str] = {
     "numeric": "the comparison of numbers",
     "used_chat_template": "whether text went through a chat template",
     "unit": "what counts as one item",
+    "engine": "the engine",
+    "dtype": "the number format asked for",
+    "device": "the kind of device",
+    "bos": "whether a text begins with the begin token",
     "number_format": "the number format of the weights",
 }
 

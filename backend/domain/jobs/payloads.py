@@ -79,6 +79,13 @@ class ProbePayload(TrainingPayload):
     shape: ArchitectureConfig | None = None
 
 
+class CheckRequest(Record):
+    """A comparison of an evaluation's engine with another one; 0 items: all."""
+
+    against: Literal["lm_eval", "plain"]
+    items: int = Field(default=0, ge=0)
+
+
 class EvaluatePayload(ComputePayload):
     """Score a checkpoint on a benchmark."""
 
@@ -92,6 +99,8 @@ class EvaluatePayload(ComputePayload):
     fingerprint: str = ""
     examples: str | None = None
     """Folder of the dataset that a task's few-shot examples come from, if it is another one."""
+    check: CheckRequest | None = None
+    """Compute items by two engines and compare them; nothing is scored."""
 
 
 class Prompt(Record):

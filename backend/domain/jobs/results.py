@@ -68,7 +68,13 @@ class ScoreRow(ReadRecord):
 
 
 class EvaluationFacts(ReadRecord):
-    """Facts of an evaluation: `unit` is what counts as one item, `chance` the score of guessing."""
+    """Facts of an evaluation: `unit` is what counts as one item, `chance` the score of guessing.
+
+    `engine` computed the numbers; where that is not the one asked for, `engine_fallback` gives the reason. `bos` says whether a text begins
+    with the begin token. Counted are items whose context was cut (`truncated_items`) or holds bytes that the tokenizer can't write
+    (`lost_items`, `lost_bytes`), ties, and items without a result. `audit_difference` is the largest difference in nats on `audit_items`
+    that the plainest path computed again.
+    """
 
     used_chat_template: bool | None = None
     unit: str = "items"
@@ -79,14 +85,55 @@ class EvaluationFacts(ReadRecord):
     chance: float | None = None
     tokens: int | None = None
     lost_bytes: int = 0
+    lost_items: int = 0
+    truncated_items: int = 0
+    tied_items: int = 0
+    missing_items: int = 0
+    engine: str | None = None
+    engine_fallback: str = ""
+    stored_dtype: str | None = None
+    devices: int = 1
+    batch_tokens: int | None = None
+    bos: bool | None = None
+    weights_hash: str | None = None
+    template_hash: str | None = None
+    item_ids_hash: str | None = None
+    audit_items: int = 0
+    audit_difference: float | None = None
+
+
+class CheckedItem(ReadRecord):
+    """An item by two engines: `difference` is the largest one of its log-likelihoods, in nats; None for a generated answer."""
+
+    item_hash: str
+    position: int
+    difference: float | None = None
+    same_choice: bool = True
+    same_values: bool = True
+
+
+class EngineCheck(ReadRecord):
+    """Items computed by an evaluation's own engine and by another one. `shown` begins with the largest difference.
+
+    `other_choices` counts items with another choice or answer, `other_values` those with another value of a metric.
+    """
+
+    against: str
+    engine: str
+    items: int
+    largest_difference: float | None = None
+    other_choices: int = 0
+    other_values: int = 0
+    shown: tuple[CheckedItem, ...] = ()
 
 
 class EvaluateResult(JobResult):
-    """The scores of an evaluation."""
+    """The scores of an evaluation; of a check the comparison alone."""
 
     job_kind = JobKind.EVALUATE
     scores: tuple[ScoreRow, ...] = ()
     facts: EvaluationFacts = EvaluationFacts()
+    check: EngineCheck | None = None
 
 
 class GenerateResult(JobResult):

@@ -326,6 +326,9 @@ def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload],
     row = session.get(Evaluation, claim.payload.evaluation_id)
     if row is None:
         return
+    if claim.payload.check is not None:
+        row.config = {**row.config, "check": result.check.model_dump(mode="json") if result.check else None}
+        return
     session.execute(delete(Score).where(Score.evaluation_id == row.id))
     session.add_all(Score(evaluation_id=row.id, **score.model_dump()) for score in result.scores if score.value is not None)
     row.config = {**row.config, "facts": result.facts.model_dump(exclude_unset=True)}

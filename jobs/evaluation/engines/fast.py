@@ -53,7 +53,10 @@ LEAST_ROW_TOKENS = 32
 
 
 class FastEngine:
-    """Scores a subject on one device, or on several that each hold a copy. `batch_tokens` bounds a forward pass; 0: by free memory."""
+    """Scores a subject on one device, or on several that each hold a copy. `batch_tokens` and `batch_size` bound a forward pass.
+
+    0 tokens: by free memory; 0 sequences: any number.
+    """
 
     name = "fast"
 
@@ -61,12 +64,12 @@ class FastEngine:
         self,
         subject: Subject,
         *,
-        batch_size: int = 16,
+        batch_size: int = 0,
         batch_tokens: int = 0,
         devices: Sequence[torch.device] = (),
         check_stop: CheckStop = never_stop,
     ) -> None:
-        self._subject, self._check_stop = subject, check_stop
+        self._subject, self._check_stop, self._batch_size = subject, check_stop, batch_size
         self._batch_tokens = batch_tokens or row_tokens(subject.network)
         self._plain = PlainEngine(subject, batch_size=batch_size, check_stop=check_stop)
         self._fallback = reason_against(subject.network)
@@ -145,7 +148,7 @@ class FastEngine:
     def _score_sequences(self, sequences: Sequence[ScoredSequence]) -> Iterator[list[tuple[ScoredSequence, float, bool]]]:
         """Yield the scores of a row's sequences, row by row."""
         trie = TokenTrie(sequences)
-        rows = trie.rows(self._batch_tokens)
+        rows = trie.rows(self._batch_tokens, most=self._batch_size)
         workers = [_Worker(trie, network, piece_tokens=self._batch_tokens) for network in self._networks]
         if len(workers) == 1:
             for row in rows:
@@ -166,7 +169,7 @@ class _Worker:
         scores = self._try(row)
         if scores is None:
             self._prefix.forget()
-            gc.collect()
+            gc.collect(1)  # frames of the failed pass hold its tensors
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if row.last - row.first > 1:

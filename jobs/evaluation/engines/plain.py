@@ -37,9 +37,9 @@ class PlainEngine:
     name = "plain"
 
     def __init__(
-        self, subject: Subject, *, batch_size: int = REQUESTS, batch_tokens: int = BATCH_TOKENS, check_stop: CheckStop = never_stop
+        self, subject: Subject, *, batch_size: int = 0, batch_tokens: int = BATCH_TOKENS, check_stop: CheckStop = never_stop
     ) -> None:
-        self._subject, self._batch_size, self._batch_tokens, self._check_stop = subject, batch_size, batch_tokens, check_stop
+        self._subject, self._batch_size, self._batch_tokens, self._check_stop = subject, batch_size or REQUESTS, batch_tokens, check_stop
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Batch[Scores]]:
         """Yield log-likelihoods; see Engine.score."""

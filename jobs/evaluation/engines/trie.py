@@ -70,20 +70,25 @@ class TokenTrie:
         """Return the distinct tokens of a run of sequences beyond a prefix of `base` tokens."""
         return int(self.lengths[first] - base + self._new[last] - self._new[first + 1])
 
-    def rows(self, budget: int) -> Iterator[Row]:
-        """Yield rows of at most `budget` tokens, or of one sequence; those with a common prefix follow each other."""
+    def rows(self, budget: int, *, most: int = 0) -> Iterator[Row]:
+        """Yield rows of at most `budget` tokens and `most` sequences (0: any number), or of one; those with a common prefix follow
+        each other.
+        """
         waiting = [(0, len(self.sequences), 0)] if self.sequences else []
         while waiting:
             first, last, base = waiting.pop()
-            if last - first == 1 or self.tokens(first, last, base) <= budget:
+            if last - first == 1 or self._fits(first, last, base, budget, most):
                 yield Row(first, last, base)
                 continue
             fork = int(self.shared[first + 1 : last].min())
             base = self._cached(first, last, base, min(fork, int(self.first_scored[first:last].min())), budget)
             starts = [first, *(first + 1 + np.flatnonzero(self.shared[first + 1 : last] == fork)).tolist(), last]
-            small, large = self._group(starts, base, budget)
+            small, large = self._group(starts, base, budget, most)
             yield from (Row(start, end, base) for start, end in small)
             waiting += [(start, end, base) for start, end in reversed(large)]
+
+    def _fits(self, first: int, last: int, base: int, budget: int, most: int) -> bool:
+        return self.tokens(first, last, base) <= budget and (not most or last - first <= most)
 
     def _cached(self, first: int, last: int, base: int, depth: int, budget: int) -> int:
         """Return the length of the prefix to cache: to `depth`, if that saves more than it costs."""
@@ -92,14 +97,14 @@ class TokenTrie:
         rows = -(-(self.tokens(first, last, base) - extension) // room)
         return base + extension if extension * (rows - 1) >= LEAST_SAVED_TOKENS else base
 
-    def _group(self, starts: list[int], base: int, budget: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    def _group(self, starts: list[int], base: int, budget: int, most: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Return (runs of small branches that fit one row, branches that do not fit)."""
         small: list[tuple[int, int]] = []
         large: list[tuple[int, int]] = []
         for start, end in itertools.pairwise(starts):
-            if end - start > 1 and self.tokens(start, end, base) > budget:
+            if end - start > 1 and not self._fits(start, end, base, budget, most):
                 large.append((start, end))
-            elif small and small[-1][1] == start and self.tokens(small[-1][0], end, base) <= budget:
+            elif small and small[-1][1] == start and self._fits(small[-1][0], end, base, budget, most):
                 small[-1] = (small[-1][0], end)
             else:
                 small.append((start, end))

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from backend.errors import InvalidInput, JobFailed, NotFound
-from jobs.evaluation.multiple_choice import credit
+from jobs.evaluation.questions import credit
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.evaluation_rooms import EvaluationRoom, Remembering
 from tests.support.networks.oracles import chain_bigram, random_bigram, save_bigram, save_uniform

@@ -1,0 +1,137 @@
+"""An item as the request that an engine answers, and what becomes of the answer: the common path of all kinds and tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from jobs.evaluation.engines.base import Batch, Engine, GenerateRequest, ScoreRequest, WindowPolicy
+from jobs.evaluation.items import Item, Scored
+from jobs.modeling.tokenizers import lost_bytes
+
+TIE = 1e-6
+"""Log-likelihoods closer than this (nats) count as equal; fp32 sums differ by about as much between batch shapes."""
+
+
+@dataclass(frozen=True)
+class RollRequest:
+    """A whole text to score; for `policy` see `rolling_nll`."""
+
+    text: str
+    policy: WindowPolicy
+
+
+Request = ScoreRequest | GenerateRequest | RollRequest
+
+
+@dataclass(frozen=True)
+class Question:
+    """An item with its request. `finish` turns the engine's result into scored items, several where a text's windows are the items."""
+
+    item: Item
+    request: Request
+    finish: Callable[[Any], list[Scored]]
+
+    @property
+    def prompt_hash(self) -> str:
+        """SHA-256 of what the network is shown or asked to score."""
+        match self.request:
+            case ScoreRequest(pairs=pairs):
+                shown: Any = pairs
+            case GenerateRequest(prompt=prompt):
+                shown = prompt
+            case RollRequest(text=text):
+                shown = text
+        return hashlib.sha256(json.dumps(shown, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of the request that are text, each once."""
+        match self.request:
+            case ScoreRequest(pairs=pairs):
+                return [part for part in dict.fromkeys(part for pair in pairs for part in pair if isinstance(part, str)) if part]
+            case GenerateRequest(prompt=prompt):
+                return [prompt] if isinstance(prompt, str) else []
+            case RollRequest():
+                return []  # its result counts them itself
+
+
+@dataclass
+class Audit:
+    """Some results of an engine, to be computed again by the plain one. `difference` is the largest one in nats."""
+
+    chosen: frozenset[str]
+    results: list[tuple[Question, Any]] = field(default_factory=list)
+
+    @classmethod
+    def draw(cls, questions: Sequence[Question], *, count: int, seed: int) -> Audit:
+        """Choose questions to score twice; answers that are generated are left out."""
+        hashes = [question.item.hash for question in questions if not isinstance(question.request, GenerateRequest)]
+        return cls(frozenset(random.Random(f"audit {seed}").sample(hashes, min(count, len(hashes)))))
+
+    def difference(self, plain: Engine) -> float | None:
+        """Return the largest difference between the recorded results and the plain engine's, None without a recorded one."""
+        worst = None
+        for (_, recorded), again in zip(self.results, _results(plain, [question for question, _ in self.results]), strict=True):
+            pairs = zip(recorded, again, strict=True) if isinstance(recorded, tuple) else [(recorded, again)]
+            gaps = [abs(_nats(first) - _nats(second)) for first, second in pairs]
+            worst = max([worst or 0.0, *gaps])
+        return worst
+
+
+def _nats(result: Any) -> float:
+    return float(result.sum_logprob if hasattr(result, "sum_logprob") else result.sum_nll)
+
+
+def _results(engine: Engine, questions: Sequence[Question]) -> list[Any]:
+    results = dict(pair for batch in run_requests(engine, [question.request for question in questions]) for pair in batch)
+    return [results[index] for index in range(len(questions))]
+
+
+def answer_questions(
+    engine: Engine, tokenizer: PreTrainedTokenizerBase | None, questions: Sequence[Question], *, audit: Audit | None = None
+) -> Iterator[list[Scored]]:
+    """Yield scored items batch by batch, each with its prompt's hash and, where there are any, bytes that the tokenizer lost."""
+    for batch in run_requests(engine, [question.request for question in questions]):
+        scored: list[Scored] = []
+        for index, result in batch:
+            question = questions[index]
+            if audit is not None and question.item.hash in audit.chosen:
+                audit.results.append((question, result))
+            lost = sum(lost_bytes(tokenizer, text) for text in question.texts) if tokenizer is not None else 0
+            more = {"lost_bytes": float(lost)} if lost else {}
+            shown = {"prompt_hash": question.prompt_hash}
+            scored += [replace(one, values=more | one.values, shown=one.shown | shown) for one in question.finish(result)]
+        yield scored
+
+
+def run_requests(engine: Engine, requests: Sequence[Request]) -> Iterator[Batch[Any]]:
+    """Yield the results of requests of any kind, by index."""
+    scores = [index for index, request in enumerate(requests) if isinstance(request, ScoreRequest)]
+    if scores:
+        yield from _renumbered(engine.score([requests[index] for index in scores]), scores)  # type: ignore[misc]
+    answers = [index for index, request in enumerate(requests) if isinstance(request, GenerateRequest)]
+    if answers:
+        yield from _renumbered(engine.generate([requests[index] for index in answers]), answers)  # type: ignore[misc]
+    texts = [(index, request) for index, request in enumerate(requests) if isinstance(request, RollRequest)]
+    for policy in dict.fromkeys(request.policy for _, request in texts):
+        own = [(index, request.text) for index, request in texts if request.policy == policy]
+        yield from _renumbered(engine.roll([text for _, text in own], policy=policy), [index for index, _ in own])
+
+
+def _renumbered(batches: Iterable[Batch[Any]], indices: Sequence[int]) -> Iterator[Batch[Any]]:
+    for batch in batches:
+        yield [(indices[place], result) for place, result in batch]
+
+
+def credit(scores: Sequence[float], right: Sequence[int] | int, *, tie: float = TIE) -> float:
+    """Return the share of the highest scores that are right: 1 if a right choice alone has it, 1/k if it ties with k - 1 wrong ones."""
+    best, gold = max(scores), {right} if isinstance(right, int) else set(right)
+    top = [index for index, score in enumerate(scores) if best - score <= tie]
+    return len(gold & set(top)) / len(top) if top else 0.0

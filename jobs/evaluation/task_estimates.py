@@ -1,0 +1,113 @@
+"""Aggregate the items of a task to its scores: by metric, by subgroup and by group, each with standard error and interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from backend.domain.evaluation.clusters import CLUSTER
+from backend.domain.evaluation.metrics.items import INSTRUCTIONS, estimate_answers
+from backend.domain.evaluation.metrics.registry import get_metric
+from backend.domain.evaluation.metrics.score import estimate_mean
+from backend.domain.evaluation.tasks.definition import MetricUse, TaskDefinition
+from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
+from backend.domain.jobs.results import ScoreRow
+from backend.domain.statistics.estimates import (
+    Estimate,
+    bits_per_byte_estimate,
+    perplexity_estimate,
+    ratio_estimate,
+    share_estimate,
+)
+from backend.domain.statistics.groups import macro_average, micro_average
+from backend.errors import InvalidInput
+from jobs.evaluation.ledger import Ledger
+from jobs.evaluation.task_questions import answer_metrics
+
+Items = Sequence[dict[str, float]]
+LONGEST_NAME = 40
+RATIOS = frozenset({"bits_per_byte", "nll_per_token", "perplexity", "byte_perplexity", "word_perplexity"})
+
+
+def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
+    """Return the scores of a task, its main metric first; items without a value are left out and counted among the facts.
+
+    A task of subgroups has a score for each of them and each of its groups, named `acc:subgroup`. Raises InvalidInput without any value.
+    """
+    rows: list[ScoreRow] = []
+    for name in dict.fromkeys(use.name for use in task.metric_uses):
+        items = [values for values in ledger.values.values() if _has(name, values)]
+        if items and name in METRIC_NAMES and name != INSTRUCTIONS:
+            rows += _metric_rows(task, ledger, name, partial(_estimate, name))
+    answered = [values for values in ledger.values.values() if "missing" not in values]
+    if answered and (metrics := answer_metrics(task)):
+        for name in estimate_answers(metrics, answered, clusters=_clusters(answered)):
+            rows += _metric_rows(task, ledger, name, partial(_answers, metrics, name))
+    if not rows:
+        raise InvalidInput("No item has a score.", remedy="See the items for the reason.")
+    return rows
+
+
+def _has(name: str, values: dict[str, float]) -> bool:
+    if name in RATIOS:
+        return "sum_nll" in values
+    return any(key in values for key in (name, "instructions" if name.startswith(("prompt_", "instruction_")) else name))
+
+
+def _answers(metrics: Sequence[MetricUse], name: str, items: Items) -> Estimate:
+    return estimate_answers(metrics, items, clusters=_clusters(items))[name].estimate
+
+
+def _metric_rows(task: TaskDefinition, ledger: Ledger, name: str, estimate: Callable[[Items], Estimate]) -> list[ScoreRow]:
+    """Return a metric's score over all items and, where the task has subgroups, over each of them and of its groups."""
+    parts: dict[str, list[dict[str, float]]] = {}
+    for item_hash, values in ledger.values.items():
+        if _has(name, values):
+            parts.setdefault(ledger.subgroups.get(item_hash, ""), []).append(values)
+    overall = estimate([values for part in parts.values() for values in part])
+    if not ledger.subgroups:
+        return [_row(name, overall)]
+    by_part = {part: estimate(own) for part, own in parts.items()}
+    is_macro = task.average == "macro"
+    macro = macro_average(list(by_part.values()))
+    rows = [_row(name, macro if is_macro else overall), _row(f"{name}:{'micro' if is_macro else 'macro'}", overall if is_macro else macro)]
+    average = macro_average if is_macro else micro_average
+    for group, members in task.groups.items():
+        own = [by_part[part] for part in members if part in by_part]
+        rows += [_row(f"{name}:{group}", average(own))] if own else []
+    return rows + [_row(f"{name}:{part}", one) for part, one in by_part.items()]
+
+
+def _estimate(name: str, items: Items) -> Estimate:
+    clusters = _clusters(items)
+    if name in RATIOS:
+        nlls = [item["sum_nll"] for item in items]
+        sizes = {"bits_per_byte": "bytes", "byte_perplexity": "bytes", "word_perplexity": "words"}.get(name, "tokens")
+        counts = [item[sizes] for item in items]
+        if name == "bits_per_byte":
+            return bits_per_byte_estimate(nlls, counts, clusters=clusters)
+        if name == "nll_per_token":
+            return ratio_estimate(nlls, counts, clusters=clusters)
+        return perplexity_estimate(nlls, counts, clusters=clusters)
+    values = [item[name] for item in items]
+    if all(0 <= value <= 1 for value in values):
+        return share_estimate(values, clusters=clusters)
+    return estimate_mean(values, metric=replace(get_metric("exact_match"), low=-math.inf, high=None), clusters=clusters)
+
+
+def _clusters(items: Items) -> list[str] | None:
+    return [str(item[CLUSTER]) for item in items] if all(CLUSTER in item for item in items) else None
+
+
+def _row(name: str, estimate: Estimate) -> ScoreRow:
+    return ScoreRow(
+        metric=name[:LONGEST_NAME],
+        value=estimate.value,
+        stderr=estimate.stderr,
+        low=estimate.low,
+        high=estimate.high,
+        n=estimate.n,
+        method=estimate.method[:60],
+    )

@@ -1,0 +1,163 @@
+"""Items of a task as requests of an engine, and the values of its metrics."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from backend.domain.evaluation.metrics.items import INSTRUCTIONS, score_answers
+from backend.domain.evaluation.tasks.definition import Form, MetricUse, TaskDefinition
+from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
+from backend.domain.evaluation.tasks.rendering import Rendered
+from backend.domain.evaluation.tasks.selection import Selection, name_row, render_row, select_rows
+from backend.domain.evaluation.tasks.templates import TemplateFault
+from jobs.evaluation.choices import choice_values, counted, shown_choices
+from jobs.evaluation.engines.base import Answers, GenerateRequest, Sampling, ScoreRequest, Scores, WindowPolicy
+from jobs.evaluation.items import Item, Scored
+from jobs.evaluation.questions import Question, RollRequest
+from jobs.evaluation.sandbox.programs import run_program
+from jobs.evaluation.subject import Subject
+from jobs.modeling.chat.render import encode_answer, render_chat
+from jobs.modeling.loglikelihood import Pair, TextNll
+
+SHOWN_CHARACTERS = 4000
+
+
+def choose_task_items(
+    task: TaskDefinition, items: Sequence[Item], *, limit: int | None, seed: int, pool: Sequence[Item] | None = None
+) -> tuple[list[Item], Selection]:
+    """Return the items to score, and the selection with their examples. Raises InvalidInput and TemplateFault; see `select_rows`."""
+    rows = [item.row for item in items]
+    selection = select_rows(task, rows, limit=limit, seed=seed, pool=None if pool is None else [item.row for item in pool])
+    return [items[place] for place in selection.scored], selection
+
+
+def answer_metrics(task: TaskDefinition) -> list[MetricUse]:
+    """Return the metrics of a task that compare answers with references."""
+    return [use for use in task.metric_uses if use.name == INSTRUCTIONS or use.name not in METRIC_NAMES]
+
+
+class TaskQuestions:
+    """Makes the questions of a task for a subject."""
+
+    def __init__(
+        self, task: TaskDefinition, subject: Subject, selection: Selection, *, chat: bool, seed: int, windows: WindowPolicy
+    ) -> None:
+        self._task, self._subject, self._selection = task, subject, selection
+        self._chat, self._seed, self._windows = chat, seed, windows
+        names = [use.name for use in task.metric_uses]
+        self._choice_metrics = [name for name in names if name in METRIC_NAMES] or ["acc"]
+        self._answer_metrics = answer_metrics(task)
+
+    def question(self, item: Item) -> Question:
+        """Return an item's question. Raises TemplateFault with the row's number."""
+        try:
+            rendered = render_row(self._task, item.row, self._selection)
+        except TemplateFault as fault:
+            raise name_row(fault, item.position) from fault
+        match rendered.form:
+            case Form.CHOICES:
+                return self._choices(item, rendered)
+            case Form.CONTINUATION:
+                return self._continuation(item, rendered)
+            case Form.ROLLING:
+                return self._rolling(item, rendered)
+        return self._generation(item, rendered)
+
+    def _pairs(self, rendered: Rendered) -> tuple[Pair, ...]:
+        if not self._chat or rendered.contexts is not None:
+            return tuple(rendered.pairs())
+        context = self._chat_text(rendered)
+        return tuple(encode_answer(self._subject.tokenizer, context, part.lstrip(" ")) for part in rendered.continuations or ())
+
+    def _chat_text(self, rendered: Rendered) -> str:
+        messages = [{"role": turn.role, "content": turn.content} for turn in rendered.turns]
+        return render_chat(self._subject.tokenizer, messages, generation_prompt=True) + rendered.answer_prefix
+
+    def _choices(self, item: Item, rendered: Rendered) -> Question:
+        pairs, count = self._pairs(rendered), len(rendered.choices)
+        if "acc_pmi" in self._choice_metrics:
+            pairs += tuple(("", part) for part in rendered.continuations or ())
+
+        def finish(scores: Scores) -> list[Scored]:
+            own, alone = scores[:count], scores[count:] or None
+            values = choice_values(own, rendered.choices, rendered.gold, metrics=self._choice_metrics, alone=alone)
+            return [self._scored(item, rendered, values, shown_choices(own, rendered.choices, rendered.gold))]
+
+        return Question(item, ScoreRequest(pairs), finish)
+
+    def _continuation(self, item: Item, rendered: Rendered) -> Question:
+        def finish(scores: Scores) -> list[Scored]:
+            score, text = scores[0], (rendered.continuations or ("",))[0]
+            values = likelihood_values(-score.sum_logprob, score.tokens, text) | {"acc": float(score.greedy)} | counted(scores)
+            return [self._scored(item, rendered, values, {"answer": text})]
+
+        return Question(item, ScoreRequest(self._pairs(rendered)), finish)
+
+    def _rolling(self, item: Item, rendered: Rendered) -> Question:
+        text = (rendered.continuations or ("",))[0]
+
+        def finish(result: TextNll) -> list[Scored]:
+            lost = result.bytes - sum(part.bytes for part in result.windows)
+            values = likelihood_values(result.sum_nll, result.tokens, rendered.counted) | ({"lost_bytes": float(lost)} if lost > 0 else {})
+            return [self._scored(item, rendered, values, {"text": text[:SHOWN_CHARACTERS]})]
+
+        return Question(item, RollRequest(text, self._windows), finish)
+
+    def _generation(self, item: Item, rendered: Rendered) -> Question:
+        task, text = self._task, self._chat_text(rendered) if self._chat else rendered.context
+        prompt: str | list[int] = encode_answer(self._subject.tokenizer, text, "")[0] if self._chat else text
+        sampling = Sampling(max_tokens=task.max_tokens, temperature=task.temperature, top_p=task.top_p, seed=self._seed)
+        request = GenerateRequest(prompt, stop=rendered.stop, sampling=sampling, samples=task.samples)
+
+        def finish(answers: Answers) -> list[Scored]:
+            shown: dict[str, Any] = {"answer": list(rendered.references), "completion": answers[0].text}
+            shown["finish_reason"] = answers[0].finish_reason
+            if len(answers) > 1:
+                shown["samples"] = [answer.text for answer in answers]
+            failed = next((answer.failed for answer in answers if answer.failed), "")
+            if failed:
+                return [self._scored(item, rendered, {"missing": 1.0}, {**shown, "failed": failed})]
+            outcomes = self._outcomes(rendered, answers) if task.runs_code else None
+            own = score_answers(
+                self._answer_metrics,
+                [answer.text for answer in answers],
+                rendered.references,
+                row=item.row,
+                filters=task.extract,
+                outcomes=outcomes,
+            )
+            more: dict[str, Any] = {"extracted": list(own.extracted), "filters": list(own.filters)} if task.extract else {}
+            cut = max(answer.cut for answer in answers)
+            counts = {"cut": float(cut)} if cut else {}
+            counts |= {"unparsed": float(own.unparsed)} if own.unparsed else {}
+            return [self._scored(item, rendered, own.values | counts, shown | more | own.shown)]
+
+        return Question(item, request, finish)
+
+    def _outcomes(self, rendered: Rendered, answers: Answers) -> list[bool]:
+        """Run every answer behind its prompt, and the test after it, in the sandbox."""
+        test = rendered.references[0] if rendered.references else ""
+        return [run_program(f"{rendered.context}{answer.text}\n{test}").passed for answer in answers]
+
+    def _scored(self, item: Item, rendered: Rendered, values: dict[str, float], shown: dict[str, Any]) -> Scored:
+        more: dict[str, Any] = {"question": (rendered.context or (rendered.contexts or ("",))[0])[-SHOWN_CHARACTERS:]}
+        if rendered.subgroup is not None:
+            more["subgroup"] = rendered.subgroup
+        return Scored(item.hash, item.position, values, more | shown)
+
+
+def likelihood_values(sum_nll: float, tokens: int, text: str) -> dict[str, float]:
+    """Return the values of a text: sum_nll (nats), tokens, bytes, words, and its own quotients.
+
+    Words are the parts between white space, as lm-evaluation-harness counts them.
+    """
+    size, words = len(text.encode()), len(re.split(r"\s+", text))
+    values: dict[str, float] = {"sum_nll": sum_nll, "tokens": tokens, "bytes": size, "words": words}
+    if tokens:
+        values["nll_per_token"] = sum_nll / tokens
+    if size:
+        values["bits_per_byte"] = sum_nll / size / math.log(2)
+    return values
