@@ -172,8 +172,6 @@ SETTING_WORDS: dict[str, str] = {
     "unit": "what counts as one item",
     "engine": "the engine",
     "dtype": "the number format asked for",
-    "device": "the kind of device",
-    "bos": "whether a text begins with the begin token",
     "number_format": "the number format of the weights",
 }
 

@@ -35,7 +35,20 @@ MAX_RANKED = 100
 CORPUS_SIZE = {"bits_per_byte": "bytes", "nll_per_token": "tokens"}
 """Metrics that divide summed nats by summed sizes."""
 FACTS_THAT_MUST_AGREE = ("used_chat_template", "unit", "number_format")
-RESULTS_AMONG_FACTS = frozenset({"items", "chance", "tokens"})
+RESULTS_AMONG_FACTS = frozenset(
+    {
+        "items",
+        "chance",
+        "tokens",
+        "weights_hash",
+        "truncated_items",
+        "tied_items",
+        "missing_items",
+        "lost_items",
+        "audit_items",
+        "audit_difference",
+    }
+)
 """Facts that are counts of the outcome, not conditions."""
 
 
