@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from backend.bootstrap import get_context
-from backend.cli.eval_score import score as score_answers
 from backend.cli.evaluation.check import check
 from backend.cli.evaluation.exchange import export, import_
 from backend.cli.evaluation.gate import gate as judge_gate
