@@ -10,6 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.evaluation.check import check
+from backend.cli.evaluation.compare import compare
 from backend.cli.evaluation.exchange import export, import_
 from backend.cli.evaluation.gate import gate as judge_gate
 from backend.cli.evaluation.judge import judge as judge_answers
@@ -23,12 +24,12 @@ from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
 from backend.errors import InvalidInput
 from backend.services.checkpoints.generation import launch_loglikelihoods, read_loglikelihoods
 from backend.services.context import LOCAL
-from backend.services.evaluation.comparisons import compare as compare_evaluations
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation, list_evaluations, plan_evaluation
 
 app = typer.Typer(no_args_is_help=True)
 app.command("score")(score_answers)
 app.command("gate")(command(judge_gate))
+app.command("compare")(compare)
 app.command("judge")(judge_answers)
 app.command("export")(export)
 app.command("import")(import_)
@@ -110,41 +111,6 @@ def list_(
         {"evaluations": [as_data(e) for e in evaluations]},
         as_json=as_json,
         text="\n\n".join(map(as_text, evaluations)) or "No evaluations yet.",
-    )
-
-
-@app.command("compare")
-@command
-def compare(first: str, second: str, metric: str | None = None, as_json: JsonFlag = False) -> None:
-    """Compare two finished evaluations item by item: second minus first, with interval and p value."""
-    comparison = compare_evaluations(get_context(), first, second, metric=metric)
-    gap = comparison.difference
-    data: dict[str, Any] = {
-        "metric": comparison.metric,
-        "first": {"evaluation": comparison.first.id, "checkpoint": comparison.first.checkpoint},
-        "second": {"evaluation": comparison.second.id, "checkpoint": comparison.second.checkpoint},
-        "n": comparison.n,
-        "left_out": comparison.left_out,
-        "clusters": comparison.clusters,
-        "difference": gap.value,
-        "stderr": gap.stderr,
-        "interval": _interval(gap.low, gap.high),
-        "p_value": comparison.p_value,
-        "better": comparison.better,
-        "wins": comparison.wins,
-        "losses": comparison.losses,
-        "ties": comparison.ties,
-        "procedure": comparison.method,
-        "method": gap.method,
-        "differs": list(comparison.differs),
-    }
-    shown = "" if gap.low is None else f" [{gap.low:+.4g}, {gap.high:+.4g}]"
-    p_text = "" if comparison.p_value is None else f", p = {comparison.p_value:.3g}"
-    verdict = {"first": f"{comparison.first.checkpoint} is better", "second": f"{comparison.second.checkpoint} is better"}.get(
-        comparison.better or "", "undecided"
-    )
-    emit(
-        data, as_json=as_json, text=f"{METRIC_LABEL[comparison.metric]}: {gap.value:+.4g}{shown} on {comparison.n} items{p_text}: {verdict}"
     )
 
 

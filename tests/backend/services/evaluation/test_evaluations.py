@@ -251,6 +251,18 @@ def test_compare_command_states_its_procedure(world: Context, command: Callable[
     assert data["p_value"] == pytest.approx(0.03857, abs=1e-5)
     assert data["interval"][0] > 0
     assert (data["procedure"], data["clusters"], data["differs"]) == ("exact McNemar", None, ["context (None and 512)"])
+    assert command(eval_commands.app, "compare", "Oak", "Elm")["second"]["evaluation"] == elm.id
+    assert "no benchmark in common" in command(eval_commands.app, "compare", "Oak", "Elm", "--benchmark", "questions")["error"]
+
+
+def test_several_are_compared_with_a_baseline_by_holm(world: Context, command: Callable[..., dict[str, Any]]) -> None:
+    add_checkpoint(world, "Ash")
+    evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
+    evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
+    evaluated(world, "Ash", "facts", [0] * 3 + [1] * 17 + [0] * 12)
+    data = command(eval_commands.app, "compare", "Oak", "Elm", "Ash")["comparisons"]
+    assert [one["p_holm"] for one in data] == pytest.approx([2 * mcnemar(10, 2), mcnemar(0, 3)])
+    assert [one["q_value"] for one in data] == pytest.approx([2 * mcnemar(10, 2), mcnemar(0, 3)])
 
 
 @pytest.mark.slow

@@ -1,0 +1,76 @@
+"""`roundhouse eval compare`: two evaluations, or several with a baseline."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit
+from backend.domain.evaluation.config import METRIC_LABEL
+from backend.services.evaluation.baselines import BaselineComparison, compare_with_baseline, find_pair
+from backend.services.evaluation.comparisons import Comparison
+from backend.services.evaluation.comparisons import compare as compare_evaluations
+
+
+@command
+def compare(
+    first: Annotated[str, typer.Argument(help="Evaluation's id, or checkpoint: the baseline.")],
+    second: Annotated[str, typer.Argument(help="Evaluation's id, or checkpoint.")],
+    others: Annotated[list[str] | None, typer.Argument(help="More of them, each compared with the first.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Of checkpoints: the benchmark to compare on.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric; the main one without it.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare item by item: second minus first, with interval and p value; several with Holm's correction."""
+    ctx = get_context()
+    pairs = [find_pair(ctx, first, other, benchmark=benchmark) for other in (second, *(others or []))]
+    if len(pairs) == 1:
+        comparison = compare_evaluations(ctx, *pairs[0], metric=metric)
+        emit(as_data(comparison), as_json=as_json, text=as_text(comparison))
+        return
+    results = compare_with_baseline(ctx, pairs[0][0], [pair[1] for pair in pairs], metric=metric)
+    data = [{**as_data(result.comparison), "p_holm": result.p_holm, "q_value": result.q_value} for result in results]
+    emit({"baseline": pairs[0][0], "comparisons": data}, as_json=as_json, text="\n".join(map(_line, results)))
+
+
+def as_data(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as the command line's JSON."""
+    gap = comparison.difference
+    return {
+        "metric": comparison.metric,
+        "first": {"evaluation": comparison.first.id, "checkpoint": comparison.first.checkpoint},
+        "second": {"evaluation": comparison.second.id, "checkpoint": comparison.second.checkpoint},
+        "n": comparison.n,
+        "left_out": comparison.left_out,
+        "clusters": comparison.clusters,
+        "difference": gap.value,
+        "stderr": gap.stderr,
+        "interval": None if gap.low is None or gap.high is None else [gap.low, gap.high],
+        "p_value": comparison.p_value,
+        "better": comparison.better,
+        "wins": comparison.wins,
+        "losses": comparison.losses,
+        "ties": comparison.ties,
+        "procedure": comparison.method,
+        "method": gap.method,
+        "differs": list(comparison.differs),
+    }
+
+
+def as_text(comparison: Comparison) -> str:
+    """Return a comparison as a line for a terminal."""
+    gap = comparison.difference
+    shown = "" if gap.low is None else f" [{gap.low:+.4g}, {gap.high:+.4g}]"
+    p_text = "" if comparison.p_value is None else f", p = {comparison.p_value:.3g} ({comparison.method})"
+    better = {"first": comparison.first.checkpoint, "second": comparison.second.checkpoint}.get(comparison.better or "")
+    items = f"{comparison.n} items" + (f" in {comparison.clusters} clusters" if comparison.clusters else "")
+    differs = f"\nThey differ in {', '.join(comparison.differs)}." if comparison.differs else ""
+    label = METRIC_LABEL.get(comparison.metric, comparison.metric)
+    return f"{label}: {gap.value:+.4g}{shown} on {items}{p_text}: {f'{better} is better' if better else 'undecided'}{differs}"
+
+
+def _line(result: BaselineComparison) -> str:
+    adjusted = "" if result.p_holm is None else f"; Holm p = {result.p_holm:.3g}, BH q = {result.q_value:.3g}"
+    return f"{result.comparison.second.checkpoint}: {as_text(result.comparison)}{adjusted}"

@@ -1,0 +1,67 @@
+"""Find the evaluations that two names mean, and compare several with a baseline, corrected for their number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backend.domain.jobs.states import Status
+from backend.domain.statistics.multiplicity import benjamini_hochberg, holm
+from backend.errors import InvalidInput, NotFound
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.context import Context
+from backend.services.data.datasets import resolve_version
+from backend.services.evaluation.comparisons import Comparison, column_key, compare, refuse_unlike
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
+
+
+@dataclass(frozen=True)
+class BaselineComparison:
+    """A comparison with the baseline. `p_holm` supports the claim "beats the baseline", `q_value` (BH) a list worth exploring."""
+
+    comparison: Comparison
+    p_holm: float | None
+    q_value: float | None
+
+
+def find_pair(ctx: Context, first: str, second: str, *, benchmark: str | None = None) -> tuple[str, str]:
+    """Return the ids of two evaluations, given as such or as checkpoints: of those the newest two made alike on the benchmark.
+
+    Raises NotFound where a name means nothing, InvalidInput where several benchmarks are in common, Conflict, naming what differs, where
+    no two evaluations were made alike.
+    """
+    try:
+        return get_evaluation(ctx, first).id, get_evaluation(ctx, second).id
+    except NotFound:
+        pass
+    sides = [_finished(ctx, name, benchmark) for name in (first, second)]
+    by_key = {column_key(evaluation): evaluation for evaluation in reversed(sides[0])}
+    pairs = {column_key(other): (by_key[column_key(other)], other) for other in reversed(sides[1]) if column_key(other) in by_key}
+    benchmarks = sorted({pair[0].benchmark for pair in pairs.values()})
+    if len(benchmarks) > 1:
+        raise InvalidInput(f"Both have scores on {', '.join(benchmarks)}.", remedy="Name one with --benchmark.", field="benchmark")
+    if pairs:
+        one, other = list(pairs.values())[-1]
+        return one.id, other.id
+    for one in sides[0]:
+        for other in sides[1]:
+            if one.version_id == other.version_id:
+                refuse_unlike(one, other)
+    raise NotFound(f"“{first}” and “{second}” have no benchmark in common.", remedy="Evaluate both on the same benchmark.")
+
+
+def compare_with_baseline(ctx: Context, baseline: str, others: Sequence[str], *, metric: str | None = None) -> list[BaselineComparison]:
+    """Compare evaluations with a baseline's; p values are adjusted over those that have one. Raises what `compare` raises."""
+    comparisons = [compare(ctx, baseline, other, metric=metric) for other in others]
+    known = [comparison.p_value for comparison in comparisons if comparison.p_value is not None]
+    adjusted = iter(zip(holm(known), benjamini_hochberg(known), strict=True))
+    return [
+        BaselineComparison(comparison, *(next(adjusted) if comparison.p_value is not None else (None, None))) for comparison in comparisons
+    ]
+
+
+def _finished(ctx: Context, name: str, benchmark: str | None) -> list[EvaluationView]:
+    checkpoint = resolve_checkpoint(ctx, name)
+    version_id = resolve_version(ctx, benchmark).id if benchmark else None
+    evaluations = list_evaluations(ctx, checkpoint_id=checkpoint.id, version_id=version_id)
+    return [evaluation for evaluation in evaluations if evaluation.status is Status.FINISHED and evaluation.scores]
