@@ -18,6 +18,7 @@ from pages.components.evaluation.evaluation import draw_comparison, draw_evaluat
 from pages.components.evaluation.exchange import draw_board_exchange
 from pages.components.evaluation.form import draw_form
 from pages.components.evaluation.gate import draw_gates
+from pages.components.evaluation.judge import draw_judgement, draw_judgements
 from pages.components.evaluation.leaderboard import draw_leaderboard
 from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_columns
 from pages.components.evaluation.safety import draw_probes
@@ -81,6 +82,7 @@ def draw_overview(ctx: Context, person: Person) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         new_button()
         row_link("Suites", page=PAGE, query={"suites": "1"}, icon="checklist", key="eval_suites")
+        row_link("Judges", page=PAGE, query={"judges": "1"}, icon="gavel", key="eval_judges")
         row_link("Safety probes", page=PAGE, query={"safety": "1"}, icon="shield", key="eval_safety")
         row_link("Gates", page=PAGE, query={"gates": "1"}, icon="rule", key="eval_gates")
     if not board.rows:
@@ -116,9 +118,11 @@ def draw_new(ctx: Context, person: Person) -> None:
 
 with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (ctx, person):
     query = st.query_params
-    parts = ("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "suite", "suites", "gates")
+    parts = ("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "suite", "suites", "gates", "judges")
     if any(name in query for name in parts):
         back_link("All evaluations", page=PAGE, key="eval_back")
+    elif "judgement" in query:
+        back_link("All judgements", page=PAGE, key="judge_back", query={"judges": "1"})
     elif "gate" in query:
         back_link("All gates", page=PAGE, key="gate_back", query={"gates": "1"})
     if "evaluation" in query:
@@ -127,6 +131,10 @@ with page_frame("Evaluations", "Scores with confidence intervals, paired compari
         draw_comparison(ctx, query["first"], query["second"])
     elif "suite" in query:
         draw_suite(ctx, person, query["suite"])
+    elif "judgement" in query:
+        draw_judgement(ctx, person, query["judgement"])
+    elif "judges" in query:
+        draw_judgements(ctx, person)
     elif "suites" in query:
         draw_suites(ctx, person)
     elif "benchmark" in query:

@@ -34,6 +34,7 @@ def judge(
     mode: Annotated[Literal["rubric", "pairwise"] | None, typer.Option(help="Default: pairwise where there are two answers.")] = None,
     criteria: Annotated[str, typer.Option(help="What the judge looks for.")] = DEFAULT_CRITERIA,
     labels: Annotated[str, typer.Option(help="Rubric: labels with commas, best first, in place of a score.")] = "",
+    explain: Annotated[bool, typer.Option("--explain/--no-explain", help="Reasons before the verdict.")] = True,
     low: Annotated[int, typer.Option(help="Rubric: lowest score.")] = 1,
     high: Annotated[int, typer.Option(help="Rubric: highest score.")] = 10,
     max_tokens: Annotated[int, typer.Option(help="Longest answer of the judge.")] = 512,
@@ -51,6 +52,7 @@ def judge(
     config = JudgeConfig(
         mode=mode or ("pairwise" if items and all(item.answer_b is not None for item in items) else "rubric"),
         criteria=criteria,
+        explain=explain,
         labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
         low=low,
         high=high,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,32 +23,12 @@ from backend.services.evaluation.judgements import (
     read_verdicts,
 )
 from jobs.environment import child_environment
-from jobs.evaluation.judges import run
-from jobs.evaluation.judges.run import ANSWERS
 from tests.support.battle_world import make_campaign, prefer, vote_all
-from tests.support.jobs import MemoryReporter, finish_job, make_spec, take_job
+from tests.support.jobs import take_job
+from tests.support.judge_world import finish_judgement
 
 PAIRWISE = JudgeConfig(mode="pairwise", canaries=0)
 REMOTE = Judge("model", "referee", "http://127.0.0.1:9/v1")
-
-
-def finish_with(ctx: Context, job_id: str, side: str) -> None:
-    """Finish a judgement as its job does, with the same verdict on each item in both orders."""
-    claim = take_job(ctx, job_id)
-    folder = ctx.artifacts.job_folder(job_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    items = [json.loads(line) for line in ctx.artifacts.path(claim.payload.items_file).read_text().splitlines()]
-    swapped = {"A": "B", "B": "A"}[side]
-    replies = [
-        {"key": f"item:{order}:{item['id']}", "text": f"Verdict: {text}"}
-        for item in items
-        for order, text in (("ab", side), ("ba", swapped))
-    ]
-    (folder / ANSWERS).write_text("".join(json.dumps(reply) + "\n" for reply in replies))
-    spec = make_spec("judge", claim.payload.dump(), root=Path(ctx.artifacts.root), folder=folder)
-    result = run.run(spec, MemoryReporter()).dump()
-    with ctx.db.write() as session:
-        finish_job(session, ctx, claim, **result)
 
 
 def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context) -> None:
@@ -63,7 +41,7 @@ def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context
     assert {(item.group if item.human[0] == "A" else item.group_b) for item in items} == {"Elm"}
     job = launch_judgement(ctx, judge=REMOTE, items=items, config=PAIRWISE, person=LOCAL)
     assert get_judgement(ctx, job.id).summary == {}
-    finish_with(ctx, job.id, "A")
+    finish_judgement(ctx, job.id, "A")
     (judgement,) = list_judgements(ctx)
     assert (judgement.judge, judgement.mode, judgement.summary["items"], judgement.summary["human_votes"]) == ("referee", "pairwise", 6, 6)
     assert [verdict["verdict"] for verdict in read_verdicts(ctx, job.id)] == ["A"] * 6

@@ -1,0 +1,197 @@
+"""Judge models: the list of judgements, the form that starts one, and what one found, beside people's votes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import streamlit as st
+
+from backend.domain.evaluation.judges.config import DEFAULT_CRITERIA, JudgeConfig, JudgeItem
+from backend.domain.jobs.states import ACTIVE
+from backend.domain.wording import plural
+from backend.services.battles.views import list_campaigns
+from backend.services.checkpoints.checkpoints import list_checkpoints
+from backend.services.context import Context, Person
+from backend.services.evaluation.judgements import (
+    Judge,
+    JudgementView,
+    campaign_items,
+    get_judgement,
+    launch_judgement,
+    list_judgements,
+    read_judge_items,
+    read_verdicts,
+)
+from backend.services.serving.endpoints import list_endpoints
+from pages.components import routes
+from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.job_progress import draw_job, status_badge
+from pages.components.links import row_link
+from pages.components.tables import draw_table
+from pages.components.words import ago
+
+PAGE = routes.EVALUATIONS
+SHOWN = 20
+KINDS: dict[Literal["checkpoint", "endpoint", "model"], str] = {"checkpoint": "Checkpoint", "endpoint": "Endpoint", "model": "API model"}
+FIGURES: dict[str, tuple[str, str]] = {
+    "kappa": ("Agreement with votes", "Cohen's kappa: 1 is perfect, 0 is chance"),
+    "tie_rate": ("Ties", "inconsistent pairs count as ties"),
+    "inconsistent": ("Inconsistent", "different verdicts in the two orders"),
+    "position_bias": ("First position preferred", "0.5 is unbiased"),
+    "length_bias": ("Longer answer preferred", "0.5 is unbiased; of scores: rank correlation with length"),
+    "canary": ("Points of the null answer", "an answer that says nothing; near 0 for a judge that reads"),
+}
+
+
+def draw_judgements(ctx: Context, person: Person) -> None:
+    """Draw the form and the newest judgements."""
+    if person.may_build:
+        with st.expander("New judgement", icon=":material/gavel:", expanded=not list_judgements(ctx, limit=1), key="judge_new"):
+            _draw_form(ctx, person)
+    for judgement in list_judgements(ctx):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            row_link(judgement.job.title, page=PAGE, query={"judgement": judgement.job.id}, icon="gavel", key=f"judged_{judgement.job.id}")
+            status_badge(judgement.job.status.value)
+            if judgement.summary:
+                st.caption(_short(judgement), width="content")
+            st.caption(ago(judgement.job.created_at, now=ctx.now()), width="content")
+
+
+def _short(judgement: JudgementView) -> str:
+    summary = judgement.summary
+    marked = "" if summary["trusted"] is not False else "; fails the canary"
+    return f"{plural(summary['items'], 'item')}, {summary['missing']} without a verdict{marked}"
+
+
+def _draw_form(ctx: Context, person: Person) -> None:
+    judge = _choose_judge(ctx)
+    source = st.segmented_control("Answers", ["Campaign", "File"], default="Campaign", key="judge_source")
+    campaigns = {campaign.id: campaign.name for campaign in list_campaigns(ctx) if campaign.num_votes}
+    campaign, file = None, None
+    if source == "File":
+        file = st.file_uploader(
+            "JSON Lines",
+            type=["jsonl", "json"],
+            key="judge_file",
+            help='{"prompt", "answer"}, with "answer_b" for pairs, "human" for votes.',
+        )
+    elif campaigns:
+        campaign = st.selectbox("Campaign", list(campaigns), format_func=campaigns.__getitem__, key="judge_campaign")
+    else:
+        st.caption("No campaign has votes yet.")
+    pairwise = source != "File" or st.toggle(
+        "Pairwise", value=False, key="judge_pairwise", help="Compare answer and answer_b, in both orders."
+    )
+    criteria = st.text_area("Criteria", value=DEFAULT_CRITERIA, max_chars=8000, key="judge_criteria")
+    labels = (
+        ""
+        if pairwise
+        else st.text_input("Labels", key="judge_labels", placeholder="good, bad", help="Best first. Empty: a score from 1 to 10.")
+    )
+    left, right = st.columns(2)
+    max_tokens = left.number_input("Max new tokens", 8, 8192, 512, key="judge_max_tokens")
+    canaries = right.number_input(
+        "Canaries", 0, 1000, 20, key="judge_canaries", help="Prompts that are also judged with an answer that says nothing."
+    )
+    if st.button(
+        "Judge", type="primary", icon=":material/gavel:", key="judge_start", disabled=judge is None or (campaign is None and file is None)
+    ):
+        with errors_shown():
+            items = (
+                read_judge_items(file.getvalue().decode("utf-8-sig", "replace").splitlines())
+                if file
+                else campaign_items(ctx, campaign or "")
+            )
+            config = JudgeConfig(
+                mode="pairwise" if pairwise else "rubric",
+                criteria=criteria,
+                labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
+                max_tokens=int(max_tokens),
+                canaries=int(canaries),
+            )
+            _start(ctx, person, judge, items, config)
+
+
+def _start(ctx: Context, person: Person, judge: Judge | None, items: Sequence[JudgeItem], config: JudgeConfig) -> None:
+    if judge is not None:
+        job = launch_judgement(ctx, judge=judge, items=items, config=config, person=person)
+        st.switch_page(PAGE, query_params={"judgement": job.id})
+
+
+def _choose_judge(ctx: Context) -> Judge | None:
+    kind = st.segmented_control("Judge", list(KINDS), format_func=KINDS.__getitem__, default="checkpoint", key="judge_kind") or "checkpoint"
+    if kind == "model":
+        if ctx.policy.judge_url is None:
+            st.caption("Set ROUNDHOUSE_JUDGE_URL to judge by a model of another API.")
+            return None
+        name = st.text_input("Model", key="judge_model").strip()
+        return Judge("model", name) if name else None
+    if kind == "endpoint":
+        names = {endpoint.name: endpoint.name for endpoint in list_endpoints(ctx, include_stopped=False)}
+    else:
+        names = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True)}
+    if not names:
+        st.caption(f"There is no {KINDS[kind].lower()} yet.")
+        return None
+    chosen = st.selectbox(KINDS[kind], list(names), format_func=names.__getitem__, key=f"judge_{kind}")
+    return Judge(kind, chosen) if chosen else None
+
+
+def draw_judgement(ctx: Context, person: Person, job_id: str) -> None:
+    """Draw one judgement: progress, figures with intervals, cost, and the verdicts with the judge's words."""
+    judgement = get_judgement(ctx, job_id)
+    st.subheader(plain(judgement.job.title))
+    if judgement.job.status in ACTIVE:
+        draw_job(ctx, person, job_id, doing="Judging")
+        return
+    if not judgement.summary:
+        status_badge(judgement.job.status.value)
+        if judgement.job.error.cause:
+            show_problem(judgement.job.error.cause, judgement.job.error.remedy)
+        return
+    summary = judgement.summary
+    if summary["trusted"] is False:
+        st.error("This judge does not tell an empty answer from a real one. Its verdicts say little.", icon=":material/report:")
+    if summary["missing"]:
+        st.warning(f"{summary['missing']} of {plural(summary['items'], 'item')} have no verdict and are left out.", icon=":material/help:")
+    rows = [_figure(name, estimate, "") for name, estimate in {**summary["scores"], **summary["label_shares"]}.items()]
+    rows += [_figure(label, summary[name], note) for name, (label, note) in FIGURES.items() if summary[name] is not None]
+    draw_table(rows, key="judge_figures", alt="Figures of the judgement with their 95 % intervals")
+    price = "" if summary["price"] is None else f", {summary['price']:.4f} USD"
+    st.caption(
+        f"{summary['prompt_tokens']:,} prompt and {summary['completion_tokens']:,} answer tokens{price}. Votes of people are not changed."
+    )
+    _draw_verdicts(ctx, job_id)
+
+
+def _figure(name: str, estimate: dict[str, Any], note: str) -> dict[str, object]:
+    low, high = estimate["interval"] or (None, None)
+    interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+    return {"Figure": name, "Value": f"{estimate['value']:.3f}", "95 % interval": interval, "n": estimate["n"], "Reading": note}
+
+
+def _draw_verdicts(ctx: Context, job_id: str) -> None:
+    verdicts = read_verdicts(ctx, job_id)
+    choice = st.segmented_control(
+        "Verdicts", ["All", "Missing", "Inconsistent", "Against the votes"], default="All", key="judge_filter", label_visibility="collapsed"
+    )
+    chosen = [verdict for verdict in verdicts if _belongs(verdict, choice or "All")]
+    st.caption(f"{plural(len(chosen), 'verdict')}, the first {SHOWN} shown" if len(chosen) > SHOWN else plural(len(chosen), "verdict"))
+    for verdict in chosen[:SHOWN]:
+        human = ", ".join(map(str, verdict["human"])) or "no vote"
+        with st.expander(
+            plain(f"{verdict['id']}: {verdict['verdict'] if verdict['verdict'] is not None else 'missing'} (people: {human})")
+        ):
+            for text in verdict["judge"]:
+                st.code(text or "", language=None, wrap_lines=True)
+
+
+def _belongs(verdict: dict[str, Any], choice: str) -> bool:
+    if choice == "Missing":
+        return verdict["verdict"] is None
+    if choice == "Inconsistent":
+        return bool(verdict["inconsistent"])
+    if choice == "Against the votes":
+        return verdict["verdict"] is not None and bool(verdict["human"]) and verdict["verdict"] not in verdict["human"]
+    return True
