@@ -136,6 +136,8 @@ def test_the_dependencies_resolve_without_the_pins(tmp_path: Path) -> None:
         "--report",
         str(tmp_path / "report.json"),
     ]
-    result = subprocess.run([*command, str(PROJECT)], capture_output=True, text=True, timeout=280, cwd=tmp_path)
+    dependencies = project()["dependencies"]
+    assert isinstance(dependencies, list)
+    result = subprocess.run([*command, *dependencies], capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert '"name": "streamlit"' in (tmp_path / "report.json").read_text()
