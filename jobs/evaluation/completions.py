@@ -36,15 +36,8 @@ def complete(
     prompt's `stops`. `check_stop` runs for each token and may raise to end the work. Raises InvalidInput for an empty prompt, or if
     `max_tokens` alone fills the context.
     """
+    check_prompts(subject, prompts, max_tokens=sampling.max_tokens)
     room, ends = subject.context - sampling.max_tokens, end_tokens(subject)
-    if room < 1:
-        raise InvalidInput(
-            f"{sampling.max_tokens} tokens of answer leave no room for the prompt in a context of {subject.context}.",
-            remedy=f"Ask for at most {subject.context - 1}.",
-            field="max_tokens",
-        )
-    if any(not ids for ids in prompts):
-        raise InvalidInput("A prompt holds no token.", remedy="Write at least one character.", field="prompt")
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for at in range(0, len(order), batch_size):
         check_stop()
@@ -58,6 +51,18 @@ def complete(
             (index, Answer(text, tokens, min(len(prompts[index]), room), reason, max(0, len(prompts[index]) - room)))
             for index, (text, tokens, reason) in zip(chosen, answers, strict=True)
         ]
+
+
+def check_prompts(subject: Subject, prompts: Sequence[list[int]], *, max_tokens: int) -> None:
+    """Raise InvalidInput for an empty prompt, or if `max_tokens` alone fills the context."""
+    if subject.context - max_tokens < 1:
+        raise InvalidInput(
+            f"{max_tokens} tokens of answer leave no room for the prompt in a context of {subject.context}.",
+            remedy=f"Ask for at most {subject.context - 1}.",
+            field="max_tokens",
+        )
+    if any(not ids for ids in prompts):
+        raise InvalidInput("A prompt holds no token.", remedy="Write at least one character.", field="prompt")
 
 
 @torch.inference_mode()
@@ -76,7 +81,7 @@ def _complete_batch(subject: Subject, prompts: list[list[int]], *, sampling: Sam
         inputs,
         attention_mask=mask,
         generation_config=plain,
-        logits_processor=LogitsProcessorList([_Draw(prompts, sampling)] if sampling.temperature > 0 else []),
+        logits_processor=LogitsProcessorList([Draw(prompts, sampling)] if sampling.temperature > 0 else []),
         stopping_criteria=StoppingCriteriaList([_CheckStop(check_stop)]),
     )
     new: list[list[int]] = output[:, longest:].tolist()
@@ -110,7 +115,7 @@ def decode_after(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: 
     return both[len(before) :] if both.startswith(before) else str(tokenizer.decode(answer, skip_special_tokens=True))
 
 
-class _Draw(LogitsProcessor):  # type: ignore[misc]
+class Draw(LogitsProcessor):  # type: ignore[misc]
     """Add Gumbel noise, so that the argmax of the scores is a sample from softmax(logits / temperature) within `top_p`.
 
     Each row has its own generator, seeded by the run's seed and the prompt, so a row's draws do not depend on its neighbours.
@@ -125,6 +130,10 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Return scores of shape [rows, vocabulary]."""
+        return self.rows(scores, range(len(self._generators)))
+
+    def rows(self, scores: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+        """Return scores of some of the prompts, shape [rows, vocabulary]; `places` names the prompt of each row."""
         scores = scores.float() / max(self._sampling.temperature, 1e-4)
         if self._sampling.top_p < 1.0:
             ordered, order = torch.sort(scores, descending=True, dim=-1)
@@ -133,8 +142,8 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
             scores = scores.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
         noise = torch.stack(
             [
-                torch.empty(scores.shape[-1]).exponential_(generator=generator).clamp_min_(1e-30).log_().neg_()
-                for generator in self._generators
+                torch.empty(scores.shape[-1]).exponential_(generator=self._generators[place]).clamp_min_(1e-30).log_().neg_()
+                for place in places
             ]
         )
         return scores + noise.to(scores)

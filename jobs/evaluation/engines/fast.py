@@ -19,18 +19,22 @@ import torch
 from transformers import PreTrainedModel
 
 from backend.errors import JobFailed
+from jobs.evaluation.completions import check_prompts
 from jobs.evaluation.engines.base import (
+    Answer,
     Answers,
     Batch,
     CheckStop,
     EngineFacts,
     GenerateRequest,
+    Sampling,
     ScoreRequest,
     Scores,
     WindowPolicy,
     never_stop,
 )
-from jobs.evaluation.engines.plain import PlainEngine, subject_facts
+from jobs.evaluation.engines.decoding import Decoder
+from jobs.evaluation.engines.plain import PlainEngine, answer_by_sampling, subject_facts
 from jobs.evaluation.engines.shared_prefix import RowScores, SharedPrefix
 from jobs.evaluation.engines.suitability import longest_shared, reason_against, row_tokens
 from jobs.evaluation.engines.trie import Row, TokenTrie
@@ -50,6 +54,7 @@ from jobs.modeling.tokenizers import token_bytes
 
 PAIRS_AT_ONCE = 2000
 LEAST_ROW_TOKENS = 32
+ANSWERS_AT_ONCE = 32
 
 
 class FastEngine:
@@ -101,7 +106,16 @@ class FastEngine:
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
         """Yield answers; see Engine.generate."""
-        yield from self._plain.generate(requests)
+        if self._fallback or self._longest <= self._subject.context:
+            yield from self._plain.generate(requests)
+            return
+        yield from answer_by_sampling(self._subject, requests, self._decode)
+
+    def _decode(self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]) -> Iterator[Batch[Answer]]:
+        check_prompts(self._subject, prompts, max_tokens=sampling.max_tokens)
+        decoder = Decoder(self._subject, batch_size=self._batch_size or ANSWERS_AT_ONCE, check_stop=self._check_stop)
+        for index, answer in decoder.answer(prompts, sampling=sampling, stops=stops):
+            yield [(index, answer)]
 
     def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
         """Yield negative log-likelihoods; see Engine.roll."""

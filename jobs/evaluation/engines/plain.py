@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from jobs.evaluation.completions import complete
 from jobs.evaluation.engines.base import (
@@ -59,23 +60,10 @@ class PlainEngine:
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
         """Yield answers; see Engine.generate."""
-        drawn = [(index, sample) for index, request in enumerate(requests) for sample in range(request.samples)]
-        answers: dict[int, dict[int, Answer]] = {}
-        for sampling in dict.fromkeys(sample_sampling(requests[index].sampling, sample) for index, sample in drawn):
-            own = [(i, s) for i, s in drawn if sample_sampling(requests[i].sampling, s) == sampling]
-            prompts = [prompt_ids(self._subject, requests[index].prompt) for index, _ in own]
-            stops = [requests[index].stop for index, _ in own]
-            for batch in complete(
-                self._subject, prompts, sampling=sampling, stops=stops, batch_size=self._batch_size, check_stop=self._check_stop
-            ):
-                finished = []
-                for place, answer in batch:
-                    index, sample = own[place]
-                    answers.setdefault(index, {})[sample] = answer
-                    if len(answers[index]) == requests[index].samples:
-                        finished.append((index, tuple(answer for _, answer in sorted(answers.pop(index).items()))))
-                if finished:
-                    yield finished
+        yield from answer_by_sampling(self._subject, requests, self._complete)
+
+    def _complete(self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]) -> Iterator[Batch[Answer]]:
+        return complete(self._subject, prompts, sampling=sampling, stops=stops, batch_size=self._batch_size, check_stop=self._check_stop)
 
     def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
         """Yield negative log-likelihoods; see Engine.roll."""
@@ -93,6 +81,31 @@ class PlainEngine:
     def facts(self) -> EngineFacts:
         """Return what the engine computes with."""
         return subject_facts(self._subject, name=self.name, batch_tokens=self._batch_tokens)
+
+
+class Completer(Protocol):
+    """Answers prompts of token ids with one sampling."""
+
+    def __call__(self, prompts: Sequence[list[int]], *, sampling: Sampling, stops: Sequence[Sequence[str]]) -> Iterator[Batch[Answer]]:
+        """Yield (index, answer) in batches."""
+
+
+def answer_by_sampling(subject: Subject, requests: Sequence[GenerateRequest], answer: Completer) -> Iterator[Batch[Answers]]:
+    """Answer requests that share a sampling together; yield each request with all its samples."""
+    drawn = [(index, sample) for index, request in enumerate(requests) for sample in range(request.samples)]
+    answers: dict[int, dict[int, Answer]] = {}
+    for sampling in dict.fromkeys(sample_sampling(requests[index].sampling, sample) for index, sample in drawn):
+        own = [(i, s) for i, s in drawn if sample_sampling(requests[i].sampling, s) == sampling]
+        prompts = [prompt_ids(subject, requests[index].prompt) for index, _ in own]
+        for batch in answer(prompts, sampling=sampling, stops=[requests[index].stop for index, _ in own]):
+            finished = []
+            for place, one in batch:
+                index, sample = own[place]
+                answers.setdefault(index, {})[sample] = one
+                if len(answers[index]) == requests[index].samples:
+                    finished.append((index, tuple(part for _, part in sorted(answers.pop(index).items()))))
+            if finished:
+                yield finished
 
 
 def subject_facts(subject: Subject, *, name: str, batch_tokens: int) -> EngineFacts:
