@@ -13,8 +13,9 @@ from backend.services.evaluation.evaluations import EvaluationView, launch_evalu
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import difference_figure
+from pages.components.evaluation.details import draw_details
 from pages.components.evaluation.exchange import draw_downloads
-from pages.components.evaluation.items import draw_flips, draw_items
+from pages.components.evaluation.items import draw_items, draw_pairs
 from pages.components.evaluation.safety import draw_report
 from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
 from pages.components.frame import errors_shown, plain, show_problem
@@ -48,7 +49,9 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         _draw_scores(evaluation)
         draw_report(ctx, evaluation)
         _draw_partner(ctx, evaluation)
+        draw_details(ctx, evaluation)
         draw_downloads(ctx, evaluation)
+        _draw_again(ctx, person, evaluation)
     st.subheader("Items", anchor=False)
     draw_items(ctx, evaluation)
 
@@ -64,6 +67,22 @@ def _draw_unfinished(ctx: Context, person: Person, evaluation: EvaluationView) -
                 ctx, checkpoint=evaluation.checkpoint_id, benchmark=evaluation.version_id, config=evaluation.config, person=person
             )
             st.switch_page(PAGE, query_params={"evaluation": launched.id})
+
+
+def _draw_again(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Measure again", icon=":material/replay:", key="eval_again"):
+            with errors_shown():
+                launched = launch_evaluation(
+                    ctx,
+                    checkpoint=evaluation.checkpoint_id,
+                    benchmark=evaluation.version_id,
+                    config=evaluation.config,
+                    person=person,
+                    again=True,
+                )
+                st.switch_page(PAGE, query_params={"evaluation": launched.id})
+        st.caption("A launch with an equal fingerprint returns this stored answer.", width="content")
 
 
 def _draw_scores(evaluation: EvaluationView) -> None:
@@ -137,11 +156,8 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
         winner = second if comparison.better == "second" else first
         st.success(plain(f"{winner} is significantly better."), icon=":material/check_circle:")
     _draw_difference(comparison, noun=noun)
-    st.subheader("Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Changed items", anchor=False)
-    if not comparison.flips:
-        st.caption("No item changed.")
-        return
-    draw_flips(comparison.first.kind, comparison.flips, first=first, second=second)
+    st.subheader("Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Items side by side", anchor=False)
+    draw_pairs(ctx, comparison)
 
 
 def _draw_difference(comparison: Comparison, *, noun: str) -> None:

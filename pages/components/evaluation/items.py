@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import streamlit as st
 
-from backend.domain.evaluation.config import MAIN_METRIC, EvaluationKind
+from backend.domain.evaluation.config import EvaluationKind
 from backend.domain.wording import plural
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import Flip
+from backend.services.evaluation.comparisons import Comparison, Flip
+from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView, Which, list_items
+from backend.services.evaluation.pairs import PairChoice, list_pairs
 from backend.services.evaluation.safety.probes import is_probe
 from pages.components.evaluation.folding import folded
 from pages.components.evaluation.safety import draw_safety_items
@@ -19,10 +21,11 @@ from pages.components.evaluation.scores import SHARES, metric_label, score_text
 from pages.components.frame import plain
 
 PAGE = 10
-WHICH: dict[EvaluationKind, dict[Which, str]] = {
+Choice = Which | Literal["contaminated"]
+WHICH: dict[EvaluationKind, dict[Choice, str]] = {
     EvaluationKind.PERPLEXITY: {"all": "In order", "wrong": "Highest loss", "right": "Lowest loss"},
-    EvaluationKind.MULTIPLE_CHOICE: {"wrong": "Wrong", "right": "Right", "all": "All"},
-    EvaluationKind.GENERATION: {"wrong": "Wrong", "right": "Right", "all": "All"},
+    EvaluationKind.MULTIPLE_CHOICE: {"wrong": "Wrong", "right": "Right", "truncated": "Truncated", "all": "All"},
+    EvaluationKind.GENERATION: {"wrong": "Wrong", "right": "Right", "truncated": "Truncated", "all": "All"},
 }
 
 
@@ -31,7 +34,10 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
     if is_probe(ctx, evaluation.version_id):
         draw_safety_items(ctx, evaluation)
         return
-    words = WHICH[evaluation.kind]
+    words = dict(WHICH[evaluation.kind])
+    contaminated = check_contamination(ctx, evaluation, with_scores=False).positions
+    if contaminated:
+        words["contaminated"] = "Contaminated"
     with st.container(horizontal=True, vertical_alignment="bottom"):
         which = st.segmented_control(
             "Items",
@@ -42,13 +48,14 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
             key=f"items_which_{evaluation.id}",
             label_visibility="collapsed",
         )
-        _, total = list_items(ctx, evaluation.id, which=which, limit=1)
+        filters: tuple[Which, frozenset[int] | None] = ("all", contaminated) if which == "contaminated" else (which, None)
+        _, total = list_items(ctx, evaluation.id, which=filters[0], positions=filters[1], limit=1)
         pages = max(1, -(-total // PAGE))
         number = 1
         if pages > 1:
             number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"items_page_{evaluation.id}_{which}", width=130))
         st.caption(plural(total, "item"), width="content")
-    items, _ = list_items(ctx, evaluation.id, which=which, offset=(number - 1) * PAGE, limit=PAGE)
+    items, _ = list_items(ctx, evaluation.id, which=filters[0], positions=filters[1], offset=(number - 1) * PAGE, limit=PAGE)
     if not items:
         st.caption("Items appear here as they are scored." if evaluation.is_active else "No such items.")
     for item in items:
@@ -58,6 +65,9 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
 
 def draw_item(kind: EvaluationKind, item: ItemView) -> None:
     """Draw one item. Its texts come from a dataset or a network and are shown as plain text."""
+    if item.shown.get("prompt"):
+        with st.popover("Prompt as the network saw it", icon=":material/article:"):
+            st.text(str(item.shown["prompt"]))
     if kind is EvaluationKind.PERPLEXITY:
         bits = item.values.get("bits_per_byte")
         words = f"{bits:.3f} bits per byte" if bits is not None else "no tokens scored"
@@ -116,22 +126,51 @@ def _outcome(metric: str, value: float | None) -> str:
     return {0.0: "wrong", 1.0: "right"}.get(value, "tie, credit split")
 
 
-def draw_flips(kind: EvaluationKind, flips: tuple[Flip, ...], *, first: str, second: str) -> None:
-    """Draw the items on which two evaluations differ, side by side."""
-    metric = MAIN_METRIC[kind]
-    pages = max(1, -(-len(flips) // PAGE))
-    number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key="flips_page", width=130)) if pages > 1 else 1
-    for flip in flips[(number - 1) * PAGE : number * PAGE]:
-        with st.container(border=True, gap="xsmall"), folded(bool(flip.first.shown.get("safety"))):
-            st.text(str(flip.first.shown.get("question") or flip.first.shown.get("text") or "(no question, choices only)"))
-            columns = st.columns(2)
-            for column, name, item in zip(columns, (first, second), (flip.first, flip.second), strict=True):
-                with column:
-                    value = item.values.get(metric)
-                    st.caption(plain(f"{name}: {_outcome(metric, value)}"))
-                    if kind is EvaluationKind.MULTIPLE_CHOICE:
-                        st.text(f"chose {str(item.shown.get('chosen', '')).strip()}")
-                    elif kind is EvaluationKind.GENERATION:
-                        st.text(str(item.shown.get("completion") or "(nothing)"))
-            if kind is not EvaluationKind.PERPLEXITY:
-                draw_expected(flip.first.shown.get("answer"))
+PAIRS: dict[PairChoice, str] = {"broken": "Broken", "fixed": "Fixed", "both_wrong": "Both wrong"}
+
+
+def draw_pairs(ctx: Context, comparison: Comparison) -> None:
+    """Draw items of two evaluations side by side: broken or fixed by the second, or wrong in both; of texts, those that differ."""
+    kind, names = comparison.first.kind, (comparison.first.checkpoint, comparison.second.checkpoint)
+    if kind is EvaluationKind.PERPLEXITY:
+        number = _draw_page(len(comparison.flips), key="flips_page")
+        shown: list[Flip] = list(comparison.flips[(number - 1) * PAGE : number * PAGE])
+    else:
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            choice: PairChoice = st.segmented_control(
+                "Items",
+                list(PAIRS),
+                default="broken",
+                required=True,
+                format_func=PAIRS.__getitem__,
+                key="pairs_choice",
+                label_visibility="collapsed",
+            )
+            _, total = list_pairs(ctx, comparison, choice, limit=0)
+            number = _draw_page(total, key=f"pairs_page_{choice}")
+            st.caption(plural(total, "item"), width="content")
+        shown, _ = list_pairs(ctx, comparison, choice, offset=(number - 1) * PAGE, limit=PAGE)
+    if not shown:
+        st.caption("No such items.")
+    for flip in shown:
+        _draw_flip(kind, comparison.metric, flip, names)
+
+
+def _draw_page(total: int, *, key: str) -> int:
+    pages = max(1, -(-total // PAGE))
+    return int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=key, width=130)) if pages > 1 else 1
+
+
+def _draw_flip(kind: EvaluationKind, metric: str, flip: Flip, names: tuple[str, str]) -> None:
+    with st.container(border=True, gap="xsmall"), folded(bool(flip.first.shown.get("safety"))):
+        st.text(str(flip.first.shown.get("question") or flip.first.shown.get("text") or "(no question, choices only)"))
+        columns = st.columns(2)
+        for column, name, item in zip(columns, names, (flip.first, flip.second), strict=True):
+            with column:
+                st.caption(plain(f"{name}: {_outcome(metric, item.values.get(metric))}"))
+                if kind is EvaluationKind.MULTIPLE_CHOICE:
+                    st.text(f"chose {str(item.shown.get('chosen', '')).strip()}")
+                elif kind is EvaluationKind.GENERATION:
+                    st.text(str(item.shown.get("completion") or "(nothing)"))
+        if kind is not EvaluationKind.PERPLEXITY:
+            draw_expected(flip.first.shown.get("answer"))
