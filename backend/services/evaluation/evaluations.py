@@ -215,6 +215,7 @@ def _add_evaluation(
         config=config,
         fingerprint=fingerprint,
         examples=examples_folder(ctx, config.task),
+        run_code=ctx.policy.run_code,
     )
     job = add_job(
         session,

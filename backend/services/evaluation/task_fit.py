@@ -19,6 +19,7 @@ from backend.infra.files.parquet import read_rows
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.views import VersionView
+from backend.services.evaluation.code_execution import require_code_execution
 from backend.services.evaluation.scoring_choice import Split
 
 MAX_CHECKED_ROWS = 50_000
@@ -79,8 +80,11 @@ def select_task_rows(
 def check_task(ctx: Context, task: TaskDefinition, version: VersionView, *, split: Split, config: EvaluationConfig) -> int:
     """Render the rows that a task would score, and return how many there are without a limit.
 
-    Raises TemplateFault naming row, field, value and remedy; InvalidInput if no row fits or examples are too few.
+    Raises TemplateFault naming row, field, value and remedy; InvalidInput if no row fits or examples are too few; NotAllowed if the
+    task runs code and the installation does not.
     """
+    if task.runs_code:
+        require_code_execution(ctx)
     rows, selection = select_task_rows(ctx, task, version, split=split, limit=None, seed=config.seed)
     ends = time.monotonic() + CHECK_S
     for at in _spread(selection.scored):

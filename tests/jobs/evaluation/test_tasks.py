@@ -12,7 +12,8 @@ import pytest
 
 from backend.domain.evaluation.tasks.reading import read_task
 from backend.domain.evaluation.tasks.rendering import render
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, NotAllowed, Unavailable
+from jobs.evaluation.sandbox.programs import check_sandbox
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.evaluation_rooms import EvaluationRoom, Remembering
 from tests.support.networks.oracles import chain_bigram, random_bigram, save_bigram, save_uniform
@@ -132,6 +133,24 @@ def test_answers_are_extracted_stopped_and_scored_by_corpus_metrics(room: Evalua
     assert [item["shown"]["completion"] for item in items] == ["a"] * 4  # "at" ends before the stop string
     assert scores["exact_match"]["value"] == 0.5
     assert scores["bleu"]["n"] == 4
+
+
+def test_programs_are_run_confined_and_only_where_that_is_allowed(room: EvaluationRoom) -> None:
+    rows = [{"question": 'x = """h', "answers": [f'"""\nassert x == "{end}\\n"']} for end in ("ha", "hb")]
+    room.write("programs", rows)
+    task = read_task(
+        WORDS.replace("name: words", "name: programs").replace("metrics: [exact_match, bleu]", "metrics: ['pass@1']\nruns_code: true")
+    )
+    payload = {"checkpoint": "hat", "dataset": "programs", "kind": "generation", "split": "all", "evaluation_id": "e"}
+    payload["config"] = {"task": task.model_dump(mode="json")}
+    with pytest.raises(NotAllowed, match="programs that the model writes"):
+        room.work("evaluate", payload, job="refused")
+    try:
+        check_sandbox()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    (score,) = room.work("evaluate", {**payload, "run_code": True}, job="programs")["scores"]
+    assert (score["metric"], score["value"], score["n"]) == ("pass@1", 0.5, 2)
 
 
 def test_continuations_are_right_where_greedy_decoding_gives_them(room: EvaluationRoom) -> None:

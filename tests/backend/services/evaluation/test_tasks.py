@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from backend.cli.evaluation import task as task_commands
 from backend.domain.data.rows.records import record_text
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.tasks.definition import TaskDefinition
-from backend.errors import InvalidInput, NotFound
+from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.evaluations import launch_evaluation, plan_evaluation
@@ -60,6 +61,16 @@ def test_a_task_is_launched_with_its_own_copy(world: Context) -> None:
     delete_task(world, "capitals", person=LOCAL)
     with pytest.raises(NotFound):
         get_task(world, "capitals")
+
+
+def test_a_task_that_runs_code_needs_the_operators_permission(world: Context) -> None:
+    add_benchmark(world, "humaneval", records(TASK_ROWS["humaneval"]), kind="records")
+    config = EvaluationConfig(task=find_single_task(world, "humaneval"))
+    with pytest.raises(NotAllowed, match="ROUNDHOUSE_RUN_CODE"):
+        launch_evaluation(world, checkpoint="Oak", benchmark="humaneval", config=config, person=LOCAL)
+    allowed = replace(world, policy=replace(world.policy, run_code=True))
+    launched = launch_evaluation(allowed, checkpoint="Oak", benchmark="humaneval", config=config, person=LOCAL)
+    assert claim_of(allowed, launched).payload.run_code is True
 
 
 def test_a_task_finds_its_dataset_by_name(world: Context) -> None:
