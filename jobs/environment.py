@@ -64,8 +64,8 @@ STORE_PREFIXES = ("AWS_", "S3_", "GOOGLE_", "GCS_", "CLOUDSDK_", "FSSPEC_")
 
 def child_environment(kind: JobKind, *, judge_key: bool = False, environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the part of a worker's environment that a job of this kind gets."""
-    given = os.environ if environment is None else environment
-    return {name: value for name, value in given.items() if _is_allowed(name, kind) or (judge_key and name.upper() in JUDGE_NAMES)}
+    variables = os.environ if environment is None else environment
+    return {name: value for name, value in variables.items() if _is_allowed(name, kind) or (judge_key and name.upper() in JUDGE_NAMES)}
 
 
 def _is_allowed(name: str, kind: JobKind) -> bool:

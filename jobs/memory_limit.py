@@ -82,28 +82,28 @@ class MemoryWatch:
         if not is_short and own < self.limit // 2 and time.monotonic() - self._scanned_at < SCAN_S:
             return None
         self._scanned_at = time.monotonic()
-        held = tree_bytes(self.pid)
-        if held > self.limit:
+        used = tree_bytes(self.pid)
+        if used > self.limit:
             return JobFailure(
                 remedy=MEMORY_REMEDY,
-                cause=f"The job held {held / GIB:.1f} GB of memory; a job may hold {self.limit / GIB:.1f} GB on this machine.",
+                cause=f"The job held {used / GIB:.1f} GB of memory; a job may hold {self.limit / GIB:.1f} GB on this machine.",
             )
-        if is_short and held > LARGE_SHARE * total and held >= max(_other_jobs(self.pid), default=0):
+        if is_short and used > LARGE_SHARE * total and used >= max(_other_jobs(self.pid), default=0):
             return JobFailure(
                 remedy=MEMORY_REMEDY,
-                cause=f"The machine ran out of memory, and this job held most of it ({held / GIB:.1f} of {total / GIB:.1f} GB).",
+                cause=f"The machine ran out of memory, and this job held most of it ({used / GIB:.1f} of {total / GIB:.1f} GB).",
             )
         return None
 
 
 def tree_bytes(pid: int) -> int:
     """Return the private memory of a process and all its descendants."""
-    held, waiting = 0, [pid]
+    total, waiting = 0, [pid]
     while waiting:
         one = waiting.pop()
-        held += _private_bytes(one)
+        total += _private_bytes(one)
         waiting += _children(one)
-    return held
+    return total
 
 
 def _children(pid: int) -> list[int]:

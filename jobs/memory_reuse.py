@@ -11,7 +11,7 @@ HUGE_PAGES = "glibc.malloc.hugetlb=1"
 TUNABLES = ":".join((HUGE_PAGES, TRIM_THRESHOLD, MMAP_THRESHOLD))
 
 
-def keeping_memory(environment: Mapping[str, str]) -> dict[str, str]:
+def with_memory_reuse(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which glibc keeps freed memory for reuse, in huge pages if the system has them.
 
     Every step frees and allocates the same hundreds of megabytes; returned to the system, each page is cleared and mapped again every

@@ -42,7 +42,7 @@ from backend.services.jobs.claims import Claim, Fenced, StoredPayload, claim_job
 from backend.services.jobs.jobs import get_job
 from jobs.environment import child_environment
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
-from jobs.memory_reuse import keeping_memory
+from jobs.memory_reuse import with_memory_reuse
 from jobs.reporter import JobSpec
 from jobs.tailing import Tail, parse_events
 from jobs.tracking.run import end_tracking, start_tracking
@@ -149,7 +149,7 @@ def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int
     # the speed of an idle machine; see docs/benchmarks/openmp-spinning.md.
     environment.setdefault("GOMP_SPINCOUNT", "10000")
     if claim.kind in (JobKind.TRAIN, JobKind.PROBE) and not claim.device:
-        environment = keeping_memory(environment)
+        environment = with_memory_reuse(environment)
     command = [sys.executable, "-m", CHILD_MODULE, "--child", str(folder)]
     with (folder / "output.log").open("ab") as output:
         return subprocess.Popen(

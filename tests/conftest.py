@@ -1,4 +1,4 @@
-"""What every test may use: a fresh installation on a real SQLite file, with a broker that is not there unless asked for."""
+"""What every test may use: a fresh installation on a real SQLite file, without a broker unless a test starts one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ hypothesis_settings.register_profile("explore", deadline=None)
 hypothesis_settings.load_profile("steady")
 
 SLOWEST_FIRST = ("e2e", "faults", "jobs", "pages")
-"""Folders with long files: begun late, one of them would keep one process busy while the others have nothing left to do."""
+"""Folders with long files: started last, one of them would run alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
+    """Run the slowest folders first."""
     root = Path(__file__).parent
 
     def place(item: pytest.Item) -> int:

@@ -159,7 +159,7 @@ def test_the_tree_of_the_readme_is_there() -> None:
 
 
 def test_paths_in_the_documentation_exist() -> None:
-    """Every path to code that a page of the docs or a docstring writes in backticks is there."""
+    """Every path to code that a page of the docs or a docstring writes in backticks exists."""
     pattern = re.compile(r"`((?:backend|jobs|pages|tests|docs|deploy)/[\w./*-]+?)`")
     pages = [path for path in list_files() if path.endswith(".md")] + list_modules(*PACKAGES, "tests")
     missing = [
@@ -172,7 +172,7 @@ def test_paths_in_the_documentation_exist() -> None:
 
 
 def test_dotted_names_in_prose_exist() -> None:
-    """Every module of ours that a docstring or a page of the docs writes by its dotted name is there."""
+    """Every module of ours that a docstring or a page of the docs writes by its dotted name exists."""
     known = {module_name(path) for path in list_modules(*PACKAGES, "tests")}
     known |= {name.rsplit(".", n)[0] for name in known for n in range(1, name.count(".") + 1)}
     pattern = re.compile(r"(?<![\w./@\"'-])((?:backend|jobs|pages)(?:\.[a-z_]+)+)\b(?!\()")

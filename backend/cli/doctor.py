@@ -172,10 +172,11 @@ def check_packages() -> Finding:
 def check_devices(settings: Settings) -> Finding:
     """List the devices that jobs will run on."""
     gpus = read_gpus()
-    held = visible_devices(settings.devices)
-    if not held:
+    devices = visible_devices(settings.devices)
+    if not devices:
         return Finding("devices", "ok", f"no GPU; {psutil.cpu_count()} CPU cores")
-    return Finding("devices", "ok", ", ".join(gpu["name"] for gpu in gpus if gpu["index"] in held) or f"GPUs {', '.join(held)} (as set)")
+    names = ", ".join(gpu["name"] for gpu in gpus if gpu["index"] in devices)
+    return Finding("devices", "ok", names or f"GPUs {', '.join(devices)} (as set)")
 
 
 def start_checks(settings: Settings, *, running: bool = False) -> list[Finding]:

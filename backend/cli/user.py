@@ -98,9 +98,9 @@ def signout(name: str, as_json: JsonFlag = False) -> None:
 
 
 def _read_password() -> str:
-    given = os.environ.get(NEW_PASSWORD)
-    if given is not None:
-        return given
+    password = os.environ.get(NEW_PASSWORD)
+    if password is not None:
+        return password
     if sys.stdin.isatty():
         return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True))
     return sys.stdin.readline().rstrip("\n")

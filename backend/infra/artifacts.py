@@ -56,7 +56,7 @@ class Artifacts:
             )
 
     def remove(self, relative: str) -> None:
-        """Delete a folder or file below the root, if it is there."""
+        """Delete a folder or file below the root, if it exists."""
         full = self.path(relative)
         if full == self.root:
             raise InvalidInput("The artifacts folder itself can't be deleted.")

@@ -24,9 +24,9 @@ def send_small_answers_at_once() -> None:
     connection waits 40 ms for the browser's acknowledgement. A page is made of sixty files. Connections inherit the options of the
     listening socket.
     """
-    for held in gc.get_objects():
-        if issubclass(type(held), socket.socket) and held.family in {socket.AF_INET, socket.AF_INET6} and _listens(held):
-            held.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for candidate in gc.get_objects():
+        if issubclass(type(candidate), socket.socket) and candidate.family in {socket.AF_INET, socket.AF_INET6} and _listens(candidate):
+            candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def warm_up(components: str) -> threading.Thread:
@@ -49,8 +49,8 @@ def _warm_up(components: str) -> None:
         gc.enable()
 
 
-def _listens(held: socket.socket) -> bool:
-    return held.fileno() >= 0 and held.type is socket.SOCK_STREAM and held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+def _listens(sock: socket.socket) -> bool:
+    return sock.fileno() >= 0 and sock.type is socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
 
 
 class EarlyCharts:

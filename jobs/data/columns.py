@@ -253,16 +253,16 @@ def _single(content: pyarrow.Array, role: str) -> pyarrow.Array:
     return _lists(roles, content, np.arange(len(content) + 1))
 
 
-def _plain_roles(given: pyarrow.Array) -> tuple[pyarrow.Array, Bools, Bools]:
+def _plain_roles(stated: pyarrow.Array) -> tuple[pyarrow.Array, Bools, Bools]:
     """Return the canonical roles, and masks of the user's and the assistant's turns."""
-    if given.null_count:
+    if stated.null_count:
         raise _NotPlain
-    coded = given.dictionary_encode()
+    coded = stated.dictionary_encode()
     spelled = coded.dictionary.to_pylist()
     names = [_PLAIN_ROLES.get(name.lower()) for name in spelled]
     if None in names:
         raise _NotPlain
-    roles = given if names == spelled else pyarrow.array(names, _TEXT).take(coded.indices)
+    roles = stated if names == spelled else pyarrow.array(names, _TEXT).take(coded.indices)
     codes = coded.indices.to_numpy()
     is_user, is_assistant = (np.array([name == role for name in names], dtype=bool)[codes] for role in ("user", "assistant"))
     return roles, is_user, is_assistant

@@ -386,10 +386,10 @@ def _nothing_usable(name: str, rejected: list[dict[str, Any]]) -> InvalidInput:
     if not rejected:
         return InvalidInput(f"The file {name!r} holds no rows.", field="source")
     reasons = "; ".join(f"{item.get('file', '')} row {item['row']}: {item['reason']}".strip() for item in rejected[:3])
-    what = f"No row of {name!r} can be used. {reasons}."
+    message = f"No row of {name!r} can be used. {reasons}."
     if all(" not UTF-8 (" in item["reason"] or "line contains a NUL" in item["reason"] for item in rejected[:3]):
-        return InvalidInput(what, remedy="Choose its encoding: cp1252, utf-16-le or another.", field="encoding")
-    return InvalidInput(what, remedy="Check the kind and which column is mapped to which field.", field="mapping")
+        return InvalidInput(message, remedy="Choose its encoding: cp1252, utf-16-le or another.", field="encoding")
+    return InvalidInput(message, remedy="Check the kind and which column is mapped to which field.", field="mapping")
 
 
 def _summary(result: ImportResult, *, fresh: bool) -> str:

@@ -1,6 +1,6 @@
 """Keys of rows: bytes from which hashes, splits and the content hash of a version are computed, for many rows at once. A key is the row
 serialised with marks that do not occur in UTF-8, so different rows have different keys:
-`F5..F9` before the fields that are there, `FA..FC` around a list with `FB` before each part, `FD..FE` around a struct. A row of one text
+`F5..F9` before the fields present, `FA..FC` around a list with `FB` before each part, `FD..FE` around a struct. A row of one text
 is its own key.
 """
 

@@ -53,15 +53,15 @@ def exact_val_mask(keys: RowKeys, *, seed: int, val_fraction: float) -> npt.NDAr
 def val_rows(tables: Iterable[pyarrow.Table], *, kind: DatasetKind, seed: int, val_fraction: float) -> npt.NDArray[np.bool_]:
     """Return the mask of validation rows of a finished version, by the same rule as an import."""
     masks: list[npt.NDArray[np.bool_]] = []
-    held: list[pyarrow.Table] = []
+    buffered: list[pyarrow.Table] = []
     rows = size = 0
     for table in tables:
         keys = RowKeys(table)
         rows, size = rows + len(keys), size + len(keys.data)
         masks.append(val_mask(keys, seed=seed, val_fraction=val_fraction))
-        held = [*held, table] if is_small(kind, rows=rows, size=size) else []
-    if held:
-        return exact_val_mask(RowKeys(pyarrow.concat_tables(held)), seed=seed, val_fraction=val_fraction)
+        buffered = [*buffered, table] if is_small(kind, rows=rows, size=size) else []
+    if buffered:
+        return exact_val_mask(RowKeys(pyarrow.concat_tables(buffered)), seed=seed, val_fraction=val_fraction)
     return np.concatenate([np.zeros(0, dtype=bool), *masks])
 
 
@@ -141,8 +141,8 @@ class Splitter:
         self._bytes += len(rows.keys.data)
         self.is_small = is_small(self._kind, rows=self._rows, size=self._bytes)
         if not self.is_small:
-            for held in self._held:
-                _add(self.divide(*held).sides, writer)
+            for buffered in self._held:
+                _add(self.divide(*buffered).sides, writer)
             self._held.clear()
 
     def finish(self, writer: DatasetWriter) -> None:

@@ -61,9 +61,9 @@ def table_blocks(member: Member, path: Path, mark: Mark, columns: tuple[str, ...
             position = member.bytes * done // max(1, total or done) if total else member.bytes
             yield Block("", ".table", max(start, mark.offset) + 1, Mark(0, done, done + 1), position, table=table)
     except (pyarrow.ArrowException, OSError) as error:
-        what = "Parquet" if member.suffix == ".parquet" else "Arrow"
+        format = "Parquet" if member.suffix == ".parquet" else "Arrow"
         raise InvalidInput(
-            f"The file {member.name!r} can't be read as {what} (after row {done:,}): {str(error)[:300]}",
+            f"The file {member.name!r} can't be read as {format} (after row {done:,}): {str(error)[:300]}",
             remedy="Write it again; it may have been truncated in transfer.",
             field="source",
         ) from None

@@ -19,7 +19,7 @@ from backend.domain.jobs.payloads import ClassifyPayload
 from backend.domain.jobs.results import ClassifyResult
 from backend.errors import InvalidInput
 from jobs.evaluation.ledger import check_stop
-from jobs.modeling.checkpoints import UNUSABLE, in_a_line
+from jobs.modeling.checkpoints import UNUSABLE, one_line
 from jobs.modeling.devices import pick_device, set_threads
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.reporter import JobSpec, Reporter
@@ -47,7 +47,7 @@ def run(spec: JobSpec[ClassifyPayload], reporter: Reporter) -> ClassifyResult:
         except (RuntimeError, ValueError, IndexError, TypeError) as error:  # of a batch: its texts are missing, the others are not
             if is_out_of_memory(error):
                 raise
-            problem = problem or in_a_line(error)
+            problem = problem or one_line(error)
         reporter.progress(min(at + BATCH, len(texts)), len(texts), unit="texts")
     if all(score is None for score in scores):
         raise InvalidInput(f"The classifier gives no probability for any text: {problem or 'not a number'}.", field="classifier")
@@ -60,15 +60,15 @@ def run(spec: JobSpec[ClassifyPayload], reporter: Reporter) -> ClassifyResult:
 
 
 def _load(name: str) -> tuple[Any, Any]:
-    safely: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {"trust_remote_code": False}
     try:
-        network = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **safely)
-        tokenizer = AutoTokenizer.from_pretrained(name, **safely)
+        network = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
         raise InvalidInput(
-            f"The classifier {Path(name).name!r} can't be loaded: {in_a_line(error)}",
+            f"The classifier {Path(name).name!r} can't be loaded: {one_line(error)}",
             remedy="Give the folder of a sequence classifier with safetensors, or its id on the Hub.",
             field="classifier",
         ) from error
@@ -86,5 +86,5 @@ def _classify(network: Any, tokenizer: Any, texts: list[str], *, place: int) -> 
     batch.pop("token_type_ids", None) if not getattr(network.config, "type_vocab_size", 0) else None
     logits = network(**batch).logits.float()
     several = network.config.num_labels == 1 or network.config.problem_type == "multi_label_classification"
-    chances = torch.sigmoid(logits[:, place]) if several else logits.softmax(-1)[:, place]
-    return [value if math.isfinite(value) else None for value in chances.tolist()]
+    probabilities = torch.sigmoid(logits[:, place]) if several else logits.softmax(-1)[:, place]
+    return [value if math.isfinite(value) else None for value in probabilities.tolist()]

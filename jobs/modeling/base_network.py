@@ -14,7 +14,7 @@ from backend.errors import InvalidInput
 from backend.infra.checkpoints.candidates import read_json, weight_files
 from backend.infra.checkpoints.weight_headers import read_safetensors
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import UNUSABLE, in_a_line, is_scorer, load_tokenizer
+from jobs.modeling.checkpoints import UNUSABLE, is_scorer, load_tokenizer, one_line
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.reporter import Reporter
 
@@ -46,7 +46,7 @@ def _read_config(folder: Path) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except UNUSABLE as error:
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
+        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     if type(config) not in AutoModelForCausalLM._model_mapping or is_scorer(folder):
         raise InvalidInput(f"A network of the family {named!r} generates no text.", remedy="Choose a causal language model.")
     return config
@@ -59,7 +59,7 @@ def _check_size(folder: Path, config: PretrainedConfig, held: int) -> None:
             network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         parameters = sum(math.prod(parameter.shape) for parameter in network.parameters())
     except UNUSABLE as error:
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
+        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     if parameters > held * SLACK:
         raise InvalidInput(
             f"The network in {folder.name} can't be loaded: its config has {parameters:,} parameters, and the weights have {held:,}.",
@@ -84,7 +84,7 @@ def _run_once(folder: Path, reporter: Reporter) -> None:
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
+        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     if not torch.isfinite(logits).all():
         raise InvalidInput("The network's logits are not finite.", remedy="The files may be damaged: download them again.")
     rows, words = network.get_input_embeddings().num_embeddings, len(load_tokenizer(folder))

@@ -53,8 +53,8 @@ def build_network(
 
 def allow_any_experts(network: PreTrainedModel) -> None:
     """Support experts of any size: torch's grouped matmul needs rows of a multiple of 16 bytes, so others run one expert at a time."""
-    held = [weight for name, weight in network.named_parameters() if name.endswith(EXPERT_WEIGHTS)]
-    if any(size * weight.element_size() % GROUPED_ROW_BYTES for weight in held for size in weight.shape[1:]):
+    experts = [weight for name, weight in network.named_parameters() if name.endswith(EXPERT_WEIGHTS)]
+    if any(size * weight.element_size() % GROUPED_ROW_BYTES for weight in experts for size in weight.shape[1:]):
         network.set_experts_implementation("eager")
 
 

@@ -186,7 +186,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a checkpoint's card is there and every file that it lists has its size."""
+    """Return whether a checkpoint has a card and every file that it lists, with its size."""
     card = read_card(folder)
     files = card.get("files", {})
     return bool(files) and all(
@@ -286,7 +286,7 @@ def load_network(
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
+        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     allow_any_experts(network)
     return network.to(device).eval()
 
@@ -300,7 +300,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     except Exception as error:
         if not is_unusable(error):
             raise
-        raise InvalidInput(f"The tokenizer in {_final_name(folder)} can't be loaded: {in_a_line(error)}") from error
+        raise InvalidInput(f"The tokenizer in {_final_name(folder)} can't be loaded: {one_line(error)}") from error
     ensure_template(tokenizer)
     return tokenizer
 
@@ -315,7 +315,7 @@ def is_unusable(error: Exception) -> bool:
     return type(error) is Exception or isinstance(error, UNUSABLE)
 
 
-def in_a_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Return the message of a library's error as one line of at most 300 characters."""
-    said = " ".join(str(error).split())[:300]
-    return f"{said} is missing." if isinstance(error, KeyError) else said or type(error).__name__
+    message = " ".join(str(error).split())[:300]
+    return f"{message} is missing." if isinstance(error, KeyError) else message or type(error).__name__

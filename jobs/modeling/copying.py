@@ -104,7 +104,7 @@ def _is_data(path: Path) -> bool:
 
 
 def add_plain_template(folder: Path) -> None:
-    """Save the plain chat template with a tokenizer that has none, and the fast form if only a slow one was there.
+    """Save the plain chat template with a tokenizer that has none, and the fast form if it has only a slow one.
 
     Raises InvalidInput if the tokenizer can't be loaded or has no fast form, which training and chat need.
     """

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from backend.errors import InvalidInput
 from jobs.modeling.build import allow_any_experts
-from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, in_a_line, is_adapter, is_scorer, load_network, put_on
+from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, is_adapter, is_scorer, load_network, one_line, put_on
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.memory_errors import is_out_of_memory
 
@@ -38,7 +38,7 @@ def load_scorer(folder: Path, *, pad_id: int, seed: int = 0, merge_adapter: bool
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
-        raise InvalidInput(f"The network in {folder.name} can't be loaded: {in_a_line(error)}") from error
+        raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     if scorer.config.num_labels != 1:
         raise InvalidInput(
             f"The network in {folder.name} sorts texts into {scorer.config.num_labels} classes, and a reward model gives one score."

@@ -64,8 +64,8 @@ def _check(name: str, data: dict[str, Any]) -> None:
         _check_ids(name, data.values())
         return
     if name != "tokenizer.json":
-        given = data if name == "added_tokens.json" else {key: value for key, value in data.items() if key != "chat_template"}
-        _check_added(name, [(text, 0) for text in _texts(given)])
+        content = data if name == "added_tokens.json" else {key: value for key, value in data.items() if key != "chat_template"}
+        _check_added(name, [(text, 0) for text in _texts(content)])
         if name == "added_tokens.json":
             _check_ids(name, data.values())
         return

@@ -98,8 +98,8 @@ class MlflowWriter:
             names = self._client.get_run(self._run).data.metrics
             self._last_steps = LastSteps((name, point.step) for name in names for point in self._client.get_metric_history(self._run, name))
         else:
-            there = self._client.get_experiment_by_name(PROJECT)  # left by an attempt that was killed before it stored its run id
-            experiment = there.experiment_id if there is not None else self._client.create_experiment(PROJECT)
+            existing = self._client.get_experiment_by_name(PROJECT)  # left by an attempt that was killed before it stored its run id
+            experiment = existing.experiment_id if existing is not None else self._client.create_experiment(PROJECT)
             run = self._client.create_run(experiment, run_name=config.get("name") or run_id)
             self._run = str(run.info.run_id)
             for name, value in _flat(config):

@@ -26,18 +26,18 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
             grid.metric("Memory", size(gauges["memory_used_bytes"]), help=f"of {size(total)}")
         grid.metric("Workers alive", f"{sum(w.is_alive for w in workers)} of {len(workers)}")
         devices = sorted({device for worker in workers for device in worker.devices})
-        held = {device: job for slot_host, device, job in slots if slot_host == host}
-        grid.metric("GPUs", f"{len(held)} of {len(devices)} busy" if devices else "none", help="Without a GPU, jobs run on the CPU.")
+        occupied = {device: job for slot_host, device, job in slots if slot_host == host}
+        grid.metric("GPUs", f"{len(occupied)} of {len(devices)} busy" if devices else "none", help="Without a GPU, jobs run on the CPU.")
         for gpu in gauges.get("gpus", []):
             used, capacity = gpu["memory_used_bytes"], gpu["memory_total_bytes"]
-            busy = "busy" if gpu["index"] in held else "free"
+            busy = "busy" if gpu["index"] in occupied else "free"
             st.progress(
                 min(1.0, used / max(1, capacity)),
                 text=f"GPU {gpu['index']} · {plain(str(gpu['name']))} · {busy} · {size(used)} of {size(capacity)}",
             )
         titles = {job_id: title for worker in workers for job_id, title, _ in worker.jobs}
         for device in (d for d in devices if not gauges.get("gpus")):
-            doing = titles.get(held.get(device) or "", "a job") if device in held else "free"
+            doing = titles.get(occupied.get(device) or "", "a job") if device in occupied else "free"
             st.caption(f"Slot {plain(device)}: {plain(doing)}")
         draw_table(
             [

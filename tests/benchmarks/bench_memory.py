@@ -26,7 +26,7 @@ from backend.domain.estimates.memory import estimate_memory
 from backend.domain.estimates.setting import TrainingSetting, setting_of
 from backend.domain.training.config import RunConfig
 from backend.domain.wording import format_bytes
-from jobs.memory_reuse import keeping_memory
+from jobs.memory_reuse import with_memory_reuse
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
@@ -153,7 +153,7 @@ class Bench:
         own = {"asked": "benchmark"} if kind == "probe" else {"run_id": str(self._jobs)}
         make_spec(kind, {**payload, **own}, root=self.root, folder=folder).write(folder / "job.json")
         quiet = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", "GOMP_SPINCOUNT": "10000"}
-        environment = keeping_memory({**os.environ, **quiet})
+        environment = with_memory_reuse({**os.environ, **quiet})
         command = [sys.executable, "-m", "jobs.run", "--child", str(folder)]
         started = time.perf_counter()
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from pretraining_contenders import CHILDREN, CONTEXT, ENDLESS, SHAPES, StepPrinter, make_architecture, make_spec, prepare_nanogpt
 
-from jobs.memory_reuse import keeping_memory
+from jobs.memory_reuse import with_memory_reuse
 
 STEP = re.compile(r"(?:^iter \d+: loss .*time|iter time:|^step \d+ took) ([\d.]+) ?ms")
 
@@ -125,7 +125,7 @@ def _start(name: str, options: argparse.Namespace, folder: Path) -> Contender:
         "BENCH_WAY": way,
     }
     if child == "roundhouse":
-        environment = keeping_memory(environment)  # as a job's process has it
+        environment = with_memory_reuse(environment)  # as a job's process has it
     if child == "nanogpt":
         command, folder = prepare_nanogpt(options, folder, compiled=way == "compiled")
     process = subprocess.Popen(

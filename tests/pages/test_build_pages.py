@@ -169,7 +169,7 @@ def test_every_family_has_its_fields_and_lists_its_limits(site: Context) -> None
         assert shown & set(OPTIONAL_FIELDS) == set(family.fields), name
         assert family.network_class in words(app)
         assert all(reason in words(app) for reason in family.fixed.values() if reason.startswith("BLOOM's")), name
-        assert not app.button(key="architecture_save").disabled, f"{name}: the sizes that were there still make a network"
+        assert not app.button(key="architecture_save").disabled, f"{name}: the previous sizes still make a network"
         (block,) = [body for alt, body in figures(app).items() if "blocks, each" in alt]
         assert ">× 4<" in block, "the block is drawn once, with the number of layers"
         assert f">{family.norm.split(',')[0].split()[0]}<" in block

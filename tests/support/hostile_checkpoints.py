@@ -146,7 +146,7 @@ FOLDERS: dict[str, Make] = {
         folder, lambda data: data["added_tokens"].extend(_added(id=300 + n, content=f"<{n}>") for n in range(200_000))
     ),
     "tokenizer: an added token of nothing": lambda folder: _tokenizer(folder, lambda data: data["added_tokens"].append(_added(content=""))),
-    "tokenizer: merges of what is not there": lambda folder: _tokenizer(
+    "tokenizer: merges of missing tokens": lambda folder: _tokenizer(
         folder, lambda data: data["model"].update(type="BPE", merges=[["no", "pe"]] * 1000)
     ),
     "tokenizer: a pattern that backtracks": _pattern(r"(a+)+$"),

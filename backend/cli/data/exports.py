@@ -56,6 +56,6 @@ def export(
         "files": files,
         "pushed": result.pushed.model_dump() if result.pushed else None,
     }
-    said = [f"Exported {version.label} to {destination}: {plural(len(files), 'file')}."] if destination else []
-    said += [f"Pushed {version.label} to {result.pushed.url}."] if result.pushed else []
-    emit(data, as_json=as_json, text=" ".join(said))
+    sentences = [f"Exported {version.label} to {destination}: {plural(len(files), 'file')}."] if destination else []
+    sentences += [f"Pushed {version.label} to {result.pushed.url}."] if result.pushed else []
+    emit(data, as_json=as_json, text=" ".join(sentences))

@@ -115,8 +115,8 @@ def derive(
         train = parse_row_numbers(drop_rows or "", rows=version.train_rows)
         changes.append(DropRows(train=train, val=parse_row_numbers(drop_val_rows or "", rows=version.val_rows), reason=reason))
     if len(changes) != 1:
-        given = ", ".join(one.change for one in changes) or "none"
-        raise InvalidInput(f"A new version is made by one change (given: {given}).", remedy="See `roundhouse data derive --help`.")
+        names = ", ".join(one.change for one in changes) or "none"
+        raise InvalidInput(f"A new version is made by one change (given: {names}).", remedy="See `roundhouse data derive --help`.")
     made = derive_version(ctx, version.id, change=changes[0], person=LOCAL, name=to)
     assert made.job_id is not None
     wait_for_job(ctx, made.job_id)
@@ -148,22 +148,22 @@ def card(
     """Print or edit a version's card; `roundhouse data export` writes it beside the rows."""
     ctx = get_context()
     version = resolve_version(ctx, name)
-    said = card_facts(version)
+    facts = card_facts(version)
     if licence is not None or languages is not None or notes is not None:
         set_card(
             ctx,
             version.id,
-            licence=said.licence if licence is None else licence,
-            languages=", ".join(said.languages) if languages is None else languages,
-            notes=said.notes if notes is None else read_text(notes),
+            licence=facts.licence if licence is None else licence,
+            languages=", ".join(facts.languages) if languages is None else languages,
+            notes=facts.notes if notes is None else read_text(notes),
             person=LOCAL,
         )
-        said = card_facts(resolve_version(ctx, version.id))
+        facts = card_facts(resolve_version(ctx, version.id))
     data: dict[str, Any] = {
         "dataset": version.dataset,
         "version": version.number,
-        "licence": said.licence,
-        "languages": list(said.languages),
+        "licence": facts.licence,
+        "languages": list(facts.languages),
     }
     text = read_card(ctx, version.id)
     emit({**data, "card": text}, as_json=as_json, text=text.rstrip())
@@ -179,14 +179,14 @@ def delete(
     """Delete a dataset or one version with its files. Refused, naming the users, while anything needs it."""
     ctx = get_context()
     version = _one_version(ctx, name)
-    what = f"version {version.label}" if version else f"dataset “{get_dataset(ctx, name).name}” with all its versions"
+    target = f"version {version.label}" if version else f"dataset “{get_dataset(ctx, name).name}” with all its versions"
     if not yes and not as_json:
-        typer.confirm(f"Delete {what} permanently?", abort=True, err=True)
+        typer.confirm(f"Delete {target} permanently?", abort=True, err=True)
     if version is not None:
         delete_version(ctx, version.id, person=LOCAL, with_reports=with_reports)
     else:
         delete_dataset(ctx, get_dataset(ctx, name).id, person=LOCAL, with_reports=with_reports)
-    emit({"deleted": version.label if version else name}, as_json=as_json, text=f"Deleted {what}.")
+    emit({"deleted": version.label if version else name}, as_json=as_json, text=f"Deleted {target}.")
 
 
 def _one_version(ctx: Context, name: str) -> VersionView | None:

@@ -133,7 +133,7 @@ def read_task_option(ctx: Context, task: str, *, shots: int | None = None) -> Ta
 
 
 def read_text(name: str) -> str:
-    """Return the text of a YAML file, or nothing if the argument is a name. Raises InvalidInput for a file that is not there."""
+    """Return the text of a YAML file, or nothing if the argument is a name. Raises InvalidInput for a missing file."""
     if not name.endswith((".yaml", ".yml")) and not Path(name).is_file():
         return ""
     return _read(Path(name))

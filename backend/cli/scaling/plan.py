@@ -48,7 +48,7 @@ def plan(
     """Plan a run for a budget: parameters, tokens, batch, learning rate, expected loss, time and cost."""
     if context.invoked_subcommand is not None:
         return
-    given = {
+    options = {
         "flops": flops,
         "device_hours": device_hours,
         "money_usd": money,
@@ -63,7 +63,7 @@ def plan(
         "vocab_size": vocab_size,
         "context": sequence,
     }
-    values = {**_read_values(file), **{key: value for key, value in given.items() if value is not None}}
+    values = {**_read_values(file), **{key: value for key, value in options.items() if value is not None}}
     scaling_plan = plan_run(get_context(), parse_plan(values))
     if recipe is not None:
         run = scaling_plan.run_config()

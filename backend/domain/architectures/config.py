@@ -34,11 +34,11 @@ class ArchitectureConfig(ArchitectureFields):
         return self
 
 
-def find_other_problems(given: Mapping[str, Any], *, unreadable: Collection[str] = ()) -> dict[str, str]:
+def find_other_problems(fields: Mapping[str, Any], *, unreadable: Collection[str] = ()) -> dict[str, str]:
     """Return the problems of a config with unreadable or out-of-bounds fields, by field. Problems of several fields together are reported
     as well, if they hold for any value of those fields.
     """
-    sound = {name: value for name, value in given.items() if name not in unreadable}
+    sound = {name: value for name, value in fields.items() if name not in unreadable}
     error = _error_of(sound)
     outside = {str(item["loc"][0]) for item in error.errors() if item["loc"]} if error else set()
     out_of_bounds = problems_by_field(error) if error and outside else {}

@@ -16,8 +16,8 @@ def kv_bytes(config: ArchitectureConfig, *, tokens: int, number_bytes: int) -> i
 
     A sliding layer keeps one token less than its window: the next token, for which the cache is kept, is the window's last.
     """
-    held = sum(tokens if config.is_global(layer) else min(tokens, (config.window or 0) - 1) for layer in range(config.num_layers))
-    return held * _layer_bytes(config, number_bytes)
+    positions = sum(tokens if config.is_global(layer) else min(tokens, (config.window or 0) - 1) for layer in range(config.num_layers))
+    return positions * _layer_bytes(config, number_bytes)
 
 
 def expanded_kv_bytes_per_token(config: ArchitectureConfig, *, number_bytes: int) -> int | None:

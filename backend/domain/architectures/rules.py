@@ -46,9 +46,9 @@ def problems_by_field(error: ValidationError) -> dict[str, str]:
     return messages
 
 
-def fill_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+def fill_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in the family's defaults. Never raises; values are checked later."""
-    data = {name: value for name, value in given.items() if value is not None}
+    data = {name: value for name, value in values.items() if value is not None}
     family = FAMILIES.get(str(data.get("family", "llama")))
     if family is None:
         return data
@@ -104,10 +104,10 @@ OTHER_NAMES: dict[str, str] = {
 """transformers' names of the fields."""
 
 
-def find_unknown(given: Mapping[str, Any], fields: Collection[str]) -> list[ShapeProblem]:
+def find_unknown(names: Mapping[str, Any], fields: Collection[str]) -> list[ShapeProblem]:
     """Return a problem for each unknown field name, with the nearest known one."""
     problems = []
-    for name in (str(key) for key in given if key not in fields):
+    for name in (str(key) for key in names if key not in fields):
         near = OTHER_NAMES.get(name) or next(iter(get_close_matches(name, fields, n=1)), None)
         cure = (
             f"it is called {near} here" if name in OTHER_NAMES else f"perhaps {near} is meant" if near else f"there are {', '.join(fields)}"

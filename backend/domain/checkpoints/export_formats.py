@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 FORMATS: dict[str, str] = {
-    "hf": "A folder as it is, that Hugging Face tools load; an adapter stays an adapter.",
-    "merged": "The same, with an adapter folded into its base.",
+    "hf": "Safetensors folder for Hugging Face tools; adapters are not merged.",
+    "merged": "The same, with an adapter merged into its base.",
     "gguf": "One file for llama.cpp and tools built on it, adapter merged.",
 }
 NUMBERS: dict[str, str] = {

@@ -61,7 +61,7 @@ class SuiteConfig(BaseModel):
     def _no_member_twice(cls, members: tuple[SuiteMember, ...]) -> tuple[SuiteMember, ...]:
         for place, member in enumerate(members):
             if member in members[:place]:
-                raise ValueError(f"{member.benchmark} is there twice with the same settings")
+                raise ValueError(f"{member.benchmark} is listed twice with the same settings")
         return members
 
     def to_yaml(self) -> str:

@@ -50,9 +50,9 @@ class PlanConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
-        given = [name for name in ("flops", "device_hours", "money_usd") if getattr(self, name) is not None]
-        if len(given) != 1:
-            problem = f"{' and '.join(given)} are given" if given else "none is given"
+        budgets = [name for name in ("flops", "device_hours", "money_usd") if getattr(self, name) is not None]
+        if len(budgets) != 1:
+            problem = f"{' and '.join(budgets)} are given" if budgets else "none is given"
             raise ValueError(f"a plan needs one budget, flops, device_hours or money_usd; {problem}")
         return self
 

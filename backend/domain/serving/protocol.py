@@ -87,9 +87,9 @@ class GenerateRequest(_Frozen):
 
     @model_validator(mode="after")
     def _one_input(self) -> GenerateRequest:
-        given = [name for name in ("messages", "prompt", "token_ids") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of messages, prompt and token_ids (got {', '.join(given) or 'none'})")
+        inputs = [name for name in ("messages", "prompt", "token_ids") if getattr(self, name) is not None]
+        if len(inputs) != 1:
+            raise ValueError(f"give exactly one of messages, prompt and token_ids (got {', '.join(inputs) or 'none'})")
         if self.messages is not None and not self.messages:
             raise ValueError("messages must hold at least one message")
         return self

@@ -23,7 +23,7 @@ from backend.domain.starter.world import (
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that is so in the village.
+    """A true statement about the village.
 
     `sentence` holds `{}` where the value belongs, always as its last word: "Mira lives in the {}.". `yes_no` asks about a value.
     `others` are values of the same sort that are wrong here.
@@ -224,7 +224,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
 
 
 def person_slots(person: Person, *, letter: str = "A") -> dict[str, str]:
-    """Return what the templates call this person's facts: `{A}`, `{he}`, `{home}`, ... or `{B}`, `{bhe}`, `{bhome}`, ..."""
+    """Return a person's slots in the templates: `{A}`, `{he}`, `{home}`, ... or `{B}`, `{bhe}`, `{bhome}`, ..."""
     mark = "" if letter == "A" else letter.lower()
     plain = {
         "he": person.he,
@@ -260,7 +260,7 @@ def _others(relation: str, value: str, *, subject: str) -> tuple[str, ...]:
 
 
 def person_facts(person: Person) -> tuple[Fact, ...]:
-    """Return everything that can be asked about one villager and the pet."""
+    """Return the facts of a villager and the pet."""
     slots = person_slots(person)
     value_of = {**slots, "owner": person.name, "worker": person.name}
     return tuple(
@@ -278,7 +278,7 @@ def person_facts(person: Person) -> tuple[Fact, ...]:
 
 
 def place_facts(place: Place) -> tuple[Fact, ...]:
-    """Return everything that can be asked about one place."""
+    """Return the facts of a place."""
     slots = {"place": place.name}
     value_of = {"thing": place.thing, "sound": place.sound}
     return tuple(

@@ -116,8 +116,8 @@ def _cast(hero: Person, partner: Person | None, rng: random.Random) -> dict[str,
 
 def _introduction(slots: dict[str, str], rng: random.Random, *, num_details: int) -> list[str]:
     opening = rng.choice(OPENINGS)
-    said = {key for key in DETAILS if "{" + key + "}" in opening or (key == "colour" and "{a_colour}" in opening)}
-    left = [key for key in DETAILS if key not in said]
+    mentioned = {key for key in DETAILS if "{" + key + "}" in opening or (key == "colour" and "{a_colour}" in opening)}
+    left = [key for key in DETAILS if key not in mentioned]
     chosen = rng.sample(left, num_details)
     return [opening.format_map(slots), *(rng.choice(DETAILS[key]).format_map(slots) for key in chosen)]
 

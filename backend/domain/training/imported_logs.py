@@ -99,7 +99,7 @@ class ParsedLog:
         series[step] = (number, time if time is not None and abs(time) <= LATEST_S else None)
 
     def _tell(self, note: str) -> None:
-        """Add a note unless it is already there."""
+        """Add a note once."""
         if note not in self.notes and len(self.notes) < MAX_NOTES:
             self.notes.append(note)
 

@@ -115,8 +115,8 @@ def usual_learning_rates(config: RunConfig, body: int | None) -> tuple[float, fl
         top = full_rate / (10.0 if adapters or config.objective is Objective.REWARD else 30.0)
         return top / 1000.0, top, f"preferences take far less than the {full_rate:.2g} that this size is pretrained with{by}"
     top = 2.0 * full_rate if adapters else full_rate
-    what = "adapters take up to twice" if adapters else "fine-tuning takes at most"
-    return top / (300.0 if adapters else 1000.0), top, f"{what} the {full_rate:.2g} that this size is pretrained with{by}"
+    expectation = "adapters take up to twice" if adapters else "fine-tuning takes at most"
+    return top / (300.0 if adapters else 1000.0), top, f"{expectation} the {full_rate:.2g} that this size is pretrained with{by}"
 
 
 def _about_memory(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning]:

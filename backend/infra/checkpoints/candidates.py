@@ -185,7 +185,7 @@ def check_config(folder: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[Path]:
     """Return the weight files that transformers would read: `model.safetensors`, or those that the index names.
 
-    Raises InvalidInput for pickled weights, an index that is damaged, leads out of the folder or names files that are not there.
+    Raises InvalidInput for pickled weights, an index that is damaged, leads out of the folder or names missing files.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]

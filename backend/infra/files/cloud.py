@@ -57,7 +57,7 @@ def is_cloud_url(text: str) -> bool:
 def find_cloud_files(url: str) -> CloudFiles:
     """Find the object at an address, or all readable objects below it.
 
-    Raises InvalidInput for an address of another form, NotFound if nothing is there, Unavailable, within seconds, when the library, the
+    Raises InvalidInput for an address of another form, NotFound if it is empty, Unavailable, within seconds, when the library, the
     keys, the permission or the store is missing.
     """
     match = _URL.fullmatch(url.strip())
@@ -79,8 +79,8 @@ def find_cloud_files(url: str) -> CloudFiles:
     readable_paths = set(most_common_ending(readable([file.path for file in files])))
     selected = tuple(sorted((file for file in files if file.path in readable_paths and file.bytes), key=lambda file: file.path))
     if not selected:
-        what = "is empty or has no ending that rows can be read from" if len(files) == 1 else f"holds no file of rows ({len(files)} files)"
-        raise InvalidInput(f"{shown} {what}.", remedy=f"Rows are read from {', '.join(SUFFIXES)}.", field="url")
+        problem = "is empty or has no known ending" if len(files) == 1 else f"holds no data file ({len(files)} files)"
+        raise InvalidInput(f"{shown} {problem}.", remedy=f"Rows are read from {', '.join(SUFFIXES)}.", field="url")
     return CloudFiles(scheme, folder, Listing(shown, selected), filesystem)
 
 

@@ -169,7 +169,7 @@ def list_source(path: Path) -> Listing:
         members, ignored = _list_zip(path)
     else:
         return Listing((_file_member(path, name=path.name),))
-    members, ignored = _leave_out_words(members, ignored)
+    members, ignored = _skip_text_files(members, ignored)
     if not members:
         why = "; ".join(f"{item.file}: {item.reason}" for item in ignored[:3])
         raise InvalidInput(f"{path.name!r} holds no file that can be read{f' ({why})' if why else ''}.", field="source")
@@ -292,8 +292,8 @@ def _check_zip(path: Path, entries: list[zipfile.ZipInfo], *, packed: int) -> No
         raise _bomb(name, total, packed)  # small members, or members that share their bytes
 
 
-def _leave_out_words(members: list[Member], ignored: list[Ignored]) -> tuple[list[Member], list[Ignored]]:
-    """Leave out text files in a folder of records (a readme, a licence), and the metadata that `datasets` writes with .arrow files."""
+def _skip_text_files(members: list[Member], ignored: list[Ignored]) -> tuple[list[Member], list[Ignored]]:
+    """Leave out text files in a folder of data files (a readme, a licence), and the metadata that `datasets` writes with .arrow files."""
     if any(member.suffix == ".arrow" for member in members):
         about = [member for member in members if PurePosixPath(member.name).name in _SAVED_BESIDE_ARROW]
         members = [member for member in members if member not in about]
@@ -301,5 +301,5 @@ def _leave_out_words(members: list[Member], ignored: list[Ignored]) -> tuple[lis
     if any(member.suffix in RECORDS for member in members):
         words = [member for member in members if member.suffix not in RECORDS]
         members = [member for member in members if member.suffix in RECORDS]
-        ignored = [*ignored, *(Ignored(member.name, "a text beside files of records") for member in words)]
+        ignored = [*ignored, *(Ignored(member.name, "text file next to data files") for member in words)]
     return members, ignored

@@ -80,7 +80,7 @@ class HubBase:
 def look_up_base(hub: str, *, revision: str | None = None) -> HubBase:
     """Look up a base by id and revision (default: main).
 
-    Raises NotFound for an id or revision that is not there, InvalidInput, with cause and cure, for one that can't be a base, and
+    Raises NotFound for an unknown id or revision, InvalidInput, with cause and cure, for one that can't be a base, and
     Unavailable within seconds if the Hub does not answer, refuses access or fails.
     """
     hub_revision = look_up(hub, revision=revision)
@@ -141,12 +141,12 @@ def _read(revision: HubRevision, file: HubFile, *, start: int = 0, end: int) -> 
     """Return bytes `start` to `end` of a file."""
     with open_file(revision, file, start=start, end=end) as response:
         skipped = 0 if response.status_code == 206 else start
-        held = bytearray()
+        content = bytearray()
         for chunk in response.iter_bytes():
-            held += chunk
-            if len(held) >= skipped + end - start:
+            content += chunk
+            if len(content) >= skipped + end - start:
                 break
-    return bytes(held[skipped : skipped + end - start])
+    return bytes(content[skipped : skipped + end - start])
 
 
 def _count(revision: HubRevision, file: HubFile) -> int | None:

@@ -65,7 +65,7 @@ def create_campaign(
 
 
 def read_prompts(ctx: Context, version: VersionView, *, enough: int) -> list[Messages]:
-    """Return the different prompts of a dataset's rows: of its validation split, and of the training split too if those are not enough.
+    """Return the distinct prompts of a dataset's rows: of its validation split, and of the training split too if those are not enough.
 
     Raises InvalidInput if its rows have no prompts.
     """
@@ -175,7 +175,7 @@ def insert_campaign(
 
 
 def usable_checkpoint(session: Session, checkpoint_id: str) -> Checkpoint:
-    """Return a checkpoint whose files are there. Raises InvalidInput."""
+    """Return a checkpoint whose files exist. Raises InvalidInput."""
     checkpoint = session.get(Checkpoint, checkpoint_id)
     if checkpoint is None or checkpoint.deleted_at is not None or checkpoint.folder is None:
         shown = f"“{checkpoint.name}”" if checkpoint else "This checkpoint"
@@ -186,9 +186,9 @@ def usable_checkpoint(session: Session, checkpoint_id: str) -> Checkpoint:
 
 def enter(session: Session, ctx: Context, campaign: Campaign, checkpoint: Checkpoint) -> Contestant:
     """Insert a contestant, or return the checkpoint's existing one."""
-    held = session.scalar(select(Contestant).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == checkpoint.id))
-    if held is not None:
-        return held
+    existing = session.scalar(select(Contestant).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == checkpoint.id))
+    if existing is not None:
+        return existing
     contestant = Contestant(campaign_id=campaign.id, checkpoint_id=checkpoint.id, created_at=ctx.now())
     session.add(contestant)
     session.flush()
@@ -263,4 +263,4 @@ def _owed_prompts(session: Session, contestant: Contestant) -> list[CampaignProm
 
 def _refuse_closed(campaign: Campaign) -> None:
     if campaign.closed_at is not None:
-        raise Conflict(f"“{campaign.name}” is closed.", remedy="Open it again first.")
+        raise Conflict(f"“{campaign.name}” is closed.", remedy="Reopen it first.")

@@ -150,7 +150,7 @@ def dpo_config(campaign: CampaignView, made: PreferenceSet, base: CheckpointView
 
 
 def rematch_ready(ctx: Context, campaign_id: str) -> CheckpointView | None:
-    """Return the finished checkpoint that a rematch waits for, if it is there and has not been entered."""
+    """Return the finished checkpoint that a rematch waits for, if it exists and has not been entered."""
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
         checkpoint = _awaited(session, campaign)

@@ -59,7 +59,7 @@ class CheckpointView:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether its files are there."""
+        """Return whether its files exist."""
         return self.folder is not None and self.deleted_at is None
 
     @property
@@ -79,7 +79,7 @@ class CheckpointFile:
 def list_checkpoints(
     ctx: Context, *, run_id: str | None = None, origin: str | None = None, archived: bool = False, ready: bool = False
 ) -> list[CheckpointView]:
-    """Return checkpoints that are not deleted, newest first; `ready` leaves out bases whose files are not there yet."""
+    """Return checkpoints that are not deleted, newest first; `ready` leaves out bases that are still being downloaded."""
     with ctx.db.read() as session:
         query = select(Checkpoint).where(Checkpoint.deleted_at.is_(None)).order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc())
         query = query.where(Checkpoint.archived_at.is_not(None) if archived else Checkpoint.archived_at.is_(None))
@@ -104,7 +104,7 @@ def get_checkpoint(ctx: Context, checkpoint_id: str) -> CheckpointView:
 def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
     """Return the usable checkpoint of an id or a name; a run's name or id selects its newest.
 
-    Raises NotFound with names that are near, or Conflict if its files are not there (yet, or any more).
+    Raises NotFound with similar names, or Conflict if its files are not ready or deleted.
     """
     with ctx.db.read() as session:
         row = session.get(Checkpoint, name_or_id) or session.scalar(select(Checkpoint).where(Checkpoint.name == name_or_id))

@@ -29,7 +29,7 @@ def zip_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> Path:
     require_builder(person)
     checkpoint = get_checkpoint(ctx, checkpoint_id)
     if not checkpoint.is_ready or checkpoint.folder is None:
-        raise Conflict(f"The files of “{checkpoint.name}” are not there.", remedy="Choose another checkpoint.")
+        raise Conflict(f"The files of “{checkpoint.name}” are missing.", remedy="Choose another checkpoint.")
     return zip_folder(ctx, ctx.artifacts.path(checkpoint.folder), name=checkpoint.id, size=checkpoint.bytes)
 
 

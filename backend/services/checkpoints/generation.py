@@ -25,7 +25,7 @@ MAX_PROMPTS = 10_000
 def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, str]:
     """Return (name, folder) of a checkpoint by name or id, or of a local folder that holds one.
 
-    Raises NotFound, NotAllowed for a folder named by an account, Conflict if a checkpoint's files are not there.
+    Raises NotFound, NotAllowed for a folder named by an account, Conflict if a checkpoint's files are missing.
     """
     try:
         resolved = resolve_checkpoint(ctx, checkpoint)
@@ -37,7 +37,7 @@ def folder_of(ctx: Context, checkpoint: str, *, person: Person) -> tuple[str, st
             raise NotAllowed("Accounts use checkpoints, not folders of the server.", remedy="Add the folder as a base first.") from None
         return path.name, str(path.resolve())
     if resolved.folder is None:
-        raise Conflict(f"The files of “{resolved.name}” are not there.", field="checkpoint")
+        raise Conflict(f"The files of “{resolved.name}” are missing.", field="checkpoint")
     with ctx.db.read() as session:
         require_writer(session, resolved.id)
     return resolved.name, resolved.folder

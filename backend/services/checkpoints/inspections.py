@@ -54,7 +54,7 @@ class InspectionView:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether its results are there."""
+        """Return whether its results exist."""
         return self.folder is not None and self.status is Status.FINISHED
 
     @property
@@ -138,7 +138,7 @@ def _add_inspection(
 ) -> str:
     inspection_id, stored = new_id(), config.model_dump(mode="json")
     compared = f" and {other.name}" if other else ""
-    what = "text" if config.of_text else "weights"
+    content = "text" if config.of_text else "weights"
     job = add_job(
         session,
         ctx,
@@ -148,7 +148,7 @@ def _add_inspection(
             config=config,
             out=f"inspections/{inspection_id}",
         ),
-        title=f"Inspect {subject.name}{compared}: {what}",
+        title=f"Inspect {subject.name}{compared}: {content}",
         priority=3,
         created_by=person.id,
     )

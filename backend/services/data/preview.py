@@ -130,9 +130,9 @@ def _hints(columns: tuple[str, ...], kind: DatasetKind, mapping: dict[str, str])
     for missing, field in [(column, field) for column, field in mapping.items() if column not in columns]:
         if near := nearest_column(field, free, like=missing) or (free[0] if len(free) == 1 else None):
             hints.append(Hint(field, near, missing))
-    given = {field for column, field in mapping.items() if column in columns}
-    needed = min(REQUIRED[kind], key=lambda fields: len(set(fields) - given))
-    for field in [field for field in needed if field not in given and field not in {hint.field for hint in hints}]:
+    mapped = {field for column, field in mapping.items() if column in columns}
+    needed = min(REQUIRED[kind], key=lambda fields: len(set(fields) - mapped))
+    for field in [field for field in needed if field not in mapped and field not in {hint.field for hint in hints}]:
         if near := nearest_column(field, free) or (free[0] if len(free) == 1 else None):
             hints.append(Hint(field, near))
             free.remove(near)

@@ -122,8 +122,8 @@ def request_data_report(
     require_builder(person)
     version = resolve_version(ctx, dataset)
     through = resolve_source(ctx, source) if source else default_source(ctx, version.kind)
-    given = {"context": context, "micro_batch": micro_batch, "grad_accum_steps": grad_accum_steps}
-    question = _question(default_question(ctx, version, through), {name: value for name, value in given.items() if value is not None})
+    values = {"context": context, "micro_batch": micro_batch, "grad_accum_steps": grad_accum_steps}
+    question = _question(default_question(ctx, version, through), {name: value for name, value in values.items() if value is not None})
     limit = _longest(ctx, through)
     if limit is not None and through is not None and question.context > limit:
         raise InvalidInput(
@@ -141,9 +141,9 @@ def request_data_report(
     return replace(get_data_report(ctx, report_id), reused=answered is not None)
 
 
-def _question(defaults: ReportQuestion, given: dict[str, int]) -> ReportQuestion:
+def _question(defaults: ReportQuestion, values: dict[str, int]) -> ReportQuestion:
     try:
-        return ReportQuestion(**{**defaults.model_dump(), **given})
+        return ReportQuestion(**{**defaults.model_dump(), **values})
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
@@ -290,7 +290,7 @@ def drop_found_rows(ctx: Context, report_id: str, reason: str, *, person: Person
 def _read(ctx: Context, view: DataReportView, name: str) -> str:
     path = ctx.artifacts.path(f"{view.folder}/{name}") if view.folder else None
     if path is None or not path.is_file():
-        raise NotFound("The report's files are not there.", remedy="Run the report again.")
+        raise NotFound("The report's files are missing.", remedy="Run the report again.")
     return path.read_text(encoding="utf-8")
 
 

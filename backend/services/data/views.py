@@ -56,7 +56,7 @@ class VersionView:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether the rows are there."""
+        """Return whether its rows are written."""
         return self.folder is not None
 
     @property

@@ -88,7 +88,7 @@ class Forecast:
 def forecast(ctx: Context, config: RunConfig, *, parts: RunParts | None = None) -> Forecast:
     """Predict a run without launching it. `parts` are the config's parts, if the caller has resolved them.
 
-    Raises NotFound, InvalidInput or Conflict for a config whose parts are not there or don't fit together.
+    Raises NotFound, InvalidInput or Conflict for a config whose parts are missing or incompatible.
     """
     parts = parts or resolve_parts(ctx, config)
     prediction = predict(ctx, config, parts=parts)
@@ -158,22 +158,22 @@ def _durations(ctx: Context, ahead: Sequence[JobView]) -> list[Progress | None]:
     kinds = {job_id: json.dumps(values_affecting(config, Effect.STEP_TIME, Effect.LENGTH)) for job_id, config in configs.items()}
     if len(set(kinds.values())) > MAX_PREDICTED:
         return [None]
-    one_each = {kind: configs[job_id] for job_id, kind in kinds.items()}
-    times = {kind: _expected(ctx, config) for kind, config in one_each.items()}
+    representatives = {kind: configs[job_id] for job_id, kind in kinds.items()}
+    times = {kind: _expected(ctx, config) for kind, config in representatives.items()}
     return [times.get(kinds.get(job.id, "")) if job.id in waiting else job.progress for job in ahead]
 
 
 def _read_config(values: dict[str, Any]) -> RunConfig | None:
     try:
         return parse_config(values)
-    except InvalidInput:  # of an earlier version
+    except InvalidInput:  # written by an earlier version
         return None
 
 
 def _expected(ctx: Context, config: RunConfig) -> Progress | None:
     try:
         time = predict(ctx, config).time
-    except RoundhouseError:  # a part of it was deleted
+    except RoundhouseError:  # one of its parts was deleted
         return None
     return Progress(0, 1, "run", None, time.seconds, "") if time else None
 

@@ -115,8 +115,8 @@ def claim_job(ctx: Context, job_id: str, *, owner: str, host: str) -> Claim[Stor
 
 
 def _free_devices(session: Session, host: str, devices: tuple[str, ...], now: datetime) -> list[str]:
-    held = set(session.scalars(select(Slot.device).where(Slot.host == host, Slot.lease_until > now)))
-    return [device for device in devices if device not in held]
+    taken = set(session.scalars(select(Slot.device).where(Slot.host == host, Slot.lease_until > now)))
+    return [device for device in devices if device not in taken]
 
 
 def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, device: str | None) -> Claim[StoredPayload] | None:
@@ -178,10 +178,10 @@ def renew(session: Session, ctx: Context, claim: Claim[Any], **values: Any) -> N
         raise Fenced(f"attempt {claim.attempt} of job {claim.job_id} is over")
     if claim.device is not None:
         devices = claim.device.split(",")
-        held = session.execute(
+        renewed = session.execute(
             update(Slot).where(Slot.host == claim.host, Slot.device.in_(devices), Slot.job_id == claim.job_id).values(lease_until=lease)
         )
-        if held.rowcount != len(devices):  # type: ignore[attr-defined]
+        if renewed.rowcount != len(devices):  # type: ignore[attr-defined]
             raise Fenced(f"job {claim.job_id} lost its slot {claim.device}")
 
 

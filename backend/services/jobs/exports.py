@@ -50,15 +50,15 @@ def get_export(ctx: Context, job_id: str) -> ExportView:
 def view_export(ctx: Context, job: JobView, payload: ExportPayload | DatasetExportPayload) -> ExportView:
     """Return an export with its files on disk."""
     result = _result(job)
-    place = ctx.artifacts.path(payload.out)
-    there = job.status is Status.FINISHED and place.is_dir()
-    files = sorted(path for path in place.rglob("*") if path.is_file()) if there else []
+    root = ctx.artifacts.path(payload.out)
+    is_written = job.status is Status.FINISHED and root.is_dir()
+    files = sorted(path for path in root.rglob("*") if path.is_file()) if is_written else []
     return ExportView(
         job=job,
         format=payload.format,
         numbers=payload.numbers if isinstance(payload, ExportPayload) else "",
-        folder=payload.out if there else None,
-        files=tuple(path.relative_to(place).as_posix() for path in files),
+        folder=payload.out if is_written else None,
+        files=tuple(path.relative_to(root).as_posix() for path in files),
         bytes=sum(path.stat().st_size for path in files),
         push=payload.push.repo if payload.push else "",
         pushed=result.pushed if result else None,
@@ -76,11 +76,11 @@ def delete_export(ctx: Context, job_id: str, *, person: Person) -> None:
 
 
 def export_file(ctx: Context, job_id: str, *, person: Person) -> Path:
-    """Return one file for a download: the GGUF file itself, or the folder as a zip file. Raises Conflict if it is not there."""
+    """Return one file for a download: the GGUF file itself, or the folder as a zip file. Raises Conflict if it has been deleted."""
     require_builder(person)
     export = get_export(ctx, job_id)
     if export.folder is None:
-        raise Conflict("This export is not there.", remedy="Export it again.")
+        raise Conflict("The files of this export are missing.", remedy="Export it again.")
     root = ctx.artifacts.path(export.folder)
     if (single := next(root.glob("*.gguf"), None)) is not None:
         return single
@@ -90,7 +90,7 @@ def export_file(ctx: Context, job_id: str, *, person: Person) -> Path:
 def check_destination(folder: Path) -> Path:
     """Return the destination folder of an export. Raises Conflict if it is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Conflict(f"{folder} is there already and not empty.", remedy="Name a folder that does not exist yet.", field="to")
+        raise Conflict(f"{folder} already exists and is not empty.", remedy="Name a folder that does not exist yet.", field="to")
     return folder
 
 

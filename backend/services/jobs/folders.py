@@ -30,12 +30,12 @@ def remove_job_folders(ctx: Context, *, limit: int = 20) -> int:
     if days <= 0:
         return 0
     before = ctx.now() - timedelta(days=days)
-    there = sorted(folder.name for folder in ctx.artifacts.folder(FOLDERS).iterdir() if folder.is_dir())
+    folders = sorted(folder.name for folder in ctx.artifacts.folder(FOLDERS).iterdir() if folder.is_dir())
     gone = 0
-    for first in range(0, len(there), ASKED_AT_ONCE):
+    for first in range(0, len(folders), ASKED_AT_ONCE):
         with ctx.db.read() as session:
             query = select(Job.id, Job.result).where(
-                Job.id.in_(there[first : first + ASKED_AT_ONCE]), Job.status.in_(TERMINAL), Job.finished_at < before
+                Job.id.in_(folders[first : first + ASKED_AT_ONCE]), Job.status.in_(TERMINAL), Job.finished_at < before
             )
             ended = [job_id for job_id, result in session.execute(query) if f"{FOLDERS}/{job_id}" not in json.dumps(result or {})]
         for job_id in ended:

@@ -37,8 +37,8 @@ class Points:
 
 def metric_names(session: Session, run_id: str) -> list[tuple[int, str]]:
     """Return (id, name) of the metrics that a run has, each by an index look-up, in the order in which names were created."""
-    held = select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
-    query = select(MetricName.id, MetricName.name).where(held).order_by(MetricName.id)
+    has_points = select(MetricPoint.run_id).where(MetricPoint.run_id == run_id, MetricPoint.name_id == MetricName.id).exists()
+    query = select(MetricName.id, MetricName.name).where(has_points).order_by(MetricName.id)
     return [(row[0], row[1]) for row in session.execute(query)]
 
 

@@ -117,9 +117,9 @@ class CurveCache:
         with self._lock:
             entry = self._runs.setdefault(key, _RunCurves())
             self._runs.move_to_end(key)
-            held = sum(one.num_points() for one in self._runs.values())
-            while len(self._runs) > MAX_RUNS or (held > self._max_held and len(self._runs) > 1):
-                held -= self._runs.popitem(last=False)[1].num_points()
+            cached_points = sum(one.num_points() for one in self._runs.values())
+            while len(self._runs) > MAX_RUNS or (cached_points > self._max_held and len(self._runs) > 1):
+                cached_points -= self._runs.popitem(last=False)[1].num_points()
             return entry
 
 

@@ -133,7 +133,7 @@ def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyV
             group = RunGroup(name=config.name, kind=KIND, config=stored, created_by=person.id, created_at=ctx.now())
             session.add(group)
             session.flush()
-        elif group.kind != KIND or _asked(group.config) != _asked(stored):
+        elif group.kind != KIND or _requested_config(group.config) != _requested_config(stored):
             raise Conflict(f"There is already another study “{config.name}”.", remedy="Choose another name.", field="name")
         group.archived_at = None
         now = {"dataset": config.dataset, "tokenizer": config.tokenizer}
@@ -252,7 +252,7 @@ def _members(session: Session, group_ids: Sequence[str]) -> dict[str, list[str]]
     return members
 
 
-def _asked(stored: dict[str, Any]) -> dict[str, Any]:
+def _requested_config(stored: dict[str, Any]) -> dict[str, Any]:
     """Return a study's config with its parts by id, so that renaming one does not make it another study."""
     return {**stored.get("study", {}), **stored.get("parts", {})}
 

@@ -64,7 +64,7 @@ class ReportView:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether its measures are there."""
+        """Return whether its measures exist."""
         return bool(self.measures)
 
     @property
@@ -78,7 +78,7 @@ def request_report(
 ) -> ReportView:
     """Queue a report on tokenizers (references, names of tokenizers or checkpoints) over datasets (`name` or `name@version`).
 
-    Raises InvalidInput for none or too many, NotFound or Conflict for what is not there.
+    Raises InvalidInput for none or too many, NotFound or Conflict for a missing dataset or tokenizer.
     """
     require_builder(person)
     sources = _unlike([resolve_source(ctx, text) for text in tokenizers])

@@ -33,7 +33,7 @@ def list_sources(ctx: Context) -> list[TokenizerSource]:
 def resolve_source(ctx: Context, text: str) -> TokenizerSource:
     """Return the tokenizer of a reference, or of the name or id of a tokenizer or else a checkpoint.
 
-    Raises NotFound with names that are near, Conflict if its files are not there.
+    Raises NotFound with similar names, Conflict if its files are missing.
     """
     kind, _, identity = text.partition(":")
     if kind == "checkpoint" and identity:

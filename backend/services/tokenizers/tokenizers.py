@@ -125,11 +125,11 @@ def list_tokenizer_users(ctx: Context, tokenizer_id: str) -> list[Use]:
 
 
 def read_tokenizer_file(ctx: Context, tokenizer_id: str) -> bytes:
-    """Return the tokenizer.json of a tokenizer, which `tokenizers` and `transformers` load. Raises NotFound if it is not there."""
+    """Return the tokenizer.json of a tokenizer, which `tokenizers` and `transformers` load. Raises NotFound if its file is missing."""
     view = get_tokenizer(ctx, tokenizer_id)
     path = ctx.artifacts.path(view.folder) / "tokenizer.json" if view.folder else None
     if path is None or not path.is_file():
-        raise NotFound(f"The files of the tokenizer “{view.name}” are not there.", remedy="Train it again.")
+        raise NotFound(f"The files of the tokenizer “{view.name}” are missing.", remedy="Train it again.")
     return path.read_bytes()
 
 

@@ -53,9 +53,9 @@ def _figures(session: Session, run_id: str) -> RunFigures:
         for name_id, name in metric_names(session, run_id)
         if name in ("tok_per_sec", "memory_bytes")
     }
-    speeds, held = points.get("tok_per_sec"), points.get("memory_bytes")
+    speeds, memory = points.get("tok_per_sec"), points.get("memory_bytes")
     measured = session.scalar(select(func.max(Measurement.measured_bytes)).where(Measurement.run_id == run_id))
-    peaks = [int(peak) for peak in (measured, held.max() if held is not None and len(held) else None) if peak is not None]
+    peaks = [int(peak) for peak in (measured, memory.max() if memory is not None and len(memory) else None) if peak is not None]
     return RunFigures(
         tokens_per_s=float(np.median(speeds)) if speeds is not None and len(speeds) else None,
         peak_memory_bytes=max(peaks, default=None),

@@ -277,9 +277,9 @@ def _run_of_key(ctx: Context, key: str) -> RunView | None:
 
 
 def _generated_name(config: RunConfig, parts: RunParts) -> str:
-    what = {Objective.PRETRAIN: "Pretrain", Objective.SFT: "Fine-tune", Objective.REWARD: "Reward model of", Objective.GRPO: "Reinforce"}
+    verbs = {Objective.PRETRAIN: "Pretrain", Objective.SFT: "Fine-tune", Objective.REWARD: "Reward model of", Objective.GRPO: "Reinforce"}
     subject = f"{parts.base.run or parts.base.name} on {parts.version.dataset}" if parts.base else f"on {parts.version.dataset}"
-    return f"{what.get(config.objective, 'Align')} {subject}"[:100].replace("@", " ")
+    return f"{verbs.get(config.objective, 'Align')} {subject}"[:100].replace("@", " ")
 
 
 def _free_name(session: Session, name: str) -> str:

@@ -200,7 +200,7 @@ def _first_of_each(values: npt.NDArray[np.uint64]) -> Rows:
 
 def _add_equal_leaks(alike: SimilarRows, firsts: Rows, words: npt.NDArray[np.uint64], *, num_train: int) -> None:
     """Add validation rows with the same words as a train row, and copies of leaking validation rows."""
-    known = {held: (trained, similarity) for held, trained, similarity in alike.leaks}
+    known = {val_row: (trained, similarity) for val_row, trained, similarity in alike.leaks}
     for row in range(num_train, len(words)):
         first = int(firsts[row])
         if first < num_train and words[row]:

@@ -36,19 +36,17 @@ def describe_duplicates(alike: SimilarRows, rows: Rows) -> Duplicates:
 
 def describe_leakage(alike: SimilarRows, rows: Rows, *, same_prompt: Sequence[int]) -> Leakage:
     """Count validation rows that are in the train split too, and list the first."""
-    exact = [held for held, _, _ in alike.leaks if alike.same[held] < rows.num_train]
-    leaked = {held for held, _, _ in alike.leaks}
+    exact = [val_row for val_row, _, _ in alike.leaks if alike.same[val_row] < rows.num_train]
+    leaked = {val_row for val_row, _, _ in alike.leaks}
     shown = sorted(alike.leaks, key=lambda leak: (-leak[2], leak[0]))[:LEAKS]
-    texts = {
-        number: row_text(row) for number, row in rows.fetch([number for held, trained, _ in shown for number in (held, trained)]).items()
-    }
+    texts = {number: row_text(row) for number, row in rows.fetch([number for leak in shown for number in leak[:2]]).items()}
     return Leakage(
         exact=len(exact),
         near=len(leaked) - len(exact),
         same_prompt=len(set(same_prompt) - leaked),
         rows=[
-            Leak(val=rows.ref(held, texts[held]), train=rows.ref(trained, texts[trained]), similarity=round(similarity, 4))
-            for held, trained, similarity in shown
+            Leak(val=rows.ref(val_row, texts[val_row]), train=rows.ref(trained, texts[trained]), similarity=round(similarity, 4))
+            for val_row, trained, similarity in shown
         ],
     )
 
@@ -72,7 +70,7 @@ def rows_to_drop(alike: SimilarRows, rows: Rows, noted: Mapping[str, Sequence[in
 
 def _leaking(alike: SimilarRows, rows: Rows) -> Numbers:
     """Return all train rows in a cluster with a leaking validation row, as each of them would leak."""
-    clusters = np.unique(alike.like[[held for held, _, _ in alike.leaks]])
+    clusters = np.unique(alike.like[[val_row for val_row, _, _ in alike.leaks]])
     return np.flatnonzero(np.isin(alike.like[: rows.num_train], clusters))
 
 

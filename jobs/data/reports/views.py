@@ -130,9 +130,9 @@ class _RenderedRows:
         raise NotImplementedError
 
     def _full(self, row: Row) -> EncodedRow:
-        return EncodedRow([self._asked(row)], problem=f"the prompt fills the {self._context:,} tokens")
+        return EncodedRow([self._prompt_strip(row)], problem=f"the prompt fills the {self._context:,} tokens")
 
-    def _asked(self, row: Row) -> Strip:
+    def _prompt_strip(self, row: Row) -> Strip:
         ids = encode_prompt(self._tokenizer, row["prompt"], tools=tools_of(row))
         return Strip(ids, [False] * len(ids), cut_at=self._context if len(ids) > self._context else None, label="prompt")
 
@@ -173,7 +173,7 @@ class PairView(_RenderedRows):
         if sides is None:
             return self._full(row)
         if pair["chosen"] == pair["rejected"]:
-            return EncodedRow([self._asked(row)], problem="both answers are the same")
+            return EncodedRow([self._prompt_strip(row)], problem="both answers are the same")
         return EncodedRow([_side(*named) for named in zip(("chosen", "rejected"), sides, strict=True)])
 
 

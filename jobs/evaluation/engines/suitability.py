@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from jobs.evaluation.engines.shared_prefix import SharedPrefix
 from jobs.evaluation.engines.trie import TokenTrie
 from jobs.memory_limit import available_bytes
-from jobs.modeling.checkpoints import UNUSABLE, in_a_line
+from jobs.modeling.checkpoints import UNUSABLE, one_line
 from jobs.modeling.loglikelihood import ScoredSequence, score_continuations
 from jobs.modeling.memory_errors import is_out_of_memory
 
@@ -39,7 +39,7 @@ def reason_against(network: PreTrainedModel) -> str:
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
-        return f"its attention takes no mask of our own ({in_a_line(error)[:120]})"
+        return f"its attention takes no mask of our own ({one_line(error)[:120]})"
     if not difference <= TOLERANCE.get(network.dtype, HALF_TOLERANCE):
         return f"shared prefixes change its numbers by {difference:.2g}"
     return ""

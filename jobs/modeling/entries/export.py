@@ -23,7 +23,7 @@ def run(spec: JobSpec[ExportPayload], reporter: Reporter) -> ExportResult:
 
     It is written to `out` (relative to the artifacts), with `card` as its README.md if it has none; a GGUF file is named by `name` and
     `numbers`. With `push` ({repo, private}) it is uploaded as well. Returns `inspect_folder` of it, plus `folder` and `pushed`. A full
-    network exports as itself in either folder format. Raises Conflict if the target is there already.
+    network exports as itself in either folder format. Raises Conflict if the target already exists.
     """
     payload = spec.payload
     source = spec.path(payload.checkpoint)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.checkpoints.weight_headers import read_gguf
 from jobs.modeling.chat.render import ensure_template
-from jobs.modeling.checkpoints import in_a_line, is_unusable, save_checkpoint
+from jobs.modeling.checkpoints import is_unusable, one_line, save_checkpoint
 from jobs.modeling.memory_errors import is_out_of_memory
 
 LARGEST_FP32_PARAMETERS = 500_000_000
@@ -38,7 +38,7 @@ def convert_gguf(file: Path, out_folder: Path, *, meta: dict[str, Any] | None = 
         if not is_unusable(error) or is_out_of_memory(error):
             raise
         raise InvalidInput(
-            f"{file.name} can't be converted: {in_a_line(error)}",
+            f"{file.name} can't be converted: {one_line(error)}",
             remedy="Add the original checkpoint (safetensors) instead.",
         ) from error
     # left in, this entry would make every later load read the GGUF file again

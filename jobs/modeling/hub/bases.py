@@ -91,10 +91,10 @@ def _fetch(base: HubBase, place: Path, *, keep_free_bytes: int, reporter: Report
     """Download missing files. A file has its final name once it is complete; until then it is `NAME.part`."""
     place.mkdir(parents=True, exist_ok=True)
     files = [*base.data, *base.weights]
-    there = sum(path.stat().st_size for path in place.iterdir())
-    _require_free(place, base.bytes - there, keep_free_bytes)
-    if there:
-        reporter.log(f"{there:,} bytes were downloaded by an earlier attempt.")
+    downloaded = sum(path.stat().st_size for path in place.iterdir())
+    _require_free(place, base.bytes - downloaded, keep_free_bytes)
+    if downloaded:
+        reporter.log(f"{downloaded:,} bytes were downloaded by an earlier attempt.")
     meter = _Meter(reporter, total=base.bytes)
     with hub_errors(base.revision.id, BASE):
         for file in files:
@@ -132,14 +132,14 @@ def _fetch_file(revision: HubRevision, file: HubFile, part: Path, meter: _Meter)
 
 def _append(revision: HubRevision, file: HubFile, part: Path, meter: _Meter, *, start: int) -> None:
     with open_file(revision, file, start=start, silence_s=SILENCE_S) as response:
-        held = start if response.status_code == 206 else 0
-        with part.open("ab" if held else "wb") as stream:
+        received = start if response.status_code == 206 else 0
+        with part.open("ab" if received else "wb") as stream:
             for chunk in response.iter_bytes():
-                held += len(chunk)
-                if held > file.bytes:
+                received += len(chunk)
+                if received > file.bytes:
                     raise Unavailable(f"{file.name} is longer than the Hub says: more than {file.bytes:,} bytes.", remedy=BASE.remedy)
                 stream.write(chunk)
-                meter.received(held, came=len(chunk))
+                meter.received(received, came=len(chunk))
 
 
 class _Meter:

@@ -14,7 +14,7 @@ from backend.domain.training.adapters import check_adapters
 from backend.domain.training.config import Objective, RunConfig
 from backend.errors import InvalidInput
 from jobs.modeling import pissa
-from jobs.modeling.checkpoints import UNUSABLE, check_folder, in_a_line, is_adapter
+from jobs.modeling.checkpoints import UNUSABLE, check_folder, is_adapter, one_line
 from jobs.modeling.memory_errors import is_out_of_memory
 
 
@@ -78,7 +78,7 @@ def load_quantised(folder: Path, *, bits: int, device: torch.device, autocast: t
     except UNUSABLE as error:
         if is_out_of_memory(error):
             raise
-        raise InvalidInput(f"The base can't be loaded at {bits} bits: {in_a_line(error)}", field="lora.bits") from error
+        raise InvalidInput(f"The base can't be loaded at {bits} bits: {one_line(error)}", field="lora.bits") from error
     prepared: PreTrainedModel = peft.prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)
     return prepared
 

@@ -8,7 +8,7 @@ import torch
 from transformers.utils import is_flash_attn_2_available
 
 from backend.errors import InvalidInput
-from jobs.modeling.checkpoints import in_a_line
+from jobs.modeling.checkpoints import one_line
 
 Attention = Literal["auto", "sdpa", "eager", "flex", "flash"]
 NAMES = {"sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "flash_attention_2"}
@@ -38,6 +38,6 @@ def choose_attention(network: Any, attention: Attention, *, device: torch.device
     try:
         network.set_attn_implementation(NAMES[attention])
     except (ValueError, ImportError) as error:
-        why = in_a_line(error)
+        why = one_line(error)
     if network.config._attn_implementation != NAMES[attention]:  # some networks ignore the setting
         raise InvalidInput(f"{type(network).__name__} can't compute attention by {attention}: {why}.", remedy=REMEDY, field="attention")

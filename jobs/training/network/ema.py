@@ -42,9 +42,9 @@ class Ema:
     @torch.no_grad()
     def _swap(self) -> None:
         for parameter, other in zip(self._trained, self._other, strict=True):
-            held = parameter.detach().clone()
+            initial = parameter.detach().clone()
             parameter.copy_(other)
-            other.copy_(held)
+            other.copy_(initial)
         self._is_swapped = not self._is_swapped
 
     def state_dict(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class TrainingObjective(Protocol):
 class ObjectiveStages:
     """The stages that set up a run of an objective; each takes what the one before returned.
 
-    `load` reads and encodes the dataset before the network is there; it raises InvalidInput if there is nothing to train on, and
+    `load` reads and encodes the dataset before the network is loaded; it raises InvalidInput if there is nothing to train on, and
     StopRequested if the job is asked to stop meanwhile. `prepare` builds the batches for a network. `build` builds the objective.
     """
 

@@ -90,8 +90,8 @@ def _draw_diff(diff: VersionDiff) -> None:
     grid.metric("Removed", f"{diff.removed:,}", border=True, height="stretch", help=f"Rows of {old} that {new} has not. {changed}".strip())
     grid.metric("Moved", f"{diff.moved:,}", border=True, height="stretch", help="Rows that moved between train and validation.")
     _draw_tables(diff)
-    for what in ("changed", "removed", "added"):
-        _draw_examples(diff, what, [example for example in diff.examples if example.what == what])
+    for change in ("changed", "removed", "added"):
+        _draw_examples(diff, change, [example for example in diff.examples if example.what == change])
 
 
 def _draw_tables(diff: VersionDiff) -> None:

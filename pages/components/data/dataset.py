@@ -156,11 +156,11 @@ def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
 
 def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     derived = bool(version.provenance.get("from") == "version")
-    what = "The change" if derived else "The import"
+    action = "The change" if derived else "The import"
     if version.status is Status.CANCELLED:
-        st.info(f"{what} was stopped.", icon=":material/stop_circle:")
+        st.info(f"{action} was stopped.", icon=":material/stop_circle:")
     else:
-        show_problem(f"{what} failed: {version.error.cause or 'no cause was reported'}", version.error.remedy)
+        show_problem(f"{action} failed: {version.error.cause or 'no cause was reported'}", version.error.remedy)
     if derived:
         name, _, number = str(version.provenance.get("version", "")).rpartition("@")
         query = {"dataset": name, "version": number, "change": "1"}

@@ -219,8 +219,8 @@ def _draw_hints(chosen: Chosen, kind: str, hints: tuple[Hint, ...]) -> None:
     """Draw a button for each field without a column whose column can be guessed."""
     for hint in hints:
         with st.container(horizontal=True, vertical_alignment="center"):
-            what = f"Column {hint.missing} is missing" if hint.missing else f"Nothing is used as {hint.field}"
-            st.markdown(f":material/rule: {plain(what)} (found: {plain(hint.column)}; use it?)", width="content")
+            problem = f"Column {hint.missing} is missing" if hint.missing else f"Nothing is used as {hint.field}"
+            st.markdown(f":material/rule: {plain(problem)} (found: {plain(hint.column)}; use it?)", width="content")
             st.button(
                 f"Use {plain(hint.column)} as {plain(hint.field)}",
                 key=f"import_use_{chosen.key}_{kind}_{hint.column}_{hint.field}",

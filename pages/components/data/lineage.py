@@ -65,8 +65,8 @@ def draw_users(ctx: Context, users: list[Use], *, key: str) -> None:
     with st.container(border=bool(users), gap="xxsmall"):
         for use in users[:50]:
             page, query, icon = _place(ctx, use)
-            what = f"{use.what.capitalize()} of" if use.what in ("evaluation", "report") else use.what.capitalize()
-            row_link(f"{what} {use.name}", page=page, query=query, icon=icon, key=f"user_{key}_{use.what}_{use.id}")
+            use_label = f"{use.what.capitalize()} of" if use.what in ("evaluation", "report") else use.what.capitalize()
+            row_link(f"{use_label} {use.name}", page=page, query=query, icon=icon, key=f"user_{key}_{use.what}_{use.id}")
     if len(users) > 50:
         st.caption(f"and {len(users) - 50:,} more")
 

@@ -141,8 +141,8 @@ def _first_source(ctx: Context, version: VersionView) -> TokenizerSource | None:
 
 
 def _number(name: str, default: int) -> int:
-    given = st.query_params.get(name, "")
-    return max(8 if name == "context" else 1, min(int(given), 65_536)) if given.isdigit() and len(given) < 10 else default
+    parameter = st.query_params.get(name, "")
+    return max(8 if name == "context" else 1, min(int(parameter), 65_536)) if parameter.isdigit() and len(parameter) < 10 else default
 
 
 def _draw_failure(view: DataReportView) -> None:
@@ -188,8 +188,8 @@ def _draw_findings(ctx: Context, person: Person, view: DataReportView, findings:
         if not problems:
             st.markdown(f"{ICONS[Grade.FINE]} **No problems found.**")
         for finding in problems:
-            said, action = st.columns([5, 1], vertical_alignment="center")
-            said.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}")
+            text, action = st.columns([5, 1], vertical_alignment="center")
+            text.markdown(f"{ICONS[finding.grade]} {plain(finding.text)} {plain(finding.remedy)}")
             if finding.drop and finding.num_rows:
                 with action:
                     _draw_drop(ctx, person, view, finding)

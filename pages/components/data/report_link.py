@@ -27,7 +27,7 @@ def report_query(config: RunConfig) -> dict[str, str]:
 
 
 def draw_report_link(config: RunConfig, view: DataReportView | None) -> None:
-    """Draw the link to the data report for a run's base or tokenizer and context, and the findings of `view`, if it is there."""
+    """Draw the link to the data report for a run's base or tokenizer and context, and the findings of `view`, if there is one."""
     st.page_link(routes.DATASETS, label="See what the trainer will see", icon=":material/frame_inspect:", query_params=report_query(config))
     if known := known_findings(view):
         st.caption(known)

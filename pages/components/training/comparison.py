@@ -97,10 +97,10 @@ def _draw_conclusion(comparison: GroupComparison) -> None:
         return
     needed = f" About {plural(comparison.needed, 'seed')} each would show a difference of this size." if comparison.needed else ""
     if comparison.obstacles:
-        said = f"not comparable by val_loss (different tokenizers); by bits per byte {plain(result.conclusion('bits per byte'))}"
+        conclusion = f"not comparable by val_loss (different tokenizers); by bits per byte {plain(result.conclusion('bits per byte'))}"
     else:
-        said = plain(result.conclusion())
-    st.markdown(f"{CONCLUSION_ICONS[result.is_beyond_noise]} {pair}: {said}{needed}")
+        conclusion = plain(result.conclusion())
+    st.markdown(f"{CONCLUSION_ICONS[result.is_beyond_noise]} {pair}: {conclusion}{needed}")
 
 
 def _bytes_sentence(comparison: GroupComparison) -> str:

@@ -49,7 +49,7 @@ def field_key(path: str) -> str:
 def set_field(path: str, value: Any) -> None:
     """Set the value of a field. Only before it is drawn.
 
-    The widget gets it when it is drawn: a key set for a widget that is not there keeps its first value.
+    The widget gets it when it is drawn: a key set for a widget that is not drawn keeps its first value.
     """
     number = kind_of(path) is float and value is not None
     _values()[path] = float(value) if number else list(value) if isinstance(value, tuple) else value

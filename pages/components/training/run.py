@@ -26,10 +26,10 @@ from pages.components.words import ago, size
 def draw_facts(ctx: Context, detail: RunDetail) -> None:
     """Draw the facts of a run, with links to dataset, base, parent, sweep and children."""
     run = detail.run
-    what = OBJECTIVES.get(run.objective, run.objective) + ({"lora": " with LoRA", "qlora": " with QLoRA"}.get(run.method, ""))
+    training = OBJECTIVES.get(run.objective, run.objective) + ({"lora": " with LoRA", "qlora": " with QLoRA"}.get(run.method, ""))
     who = f" by {plain(run.created_by)}" if run.created_by else ""
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.caption(f"{what}, launched {ago(run.created_at, now=ctx.now())}{who}", width="content")
+        st.caption(f"{training}, launched {ago(run.created_at, now=ctx.now())}{who}", width="content")
         if run.dataset:
             st.page_link(
                 routes.DATASETS, label=plain(run.dataset), icon=":material/database:", query_params={"dataset": detail.dataset_id or ""}

@@ -64,7 +64,7 @@ def test_a_version_is_exported_to_a_folder(site: Context, tmp_path: Path) -> Non
     assert (data["dataset"], data["version"], data["format"], data["rows"]) == ("sayings", 1, "datasets", {"train": 18, "validation": 2})
     assert (data["folder"], data["pushed"]) == (str(tmp_path / "out"), None)
     assert "dataset_dict.json" in data["files"]
-    assert "is there already" in roundhouse("data", "export", "sayings", "--to", str(tmp_path / "out"), status=2)["error"]
+    assert "already exists" in roundhouse("data", "export", "sayings", "--to", str(tmp_path / "out"), status=2)["error"]
     assert "no export format 'xlsx'" in roundhouse("data", "export", "sayings", "--format", "xlsx", "--to", "x", status=2)["error"]
     assert "no destination" in roundhouse("data", "export", "sayings", status=2)["error"]
 

@@ -237,7 +237,7 @@ def test_an_object_that_changed_between_two_attempts_is_downloaded_again(bucket:
     [
         ("s3://tales/none.jsonl", {}, NotFound, "There is nothing at s3://tales/none.jsonl"),
         ("s3://no-such-bucket/a.jsonl", {}, NotFound, "There is nothing at s3://no-such-bucket/a.jsonl"),
-        ("s3://tales/picture.png", {}, InvalidInput, "has no ending that rows can be read from"),
+        ("s3://tales/picture.png", {}, InvalidInput, "has no known ending"),
         ("https://example.org/a.jsonl", {}, InvalidInput, "not an address of S3 or Google Cloud Storage"),
         (
             "s3://tales/a.jsonl",

@@ -90,12 +90,12 @@ def detect_compared(sample: Sample) -> Recognition | None:
     mapping = {sides[0]: "first", sides[1]: "second", **dict.fromkeys(judged, "winner")}
     if prompt:
         mapping = {prompt: "prompt", **mapping, **_input(sample, prompt)}
-    said = ", ".join(f"`{column}`" for column in judged)
+    listed = ", ".join(f"`{column}`" for column in judged)
     return Recognition(
         DatasetKind.PREFERENCE,
         {**mapping, **_extras(sample, mapping)},
         0.85,
-        f"{said} says which of `{sides[0]}` and `{sides[1]}` is better",
+        f"{listed} says which of `{sides[0]}` and `{sides[1]}` is better",
     )
 
 

@@ -188,11 +188,11 @@ class BenchmarkIndex:
         matches = np.flatnonzero((windows == ids[at : at + RUN]).all(axis=1))
         if not len(matches):
             return at, at
-        there = int(matches[0])
+        position = int(matches[0])
         begin, end = at, at + RUN
-        while begin > 0 and there > 0 and ids[begin - 1] == passage[there - 1]:
-            begin, there = begin - 1, there - 1
-        after = there + end - begin
+        while begin > 0 and position > 0 and ids[begin - 1] == passage[position - 1]:
+            begin, position = begin - 1, position - 1
+        after = position + end - begin
         while end < len(ids) and after < len(passage) and ids[end] == passage[after]:
             end, after = end + 1, after + 1
         return begin, end

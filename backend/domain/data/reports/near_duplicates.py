@@ -115,11 +115,11 @@ def bucket_pairs(keys: Hashes, rows: Rows, *, first_held_out: int, reach: int = 
     far = np.flatnonzero(places - starts[group] > reach)
     left.append(rows[starts[group[far]]])
     right.append(rows[far])
-    held = np.flatnonzero(rows >= first_held_out)
+    val_rows = np.flatnonzero(rows >= first_held_out)
     trained = np.bincount(group[rows < first_held_out], minlength=len(starts))
-    held = held[trained[group[held]] > 0]
-    left.append(rows[starts[group[held]] + trained[group[held]] - 1])
-    right.append(rows[held])
+    val_rows = val_rows[trained[group[val_rows]] > 0]
+    left.append(rows[starts[group[val_rows]] + trained[group[val_rows]] - 1])
+    right.append(rows[val_rows])
     return np.concatenate(left), np.concatenate(right)
 
 

@@ -18,7 +18,7 @@ def build_benchmark(values: dict[str, Any]) -> dict[str, Any]:
     context = text_of(values.get("context"), name="context", may_be_empty=True)
     question = f"{context}\n{question}" if context.strip() and question else (question or context)
     if "correct" in values:
-        return _choose_place(question, correct=label_text(values["correct"], name="correct"), incorrect=values["incorrect"])
+        return _insert_correct(question, correct=label_text(values["correct"], name="correct"), incorrect=values["incorrect"])
     if "choices" not in values:
         answers = [label_text(answer, name="answers") for answer in values["answers"]]
         final = _FINAL_ANSWER.search(answers[-1]) if answers else None
@@ -48,7 +48,7 @@ def _distinct(values: list[str]) -> list[str]:
     return distinct
 
 
-def _choose_place(question: str, *, correct: str, incorrect: list[Any]) -> dict[str, Any]:
+def _insert_correct(question: str, *, correct: str, incorrect: list[Any]) -> dict[str, Any]:
     """Insert the right choice among the wrong ones, at a position that depends only on the text."""
     wrong = [choice for choice in _distinct([label_text(value, name="incorrect") for value in incorrect]) if choice != correct]
     if not wrong:

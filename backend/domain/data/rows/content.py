@@ -75,15 +75,15 @@ def _type_of(part: Any, *, where: str) -> str:
         return "text"
     if not isinstance(part, dict):
         raise RowProblem(f"{where} is {kind_of_value(part)}, not an object with a type")
-    given = part.get("type")
-    type_ = given.strip().lower() if isinstance(given, str) else ""
+    kind = part.get("type")
+    type_ = kind.strip().lower() if isinstance(kind, str) else ""
     media = MEDIA_TYPES.get(type_) or next((MEDIA_TYPES[key] for key in MEDIA_TYPES if not type_ and part.get(key) is not None), None)
     if media:
         raise RowProblem(f"{where} is {media} ({type_ or 'no type'}); datasets hold text alone")
     if not type_:
         return next((key for key in REASONING_TYPES if part.get(key) is not None), "text")
     if type_ not in TEXT_TYPES | REASONING_TYPES | CALL_TYPES | RESULT_TYPES:
-        raise RowProblem(f"{where} has the unknown type {given!r} (known: text, reasoning, thinking, tool_use, tool_result)")
+        raise RowProblem(f"{where} has the unknown type {kind!r} (known: text, reasoning, thinking, tool_use, tool_result)")
     return type_
 
 

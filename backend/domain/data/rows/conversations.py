@@ -1,4 +1,4 @@
-"""Convert conversations in their common spellings to OpenAI messages.
+"""Convert conversations in common formats to OpenAI messages.
 
 A message has a `role` and a `content`; an assistant's may have `tool_calls` and a tool's `tool_call_id` and `name`
 (their form is in backend.domain.data.rows.tool_calls).
@@ -60,24 +60,24 @@ def _content(turn: dict[str, Any], *, name: str, place: int, may_lack: bool = Fa
     value = next((turn[key] for key in CONTENT_KEYS if turn.get(key) is not None), None)
     if isinstance(value, str):
         return value
-    what = f"turn {place} of `{name}`"
+    turn_label = f"turn {place} of `{name}`"
     if isinstance(value, list) or is_parts(value):
-        return read_content(value, what=what)
+        return read_content(value, what=turn_label)
     if isinstance(value, dict):
-        raise RowProblem(f"{what} holds an object without a type where text is expected")
+        raise RowProblem(f"{turn_label} holds an object without a type where text is expected")
     if value is None and may_lack:
         return ""
-    raise RowProblem(f"{what} has no text (found: {', '.join(map(str, turn)) or 'nothing'})")
+    raise RowProblem(f"{turn_label} has no text (found: {', '.join(map(str, turn)) or 'nothing'})")
 
 
 def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
     """Return one turn as OpenAI messages: one, after those of the tool results among its parts."""
-    given = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
-    role = ROLES.get(str(given).lower())
+    stated = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
+    role = ROLES.get(str(stated).lower())
     if role is None:
-        raise RowProblem(f"turn {place} of `{name}` has the unknown role {given!r} (known: user, assistant, system, tool, human, gpt, ...)")
+        raise RowProblem(f"turn {place} of `{name}` has the unknown role {stated!r} (known: user, assistant, system, tool, ...)")
     calls = next((turn[key] for key in CALL_KEYS if turn.get(key)), None) if role == "assistant" else None
-    is_call = calls is None and str(given).lower() == "function_call"  # ShareGPT: the turn's text is the call
+    is_call = calls is None and str(stated).lower() == "function_call"  # ShareGPT: the turn's text is the call
     content = _content(turn, name=name, place=place, may_lack=calls is not None)
     reasoning = next((turn[key] for key in REASONING_KEYS if isinstance(turn.get(key), str)), "")
     results: Messages = []
@@ -95,8 +95,8 @@ def _messages(turn: dict[str, Any], *, name: str, place: int) -> Messages:
         if calls is not None:
             message["tool_calls"] = tool_calls_of(calls, name=name, place=place)
     elif calls or (reasoning and reasoning.strip()):
-        held = "a tool call" if calls else "reasoning"
-        raise RowProblem(f"turn {place} of `{name}` has the role {role} and holds {held}, which belongs to the assistant alone")
+        surplus = "a tool call" if calls else "reasoning"
+        raise RowProblem(f"turn {place} of `{name}` has the role {role} and holds {surplus}, which belongs to the assistant alone")
     elif role == "tool":
         message |= {key: turn[key] for key in ("tool_call_id", "name") if isinstance(turn.get(key), str) and turn[key]}
     return [*results, message] if not results or content.strip() else results
@@ -179,7 +179,7 @@ def _side(value: Any, *, name: str) -> Messages:
     return messages_of(value, name=name)
 
 
-def _asked(prompt: Any) -> Messages:
+def _prompt_messages(prompt: Any) -> Messages:
     """Return a prompt's messages: turns, a transcript, OpenAI's `{"messages": [...]}`, or plain text of the user."""
     if isinstance(prompt, dict) and "messages" in prompt:
         prompt = prompt["messages"]
@@ -202,7 +202,7 @@ def preference_messages(prompt: Any, *, chosen: Any, rejected: Any, system: str 
         shared += 1
     before = sides[0][:shared]
     if shared == 0 and prompt is not None:
-        before = _asked(prompt)
+        before = _prompt_messages(prompt)
     if system.strip() and (not before or before[0]["role"] != "system"):
         before = [{"role": "system", "content": system}, *before]
     if not any(message["role"] == "user" and message["content"].strip() for message in before):
@@ -225,7 +225,7 @@ def answered_messages(prompt: Any, *, completion: Any, system: str = "") -> dict
         messages = conversation(completion, system=system)
         last = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
         return {"prompt": messages[:last], "completion": messages[last : last + 1]}
-    before, answer = _asked(prompt), _side(completion, name="completion")
+    before, answer = _prompt_messages(prompt), _side(completion, name="completion")
     if len(answer) > len(before) and answer[: len(before)] == before:
         answer = answer[len(before) :]
     messages = conversation([*before, *answer], system=system)

@@ -103,11 +103,12 @@ def side_of(value: Any, *, columns: tuple[str, str]) -> Side | None:
 
 def read_winner(values: Sequence[Any], *, columns: tuple[str, str]) -> Side:
     """Return the side that most verdicts prefer. Raises RowProblem if they prefer none."""
-    given = [value for value in values if value is not None]
-    counts = Counter(side for value in given if (side := side_of(value, columns=columns)))
+    present = [value for value in values if value is not None]
+    counts = Counter(side for value in present if (side := side_of(value, columns=columns)))
     if counts["first"] == counts["second"]:
-        shown = ", ".join(repr(value)[:20] for value in given[:5]) or "nothing"
-        known = any(_word(value) in TIES or side_of(value, columns=columns) for value in given) or {_word(v) for v in given} <= {"0", "3"}
+        shown = ", ".join(repr(value)[:20] for value in present[:5]) or "nothing"
+        words = {_word(value) for value in present}
+        known = bool(words & TIES) or bool(+counts) or words <= {"0", "3"}
         why = "no answer is preferred" if known else f"expected {columns[0]}, {columns[1]}, a, b, left, right, ..."
         raise RowProblem(f"`winner` holds {shown}: {why}")
     return "first" if counts["first"] > counts["second"] else "second"

@@ -45,11 +45,11 @@ def check_mapping(kind: DatasetKind, mapping: Mapping[str, str]) -> None:
     unknown = sorted({field for field in mapping.values() if field not in FIELDS[kind]})
     if unknown:
         raise RowProblem(f"kind {kind} has no field `{unknown[0]}`; its fields are {', '.join(FIELDS[kind])}")
-    given = set(mapping.values())
-    if not any(given.issuperset(needed) for needed in REQUIRED[kind]):
+    fields = set(mapping.values())
+    if not any(fields.issuperset(needed) for needed in REQUIRED[kind]):
         ways = " or ".join(" + ".join(f"`{field}`" for field in needed) for needed in REQUIRED[kind])
-        raise RowProblem(f"kind {kind} needs {ways}; mapped so far: {', '.join(sorted(given)) or 'nothing'}")
-    for field in given - _MANY:
+        raise RowProblem(f"kind {kind} needs {ways}; mapped so far: {', '.join(sorted(fields)) or 'nothing'}")
+    for field in fields - _MANY:
         columns = [column for column, target in mapping.items() if target == field]
         if len(columns) > 1:
             raise RowProblem(f"field `{field}` is mapped from {len(columns)} columns ({', '.join(columns)}); choose one")
@@ -235,7 +235,7 @@ def _history(value: Any) -> list[dict[str, str]]:
     return [{"role": role, "content": text_of(part, name="history")} for pair in value for role, part in zip(roles, pair, strict=True)]
 
 
-def _asked(values: dict[str, Any]) -> Any:
+def _prompt_value(values: dict[str, Any]) -> Any:
     """Return the prompt of a row, given as text or turns; OpenAI's form holds the tools as well."""
     prompt = values.get("prompt")
     if isinstance(prompt, dict) and prompt.get("tools"):
@@ -244,13 +244,13 @@ def _asked(values: dict[str, Any]) -> Any:
 
 
 def _build_preference(values: dict[str, Any]) -> dict[str, Any]:
-    prompt = _asked(values)
+    prompt = _prompt_value(values)
     row = preference_messages(prompt, chosen=values["chosen"], rejected=values["rejected"], system=_system(values))
     return {**row, **_tools(values)}
 
 
 def _build_kto(values: dict[str, Any]) -> dict[str, Any]:
-    prompt = _asked(values)
+    prompt = _prompt_value(values)
     completion = values["messages"] if "messages" in values else values["completion"]
     row = answered_messages(prompt, completion=completion, system=_system(values))
     return {**row, "label": read_label(values["label"]), **_tools(values)}

@@ -62,23 +62,23 @@ def tool_calls_of(value: Any, *, name: str, place: int) -> list[ToolCall]:
     Accepts OpenAI's list, a bare `{"name", "arguments"}` or a list of those, and either as JSON text. Arguments may be an object or
     text; text that is not JSON is kept, as some networks write it. Raises RowProblem naming the turn.
     """
-    what = f"turn {place} of `{name}`"
+    call_label = f"turn {place} of `{name}`"
     value = _parsed(value, name=f"{name}[{place}]", what="a call of a tool")
     calls = [value] if isinstance(value, dict) else value
     if not isinstance(calls, list) or not calls:
-        raise RowProblem(f"{what} calls a tool, but holds {str(value)[:40]!r} where the call is expected")
+        raise RowProblem(f"{call_label} calls a tool, but holds {str(value)[:40]!r} where the call is expected")
     result = []
     for call in calls:
         call = _parsed(call, name=f"{name}[{place}]", what="a call of a tool")
         inner = call.get("function") if isinstance(call, dict) and isinstance(call.get("function"), dict) else call
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"].strip():
-            raise RowProblem(f"{what} calls a tool without a name")
+            raise RowProblem(f"{call_label} calls a tool without a name")
         arguments = inner.get("arguments", inner.get("parameters"))
         text = arguments if isinstance(arguments, str) else json.dumps({} if arguments is None else arguments, ensure_ascii=False)
-        given = call.get("id")
+        call_id = call.get("id")
         result.append(
             {
-                **({"id": given} if isinstance(given, str) and given else {}),
+                **({"id": call_id} if isinstance(call_id, str) and call_id else {}),
                 "type": "function",
                 "function": {"name": inner["name"], "arguments": text},
             }

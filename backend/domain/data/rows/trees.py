@@ -129,14 +129,14 @@ def read_message(row: Mapping[str, Any], *, mapping: Mapping[str, str]) -> tuple
     missing = next((columns[f] for f in MESSAGE_FIELDS if f in columns and f != "rank" and columns[f] not in row), None)
     if missing is not None:
         raise RowProblem(f"column `{missing}` is missing (found: {', '.join(f'`{name}`' for name in list(row)[:12])})")
-    given, parent = row[columns["message_id"]], row[columns["parent_id"]]
-    if not _is_id(given):
-        raise RowProblem(f"`{columns['message_id']}` holds {kind_of_value(given)} where the message's id is expected")
+    message_id, parent = row[columns["message_id"]], row[columns["parent_id"]]
+    if not _is_id(message_id):
+        raise RowProblem(f"`{columns['message_id']}` holds {kind_of_value(message_id)} where the message's id is expected")
     if parent not in (None, "") and not _is_id(parent):
         raise RowProblem(f"`{columns['parent_id']}` holds {kind_of_value(parent)} where the parent's id is expected")
     rank = rank_of(row.get(columns.get("rank", "")))
-    message = {"message_id": str(given), "role": row[columns["role"]], "content": row[columns["content"]], "rank": rank}
-    return str(given), None if parent in (None, "") else str(parent), message
+    message = {"message_id": str(message_id), "role": row[columns["role"]], "content": row[columns["content"]], "rank": rank}
+    return str(message_id), None if parent in (None, "") else str(parent), message
 
 
 def _is_id(value: Any) -> bool:

@@ -37,11 +37,11 @@ def configs_of(paths: Iterable[str], card: Mapping[str, Any]) -> dict[str, Split
     files = [path for path in sorted(paths) if _is_data(path)]
     stated = card.get("configs")
     configs = {
-        str(config["config_name"]): _splits_stated(files, config)
+        str(config["config_name"]): _splits_of_config(files, config)
         for config in (stated if isinstance(stated, list) else [])
         if isinstance(config, dict) and config.get("config_name")
     }
-    return {name: splits for name, splits in (configs or {"default": _splits_found(files)}).items() if splits}
+    return {name: splits for name, splits in (configs or {"default": _splits_by_name(files)}).items() if splits}
 
 
 def _is_data(path: str) -> bool:
@@ -49,13 +49,13 @@ def _is_data(path: str) -> bool:
     return not (path in NO_DATA or ".." in parts or path.startswith("/") or any(part.startswith((".", "__")) for part in parts))
 
 
-def _splits_stated(files: Sequence[str], config: Mapping[str, Any]) -> Splits:
+def _splits_of_config(files: Sequence[str], config: Mapping[str, Any]) -> Splits:
     """Return the splits of a config that the card describes by `data_files`, by `data_dir`, or by both."""
     folder = str(config.get("data_dir") or "").strip("./")
     prefix = f"{folder}/" if folder else ""
     data_files = config.get("data_files")
     if not data_files:
-        splits = _splits_found([file.removeprefix(prefix) for file in files if file.startswith(prefix)])
+        splits = _splits_by_name([file.removeprefix(prefix) for file in files if file.startswith(prefix)])
         return {split: tuple(prefix + path for path in paths) for split, paths in splits.items()}
     matched = {split: tuple(_match(files, [prefix + pattern for pattern in patterns])) for split, patterns in _patterns(data_files).items()}
     return {split: paths for split, paths in matched.items() if paths}
@@ -82,7 +82,7 @@ def _match(files: Sequence[str], patterns: Sequence[str]) -> list[str]:
     return [file for file in files if any(test.match(file) for test in tests)]
 
 
-def _splits_found(files: Sequence[str]) -> Splits:
+def _splits_by_name(files: Sequence[str]) -> Splits:
     """Return the splits by name: shards, then folders, then files called train, test, dev and similar; else all files are `train`."""
     shards: dict[str, list[str]] = {}
     for file in files:

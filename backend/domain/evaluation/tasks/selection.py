@@ -31,7 +31,7 @@ def select_rows(task: TaskDefinition, rows: Sequence[Row], *, limit: int | None,
     """Choose the rows to score and the examples, drawn with the seed; no example is scored.
 
     `rows` hold the columns that templates read; `pool` those of another split or dataset that examples come from. Raises InvalidInput if
-    no row remains or too few examples are there, TemplateFault for a condition that fails.
+    no row remains or there are too few examples, TemplateFault for a condition that fails.
     """
     chosen = [at for at, row in enumerate(rows) if _holds(task, row, at, where=task.data.where, path="data.where")]
     if not chosen:

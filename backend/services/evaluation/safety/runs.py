@@ -34,7 +34,7 @@ class SafetyResult:
 
     @property
     def is_finished(self) -> bool:
-        """Return whether its scores are there."""
+        """Return whether its scores exist."""
         return self.evaluation.status is Status.FINISHED and bool(self.report)
 
 

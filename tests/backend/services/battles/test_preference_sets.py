@@ -56,7 +56,7 @@ def voted(ctx: Context, *, num_prompts: int = 6, dataset_rows: int = 40, limit: 
 
 
 def finish_run(ctx: Context, launch: DpoLaunch, *, final: bool = True) -> None:
-    """Report what the training room reports: the dataset is there, a checkpoint, the end."""
+    """Report what the training room reports: the dataset is ready, a checkpoint, the end."""
     with ctx.db.write() as session:
         run = session.get_one(Run, launch.run_id)
         session.get_one(Job, run.job_id).depends_on_id = None

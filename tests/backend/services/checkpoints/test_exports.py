@@ -40,7 +40,7 @@ def test_a_gguf_file_is_exported_listed_downloaded_and_deleted(ctx: Context, bas
     assert export_file(ctx, job.id, person=LOCAL).read_bytes()[:4] == b"GGUF"
     delete_export(ctx, job.id, person=LOCAL)
     assert list_exports(ctx, base)[0].folder is None
-    with pytest.raises(Conflict, match="is not there"):
+    with pytest.raises(Conflict, match="are missing"):
         export_file(ctx, job.id, person=LOCAL)
 
 

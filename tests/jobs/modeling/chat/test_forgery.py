@@ -40,7 +40,7 @@ def test_special_tokens_in_a_message_are_text_on_every_path(style: str) -> None:
     ids = encode_prompt(tokenizer, hostile)
     assert specials_of(tokenizer, ids) == wanted
     decoded = tokenizer.decode(ids).replace(BREAK, "")
-    assert all(mark in decoded for mark in MARKS), "what was written is still there to be read"
+    assert all(mark in decoded for mark in MARKS), "the text of the markers survives"
     for path, other in prompts_everywhere(tokenizer, hostile, None).items():
         assert other == ids, path
     body = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]})
