@@ -161,7 +161,8 @@ def describe_procedure(config: GateConfig) -> str:
     margins = sorted({config.margin_of(part) for part in config.benchmarks})
     margin = f"{margins[0]:g}" if len(margins) == 1 else f"{margins[0]:g} to {margins[-1]:g}"
     claim = f"not worse by {margin} or more" if config.test == "non_inferiority" else f"better by more than {margin}"
-    sided = f"two-sided {100 * config.level:g} % interval of the paired difference, so each decision errs in {50 * (1 - config.level):.3g} % of cases"
+    error = f"each decision errs in {50 * (1 - config.level):.3g} % of cases"
+    sided = f"two-sided {100 * config.level:g} % interval of the paired difference, so {error}"
     rule = ""
     if len(config.benchmarks) > 1:
         rule = (
