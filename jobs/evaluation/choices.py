@@ -21,11 +21,11 @@ def choice_values(
     """Return an item's values. `alone` are the scores of the choices without their context, for `acc_pmi`.
 
     `acc` goes by the sum of log-probabilities, `acc_norm` by that sum per character of the choice, `acc_bytes` per byte, `acc_token` per
-    token, `acc_pmi` by the gain over the choice alone. Ties share credit. A score that is not finite leaves the item without values.
+    token, `acc_pmi` by the gain over the choice alone. Ties share credit. An item with a score that is not finite is missing.
     """
     sums = np.array([score.sum_logprob for score in scores])
     if not np.isfinite(sums).all():
-        return {}
+        return {"missing": 1.0}
     sizes = {
         "acc": [1] * len(choices),
         "acc_norm": [max(1, len(choice)) for choice in choices],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,8 @@ from jobs.evaluation.completions import Draw, end_tokens, read_answer
 from jobs.evaluation.engines.base import Answer, CheckStop, Sampling
 from jobs.evaluation.subject import Subject
 
-TAIL_TOKENS = 32
-"""Tokens of an answer's end that are searched for a stop string after each new one."""
+TAIL_TOKENS = 4
+"""Tokens searched for a stop string beyond one for each of its characters: some tokens decode to nothing."""
 LEAST_SHARED_TOKENS = 16
 
 
@@ -49,19 +49,20 @@ class Decoder:
 
     @torch.inference_mode()
     def _run(self, running: list[_Running], sampling: Sampling) -> Iterator[_Running]:
-        draw: Callable[[torch.Tensor, list[int]], torch.Tensor] = Draw([one.prompt for one in running], sampling).rows
+        draw = Draw([one.prompt for one in running], sampling).rows if sampling.temperature > 0 else None
         cache, mask, logits = self._prefill(running)
         places = list(range(len(running)))
         for step in range(sampling.max_tokens):
             self._check_stop()
-            if sampling.temperature > 0:
+            if draw is not None:
                 logits = draw(logits, places)
             tokens = logits.argmax(-1)
             listed = tokens.tolist()
-            going = []
-            for row, (one, token) in enumerate(zip(running, listed, strict=True)):
+            for one, token in zip(running, listed, strict=True):
                 one.new.append(token)
-                if token in self._ends or step == sampling.max_tokens - 1 or self._is_stopped(one):
+            stopped, going = self._stopped(running), []
+            for row, (one, token) in enumerate(zip(running, listed, strict=True)):
+                if token in self._ends or step == sampling.max_tokens - 1 or stopped[row]:
                     yield one
                 else:
                     going.append(row)
@@ -76,11 +77,13 @@ class Decoder:
             positions = mask.sum(-1, keepdim=True) - 1
             logits = self._forward(tokens[:, None], mask, positions, cache)
 
-    def _is_stopped(self, one: _Running) -> bool:
-        if not one.stops:
-            return False
-        tail = self._subject.tokenizer.decode(one.new[-TAIL_TOKENS:], skip_special_tokens=True)
-        return any(stop in tail for stop in one.stops)
+    def _stopped(self, running: Sequence[_Running]) -> list[bool]:
+        """Return which answers hold one of their stop strings near their end."""
+        longest = max((len(stop) for one in running for stop in one.stops), default=0)
+        if not longest:
+            return [False] * len(running)
+        tails = self._subject.tokenizer.batch_decode([one.new[-longest - TAIL_TOKENS :] for one in running], skip_special_tokens=True)
+        return [any(stop in tail for stop in one.stops) for one, tail in zip(running, tails, strict=True)]
 
     def _prefill(self, running: Sequence[_Running]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
         """Return the cache after all prompts, their mask and the logits of the next tokens; padding stands after a common prefix."""
