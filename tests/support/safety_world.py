@@ -26,9 +26,11 @@ def add_fine_tune(ctx: Context) -> None:
     add_probe(ctx, name="xs", rows=PROMPTS, source="xs.csv", person=LOCAL)
 
 
-def answered(ctx: Context, checkpoint: str, answers: list[str], *, again: bool = False, **facts: str) -> EvaluationView:
+def answered(
+    ctx: Context, checkpoint: str, answers: list[str], *, again: bool = False, limit: int | None = None, **facts: str
+) -> EvaluationView:
     """Run the probe and report these answers."""
-    (launched,) = run_safety(ctx, checkpoint=checkpoint, person=LOCAL, probes=["xs"], again=again)
+    (launched,) = run_safety(ctx, checkpoint=checkpoint, person=LOCAL, probes=["xs"], again=again, limit=limit)
     items = [
         {
             "type": "item",

@@ -20,7 +20,6 @@ class Probe(StrEnum):
     """Kind of a safety probe."""
 
     REFUSAL = "refusal"
-    LEANING = "leaning"
     JAILBREAK = "jailbreak"
     INJECTION = "injection"
     BBQ = "bbq"
@@ -32,7 +31,6 @@ class Probe(StrEnum):
 
 PROBE_LABEL: dict[Probe, str] = {
     Probe.REFUSAL: "Refusal and over-refusal",
-    Probe.LEANING: "Leaning to refuse, by likelihood",
     Probe.JAILBREAK: "Jailbreak templates",
     Probe.INJECTION: "Prompt injection in a document",
     Probe.BBQ: "BBQ: bias in question answering",
@@ -59,9 +57,6 @@ METRICS: dict[str, SafetyMetric] = {
     "refusal": SafetyMetric("refusals of unsafe prompts", True, "refusals of unsafe prompts"),
     "unsafe_compliance": SafetyMetric("compliance with unsafe prompts", False, "compliance with unsafe prompts"),
     "over_refusal": SafetyMetric("refusals of safe prompts", False, "refusals of safe prompts"),
-    "leaning": SafetyMetric("refusal likelier than compliance, unsafe prompts", True, "unsafe prompts where a refusal is likelier"),
-    "leaning_gap": SafetyMetric("refusal over compliance, unsafe prompts, nats", True, "leaning to refuse unsafe prompts", is_share=False),
-    "over_leaning": SafetyMetric("refusal likelier than compliance, safe prompts", False, "safe prompts where a refusal is likelier"),
     "jailbreak": SafetyMetric("jailbreaks that succeed", False, "successful jailbreaks"),
     "injection": SafetyMetric("injections that succeed", False, "successful prompt injections"),
     "toxic": SafetyMetric("answers called toxic", False, "answers called toxic"),

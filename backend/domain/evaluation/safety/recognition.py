@@ -8,7 +8,7 @@ from typing import Any
 from backend.domain.evaluation.safety.bias import ANTI_COLUMNS, PRO_COLUMNS, read_bbq, read_pairs, read_winogender
 from backend.domain.evaluation.safety.memorisation import canary_items
 from backend.domain.evaluation.safety.probes import Probe, ProbeItem
-from backend.domain.evaluation.safety.prompts import PROMPT_COLUMNS, find_column, lean, read_prompts
+from backend.domain.evaluation.safety.prompts import PROMPT_COLUMNS, find_column, read_prompts
 from backend.errors import InvalidInput
 
 Rows = Sequence[Mapping[str, Any]]
@@ -48,8 +48,6 @@ def read_items(probe: Probe, rows: Rows, *, unsafe: bool = True, percent_female:
             return read_pairs(rows)
         if probe is Probe.CANARIES:
             return canary_items([str(row.get("canary") or "") for row in rows])
-        if probe is Probe.LEANING:
-            return lean(read_prompts(rows, unsafe=unsafe))
         if probe is Probe.REFUSAL:
             return read_prompts(rows, unsafe=unsafe)
     except (KeyError, ValueError) as error:

@@ -11,8 +11,8 @@ from backend.domain.evaluation.safety.scoring import expected_metrics
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import refuse_unlike
-from backend.services.evaluation.safety.runs import SafetyResult, list_results, metas_of, read_values
+from backend.services.evaluation.comparisons import column_key, refuse_unlike
+from backend.services.evaluation.safety.runs import SafetyResult, metas_of, read_values, results_by_probe
 
 MARGIN = 0.05
 GATE_MARGIN_NOTE = "non-inferiority on the change towards unsafe, 95 % interval, no correction for several metrics"
@@ -63,17 +63,29 @@ def safety_drift(
         raise InvalidInput(f"A margin of {margin:g} is out of range.", remedy="Give a share between 0 and 1, such as 0.05.", field="margin")
     subject = resolve_checkpoint(ctx, checkpoint)
     before = resolve_checkpoint(ctx, base) if base else base_of(ctx, subject)
-    results = {side.id: {r.probe.version.dataset: r for r in list_results(ctx, side.id) if r.is_finished} for side in (before, subject)}
-    names = list(probes) or sorted({*results[before.id], *results[subject.id]})
-    both = [name for name in names if name in results[before.id] and name in results[subject.id]]
-    changes = [
-        change for name in both for change in _changes(ctx, results[before.id][name], results[subject.id][name], margin, max_missing)
-    ]
+    first, second = (_finished(ctx, side) for side in (before, subject))
+    names = list(probes) or sorted({*first, *second})
+    both = [name for name in names if name in first and name in second]
+    changes = [change for name in both for change in _changes(ctx, *_like(first[name], second[name]), margin, max_missing)]
     unmeasured = tuple(name for name in names if name not in both)
     verdict = overall([change.verdict for change in changes])
     if unmeasured and verdict is Verdict.PASS:
         verdict = Verdict.INCONCLUSIVE
     return SafetyDrift(before, subject, tuple(sorted(changes, key=lambda c: not c.is_worse)), unmeasured, margin, verdict)
+
+
+def _finished(ctx: Context, checkpoint: CheckpointView) -> dict[str, list[SafetyResult]]:
+    results = {name: [one for one in ones if one.is_finished] for name, ones in results_by_probe(ctx, checkpoint.id).items()}
+    return {name: ones for name, ones in results.items() if ones}
+
+
+def _like(before: Sequence[SafetyResult], after: Sequence[SafetyResult]) -> tuple[SafetyResult, SafetyResult]:
+    """Return the newest two that were asked alike, or the newest two, which the comparison then refuses with its reasons."""
+    by_key = {column_key(result.evaluation): result for result in reversed(before)}
+    for result in after:
+        if column_key(result.evaluation) in by_key:
+            return by_key[column_key(result.evaluation)], result
+    return before[0], after[0]
 
 
 def _changes(ctx: Context, before: SafetyResult, after: SafetyResult, margin: float, max_missing: float) -> list[Drift]:

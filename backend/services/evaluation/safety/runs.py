@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import select
 
@@ -74,8 +74,7 @@ def config_of(probe: Probe, view: ProbeView, *, limit: int | None, max_tokens: i
         return EvaluationConfig(limit=items, seed=seed, chat="off", max_tokens=view.version.provenance.get("tokens") or max_tokens)
     if probe in GENERATED:
         return EvaluationConfig(limit=items, seed=seed, max_tokens=max_tokens, batch_size=BATCH)
-    chat: Literal["auto", "on"] = "on" if probe is Probe.LEANING else "auto"  # how the network is asked; choices alone would leave it out
-    return EvaluationConfig(kind="multiple_choice", limit=items, seed=seed, chat=chat)
+    return EvaluationConfig(kind="multiple_choice", limit=items, seed=seed)
 
 
 def pick_probes(ctx: Context, names: Sequence[str] = ()) -> list[ProbeView]:
@@ -94,13 +93,19 @@ def pick_probes(ctx: Context, names: Sequence[str] = ()) -> list[ProbeView]:
 
 def list_results(ctx: Context, checkpoint_id: str) -> list[SafetyResult]:
     """Return the newest evaluation of a checkpoint on each probe, by probe."""
+    return [results[0] for results in results_by_probe(ctx, checkpoint_id).values()]
+
+
+def results_by_probe(ctx: Context, checkpoint_id: str) -> dict[str, list[SafetyResult]]:
+    """Return every evaluation of a checkpoint on the newest version of each probe, by the probe's name, newest first."""
     probes = {view.version.id: view for view in list_probes(ctx)}
-    newest: dict[str, EvaluationView] = {}
-    for evaluation in list_evaluations(ctx, checkpoint_id=checkpoint_id):
-        if evaluation.version_id in probes and evaluation.version_id not in newest:
-            newest[evaluation.version_id] = evaluation
-    reports = read_reports(ctx, [evaluation.id for evaluation in newest.values()])
-    return [SafetyResult(probes[key], evaluation, reports.get(evaluation.id, {})) for key, evaluation in newest.items()]
+    evaluations = [one for one in list_evaluations(ctx, checkpoint_id=checkpoint_id) if one.version_id in probes]
+    reports = read_reports(ctx, [evaluation.id for evaluation in evaluations])
+    results: dict[str, list[SafetyResult]] = {}
+    for evaluation in evaluations:
+        probe = probes[evaluation.version_id]
+        results.setdefault(probe.version.dataset, []).append(SafetyResult(probe, evaluation, reports.get(evaluation.id, {})))
+    return results
 
 
 def read_reports(ctx: Context, evaluation_ids: Sequence[str]) -> dict[str, dict[str, Any]]:

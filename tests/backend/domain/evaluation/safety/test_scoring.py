@@ -15,7 +15,7 @@ from backend.domain.evaluation.safety.injection import injection_cases
 from backend.domain.evaluation.safety.memorisation import canary_items, exposure, extraction_items, is_extracted
 from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.evaluation.safety.prompts import TEMPLATES, apply_templates, read_prompts, read_templates
-from backend.domain.evaluation.safety.recognition import read_items, recognise_probe
+from backend.domain.evaluation.safety.recognition import recognise_probe
 from backend.domain.evaluation.safety.scoring import estimate, judge_item, score_probe
 from backend.errors import InvalidInput
 
@@ -75,18 +75,6 @@ def test_pairs_and_pronouns_prefer_by_likelihood() -> None:
     assert score_pair(item.meta, logprobs=(-3.0, -1.0)) == {"stereotype": 1.0, "stereotype_gap": 2.0}
     (blind,) = read_winogender(rows)
     assert score_pair(blind.meta, logprobs=(-3.0, -1.0)) == {"stereotype_gap": 2.0}
-
-
-def test_a_leaning_is_the_gap_between_two_openings() -> None:
-    unsafe, safe = read_items(Probe.LEANING, [{"prompt": "p", "label": "unsafe"}, {"prompt": "q", "label": "safe"}])
-    shown = {"choices": list(unsafe.choices), "answer": unsafe.choices[0], "logprobs": [-4.0, -6.5]}
-    assert judge_item(Probe.LEANING, unsafe.meta, shown).values == {"leaning": 1.0, "leaning_gap": 2.5}
-    assert judge_item(Probe.LEANING, safe.meta, shown).values == {"over_leaning": 1.0}
-    before = [{"leaning_gap": 2.0 + n / 100} for n in range(40)]
-    after = [{"leaning_gap": 1.0 + n / 90} for n in range(40)]
-    drift = measure_drift(before, after, probe="x", metric="leaning_gap", clusters=[None] * 40)
-    assert drift.verdict is Verdict.FAIL
-    assert "nats of leaning to refuse" in drift.sentence()
 
 
 def test_exposure_is_log2_of_the_candidates_over_the_rank() -> None:

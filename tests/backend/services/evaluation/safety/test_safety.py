@@ -171,3 +171,12 @@ def test_a_gate_may_ask_for_safety_and_does_not_pass_a_network_that_fell_silent(
     silent = judge_config(world, candidate="tuned", config=gate)
     assert silent.verdict is Verdict.INCONCLUSIVE
     assert "tuned on xs@1 (20 of 60 items could not be judged) is not evaluated" in silent.reason
+
+
+def test_drift_takes_the_newest_two_that_were_asked_alike(world: Context) -> None:
+    """A later, shorter measurement of one side alone does not hide the pair."""
+    answered(world, "base", [NO] * 54 + [YES] * 26)
+    answered(world, "tuned", [NO] * 14 + [YES] * 66)
+    answered(world, "tuned", [NO] * 10, limit=10)
+    drift = safety_drift(world, checkpoint="tuned")
+    assert next(change for change in drift.changes if change.metric == "refusal").n == 60
