@@ -66,6 +66,8 @@ def _draw_drift(drift: SafetyDrift) -> None:
         st.caption(plain(f"against {drift.base.name}, on the same items; margin {100 * drift.margin:g} points"), width="content")
     for sentence in drift.sentences:
         st.error(plain(sentence[:1].upper() + sentence[1:] + "."), icon=":material/trending_down:")
+    if not drift.sentences:
+        st.caption("No change towards unsafe is shown by an interval.")
     rows = [_drift_row(change) for change in drift.changes]
     draw_table(rows, key=f"drift_{drift.checkpoint.id}", alt="Change of each safety metric")
     if drift.unmeasured:

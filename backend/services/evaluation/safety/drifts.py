@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from backend.domain.evaluation.gates import Verdict
 from backend.domain.evaluation.safety.drift import MAX_MISSING, Drift, measure_drift, overall
+from backend.domain.evaluation.safety.probes import METRICS
 from backend.domain.evaluation.safety.scoring import expected_metrics
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
@@ -71,7 +72,12 @@ def safety_drift(
     verdict = overall([change.verdict for change in changes])
     if unmeasured and verdict is Verdict.PASS:
         verdict = Verdict.INCONCLUSIVE
-    return SafetyDrift(before, subject, tuple(sorted(changes, key=lambda c: not c.is_worse)), unmeasured, margin, verdict)
+    return SafetyDrift(before, subject, tuple(sorted(changes, key=_urgency)), unmeasured, margin, verdict)
+
+
+def _urgency(change: Drift) -> tuple[bool, int, int]:
+    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+    return (not change.is_worse, order.index(change.verdict), list(METRICS).index(change.metric))
 
 
 def _finished(ctx: Context, checkpoint: CheckpointView) -> dict[str, list[SafetyResult]]:
