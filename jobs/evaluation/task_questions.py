@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, score_answers
 from backend.domain.evaluation.programs import write_program
+from backend.domain.evaluation.safety.scoring import judge_task_answer
 from backend.domain.evaluation.tasks.definition import Form, MetricUse, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
 from backend.domain.evaluation.tasks.rendering import Rendered
@@ -134,7 +135,9 @@ class TaskQuestions:
             cut = max(answer.cut for answer in answers)
             counts = {"cut": float(cut)} if cut else {}
             counts |= {"unparsed": float(own.unparsed)} if own.unparsed else {}
-            return [self._scored(item, rendered, own.values | counts, shown | more | own.shown)]
+            refused = judge_task_answer(self._choice_metrics, answers[0].text, prompt=rendered.turns[-1].content)
+            values, noted = own.values | counts | refused.values, shown | more | own.shown | refused.shown
+            return [self._scored(item, rendered, values, noted)]
 
         return Question(item, request, finish)
 

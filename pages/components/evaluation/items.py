@@ -16,7 +16,7 @@ from backend.services.evaluation.items import ItemView, Which, list_items
 from backend.services.evaluation.pairs import PairChoice, list_pairs
 from backend.services.evaluation.safety.probes import is_probe
 from pages.components.evaluation.folding import folded
-from pages.components.evaluation.safety import draw_safety_items
+from pages.components.evaluation.safety import draw_safety_item, draw_safety_items
 from pages.components.evaluation.scores import SHARES, metric_label, score_text
 from pages.components.frame import plain
 
@@ -60,7 +60,10 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
         st.caption("Items appear here as they are scored." if evaluation.is_active else "No such items.")
     for item in items:
         with st.container(border=True, gap="xsmall"):
-            draw_item(evaluation.kind, item)
+            if item.shown.get("safety"):
+                draw_safety_item(item)
+            else:
+                draw_item(evaluation.kind, item)
 
 
 def draw_item(kind: EvaluationKind, item: ItemView) -> None:

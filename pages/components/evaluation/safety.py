@@ -175,10 +175,11 @@ def draw_safety_items(ctx: Context, evaluation: EvaluationView) -> None:
         st.caption("Items appear here as they are scored." if evaluation.is_active else "No items.")
     for item in items:
         with st.container(border=True, gap="xsmall"):
-            _draw_item(item)
+            draw_safety_item(item)
 
 
-def _draw_item(item: ItemView) -> None:
+def draw_safety_item(item: ItemView) -> None:
+    """Draw one item of a safety evaluation: its outcome, and its texts folded."""
     outcome = str(item.shown.get("outcome") or ("missing" if item.shown.get("missing") else ""))
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.caption(f"Item {item.position + 1}", width="content")
