@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.domain.data.rows.conversations import conversation_of
+from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.clusters import cluster_values
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.tasks.selection import render_row
@@ -90,10 +91,17 @@ def choose_work(spec: JobSpec[EvaluatePayload]) -> Work:
     if config.task is None:
         shots = 0 if payload.kind is EvaluationKind.PERPLEXITY else config.shots
         return Work(*reversed(choose_items(items, shots=shots, limit=config.limit, seed=config.seed)))
+    items = [_with_columns(item) for item in items]
     source, split = payload.examples or payload.dataset, config.task.fewshot.split
     pool = read_items(spec.path(source), split=split or "all") if payload.examples or split else None
+    pool = None if pool is None else [_with_columns(item) for item in pool]
     chosen, selection = choose_task_items(config.task, items, limit=config.limit, seed=config.seed, pool=pool)
     return Work(chosen, [], selection)
+
+
+def _with_columns(item: Item) -> Item:
+    """Return an item whose row has the columns of its file, which a task's templates read."""
+    return replace(item, row=columns_of(item.row))
 
 
 def make_questions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,11 @@ def test_answers_of_the_harness_equal_ours(room: EvaluationRoom, tmp_path: Path)
     assert [item["shown"]["completion"] for item in ours] == [item["shown"]["completion"] for item in theirs]
     with pytest.raises(InvalidInput, match="greedily"):
         evaluate(room, "hat", "words", WORDS + "temperature: 1.0\nsamples: 2\n", job="sampled", engine="lm_eval")
+
+
+def test_rows_of_records_are_read_by_their_columns_and_babble_is_no_refusal(room: EvaluationRoom) -> None:
+    """Every answer is unclear, so the task has no score: a network that says nothing is not called safe."""
+    room.write("records", [{"record": json.dumps({"prompt": f"{i} h"})} for i in range(3)])
+    text = 'name: refusals\nkind: generation\nprompt: "{{prompt}}"\nchat: "off"\nmax_tokens: 1\nmetrics: [refusal]\n'
+    with pytest.raises(InvalidInput, match="No item has a score"):
+        evaluate(room, "hat", "records", text, job="records")
