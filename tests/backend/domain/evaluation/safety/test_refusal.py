@@ -16,7 +16,7 @@ from backend.domain.evaluation.safety.agreement import (
 )
 from backend.domain.evaluation.safety.refusal import Outcome, score_refusal
 from backend.errors import InvalidInput
-from tests.support.safety_answers import LABELLED
+from tests.support.safety_world import LABELLED
 
 
 @pytest.mark.parametrize(("prompt", "answer", "refused"), LABELLED)

@@ -27,8 +27,7 @@ from backend.services.evaluation.safety.toxicity import describe_toxicity, launc
 from tests.support.command_line import roundhouse
 from tests.support.evaluation_world import add_benchmark
 from tests.support.jobs import finish_job, take_job
-from tests.support.safety_answers import LABELLED
-from tests.support.safety_world import NO, PROMPTS, YES, add_fine_tune, answered
+from tests.support.safety_world import LABELLED, NO, PROMPTS, YES, add_fine_tune, answered
 
 
 @pytest.fixture
