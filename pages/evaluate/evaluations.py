@@ -24,6 +24,7 @@ from pages.components.evaluation.matrix import draw_matrix, draw_pending, show_c
 from pages.components.evaluation.safety import draw_probes
 from pages.components.evaluation.scores import interval_text, score_text
 from pages.components.evaluation.suites import draw_suite, draw_suites
+from pages.components.evaluation.task_form import draw_task, draw_tasks
 from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
@@ -32,6 +33,11 @@ from pages.components.words import ago
 PAGE = routes.EVALUATIONS
 TABLE = WidgetTable("evaluations", {"Checkpoint": 3.0, "Benchmark": 2.0, "Kind": 1.5, "Score": 2.4, "When": 1.1})
 SHOWN = 20
+INNER = (
+    *("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety"),
+    *("suite", "suites", "gates", "judges", "tasks"),
+)
+"""Names in the address that open something else than the matrix."""
 
 
 def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
@@ -83,6 +89,7 @@ def draw_overview(ctx: Context, person: Person) -> None:
         new_button()
         row_link("Suites", page=PAGE, query={"suites": "1"}, icon="checklist", key="eval_suites")
         row_link("Judges", page=PAGE, query={"judges": "1"}, icon="gavel", key="eval_judges")
+        row_link("Tasks", page=PAGE, query={"tasks": "1"}, icon="assignment", key="eval_tasks")
         row_link("Safety probes", page=PAGE, query={"safety": "1"}, icon="shield", key="eval_safety")
         row_link("Gates", page=PAGE, query={"gates": "1"}, icon="rule", key="eval_gates")
     if not board.rows:
@@ -118,8 +125,9 @@ def draw_new(ctx: Context, person: Person) -> None:
 
 with page_frame("Evaluations", "Scores with confidence intervals, paired comparisons, and the items behind them.") as (ctx, person):
     query = st.query_params
-    parts = ("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "suite", "suites", "gates", "judges")
-    if any(name in query for name in parts):
+    if "task" in query:
+        back_link("All tasks", page=PAGE, key="task_back", query={"tasks": "1"})
+    elif any(name in query for name in INNER):
         back_link("All evaluations", page=PAGE, key="eval_back")
     elif "judgement" in query:
         back_link("All judgements", page=PAGE, key="judge_back", query={"judges": "1"})
@@ -137,6 +145,10 @@ with page_frame("Evaluations", "Scores with confidence intervals, paired compari
         draw_judgements(ctx, person)
     elif "suites" in query:
         draw_suites(ctx, person)
+    elif "task" in query:
+        draw_task(ctx, person, query["task"], dataset_id=query.get("dataset"))
+    elif "tasks" in query:
+        draw_tasks(ctx)
     elif "benchmark" in query:
         draw_leaderboard(ctx, read_board(ctx), query["benchmark"])
     elif "new" in query or "checkpoint" in query or "dataset" in query:

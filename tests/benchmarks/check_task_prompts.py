@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python tests/benchmarks/check_task_prompts.py [FOLDER OF BENCHMARKS]
 
-The folder holds `mmlu/`, `bbh/`, `gsm8k/`, ... as published; without it only the rows of tests.support.task_rows are compared. Context,
-continuations and right answers are compared; of generation the stop strings and the longest answer too.
+The folder holds `mmlu/`, `bbh/`, `gsm8k/`, ... as published; without it only the rows of tests.support.data.task_rows are compared.
+Context, continuations and right answers are compared; of generation the stop strings and the longest answer too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from backend.infra.files.parquet import iter_rows
 from jobs.data.importer import import_dataset
 from tests.support.data.data_reporter import RememberingReporter
-from tests.support.task_rows import TASK_ROWS
+from tests.support.data.task_rows import TASK_ROWS
 
 LM_EVAL = Path(lm_eval.tasks.__file__).parent
 YAML = {

@@ -23,8 +23,11 @@ from backend.services.evaluation.code_execution import require_code_execution
 from backend.services.evaluation.scoring_choice import Split
 
 MAX_CHECKED_ROWS = 50_000
-CHECK_S = 3.0
+CHECK_S = 2.0
 """Longest time for rendering rows before the launch; the job renders the rest before it loads the network."""
+MAX_REMEMBERED = 1000
+_fitting: dict[tuple[object, ...], int] = {}
+"""Rows that a task scores of a version's split, once checked: a form asks again at every change."""
 Row = dict[str, Any]
 
 
@@ -85,6 +88,9 @@ def check_task(ctx: Context, task: TaskDefinition, version: VersionView, *, spli
     """
     if task.runs_code:
         require_code_execution(ctx)
+    key = (version.id, version.content_hash, split, task.hash, task.fewshot.dataset, config.seed)
+    if key in _fitting:
+        return _fitting[key]
     rows, selection = select_task_rows(ctx, task, version, split=split, limit=None, seed=config.seed)
     ends = time.monotonic() + CHECK_S
     for at in _spread(selection.scored):
@@ -92,7 +98,10 @@ def check_task(ctx: Context, task: TaskDefinition, version: VersionView, *, spli
         if time.monotonic() > ends:
             break
     cut = version.rows - len(rows) if split == "all" and len(rows) >= MAX_CHECKED_ROWS else 0
-    return len(selection.scored) + max(0, cut)
+    if len(_fitting) >= MAX_REMEMBERED:
+        _fitting.clear()
+    _fitting[key] = len(selection.scored) + max(0, cut)
+    return _fitting[key]
 
 
 def render_numbered(task: TaskDefinition, rows: Sequence[Row], at: int, selection: Selection) -> Rendered:

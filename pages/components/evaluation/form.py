@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 
 import streamlit as st
 
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
-from backend.services.data.views import DatasetView
+from backend.services.data.views import DatasetView, VersionView
 from backend.services.evaluation.evaluations import EvaluationView, plan_evaluation
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
+from backend.services.evaluation.tasks import suggest_tasks
 from pages.components import routes
 from pages.components.evaluation.launch import draw_launch
+from pages.components.evaluation.task_form import choose_task
 from pages.components.frame import empty_state, errors_shown
 
 MAX_AT_ONCE = 20
+OF_A_TASK = ("limit", "seed", "split", "chat", "windows")
+"""Settings that a task leaves open."""
 SPLIT_WORDS = {"auto": "Automatic", "all": "All rows", "train": "Training split", "val": "Validation split"}
 CHAT_WORDS = {"auto": "Automatic", "on": "On", "off": "Off"}
 WINDOW_WORDS = {"each_window": "Non-overlapping", "first_window": "As in lm-evaluation-harness"}
@@ -26,7 +31,7 @@ WINDOW_WORDS = {"each_window": "Non-overlapping", "first_window": "As in lm-eval
 def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, dataset_id: str | None) -> list[EvaluationView]:
     """Draw the form; return the evaluations it launched."""
     checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True)}
-    datasets = {d.id: d for d in list_datasets(ctx, kinds=EVALUATED_KINDS, ready=True)}
+    datasets = {d.id: d for d in list_datasets(ctx, kinds=(*EVALUATED_KINDS, "records"), ready=True)}
     if not checkpoints:
         empty_state(
             "No checkpoints yet. Train a network, or add a base.",
@@ -52,7 +57,7 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
             max_selections=MAX_AT_ONCE,
             key=f"eval_checkpoints_{checkpoint_id}",
         )
-        keys = sorted(datasets, key=lambda key: (datasets[key].kind != "benchmark", datasets[key].name))
+        keys = sorted(datasets, key=lambda key: (datasets[key].kind not in ("benchmark", "records"), datasets[key].name))
         picked = st.multiselect(
             "Benchmarks",
             keys,
@@ -63,8 +68,9 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
             help="Benchmarks, or any dataset with text, whose validation split is then scored by its loss. "
             "Each checkpoint is evaluated on each benchmark.",
         )
-        versions = [version.label for key in picked if (version := datasets[key].newest) is not None]
-        configs = _draw_settings(ctx, versions)
+        versions = [version for key in picked if (version := datasets[key].newest) is not None]
+        tasks = {version.label: _draw_task(ctx, version) for version in versions}
+        configs = _draw_settings(ctx, tasks)
         return draw_launch(ctx, person, [checkpoints[key] for key in chosen], configs)
 
 
@@ -72,18 +78,25 @@ def _dataset_label(dataset: DatasetView) -> str:
     return f"{dataset.name} ({dataset.kind}, {dataset.newest.amount})" if dataset.newest else dataset.name
 
 
-def _draw_settings(ctx: Context, versions: Sequence[str]) -> dict[str, EvaluationConfig]:
+def _draw_task(ctx: Context, version: VersionView) -> TaskDefinition | None:
+    """Draw the choice of a task; the one that is suggested comes first."""
+    suggested = [view.name for view in suggest_tasks(ctx, version)]
+    return choose_task(ctx, version.label, suggested, is_required=version.kind not in EVALUATED_KINDS)
+
+
+def _draw_settings(ctx: Context, tasks: Mapping[str, TaskDefinition | None]) -> dict[str, EvaluationConfig]:
     """Draw the settings that these benchmarks have; return the config of each, without those that can't be scored (drawn as errors)."""
     kinds: dict[str, EvaluationKind] = {}
-    for label in versions:
+    for label, task in tasks.items():
         with errors_shown():
-            kinds[label] = plan_evaluation(ctx, benchmark=label, config=EvaluationConfig()).kind
+            kinds[label] = plan_evaluation(ctx, benchmark=label, config=EvaluationConfig(task=task)).kind
+    by_kind = {label: kind for label, kind in kinds.items() if tasks[label] is None}
     values: dict[str, object] = {}
     with st.expander("Settings", icon=":material/tune:"):
         way = EvaluationKind.MULTIPLE_CHOICE
-        if EvaluationKind.MULTIPLE_CHOICE in kinds.values():
+        if EvaluationKind.MULTIPLE_CHOICE in by_kind.values():
             way = _draw_way()
-        scored = {way if kind is EvaluationKind.MULTIPLE_CHOICE else kind for kind in kinds.values()}
+        scored = {way if kind is EvaluationKind.MULTIPLE_CHOICE else kind for kind in by_kind.values()}
         left, right = st.columns(2)
         with left:
             values["limit"] = st.number_input(
@@ -106,7 +119,10 @@ def _draw_settings(ctx: Context, versions: Sequence[str]) -> dict[str, Evaluatio
             values |= _draw_scoring(scored)
     configs = {}
     for label, kind in kinds.items():
-        own = {**values, "kind": way} if kind is EvaluationKind.MULTIPLE_CHOICE else values
+        task = tasks[label]
+        own = {**values, "kind": way} if kind is EvaluationKind.MULTIPLE_CHOICE and task is None else values
+        if task is not None:
+            own = {name: value for name, value in values.items() if name in OF_A_TASK} | {"task": task}
         configs[label] = EvaluationConfig.model_validate(own)
     return configs
 

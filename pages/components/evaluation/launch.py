@@ -124,7 +124,9 @@ def format_memory_range(memory: MemoryEstimate) -> str:
 
 def _command(checkpoint: str, benchmark: str, config: EvaluationConfig) -> str:
     parts = ["roundhouse", "eval", "run", "--checkpoint", checkpoint, "--benchmark", benchmark]
-    for name, value in config.model_dump(exclude_defaults=True).items():
+    if config.task is not None:
+        parts += ["--task", config.task.name]
+    for name, value in config.model_dump(exclude_defaults=True, exclude={"task"}).items():
         flag = "--" + name.replace("_", "-")
         parts += [flag] if value is True else [flag, str(getattr(value, "value", value))]
     return shlex.join([*parts, "--wait"])

@@ -49,13 +49,7 @@ def _draw_tokens(result: Tokenization, *, key: str, with_ids: bool) -> None:
     if not result.tokens:
         st.caption("No text, no tokens.")
         return
-    token_strip(
-        [_shown(token) for token in result.tokens],
-        key=f"strip_{key}",
-        titles=[_title(token) for token in result.tokens],
-        marks=_marks(result.tokens),
-        clickable=False,
-    )
+    draw_strip(result.tokens, key=key)
     if with_ids:
         st.code(
             " ".join(str(token.id) for token in result.tokens),
@@ -64,6 +58,17 @@ def _draw_tokens(result: Tokenization, *, key: str, with_ids: bool) -> None:
             height=140 if len(result.tokens) > 200 else "content",
         )
     _draw_return(result)
+
+
+def draw_strip(tokens: Sequence[Token], *, key: str) -> None:
+    """Draw tokens one after another, each set off from its neighbours."""
+    token_strip(
+        [_shown(token) for token in tokens],
+        key=f"strip_{key}",
+        titles=[_title(token) for token in tokens],
+        marks=_marks(tokens),
+        clickable=False,
+    )
 
 
 def _draw_return(result: Tokenization) -> None:

@@ -160,6 +160,13 @@ def _fault(error: jinja2.TemplateError, *, source: str, path: str, row: Row) -> 
             line=line,
             remedy=(f"Use `{near}`? " if near else "") + f"The row has: {', '.join(columns[:20]) or 'no column'}.",
         )
+    if missing and missing["attribute"]:
+        return TemplateFault(
+            f"{at} reads `{missing['attribute']}` of a value that has none of that name.",
+            path=path,
+            line=line,
+            remedy="Look at the row: the dataset may be another one than the task was written for.",
+        )
     words = " ".join(str(error.message or error).split()) or type(error).__name__
     if isinstance(error, jinja2.TemplateSyntaxError):
         return TemplateFault(f"{at} is no template: {words}.", path=path, line=line, remedy="Templates are Jinja: {{ column }}.")

@@ -22,8 +22,8 @@ from backend.services.evaluation.evaluations import launch_evaluation, plan_eval
 from backend.services.evaluation.tasks import delete_task, find_single_task, get_task, list_tasks, preview_task, save_task, suggest_tasks
 from backend.services.jobs.jobs import list_jobs
 from tests.support.battle_world import add_checkpoint
+from tests.support.data.task_rows import TASK_ROWS
 from tests.support.evaluation_world import CHOICES, add_benchmark, claim_of
-from tests.support.task_rows import TASK_ROWS
 
 OWN = """
 name: capitals

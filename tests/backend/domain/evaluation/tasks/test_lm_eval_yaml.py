@@ -10,7 +10,7 @@ from backend.domain.evaluation.tasks.reading import read_task
 from backend.domain.evaluation.tasks.rendering import render
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, shipped_text
 from backend.errors import InvalidInput
-from tests.support.task_rows import ARC
+from tests.support.data.task_rows import ARC
 
 THEIRS = """
 task: science

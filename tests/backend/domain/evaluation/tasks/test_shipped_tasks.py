@@ -10,7 +10,7 @@ from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.selection import render_row, select_rows
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, shipped_names, shipped_tasks
 from backend.errors import InvalidInput, NotFound
-from tests.support.task_rows import TASK_ROWS
+from tests.support.data.task_rows import TASK_ROWS
 
 
 def first(name: str, **values: object) -> Rendered:

@@ -1,0 +1,279 @@
+"""The list of tasks, and the form of one: its fields or its YAML, and beside them its first prompts on a dataset, tokenized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+from pydantic import ValidationError
+
+from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.evaluation.tasks.groups import TaskGroup
+from backend.domain.evaluation.tasks.lm_eval_yaml import to_lm_eval
+from backend.domain.evaluation.tasks.metric_names import metric_label, metrics_of
+from backend.domain.evaluation.tasks.reading import read_definition, read_task, task_yaml
+from backend.domain.evaluation.tasks.templates import TemplateFault
+from backend.domain.validation import validation_message
+from backend.domain.wording import plural
+from backend.errors import InvalidInput, NotFound, RoundhouseError
+from backend.services.context import Context, Person
+from backend.services.evaluation.tasks import delete_task, get_task, list_tasks, save_task
+from pages.components import routes
+from pages.components.evaluation.task_preview import draw_preview
+from pages.components.frame import errors_shown, plain, show_error
+from pages.components.links import row_link
+from pages.components.tables import WidgetTable
+
+NEW = "new"
+KIND_WORDS = {"multiple_choice": "Multiple choice", "generation": "Generation", "perplexity": "Perplexity"}
+STYLE_WORDS = {"cloze": "Text of the choice", "letters": "Letter"}
+TABLE = WidgetTable("tasks", {"Task": 2.4, "Scoring": 1.3, "Metrics": 2.0, "Origin": 1.0})
+FIRST_TEXT = """name: my_task
+kind: multiple_choice
+prompt: "Question: {{question}}\\nAnswer:"
+choices: choices
+answer: answer
+metrics: [acc, acc_norm]
+"""
+
+
+def draw_tasks(ctx: Context) -> None:
+    """Draw every task with its metrics; each opens its form."""
+    st.caption("A task turns the rows of a benchmark into prompts and their answers into scores. It is a YAML file.")
+    if st.button("New task", type="primary", icon=":material/add:", key="task_new"):
+        st.switch_page(routes.EVALUATIONS, query_params={"task": NEW})
+    with TABLE.frame():
+        for view in list_tasks(ctx):
+            columns = TABLE.row(view.name)
+            definition = view.definition
+            with columns[0]:
+                row_link(
+                    definition.shown_title, page=routes.EVALUATIONS, query={"task": view.name}, icon="checklist", key=f"task_{view.name}"
+                )
+            if isinstance(definition, TaskGroup):
+                columns[1].caption("Group")
+                columns[2].caption(plural(len(definition.tasks), "task"))
+            else:
+                columns[1].caption(KIND_WORDS[definition.kind])
+                columns[2].caption(plain(" · ".join(metric_label(use.name) for use in definition.metric_uses)))
+            columns[3].caption("Built in" if view.origin == "shipped" else "Team")
+
+
+def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None) -> None:
+    """Draw the form of a task and its first prompts. `new` starts another one."""
+    key = f"task_text_{name}"
+    origin = "new"
+    if name != NEW:
+        view = get_task(ctx, name)
+        origin = view.origin
+        st.session_state.setdefault(key, view.text)
+        st.subheader(plain(view.definition.shown_title), anchor=False)
+        if view.definition.description:
+            st.caption(plain(view.definition.description))
+    text: str = st.session_state.setdefault(key, FIRST_TEXT)
+    left, right = st.columns([1, 1], gap="large")
+    with left:
+        text = _draw_definition(text, key=key)
+        _draw_actions(ctx, person, text, name=name, origin=origin)
+    with right:
+        draw_preview(ctx, text, task=_task_of(text), dataset_id=dataset_id, key=name)
+
+
+def _draw_definition(text: str, *, key: str) -> str:
+    """Draw the task as fields or as YAML; return its text, kept between visits."""
+    task = _task_of(text)
+    modes = ["Form", "YAML"] if task is not None else ["YAML"]
+    mode = st.segmented_control(
+        "View", modes, default=modes[0], required=True, key=f"{key}_mode_{len(modes)}", label_visibility="collapsed"
+    )
+    if mode == "Form" and task is not None:
+        values = _draw_fields(task, key=key)
+        try:
+            changed = TaskDefinition.model_validate({**task.model_dump(exclude_defaults=True), **values})
+        except ValidationError as error:
+            show_error(InvalidInput(f"{validation_message(error, TaskDefinition)}.", remedy="Correct the field."))
+            return text
+        except (TemplateFault, InvalidInput) as error:
+            show_error(error)
+            return text
+        if changed != task:
+            text = task_yaml(changed)
+    else:
+        height = min(640, 120 + 22 * text.count("\n"))
+        text = st.text_area("YAML", value=text, height=height, key=f"{key}_yaml", help="Fields that are left out hold their default.")
+        if task is None or _task_of(text) is None:
+            with errors_shown():
+                read_definition(text)
+    st.session_state[key] = text
+    return text
+
+
+def _task_of(text: str) -> TaskDefinition | None:
+    try:
+        return read_task(text)
+    except RoundhouseError:
+        return None
+
+
+def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
+    """Draw the fields of a task; return their values."""
+    values: dict[str, Any] = {}
+    first, second = st.columns(2)
+    values["name"] = first.text_input("Name", value=task.name, key=f"{key}_name", help="Letters, digits, _ - and .")
+    kinds = list(KIND_WORDS)
+    values["kind"] = second.selectbox("Scoring", kinds, index=kinds.index(task.kind), format_func=KIND_WORDS.__getitem__, key=f"{key}_kind")
+    values["prompt"] = st.text_area("Prompt", value=task.prompt, key=f"{key}_prompt", help="Jinja: {{question}} is the column question.")
+    if values["kind"] == "multiple_choice":
+        values |= _draw_choice_fields(task, key=key)
+    else:
+        values |= {"choices": None, "contexts": None, "style": "cloze"}
+        values["target"] = st.text_area(
+            "Answer of an example" if values["kind"] == "generation" else "Text that is scored",
+            value=task.target,
+            key=f"{key}_target",
+            help="Jinja.",
+        )
+    if values["kind"] == "generation":
+        values |= _draw_generation_fields(task, key=key)
+    else:
+        values |= {"stop": (), "extract": (), "samples": 1}
+    values |= _draw_common_fields(task, str(values["kind"]), key=key)
+    return values
+
+
+def _draw_choice_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if task.contexts is None:
+        listed = not isinstance(task.choices, str) and task.choices is not None
+        shown = "\n".join(task.choices or ()) if listed else str(task.choices or "")
+        text = st.text_area(
+            "Choices, one a line" if listed else "Choices",
+            value=shown,
+            height=90,
+            key=f"{key}_choices",
+            help="Templates." if listed else "Expression that gives a list: choices.text, or [first, second].",
+        )
+        values["choices"] = tuple(text.split("\n")) if listed else text
+    first, second = st.columns(2)
+    shown = str("" if task.answer is None else task.answer)
+    answer = first.text_input("Answer", value=shown, key=f"{key}_answer", help="Index, letter or text.")
+    values["answer"] = int(answer) if answer.isdecimal() else answer or None
+    if task.contexts is None:
+        styles = list(STYLE_WORDS)
+        values["style"] = second.selectbox(
+            "What is scored", styles, index=styles.index(task.style), format_func=STYLE_WORDS.__getitem__, key=f"{key}_style"
+        )
+    return values
+
+
+def _draw_generation_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    values["references"] = st.text_input(
+        "References",
+        value=task.references,
+        key=f"{key}_references",
+        help="Expression; empty: the answer above.",
+    )
+    shown = "\n".join(map(_escaped, task.stop))
+    stop = st.text_area("Stop strings, one a line", value=shown, height=90, key=f"{key}_stop", help="\\n is a line break.")
+    values["stop"] = tuple(_unescaped(line) for line in stop.split("\n") if line)
+    first, second, third = st.columns(3)
+    values["max_tokens"] = first.number_input("Max new tokens", 1, 32768, value=task.max_tokens, key=f"{key}_max_tokens")
+    values["temperature"] = second.number_input("Temperature", 0.0, 10.0, value=task.temperature, key=f"{key}_temperature")
+    values["samples"] = third.number_input("Samples per item", 1, 256, value=task.samples, key=f"{key}_samples")
+    return values
+
+
+def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    options = list(dict.fromkeys([*(use.name for use in task.metric_uses), *metrics_of(kind)]))
+    options = [name for name in options if name in metrics_of(kind) or kind == task.kind]
+    own = [use.name for use in task.metric_uses if kind == task.kind] or options[:1]
+    chosen = st.multiselect("Metrics", options, default=own, format_func=metric_label, key=f"{key}_metrics_{kind}", help="The first ranks.")
+    with_options = {use.name: use for use in task.metric_uses}
+    values["metrics"] = [with_options.get(name, {"name": name}) for name in chosen]
+    values["metrics"] = [use if isinstance(use, dict) else use.model_dump() for use in values["metrics"]]
+    with st.expander("Examples and instruction", icon=":material/tune:"):
+        about = task.instruction
+        values["instruction"] = st.text_area("Instruction", value=about, height=90, key=f"{key}_instruction", help="Comes first.")
+        first, second = st.columns(2)
+        most = len(task.fewshot.examples) or 64
+        count = first.number_input("Few-shot examples", 0, most, value=min(task.fewshot.count, most), key=f"{key}_shots")
+        choose = second.selectbox(
+            "Examples are",
+            ["first", "seeded"],
+            index=["first", "seeded"].index(task.fewshot.choose),
+            format_func={"first": "the first rows", "seeded": "drawn with the seed"}.__getitem__,
+            key=f"{key}_choose",
+        )
+        values["joiner"] = _unescaped(st.text_input("Text between prompt and answer", value=_escaped(task.joiner), key=f"{key}_joiner"))
+    values["fewshot"] = {**task.fewshot.model_dump(exclude_defaults=True), "count": count, "choose": choose}
+    return values
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _unescaped(text: str) -> str:
+    for shown, written in (("\\n", "\n"), ("\\t", "\t"), ("\\\\", "\\")):
+        text = text.replace(shown, written)
+    return text
+
+
+def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin: str) -> None:
+    definition = _definition_of(text)
+    with st.container(horizontal=True):
+        if st.button("Save for the team", type="primary", icon=":material/save:", key="task_save", disabled=definition is None):
+            with errors_shown():
+                saved = save_task(ctx, text, person=person)
+                st.session_state.pop(f"task_text_{name}", None)
+                st.toast(f"Saved {saved.name}.", icon=":material/check:")
+                st.switch_page(routes.EVALUATIONS, query_params={"task": saved.name})
+        if origin == "team" and st.button("Delete", icon=":material/delete:", key="task_delete"):
+            delete_task(ctx, name, person=person)
+            st.switch_page(routes.EVALUATIONS, query_params={"tasks": "1"})
+        st.download_button("YAML", data=text, file_name=f"{name}.yaml", mime="text/yaml", icon=":material/download:", key="task_yaml")
+    if isinstance(definition, TaskDefinition):
+        with st.expander("For lm-evaluation-harness", icon=":material/sync_alt:"):
+            _draw_harness_file(definition)
+    if origin == "shipped":
+        st.caption("Built in. To change it, give it another name and save it for the team.")
+
+
+def _definition_of(text: str) -> TaskDefinition | TaskGroup | None:
+    try:
+        return read_definition(text)
+    except RoundhouseError:
+        return None
+
+
+def _draw_harness_file(task: TaskDefinition) -> None:
+    with errors_shown():
+        written = to_lm_eval(task)
+        for sentence in written.left_out:
+            st.caption(plain(f"Left out: {sentence}"))
+        st.code(written.text, language="yaml", wrap_lines=True, height=260)
+
+
+def choose_task(ctx: Context, label: str, suggested: list[str], *, is_required: bool) -> TaskDefinition | None:
+    """Draw the choice of a task for a benchmark, the suggested ones first; return None for the scoring by the dataset's kind."""
+    names: Mapping[str, TaskDefinition] = {
+        view.name: view.definition for view in list_tasks(ctx) if isinstance(view.definition, TaskDefinition)
+    }
+    others = [name for name in names if name not in suggested]
+    options = [*suggested, *([] if is_required else [""]), *others]
+    by_kind = "By the rows' kind"
+    chosen = st.selectbox(
+        f"Task of {label}",
+        options,
+        format_func=lambda name: f"{names[name].shown_title}{' (suggested)' if name in suggested else ''}" if name else by_kind,
+        key=f"eval_task_{label}",
+        help="How the rows become prompts and scores.",
+    )
+    if not chosen:
+        return None
+    if chosen not in names:
+        raise NotFound(f"There is no task “{chosen}”.", remedy="Choose another one.")
+    return names[chosen]

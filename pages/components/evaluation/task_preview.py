@@ -1,0 +1,89 @@
+"""The first prompts of a task on a dataset, as a tokenizer cuts them, with what is scored after each."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.data.recognition.column_names import plain_name
+from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.evaluation.tasks.rendering import Rendered
+from backend.domain.wording import plural
+from backend.services.context import Context
+from backend.services.data.datasets import list_datasets
+from backend.services.evaluation.tasks import preview_task
+from backend.services.tokenizers.sources import TokenizerSource, list_sources
+from backend.services.tokenizers.tokenization import tokenize
+from pages.components.frame import errors_shown, plain
+from pages.components.tokenizers.text import draw_strip
+
+MOST_CHOICES = 12
+
+
+def draw_preview(ctx: Context, text: str, *, task: TaskDefinition | None, dataset_id: str | None, key: str) -> None:
+    """Draw the choice of dataset and tokenizer, and the first three prompts; a fault of the task names line, column and remedy."""
+    datasets = {d.id: d for d in list_datasets(ctx, ready=True) if d.newest is not None}
+    if not datasets:
+        st.info("Import a benchmark to see the task's prompts.", icon=":material/upload:")
+        return
+    sources = {source.ref: source for source in list_sources(ctx)}
+    keys = sorted(datasets, key=lambda k: (datasets[k].kind not in ("benchmark", "records"), datasets[k].name))
+    if task is not None and dataset_id is None:
+        names = {plain_name(name) for name in (*task.data.names, task.name)}
+        dataset_id = next((k for k in keys if plain_name(datasets[k].name) in names), None)
+    first, second = st.columns(2)
+    chosen = first.selectbox(
+        "Dataset",
+        keys,
+        index=keys.index(dataset_id) if dataset_id in keys else 0,
+        format_func=lambda k: f"{datasets[k].name} ({datasets[k].kind})",
+        key=f"task_dataset_{key}",
+    )
+    ref = second.selectbox(
+        "Tokenizer",
+        ["", *sources],
+        index=1 if sources else 0,
+        format_func=lambda r: sources[r].name if r else "None",
+        key=f"task_tokenizer_{key}",
+    )
+    version = datasets[chosen].newest
+    assert version is not None
+    with errors_shown():
+        preview = preview_task(ctx, text, version)
+        st.caption(f"{preview.scored:,} of {plural(preview.rows, 'row')} are scored. First prompts:")
+        for number, prompt in enumerate(preview.prompts, 1):
+            with st.container(border=True):
+                _draw_prompt(ctx, prompt, sources.get(ref), number=number, key=f"{key}_{chosen}_{number}")
+
+
+def _draw_prompt(ctx: Context, prompt: Rendered, source: TokenizerSource | None, *, number: int, key: str) -> None:
+    facts = [f"**{number}**"]
+    if prompt.subgroup is not None:
+        facts.append(plain(prompt.subgroup))
+    context = prompt.contexts[0] if prompt.contexts else prompt.context
+    if source is not None and context:
+        tokens = tokenize(ctx, source, context)
+        facts.append(plural(len(tokens.tokens), "token"))
+        st.markdown(" · ".join(facts))
+        draw_strip(tokens.tokens, key=f"task_{key}_{source.id}")
+    else:
+        st.markdown(" · ".join(facts))
+        st.code(context or "(no prompt)", language=None, wrap_lines=True)
+    if prompt.contexts:
+        st.caption("Each choice changes the prompt; the same text is scored after each.")
+        for at, (changed, continuation) in enumerate(prompt.pairs()):
+            _draw_scored(f"{changed[-80:]} → {continuation}", is_right=at in prompt.gold)
+        return
+    for at, continuation in enumerate((prompt.continuations or ())[:MOST_CHOICES]):
+        _draw_scored(continuation, is_right=at in prompt.gold)
+    hidden = len(prompt.continuations or ()) - MOST_CHOICES
+    if hidden > 0:
+        st.caption(f"and {hidden} more")
+    if prompt.continuations is None:
+        for reference in prompt.references[:MOST_CHOICES]:
+            _draw_scored(reference, is_right=True)
+
+
+def _draw_scored(text: str, *, is_right: bool) -> None:
+    icon = ":material/check_circle:" if is_right else ":material/radio_button_unchecked:"
+    shown = text if len(text) <= 300 else f"{text[:300]}…"
+    st.markdown(f"{icon} {plain(repr(shown)[1:-1])}")
