@@ -21,6 +21,7 @@ from jobs.evaluation.judges.endpoint import ask_endpoint
 from jobs.evaluation.ledger import check_stop
 from jobs.reporter import JobSpec, Reporter
 
+SHOWN_CHARACTERS = 4000
 ANSWERS, VERDICTS = "judge_answers.jsonl", "verdicts.jsonl"
 
 
@@ -98,6 +99,9 @@ def _write_verdicts(file: Path, items: Sequence[JudgeItem], answers: dict[str, J
             replies = [answers.get(f"item:{order}:{item.id}") for order in orders]
             record = {
                 "id": item.id,
+                "prompt": item.prompt[:SHOWN_CHARACTERS],
+                "answers": [text[:SHOWN_CHARACTERS] for text in (item.answer, item.answer_b) if text is not None],
+                "groups": [item.group, item.group_b],
                 "verdict": verdict.value,
                 "orders": verdict.orders,
                 "inconsistent": verdict.inconsistent,

@@ -179,12 +179,21 @@ def _draw_verdicts(ctx: Context, job_id: str) -> None:
     chosen = [verdict for verdict in verdicts if _belongs(verdict, choice or "All")]
     st.caption(f"{plural(len(chosen), 'verdict')}, the first {SHOWN} shown" if len(chosen) > SHOWN else plural(len(chosen), "verdict"))
     for verdict in chosen[:SHOWN]:
-        human = ", ".join(map(str, verdict["human"])) or "no vote"
-        with st.expander(
-            plain(f"{verdict['id']}: {verdict['verdict'] if verdict['verdict'] is not None else 'missing'} (people: {human})")
-        ):
-            for text in verdict["judge"]:
-                st.code(text or "", language=None, wrap_lines=True)
+        human = ", ".join(_named(vote, verdict) for vote in verdict["human"]) or "no vote"
+        prompt = " ".join(verdict["prompt"].split())
+        title = f"{prompt[:60]}{'…' if len(prompt) > 60 else ''}: {_named(verdict['verdict'], verdict)} (people: {human})"
+        with st.expander(plain(title), key=f"verdict_{verdict['id']}"):
+            for label, texts in (("Prompt", [verdict["prompt"]]), ("Answers", verdict["answers"]), ("Judge", verdict["judge"])):
+                st.caption(label)
+                for text in texts:
+                    st.code(text or "", language=None, wrap_lines=True)
+
+
+def _named(side: str | float | None, verdict: dict[str, Any]) -> str:
+    """Return a verdict or vote with the name of the answer that it prefers."""
+    first, second = verdict["groups"]
+    names = {None: "missing", "A": first or "A", "B": second or "B", "TIE": "tie", "BOTH_BAD": "both bad"}
+    return names.get(side, str(side)) if side is None or isinstance(side, str) else f"{side:g}"
 
 
 def _belongs(verdict: dict[str, Any], choice: str) -> bool:
