@@ -29,6 +29,9 @@ class RollRequest:
 
 Request = ScoreRequest | GenerateRequest | RollRequest
 
+SHOWN_PROMPT = 4000
+"""Characters of a prompt that an item keeps: its end, which holds the question."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -49,6 +52,19 @@ class Question:
             case RollRequest(text=text):
                 shown = text
         return hashlib.sha256(json.dumps(shown, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def prompt_text(self, tokenizer: PreTrainedTokenizerBase | None) -> str:
+        """Return the end of what the network is shown before it answers, examples and template included; empty for a scored text."""
+        match self.request:
+            case ScoreRequest(pairs=pairs):
+                shown: str | list[int] = pairs[0][0] if pairs else ""
+            case GenerateRequest(prompt=prompt):
+                shown = prompt
+            case RollRequest():
+                return ""
+        if not isinstance(shown, str):
+            shown = tokenizer.decode(shown) if tokenizer is not None else ""
+        return shown if len(shown) <= SHOWN_PROMPT else f"… {shown[-SHOWN_PROMPT:]}"
 
     @property
     def texts(self) -> list[str]:
@@ -106,7 +122,7 @@ def answer_questions(
                 audit.results.append((question, result))
             lost = sum(lost_bytes(tokenizer, text) for text in question.texts) if tokenizer is not None else 0
             more = {"lost_bytes": float(lost)} if lost else {}
-            shown = {"prompt_hash": question.prompt_hash}
+            shown = {"prompt_hash": question.prompt_hash, "prompt": question.prompt_text(tokenizer)}
             scored += [replace(one, values=more | one.values, shown=one.shown | shown) for one in question.finish(result)]
         yield scored
 

@@ -48,8 +48,8 @@ def list_items(
     if positions is not None:
         query = query.where(EvaluationItem.position.in_(positions))
     if which == "truncated":
-        cut, truncated = EvaluationItem.shown["cut"].as_integer(), EvaluationItem.values["truncated"].as_float()
-        query = query.where(or_(EvaluationItem.shown["finish_reason"].as_string() == "length", cut > 0, truncated > 0))
+        cut = [EvaluationItem.shown["cut"].as_integer() > 0, EvaluationItem.values["cut"].as_float() > 0]
+        query = query.where(or_(EvaluationItem.shown["finish_reason"].as_string() == "length", *cut))
     elif which != "all" and evaluation.kind is EvaluationKind.PERPLEXITY:
         score = evaluation.main_score
         bound = score.value if score else 0.0

@@ -13,6 +13,7 @@ from backend.services.evaluation.evaluations import EvaluationView, launch_evalu
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import difference_figure
+from pages.components.evaluation.check import draw_check
 from pages.components.evaluation.details import draw_details
 from pages.components.evaluation.exchange import draw_downloads
 from pages.components.evaluation.items import draw_items, draw_pairs
@@ -50,6 +51,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         draw_report(ctx, evaluation)
         _draw_partner(ctx, evaluation)
         draw_details(ctx, evaluation)
+        draw_check(ctx, person, evaluation)
         draw_downloads(ctx, evaluation)
         _draw_again(ctx, person, evaluation)
     st.subheader("Items", anchor=False)
@@ -119,10 +121,20 @@ def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:
         ("Context", f"{facts.context:,} tokens" if facts.context else ""),
         ("Precision", facts.number_format or ""),
         ("Device", {"cpu": "CPU", "cuda": "GPU"}.get(str(facts.device), "")),
+        ("Engine", f"{facts.engine} ({facts.engine_fallback})" if facts.engine and facts.engine_fallback else facts.engine or ""),
+        ("Begin token", "" if facts.bos is None else "before each text" if facts.bos else "none"),
+        ("Weights", (facts.weights_hash or "")[:16]),
+        ("Self-audit", _audit(facts.audit_items, facts.audit_difference)),
         *((f"Confidence interval, {metric_label(s.metric).lower()}", s.method) for s in evaluation.scores),
         ("Fingerprint", evaluation.fingerprint[:16]),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _audit(items: int, difference: float | None) -> str:
+    if not items:
+        return ""
+    return f"{plural(items, 'item')} computed again" + ("" if difference is None else f", largest difference {difference:.2g} nats")
 
 
 def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:

@@ -53,9 +53,10 @@ def test_truncated_items_lost_part_of_prompt_or_answer(world: Context) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="questions", person=LOCAL)
     shown = [{"finish_reason": "stop"}, {"finish_reason": "length"}, {"finish_reason": "stop", "cut": 3}]
     items = [item(n, {"exact_match": 0.0}, **one) for n, one in enumerate(shown)]
+    items.append(item(3, {"exact_match": 0.0, "cut": 12.0}))
     finish(world, claim_of(world, launched), items, scores=[], facts={})
     listed, total = list_items(world, launched.id, which="truncated")
-    assert ([one.position for one in listed], total) == ([1, 2], 2)
+    assert ([one.position for one in listed], total) == ([1, 2, 3], 3)
     assert list_items(world, launched.id, positions={0, 2})[1] == 2
 
 
