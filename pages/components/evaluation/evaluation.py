@@ -191,5 +191,10 @@ def _draw_difference(comparison: Comparison, *, noun: str) -> None:
         config=STATIC,
         alt="Difference with its interval, and zero",
     )
-    if comparison.left_out:
-        st.caption(f"{plural(comparison.left_out, noun)} that only one of them has are left out.")
+    notes = [f"{plural(comparison.left_out, noun)} that only one of them has are left out."] if comparison.left_out else []
+    if comparison.clusters:
+        notes.append(f"{noun.capitalize()}s about one passage count together: {plural(comparison.clusters, 'cluster')}.")
+    if comparison.differs:
+        notes.append(f"The two differ in {', '.join(comparison.differs)}.")
+    if notes:
+        st.caption(plain(" ".join(notes)))

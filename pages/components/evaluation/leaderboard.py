@@ -21,7 +21,7 @@ from pages.components.tables import WidgetTable, draw_table
 
 PAGE = routes.EVALUATIONS
 RANKS = WidgetTable(
-    "ranking", {"Rank": 0.7, "Checkpoint": 3.0, "Score": 1.4, "95 % interval": 2.0, "Items": 1.0, "Significance": 1.6}, heading=2
+    "ranking", {"Rank": 0.9, "Checkpoint": 3.0, "Score": 1.4, "95 % interval": 2.0, "Items": 1.0, "Significance": 1.6}, heading=2
 )
 
 
@@ -58,15 +58,20 @@ def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
     )
     words = f"{'Lower' if metric in LOWER_IS_BETTER else 'Higher'} is better. Bars are 95 % confidence intervals."
     if len(ranks) > 1:
-        words += " Filled dots are tied for first: not significantly different from the best, all judged together on the same items."
+        words += " Filled dots are tied for first: not significantly different from the best, all judged together on the same items. In brackets: 95 % interval of the rank."
     st.caption(words)
+
+
+def _rank_text(rank: Rank, number: int) -> str:
+    place = "1" if rank.shares_first_place else str(number)
+    return place if rank.rank_low is None or rank.rank_low == rank.rank_high else f"{place} ({rank.rank_low}–{rank.rank_high})"
 
 
 def _draw_ranks(ranks: Sequence[Rank], *, metric: str) -> None:
     with RANKS.frame():
         for number, rank in enumerate(ranks, 1):
             columns = RANKS.row(rank.evaluation.id)
-            columns[0].text("1" if rank.shares_first_place else str(number))
+            columns[0].text(_rank_text(rank, number))
             with columns[1]:
                 row_link(
                     rank.evaluation.checkpoint,
