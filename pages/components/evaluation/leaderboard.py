@@ -58,7 +58,8 @@ def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
     )
     words = f"{'Lower' if metric in LOWER_IS_BETTER else 'Higher'} is better. Bars are 95 % confidence intervals."
     if len(ranks) > 1:
-        words += " Filled dots are tied for first: not significantly different from the best, all judged together on the same items. In brackets: 95 % interval of the rank."
+        words += " Filled dots are tied for first: not significantly different from the best, all judged together on the same items."
+        words += " In brackets: 95 % interval of the rank."
     st.caption(words)
 
 
