@@ -73,10 +73,11 @@ def choices(items: int, *, shots: int, words: int, question: int) -> list[ScoreR
     ]
 
 
-def prompts(items: int, *, max_tokens: int) -> list[GenerateRequest]:
-    """Return prompts of uneven length whose answers end at a line break, as those of a harness do."""
+def prompts(items: int, *, max_tokens: int, shots: int = 0) -> list[GenerateRequest]:
+    """Return prompts of uneven length, after the same solved examples, whose answers end at a line break, as those of a harness do."""
     draw = random.Random(8)
-    texts = [f"Question: {sentence(draw, draw.randint(8, 60))}\nAnswer:" for _ in range(items)]
+    solved = "".join(f"Question: {sentence(draw, 40)}\nAnswer: {sentence(draw, 20)}\n\n" for _ in range(shots))
+    texts = [f"{solved}Question: {sentence(draw, draw.randint(8, 60))}\nAnswer:" for _ in range(items)]
     return [GenerateRequest(text, stop=("\n",), sampling=Sampling(max_tokens=max_tokens)) for text in texts]
 
 
@@ -186,7 +187,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[8, 16, 32])
-    parser.add_argument("--cases", nargs="*", default=["five-shot", "zero-shot", "one token", "generation", "perplexity"])
+    parser.add_argument(
+        "--cases", nargs="*", default=["five-shot", "zero-shot", "one token", "generation", "five-shot generation", "perplexity"]
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     BATCH_SIZES[:] = args.batch_sizes
@@ -199,6 +202,7 @@ def main() -> None:
         "zero-shot": lambda: compare_scores(subject, choices(4 * n, shots=0, words=6, question=25), turns=turns),
         "one token": lambda: compare_scores(subject, letters(2 * n), turns=turns),
         "generation": lambda: compare_answers(subject, prompts(n, max_tokens=48), turns=turns),
+        "five-shot generation": lambda: compare_answers(subject, prompts(n, max_tokens=48, shots=5), turns=turns),
         "perplexity": lambda: compare_documents(subject, documents(n), turns=turns),
     }
     figures = {}

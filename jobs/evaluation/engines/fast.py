@@ -36,7 +36,7 @@ from jobs.evaluation.engines.base import (
 from jobs.evaluation.engines.decoding import Decoder
 from jobs.evaluation.engines.plain import PlainEngine, answer_by_sampling, subject_facts
 from jobs.evaluation.engines.shared_prefix import RowScores, SharedPrefix
-from jobs.evaluation.engines.suitability import longest_shared, reason_against, row_tokens
+from jobs.evaluation.engines.suitability import longest_shared, reason_against_caching, reason_against_sharing, row_tokens
 from jobs.evaluation.engines.trie import Row, TokenTrie
 from jobs.evaluation.subject import Subject
 from jobs.modeling.loglikelihood import (
@@ -77,13 +77,14 @@ class FastEngine:
         self._subject, self._check_stop, self._batch_size = subject, check_stop, batch_size
         self._batch_tokens = batch_tokens or row_tokens(subject.network)
         self._plain = PlainEngine(subject, batch_size=batch_size, check_stop=check_stop)
-        self._fallback = reason_against(subject.network)
+        self._fallback = reason_against_caching(subject.network)
+        self._is_tested = bool(self._fallback)
         self._longest = longest_shared(subject.network)
         self._networks: list[PreTrainedModel] = [subject.network, *(copy.deepcopy(subject.network).to(other) for other in devices[1:])]
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Batch[Scores]]:
         """Yield log-likelihoods; see Engine.score."""
-        if self._fallback:
+        if not self._shares():
             yield from self._plain.score(requests)
             return
         owners = [index for index, request in enumerate(requests) for _ in request.pairs]
@@ -120,7 +121,7 @@ class FastEngine:
     def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
         """Yield negative log-likelihoods; see Engine.roll."""
         network, tokenizer = self._subject.network, self._subject.tokenizer
-        if self._fallback or self._longest <= self._subject.context:
+        if not self._shares() or self._longest <= self._subject.context:
             yield from self._plain.roll(texts, policy=policy)
             return
         sequences, sizes = plan_windows(tokenizer, texts, longest=self._subject.context, policy=policy)
@@ -150,6 +151,12 @@ class FastEngine:
         if self._fallback:
             return replace(self._plain.facts(), fallback=self._fallback)
         return replace(subject_facts(self._subject, name=self.name, batch_tokens=self._batch_tokens), devices=len(self._networks))
+
+    def _shares(self) -> bool:
+        """Return whether the network can share prefixes; tested when it is first asked to."""
+        if not self._is_tested:
+            self._fallback, self._is_tested = reason_against_sharing(self._subject.network), True
+        return not self._fallback
 
     def _plan(self, pairs: Sequence[Pair]) -> list[ScoredSequence]:
         sequences: list[ScoredSequence] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ CPU_ROW_TOKENS, GPU_ROW_TOKENS = (64, 512), (512, 4096)
 NO_LIMIT = 1 << 40
 
 
-def reason_against(network: PreTrainedModel) -> str:
-    """Return why a network can't share prefixes; empty if it can. Compares both ways on a few tokens of the vocabulary."""
+def reason_against_caching(network: PreTrainedModel) -> str:
+    """Return why a network's keys and values can't be kept between forward passes of our own; empty if they can."""
     config = network.config.get_text_config()
     scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = {str(part.get("rope_type")) for part in (scaling, *scaling.values()) if isinstance(part, dict)}
@@ -34,6 +35,15 @@ def reason_against(network: PreTrainedModel) -> str:
         return "its rotary positions depend on the longest sequence of a batch"
     if getattr(network, "_is_stateful", False):
         return "its recurrent state can't be cut back to a shared prefix"
+    if "position_ids" not in inspect.signature(type(network).forward).parameters:
+        return "its attention takes no positions of our own"
+    return ""
+
+
+def reason_against_sharing(network: PreTrainedModel) -> str:
+    """Return why a network can't share prefixes; empty if it can. Compares both ways on a few tokens of the vocabulary."""
+    if reason := reason_against_caching(network):
+        return reason
     try:
         difference = _difference(network)
     except UNUSABLE as error:

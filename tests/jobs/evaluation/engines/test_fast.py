@@ -87,7 +87,9 @@ def test_network_that_ignores_its_mask_is_noticed() -> None:
     one = subject()
     forward = one.network.forward
     one.network.forward = lambda **values: forward(**{**values, "attention_mask": None})
-    assert "change its numbers" in FastEngine(one).facts().fallback
+    engine = FastEngine(one)
+    in_order(engine.score(REQUESTS), len(REQUESTS))
+    assert "change its numbers" in engine.facts().fallback
 
 
 def test_every_distinct_prefix_is_run_once() -> None:
@@ -95,6 +97,7 @@ def test_every_distinct_prefix_is_run_once() -> None:
     ran = []
     forward = one.network.forward
     engine = FastEngine(one, batch_tokens=60)
+    list(engine.score(REQUESTS[:1]))  # tests first whether the network can share
     one.network.forward = lambda **values: (ran.append(values["input_ids"].numel()), forward(**values))[1]
     context = SHOTS * 2 + "Q: "
     requests = [ScoreRequest.of(context[-80:] + text, [" a", " b", " c"]) for text in "defghijk" * 3]
