@@ -59,7 +59,7 @@ OBJECTS = 8
 
 
 class GuardedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox in which everything costs. `options` are Jinja's, those of transformers when left out."""
+    """Jinja's immutable sandbox, with every operation charged to a budget. `options` are Jinja's, those of transformers when left out."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
@@ -295,12 +295,12 @@ class _PlainDict:
     """`dict` without the attributes of the class."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*self._paid(args), **kwargs)
+        return dict(*self._charged(args), **kwargs)
 
     def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*self._paid(args))
+        return dict.fromkeys(*self._charged(args))
 
-    def _paid(self, args: tuple[Any, ...]) -> list[Any]:
+    def _charged(self, args: tuple[Any, ...]) -> list[Any]:
         values = [check_nesting(_read(value)) for value in args]
         budget.get().make(sum(OBJECTS * costs.size(value) for value in values))
         return values
@@ -340,7 +340,7 @@ def check_length(source: str) -> None:
 
 @contextmanager
 def limited(values: Any, *, source: str = "") -> Iterator[None]:
-    """Give what runs inside a budget for these values. Raises jinja2.TemplateError for anything that a template can do wrong."""
+    """Run the body with a budget that suits these values. Raises jinja2.TemplateError for anything that a template can do wrong."""
     token = budget.set(Budget(input_bytes=len(source) + _length(values)))
     try:
         yield

@@ -42,17 +42,17 @@ def check_network(folder: Path, reporter: Reporter) -> None:
 
 
 def _read_config(folder: Path) -> PretrainedConfig:
-    named = str(read_json(folder / "config.json").get("model_type"))
+    family = str(read_json(folder / "config.json").get("model_type"))
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except UNUSABLE as error:
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     if type(config) not in AutoModelForCausalLM._model_mapping or is_scorer(folder):
-        raise InvalidInput(f"A network of the family {named!r} generates no text.", remedy="Choose a causal language model.")
+        raise InvalidInput(f"A network of the family {family!r} generates no text.", remedy="Choose a causal language model.")
     return config
 
 
-def _check_size(folder: Path, config: PretrainedConfig, held: int) -> None:
+def _check_size(folder: Path, config: PretrainedConfig, num_weights: int) -> None:
     """Compare the network's size with the weights' before memory is allocated: a hostile config may ask for more than any machine has."""
     try:
         with torch.device("meta"):
@@ -60,9 +60,9 @@ def _check_size(folder: Path, config: PretrainedConfig, held: int) -> None:
         parameters = sum(math.prod(parameter.shape) for parameter in network.parameters())
     except UNUSABLE as error:
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
-    if parameters > held * SLACK:
+    if parameters > num_weights * SLACK:
         raise InvalidInput(
-            f"The network in {folder.name} can't be loaded: its config has {parameters:,} parameters, and the weights have {held:,}.",
+            f"The network in {folder.name} can't be loaded: its config has {parameters:,} parameters, and the weights {num_weights:,}.",
             remedy="Check that config.json belongs to these weights.",
         )
 

@@ -90,21 +90,21 @@ def run_ours(count: int, folder: Path) -> dict[str, Any]:
             with watch:
                 finder.add(block, block)
 
-    def read(wanted: set[int]) -> Iterator[tuple[int, str]]:
+    def read(numbers: set[int]) -> Iterator[tuple[int, str]]:
         with texts.open() as lines:
-            yield from ((row, line.rstrip("\n")) for row, line in enumerate(lines) if row in wanted)
+            yield from ((row, line.rstrip("\n")) for row, line in enumerate(lines) if row in numbers)
 
     with watch:
         alike = finder.finish(num_train=count, read=read, tick=lambda share: None)
     disk = sum(file.stat().st_size for file in (folder / "near").iterdir())
-    found = np.flatnonzero(alike.like != np.arange(count))
+    result = np.flatnonzero(alike.like != np.arange(count))
     return {
         **vars_of(watch),
         "memory_bytes": peak_bytes() - before,
         "disk_bytes": disk,
         "pairs_compared": alike.pairs_checked,
-        "found": found[found < TRUTH_ROWS].tolist(),
-        "duplicates": len(found),
+        "found": result[result < TRUTH_ROWS].tolist(),
+        "duplicates": len(result),
     }
 
 
@@ -125,12 +125,12 @@ def run_datasketch(count: int, folder: Path) -> dict[str, Any]:
                     clusters.join(other, row)
                 index.insert(row, sketch)
                 row += 1
-    found = duplicates_of(clusters)
+    result = duplicates_of(clusters)
     return {
         **vars_of(watch),
         "memory_bytes": peak_bytes() - before,
-        "found": sorted(one for one in found if one < TRUTH_ROWS),
-        "duplicates": len(found),
+        "found": sorted(one for one in result if one < TRUTH_ROWS),
+        "duplicates": len(result),
         "bands": [index.b, index.r],
     }
 

@@ -55,15 +55,15 @@ def make_row(kind: str, number: int, words: Words) -> dict[str, Any]:
     """Return a row of a kind; no two numbers give the same."""
     if kind == "text":
         return {"text": f"{words.text(120)}{number}"}
-    asked, answer, other = f"{words.text(20)}{number}", words.text(60), words.text(60)
-    turn, reply = {"role": "user", "content": asked}, {"role": "assistant", "content": answer}
+    prompt, answer, other = f"{words.text(20)}{number}", words.text(60), words.text(60)
+    turn, reply = {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}
     rows: dict[str, dict[str, Any]] = {
-        "instruction": {"instruction": asked, "input": other if number % 3 == 0 else "", "output": answer},
+        "instruction": {"instruction": prompt, "input": other if number % 3 == 0 else "", "output": answer},
         "chat": {"messages": [{"role": "system", "content": "Be brief."}, turn, reply, {"role": "user", "content": other}, reply]},
-        "sharegpt": {"id": number, "conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]},
-        "preference": {"prompt": asked, "chosen": f"{answer}1", "rejected": f"{other}2"},
-        "compared": {"prompt": asked, "chosen": [turn, reply], "rejected": [turn, {"role": "assistant", "content": f"{other}2"}]},
-        "kto": {"prompt": asked, "completion": answer, "label": number % 2 == 0},
+        "sharegpt": {"id": number, "conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]},
+        "preference": {"prompt": prompt, "chosen": f"{answer}1", "rejected": f"{other}2"},
+        "compared": {"prompt": prompt, "chosen": [turn, reply], "rejected": [turn, {"role": "assistant", "content": f"{other}2"}]},
+        "kto": {"prompt": prompt, "completion": answer, "label": number % 2 == 0},
     }
     return rows[kind]
 

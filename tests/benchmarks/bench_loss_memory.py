@@ -25,12 +25,12 @@ ROWS, CONTEXT, STEPS = 8, 256, 3
 def main(vocabularies: list[int]) -> None:
     """Measure each vocabulary in both ways, in turns, and print ratios."""
     for vocabulary in vocabularies:
-        found: dict[str, list[dict[str, float]]] = {"plain": [], "joined": []}
+        result: dict[str, list[dict[str, float]]] = {"plain": [], "joined": []}
         for _ in range(2):
-            for way, values in found.items():
+            for way, values in result.items():
                 command = [sys.executable, __file__, "--child", way, str(vocabulary)]
                 values.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
-        medians = {way: {name: statistics.median(v[name] for v in values) for name in values[0]} for way, values in found.items()}
+        medians = {way: {name: statistics.median(v[name] for v in values) for name in values[0]} for way, values in result.items()}
         ratios = {name: round(medians["joined"][name] / medians["plain"][name], 3) for name in ("peak_mb", "allocated_mb", "step_s")}
         apart = abs(medians["joined"]["loss"] - medians["plain"]["loss"]) / medians["plain"]["loss"]
         print(json.dumps({"vocabulary": vocabulary, **medians, "joined / plain": ratios, "losses_apart": apart}, indent=1), flush=True)

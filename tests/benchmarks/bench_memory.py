@@ -210,28 +210,28 @@ def errors_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         )
         for row in rows
     ]
-    found = []
+    result = []
     for index, row in enumerate(rows):
         peak, mine = row["run"]["measured_bytes"], probes[index]
         before = estimate_memory(mine.setting).total  # sequences as long as the context, as nobody has seen the data yet
         others = calibrate(mine.setting, mine.estimated_bytes, [probe for probe in probes if probe is not mine])
-        said = {"formula": before, "calibrated": mine.estimated_bytes * others.factor, "probe": mine.measured_bytes}
-        off = {name: value / peak - 1 for name, value in said.items()}
-        found.append({"title": row["title"], "peak": peak, "said": said, "off": off, "promised": others.error})
-    return found
+        estimates = {"formula": before, "calibrated": mine.estimated_bytes * others.factor, "probe": mine.measured_bytes}
+        off = {name: value / peak - 1 for name, value in estimates.items()}
+        result.append({"title": row["title"], "peak": peak, "said": estimates, "off": off, "promised": others.error})
+    return result
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Print the cases as a table in Markdown, and the median and worst errors."""
-    found = errors_of(rows)
+    result = errors_of(rows)
     sys.stdout.write("| setting | run's peak | formula | corrected by the other eleven | after its probe |\n|---|---|---|---|---|\n")
-    for case in found:
+    for case in result:
         cells = [f"{format_bytes(case['said'][name])} ({case['off'][name]:+.1%})" for name in ("formula", "calibrated", "probe")]
         sys.stdout.write(f"| {case['title']} | {format_bytes(case['peak'])} | {' | '.join(cells)} |\n")
     for name in ("formula", "calibrated", "probe"):
-        off = [abs(case["off"][name]) for case in found]
+        off = [abs(case["off"][name]) for case in result]
         sys.stdout.write(f"{name}: median {statistics.median(off):.1%}, worst {max(off):.1%}\n")
-    promised = [case["promised"] for case in found if case["promised"] is not None]
+    promised = [case["promised"] for case in result if case["promised"] is not None]
     sys.stdout.write(f"error promised for the corrected formula: median {statistics.median(promised):.1%} of {len(promised)} cases\n")
     sys.stdout.write(f"seconds of a probe, median: {statistics.median(row['probe']['wall_s'] for row in rows):.0f}\n")
 

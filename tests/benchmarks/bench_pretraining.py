@@ -49,9 +49,9 @@ class Contender:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.tail = [*self.tail[-20:], line.rstrip()]
-            found = STEP.search(line)
-            if found:
-                self.steps.append((time.time(), float(found[1]) / 1000))
+            result = STEP.search(line)
+            if result:
+                self.steps.append((time.time(), float(result[1]) / 1000))
 
     def signal(self, number: int) -> None:
         """Signal the process with all its children."""
@@ -183,8 +183,8 @@ def _print(shape: str, rates: dict[str, list[float]], peaks: list[float]) -> Non
             if name.startswith("roundhouse") and other != name
         }
         share = statistics.median(rate * per_token / peak for rate, peak in zip(values, peaks, strict=True))
-        told = {"tokens_per_s": round(statistics.median(values)), "best": round(max(values))}
-        rows[name] = {**told, "share_of_matmul": round(share, 3), **against}
+        speed = {"tokens_per_s": round(statistics.median(values)), "best": round(max(values))}
+        rows[name] = {**speed, "share_of_matmul": round(share, 3), **against}
     print(
         json.dumps({"shape": shape, "rounds": len(peaks), "matmul_gflops": round(statistics.median(peaks) / 1e9), "rates": rows}, indent=1)
     )
@@ -214,7 +214,7 @@ def measure_telemetry(options: argparse.Namespace) -> None:
                 step += 1
                 started = time.perf_counter()
                 values = loop.update(step)
-                told = time.perf_counter()
+                started_at = time.perf_counter()
                 if reports:
                     ctx.reporter.metrics(step, values)
                     ctx.reporter.progress(step, ENDLESS, rate=1.0)
@@ -222,7 +222,7 @@ def measure_telemetry(options: argparse.Namespace) -> None:
                 ended = time.perf_counter()
                 if turn > 1:
                     lasted[reports].append(ended - started)
-                    inside += ended - told if reports else 0.0
+                    inside += ended - started_at if reports else 0.0
         on, off = (statistics.median(lasted[way]) for way in (True, False))
         print(
             json.dumps(

@@ -148,7 +148,7 @@ def measure_services(ctx: Context, run_id: str) -> dict[str, float]:
     """Time the services behind both pages; the curve also as it was read before there were blocks."""
     warm = CurveCache()
     warm.points_json(ctx, run_id, after={}, resets=None)
-    found = {
+    result = {
         "curve, nothing cached": timed(lambda: CurveCache().points_json(ctx, run_id, after={}, resets=None)),
         "curve, cached": timed(lambda: warm.points_json(ctx, run_id, after={}, resets=None)),
         "diagnosis": timed(lambda: diagnose_run(ctx, run_id)),
@@ -162,10 +162,10 @@ def measure_services(ctx: Context, run_id: str) -> dict[str, float]:
     }
     with ctx.db.write() as session:
         unpack_from(session, session.get_one(Run, run_id), 0)
-    found["curve, nothing cached, single rows"] = timed(lambda: CurveCache().points_json(ctx, run_id, after={}, resets=None))
+    result["curve, nothing cached, single rows"] = timed(lambda: CurveCache().points_json(ctx, run_id, after={}, resets=None))
     with ctx.db.write() as session:
         pack_points(session, session.get_one(Run, run_id))
-    return found
+    return result
 
 
 def measure_browser(home: Path, ctx: Context, run_id: str) -> dict[str, list[float]]:
@@ -179,19 +179,19 @@ def measure_browser(home: Path, ctx: Context, run_id: str) -> dict[str, list[flo
         wait_until(lambda: _answers(f"{url}/healthz"), what="the pages' server", timeout_s=90)
         with sync_playwright() as playwright:
             run, curve = f"{url}/run?run={run_id}", f"{PLOT}?.data?.length > 0"
-            found: dict[str, list[float]] = {"run, server and browser new": [], "run, browser new": [], "run": [], "list of runs": []}
+            result: dict[str, list[float]] = {"run, server and browser new": [], "run, browser new": [], "run": [], "list of runs": []}
             for name in ("run, server and browser new", "run, browser new", "run, browser new", "run, browser new"):
                 browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
                 page = browser.new_context(viewport={"width": 1300, "height": 1000}).new_page()
-                found[name].append(open_page(page, run, curve))
-                if len(found["run, browser new"]) == 3:
-                    found["run"] = [open_page(page, run, curve) for _ in range(5)]
+                result[name].append(open_page(page, run, curve))
+                if len(result["run, browser new"]) == 3:
+                    result["run"] = [open_page(page, run, curve) for _ in range(5)]
                     rows = "document.querySelectorAll('.rr-name').length === 30"
-                    found["list of runs"] = [open_page(page, f"{url}/runs", rows) for _ in range(5)]
-                    kept = page.evaluate("document.querySelectorAll('.rr-name').length")
+                    result["list of runs"] = [open_page(page, f"{url}/runs", rows) for _ in range(5)]
+                    num_names = page.evaluate("document.querySelectorAll('.rr-name').length")
                 browser.close()
-        assert kept == 30
-        return found
+        assert num_names == 30
+        return result
     finally:
         server.terminate()
         server.wait(20)

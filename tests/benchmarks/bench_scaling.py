@@ -59,12 +59,12 @@ def measure_coverage(law: ScalingLaw, budgets: np.ndarray, sizes: int, noise: fl
     target = law.optimum(far)
     for trial in range(TRIALS):
         fit = fit_law(draw_study(law, budgets, sizes, noise, rng), seed=trial)
-        found = {name: holds(estimate, law.constants[name]) for name, estimate in fit.constants.items()}
-        found["all five"] = all(found.values())
-        found["exponent"] = holds(fit.parameter_exponent, law.parameter_exponent)
-        found["loss at 100 x"] = holds(fit.law.loss_estimate(target.parameters, target.tokens, single_run=False), target.loss)
-        found["size at 100 x"] = holds(fit.law.parameters_estimate(far), target.parameters)
-        for name, hit in found.items():
+        result = {name: holds(estimate, law.constants[name]) for name, estimate in fit.constants.items()}
+        result["all five"] = all(result.values())
+        result["exponent"] = holds(fit.parameter_exponent, law.parameter_exponent)
+        result["loss at 100 x"] = holds(fit.law.loss_estimate(target.parameters, target.tokens, single_run=False), target.loss)
+        result["size at 100 x"] = holds(fit.law.parameters_estimate(far), target.parameters)
+        for name, hit in result.items():
             hits[name] = hits.get(name, 0) + hit
     return {**hits, "seconds a fit": (time.perf_counter() - started) / TRIALS}
 
@@ -98,22 +98,22 @@ def over_training(folder: Path) -> None:
         fit = fit_law(small)
         show(word, fit)
         predict(fit, [point for point in points if point.parameters >= limit])
-    kept = [point for point in points if point.tokens / point.parameters >= 10]
-    fit = fit_law([point for point in kept if point.parameters < 5e8])
+    usable = [point for point in points if point.tokens / point.parameters >= 10]
+    fit = fit_law([point for point in usable if point.parameters < 5e8])
     show("up to 412 M, at least 10 tokens a parameter", fit)
-    predict(fit, [point for point in kept if point.parameters >= 5e8])
+    predict(fit, [point for point in usable if point.parameters >= 5e8])
 
 
 def predict(fit: LawFit, unseen: list[ScalingPoint]) -> None:
     """Print the losses predicted of runs that the fit has not seen."""
     errors = []
     for point in unseen:
-        found = fit.law.loss_estimate(point.parameters, point.tokens)
-        errors.append(abs(found.value / point.loss - 1))
-        inside = "in" if holds(found, point.loss) else "OUT OF"
+        result = fit.law.loss_estimate(point.parameters, point.tokens)
+        errors.append(abs(result.value / point.loss - 1))
+        inside = "in" if holds(result, point.loss) else "OUT OF"
         print(
-            f"    {point.label}: {point.loss:.4f}, predicted {found.value:.4f} ({found.value / point.loss - 1:+.2%}), "
-            f"{inside} [{found.low:.4f}, {found.high:.4f}]"
+            f"    {point.label}: {point.loss:.4f}, predicted {result.value:.4f} ({result.value / point.loss - 1:+.2%}), "
+            f"{inside} [{result.low:.4f}, {result.high:.4f}]"
         )
     print(f"    mean error {np.mean(errors):.2%} over {len(errors)} runs")
 

@@ -58,11 +58,11 @@ def _records(file: Path) -> list[dict[str, Any]]:
 def _row(record: dict[str, Any]) -> Row:
     turns = record.get("conversations") or record.get("messages")
     if turns:
-        said = [str(turn.get("value") or turn.get("content") or "") for turn in turns if turn.get("from") != "system"]
-        return {"prompt": said[0], "completion": said[1] if len(said) > 1 else ""}
+        contents = [str(turn.get("value") or turn.get("content") or "") for turn in turns if turn.get("from") != "system"]
+        return {"prompt": contents[0], "completion": contents[1] if len(contents) > 1 else ""}
     inside = record["instances"][0] if record.get("instances") else record
-    asked = [str(record.get("instruction") or ""), str(inside.get("input") or "")]
-    return {"prompt": "\n".join(filter(None, asked)), "completion": str(inside.get("output") or "")}
+    parts = [str(record.get("instruction") or ""), str(inside.get("input") or "")]
+    return {"prompt": "\n".join(filter(None, parts)), "completion": str(inside.get("output") or "")}
 
 
 def made_up_rows(count: int = 600) -> list[Row]:
@@ -270,19 +270,19 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds, with one thread: for a machine that others use")
     parser.add_argument("--turn", choices=TURNS)
     parser.add_argument("--home", type=Path)
-    asked = parser.parse_args()
-    if asked.turn == "ours":
-        print(json.dumps(time_ours(asked.home, steps=asked.steps, threads=asked.threads)))
-    elif asked.turn:
-        print(json.dumps(time_trl(asked.home, steps=asked.steps, threads=asked.threads, plain=asked.turn == "trl fp32")))
+    arguments = parser.parse_args()
+    if arguments.turn == "ours":
+        print(json.dumps(time_ours(arguments.home, steps=arguments.steps, threads=arguments.threads)))
+    elif arguments.turn:
+        print(json.dumps(time_trl(arguments.home, steps=arguments.steps, threads=arguments.threads, plain=arguments.turn == "trl fp32")))
     else:
-        rows = read_rows(asked.rows) or made_up_rows()
-        clock = "cpu_seconds" if asked.cpu_time else "seconds"
-        found = compare(rows, rounds=asked.rounds, steps=asked.steps, threads=asked.threads, clock=clock)
-        text = json.dumps(found, indent=1)
+        rows = read_rows(arguments.rows) or made_up_rows()
+        clock = "cpu_seconds" if arguments.cpu_time else "seconds"
+        result = compare(rows, rounds=arguments.rounds, steps=arguments.steps, threads=arguments.threads, clock=clock)
+        text = json.dumps(result, indent=1)
         print(text)
-        if asked.file is not None:
-            asked.file.write_text(text + "\n")
+        if arguments.file is not None:
+            arguments.file.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -317,29 +317,29 @@ MEASURES: dict[str, Callable[[Checkout], Measured]] = {
 
 def main() -> None:
     """Measure the rows that were asked for, both checkouts in turns, and print medians."""
-    asked = read_arguments()
+    arguments = read_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        report(measure(asked), asked)
+        report(measure(arguments), arguments)
     finally:
         for running in OPEN:
             if running.process.poll() is None:
                 running.stop()
 
 
-def measure(asked: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+def measure(arguments: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """Return every value by row and checkout."""
     with tempfile.TemporaryDirectory(prefix="rh-") as folder:
         checkouts = {"new": Checkout(PROJECT, Path(folder) / "new")}
-        if asked.old:
-            checkouts = {"old": Checkout(asked.old.resolve(), Path(folder) / "old"), **checkouts}
-        if set(asked.rows) - {"help", "install"}:
+        if arguments.old:
+            checkouts = {"old": Checkout(arguments.old.resolve(), Path(folder) / "old"), **checkouts}
+        if set(arguments.rows) - {"help", "install"}:
             for name, checkout in checkouts.items():
                 note(f"preparing {name}: {checkout.folder}")
                 checkout.prepare()
         values: dict[str, dict[str, list[float]]] = {}
-        for row in asked.rows:
-            for number in range(1 if row == "install" else asked.rounds):
+        for row in arguments.rows:
+            for number in range(1 if row == "install" else arguments.rounds):
                 for name, checkout in checkouts.items():
                     for what, value in MEASURES[row](checkout).items():
                         values.setdefault(what, {}).setdefault(name, []).append(value)
@@ -354,26 +354,26 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=lambda text: text.split(","), default=list(ROWS), help=f"of {', '.join(MEASURES)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write every value to this file")
-    asked = parser.parse_args()
-    if unknown := [row for row in asked.rows if row not in MEASURES]:
+    arguments = parser.parse_args()
+    if unknown := [row for row in arguments.rows if row not in MEASURES]:
         parser.error(f"there is no row {unknown[0]!r}; choose from {', '.join(MEASURES)}")
-    return asked
+    return arguments
 
 
-def report(values: dict[str, dict[str, list[float]]], asked: argparse.Namespace) -> None:
+def report(values: dict[str, dict[str, list[float]]], arguments: argparse.Namespace) -> None:
     """Print a Markdown table of medians and the conditions; write every value to a file if one was named."""
-    conditions = f"{cpu_name()}, Python {platform.python_version()}, median of {asked.rounds}, load now {os.getloadavg()[0]:.1f}"
+    conditions = f"{cpu_name()}, Python {platform.python_version()}, median of {arguments.rounds}, load now {os.getloadavg()[0]:.1f}"
     lines = ["| row | old | new | new / old | wanted |", "|---|---|---|---|---|"]
     for what, by_name in values.items():
-        medians = {name: statistics.median(found) for name, found in by_name.items()}
-        old, new, wanted = medians.get("old"), medians["new"], WANTED.get(what)
+        medians = {name: statistics.median(seconds) for name, seconds in by_name.items()}
+        old, new, target = medians.get("old"), medians["new"], WANTED.get(what)
         ratio = f"{new / old:.2f}" if old else ""
         lines.append(
-            f"| {what} | {'' if old is None else f'{old:.2f}'} | {new:.2f} | {ratio} | {'' if wanted is None else f'< {wanted:g}'} |"
+            f"| {what} | {'' if old is None else f'{old:.2f}'} | {new:.2f} | {ratio} | {'' if target is None else f'< {target:g}'} |"
         )
     print("\n".join([*lines, "", conditions]))
-    if asked.json:
-        asked.json.write_text(json.dumps({"conditions": conditions, "values": values}, indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"conditions": conditions, "values": values}, indent=2))
 
 
 def note(text: str) -> None:

@@ -35,41 +35,42 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--micro-batch", type=int, default=32)
     parser.add_argument("--child", type=Path)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     import torch
 
     if not torch.cuda.is_available():
         raise SystemExit("This benchmark needs an NVIDIA GPU, and torch sees none here. Nothing was measured.")
-    if asked.child is not None:
-        return _train(asked)
+    if arguments.child is not None:
+        return _train(arguments)
     ours: list[float] = []
     theirs: list[float] = []
     shares: list[float] = []
-    for _ in range(asked.rounds):
-        rates, share = _run_ours(asked)
+    for _ in range(arguments.rounds):
+        rates, share = _run_ours(arguments)
         ours.append(rates)
         shares += [] if share is None else [share]
-        theirs += [_run_nanogpt(asked)] if asked.nanogpt else []
-    found: dict[str, Any] = {
+        theirs += [_run_nanogpt(arguments)] if arguments.nanogpt else []
+    result: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "micro_batch": asked.micro_batch,
+        "micro_batch": arguments.micro_batch,
         "tokens_per_s": round(statistics.median(ours)),
         "mfu": round(statistics.median(shares), 4) if shares else None,
     }
     if theirs:
-        found |= {
+        result |= {
             "nanogpt_tokens_per_s": round(statistics.median(theirs)),
             "ratio": round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3),
         }
-    print(json.dumps(found, indent=1))
+    print(json.dumps(result, indent=1))
     return None
 
 
-def _run_ours(asked: argparse.Namespace) -> tuple[float, float | None]:
+def _run_ours(arguments: argparse.Namespace) -> tuple[float, float | None]:
     """Train in a process of its own; return (tokens a second, MFU), medians over the steps."""
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, __file__, "--child", scratch, "--steps", str(asked.steps), "--micro-batch", str(asked.micro_batch)]
+        size = ["--steps", str(arguments.steps), "--micro-batch", str(arguments.micro_batch)]
+        command = [sys.executable, __file__, "--child", scratch, *size]
         paths = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
         subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths})
         lines = [json.loads(line) for line in (Path(scratch) / "events.jsonl").read_text().splitlines()]
@@ -78,7 +79,7 @@ def _run_ours(asked: argparse.Namespace) -> tuple[float, float | None]:
     return statistics.median(values["tok_per_sec"] for values in steps), statistics.median(shares) if shares else None
 
 
-def _train(asked: argparse.Namespace) -> None:
+def _train(arguments: argparse.Namespace) -> None:
     """A whole run of the product: its data, batches, loop, telemetry and checkpoint."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -90,7 +91,7 @@ def _train(asked: argparse.Namespace) -> None:
     from jobs.reporter import FileReporter, JobSpec
     from jobs.training.run import run
 
-    root, draw = asked.child, random.Random(1)
+    root, draw = arguments.child, random.Random(1)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(20_000)]
     texts = [" ".join(draw.choices(words, k=400)) for _ in range(5000)]
     (root / "texts").mkdir()
@@ -103,8 +104,8 @@ def _train(asked: argparse.Namespace) -> None:
         dataset="d",
         tokenizer="t",
         architecture=architecture,
-        max_steps=asked.steps,
-        micro_batch=asked.micro_batch,
+        max_steps=arguments.steps,
+        micro_batch=arguments.micro_batch,
         context=CONTEXT,
         learning_rate=6e-4,
         eval_every=10**6,
@@ -130,11 +131,11 @@ def _train(asked: argparse.Namespace) -> None:
     run(spec, FileReporter(root / "events.jsonl", root / "control"))
 
 
-def _run_nanogpt(asked: argparse.Namespace) -> float:
+def _run_nanogpt(arguments: argparse.Namespace) -> float:
     """Run nanoGPT's train.py on random tokens; return its tokens a second."""
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "nanogpt"
-        shutil.copytree(asked.nanogpt, place, ignore=shutil.ignore_patterns(".git", "assets"))
+        shutil.copytree(arguments.nanogpt, place, ignore=shutil.ignore_patterns(".git", "assets"))
         data = place / "data" / "bench"
         data.mkdir()
         for split in ("train", "val"):
@@ -143,20 +144,20 @@ def _run_nanogpt(asked: argparse.Namespace) -> float:
             "dataset": "bench",
             "dtype": "bfloat16",
             "compile": True,
-            "batch_size": asked.micro_batch,
+            "batch_size": arguments.micro_batch,
             "gradient_accumulation_steps": 1,
             "block_size": CONTEXT,
             "dropout": 0.0,
             "log_interval": 1,
             "eval_iters": 1,
             "eval_interval": 10**6,
-            "max_iters": asked.steps,
+            "max_iters": arguments.steps,
             "out_dir": str(Path(scratch) / "out"),
         }
         command = [sys.executable, "train.py", *(f"--{name}={value}" for name, value in options.items())]
-        told = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True).stdout
-    found = [float(match[2]) / 1000 for line in told.splitlines() if (match := NANO_STEP.match(line)) and int(match[1]) >= WARM_UP]
-    return asked.micro_batch * CONTEXT / statistics.median(found)
+        output = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True).stdout
+    step_times = [float(match[2]) / 1000 for line in output.splitlines() if (match := NANO_STEP.match(line)) and int(match[1]) >= WARM_UP]
+    return arguments.micro_batch * CONTEXT / statistics.median(step_times)
 
 
 if __name__ == "__main__":

@@ -28,15 +28,15 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rank", type=int, default=16)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     import torch
 
     if not torch.cuda.is_available():
         raise SystemExit("This benchmark needs an NVIDIA GPU, and torch sees none here. Nothing was measured.")
-    if not (asked.base / "config.json").is_file():
-        raise SystemExit(f"{asked.base} holds no config.json. Give the folder of a base as transformers saves it.")
+    if not (arguments.base / "config.json").is_file():
+        raise SystemExit(f"{arguments.base} holds no config.json. Give the folder of a base as transformers saves it.")
     with tempfile.TemporaryDirectory() as scratch:
-        result = _tune(asked, Path(scratch))
+        result = _tune(arguments, Path(scratch))
         lines = [json.loads(line) for line in (Path(scratch) / "events.jsonl").read_text().splitlines()]
     rates = [line["values"]["tok_per_sec"] for line in lines if line["type"] == "metrics" and "tok_per_sec" in line["values"]][3:]
     peak = torch.cuda.max_memory_reserved()
@@ -44,10 +44,10 @@ def main() -> None:
         json.dumps(
             {
                 "device": torch.cuda.get_device_name(),
-                "base": asked.base.name,
-                "context": asked.context,
-                "micro_batch": asked.micro_batch,
-                "rank": asked.rank,
+                "base": arguments.base.name,
+                "context": arguments.context,
+                "micro_batch": arguments.micro_batch,
+                "rank": arguments.rank,
                 "peak_bytes": peak,
                 "allocated_bytes": torch.cuda.max_memory_allocated(),
                 "fits_24_gb": peak < FITS_BYTES,
@@ -59,7 +59,7 @@ def main() -> None:
     )
 
 
-def _tune(asked: argparse.Namespace, root: Path) -> TrainResult:
+def _tune(arguments: argparse.Namespace, root: Path) -> TrainResult:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -76,17 +76,17 @@ def _tune(asked: argparse.Namespace, root: Path) -> TrainResult:
         {"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]} for row in rows
     ]
     parquet.write_table(pa.Table.from_pylist(messages), root / "rows" / "train.parquet")
-    (root / "base").symlink_to(asked.base.resolve(), target_is_directory=True)
+    (root / "base").symlink_to(arguments.base.resolve(), target_is_directory=True)
     config = RunConfig(
         objective="sft",
         dataset="d",
         base="b",
         method="qlora",
-        lora={"rank": asked.rank, "bits": 4},
-        max_steps=asked.steps,
+        lora={"rank": arguments.rank, "bits": 4},
+        max_steps=arguments.steps,
         recompute=True,
-        micro_batch=asked.micro_batch,
-        context=asked.context,
+        micro_batch=arguments.micro_batch,
+        context=arguments.context,
         learning_rate=2e-4,
         warmup_steps=2,
         eval_every=10**6,

@@ -104,8 +104,8 @@ def raw_values(tab: Page, name: str) -> dict[str, object]:
 def misfits(tab: Page) -> dict[str, object]:
     """Return what does not fit into the window."""
     overflow = tab.evaluate(OVERFLOW)
-    found = {"overflow": max(0, overflow), "unreachable": tab.evaluate(UNREACHABLE), "broken": tab.evaluate(BROKEN_WORDS)}
-    return {what: value for what, value in found.items() if value}
+    faults = {"overflow": max(0, overflow), "unreachable": tab.evaluate(UNREACHABLE), "broken": tab.evaluate(BROKEN_WORDS)}
+    return {what: value for what, value in faults.items() if value}
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -113,17 +113,17 @@ def test_no_page_shows_a_raw_value_overflows_hides_a_button_or_breaks_a_word(bro
     url, filled = installation.url, installation.filled
     context = browser.new_context(viewport={"width": 1440, "height": 900}, timezone_id=TIME_ZONE)
     tab = context.new_page()
-    found: dict[str, object] = {}
+    faults: dict[str, object] = {}
     for name, address in list(filled.addresses.items())[part::PARTS]:
         tab.set_viewport_size({"width": 1440, "height": 900})
         tab.goto(url + address)
         tab.wait_for_function(SETTLED, timeout=60_000)
-        found |= {f"{name}: {what}": value for what, value in raw_values(tab, name).items()}
+        faults |= {f"{name}: {what}": value for what, value in raw_values(tab, name).items()}
         for width in (820, 390):
             resize(tab, width)
-            found |= {f"{name} at {width}: {what}": value for what, value in misfits(tab).items()}
+            faults |= {f"{name} at {width}: {what}": value for what, value in misfits(tab).items()}
     context.close()
-    assert found == {}
+    assert faults == {}
 
 
 def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_screen(browser: Browser, installation: Pages) -> None:

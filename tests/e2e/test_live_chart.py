@@ -181,7 +181,7 @@ def test_chart_settings_are_kept_in_the_address_and_curves_can_be_saved(
 ) -> None:
     run, _ = running
     open_run(page, server, run)
-    page.get_by_label("Across").select_option("tokens")
+    page.get_by_label("X axis").select_option("tokens")
     page.get_by_text("Log y").click()
     page.wait_for_url(f"**/run?run={run.id}&chart=tokens_logy")
     page.wait_for_function(f"{LAST_X} === 50 * 4 * 32")
@@ -282,9 +282,9 @@ def test_the_report_has_the_figures_of_the_chart(page: Page, server: str, world:
     page.get_by_role("tab", name="Report").click()
     rows = page.locator("table").first.locator("tr")
     page.get_by_role("cell", name="tokens per second").wait_for()
-    said = {row.split("\t")[0].strip(): row.split("\t")[1].strip() for row in rows.all_inner_texts() if "\t" in row}
-    assert (said["tokens per second"], said["memory"]) == ("median 47", "peak 2.1 GB")
-    assert said["last values"] == "train_loss 2.0000, val_loss 2.2000, val_bpb 0.6000"
+    cells = {row.split("\t")[0].strip(): row.split("\t")[1].strip() for row in rows.all_inner_texts() if "\t" in row}
+    assert (cells["tokens per second"], cells["memory"]) == ("median 47", "peak 2.1 GB")
+    assert cells["last values"] == "train_loss 2.0000, val_loss 2.2000, val_bpb 0.6000"
 
 
 def test_the_report_is_rendered_and_nothing_in_it_is_loaded_or_run(page: Page, server: str, world: Context) -> None:

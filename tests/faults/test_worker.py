@@ -56,8 +56,8 @@ def children_of(worker: subprocess.Popen[bytes], *, count: int = 1) -> list[psut
     """Return the processes of a worker's jobs, once they sleep."""
 
     def there() -> list[psutil.Process]:
-        found = [child for child in psutil.Process(worker.pid).children() if "--child" in child.cmdline()]
-        return found if len(found) == count else []
+        processes = [child for child in psutil.Process(worker.pid).children() if "--child" in child.cmdline()]
+        return processes if len(processes) == count else []
 
     children: list[psutil.Process] = wait_until(there, timeout_s=60, what=f"{count} children")
     return children
@@ -83,8 +83,8 @@ def test_every_queue_has_its_configured_slots_and_a_full_queue_blocks_no_other(r
     environment = {"QUEUE_TEST_LINES": str(lines), "ROUNDHOUSE_REPLICA_SLOTS": "3"}
 
     def done() -> list[dict[str, Any]]:
-        found = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
-        return found if len(found) == per_kind * len(queues) else []
+        records = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+        return records if len(records) == per_kind * len(queues) else []
 
     with running.worker("tests.support.workers.queue_worker", queues="train,eval,serve,cpu", threads=7, **environment):
         ran = wait_until(done, timeout_s=120, what="all jobs")

@@ -55,14 +55,14 @@ def payload_of(folder: Path) -> TrainPayload:
 
 def board(root: Path) -> dict[int, float]:
     """Read a run's event files as a newcomer would."""
-    found: dict[int, float] = {}
+    points: dict[int, float] = {}
     for file in sorted((root / "runs/r1/trackers/tensorboard").iterdir()):
         try:
             (log,) = read_logs(file.read_bytes(), filename=file.name)
         except InvalidInput:
             continue  # nothing but its head yet
-        found |= {step: value for step, (value, _) in log.points["train_loss"].items()}
-    return found
+        points |= {step: value for step, (value, _) in log.points["train_loss"].items()}
+    return points
 
 
 def test_a_process_of_its_own_follows_the_run_and_writes_its_last_points(attempt: Path, tmp_path: Path) -> None:
@@ -168,9 +168,9 @@ def test_a_failing_tracker_is_logged_and_the_others_continue(
     tell(folder, 1, 5)
     (folder / CLOSED).touch()
     follow(folder)
-    said = capsys.readouterr().out
-    assert "The tracker mlflow can't be written here" in said
-    assert "The tracker trackio failed and gets no more points: OSError: the disk is full" in said
+    output = capsys.readouterr().out
+    assert "The tracker mlflow can't be written here" in output
+    assert "The tracker trackio failed and gets no more points: OSError: the disk is full" in output
     assert len(board(tmp_path)) == 5
 
 

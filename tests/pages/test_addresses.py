@@ -43,9 +43,9 @@ def test_an_unknown_id_is_reported_with_a_link(site: Context, script: str, field
     add_parts(site)
     query = {field: UNKNOWN, **({"view": "Studies"} if field == "study" else {})}
     app = open_page(script, **query)
-    said = "\n".join(str(part.value) for part in [*app.error, *app.warning]).replace("\\", "")
-    assert UNKNOWN in said or "There is no such" in said
-    assert "went wrong on our side" not in said
+    messages = "\n".join(str(part.value) for part in [*app.error, *app.warning]).replace("\\", "")
+    assert UNKNOWN in messages or "There is no such" in messages
+    assert "went wrong on our side" not in messages
     assert app.button or app.get("page_link"), "a way on"
 
 

@@ -45,8 +45,8 @@ def open_report(version: VersionView, **query: str) -> AppTest:
 
 def marks(app: AppTest) -> list[tuple[list[str], list[str]]]:
     """The tokens of every strip on the page with how each is marked."""
-    found = [json.loads(part.proto.json) for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_token_strip"]
-    return [(data["tokens"], data["marks"]) for data in found]
+    strips = [json.loads(part.proto.json) for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_token_strip"]
+    return [(data["tokens"], data["marks"]) for data in strips]
 
 
 def test_a_report_is_requested_waits_and_shows_coloured_answers(site: Context) -> None:
@@ -54,15 +54,15 @@ def test_a_report_is_requested_waits_and_shows_coloured_answers(site: Context) -
     app = open_report(version, context="256", micro_batch="4")
     assert "as the trainer will" in words(app)
     app.button(f"report_ask_{version.id}").click().run()
-    (asked,) = list_data_reports(site, version.id)
-    assert (asked.question.context, asked.question.micro_batch) == (256, 4)
+    (report,) = list_data_reports(site, version.id)
+    assert (report.question.context, report.question.micro_batch) == (256, 4)
     assert "No worker serves the queue" in words(app)
-    assert f"stop_{asked.job_id}" in {button.key for button in app.button}
-    do_job(site, str(asked.job_id))
+    assert f"stop_{report.job_id}" in {button.key for button in app.button}
+    do_job(site, str(report.job_id))
     app = open_report(version)
     assert "Every row has something to train on" in words(app)
     assert {metric.label: metric.value for metric in app.metric}["One epoch"] == "2 steps"
-    (sample, *_) = [sample for sample in read_samples(site, get_data_report(site, asked.id)) if sample.group == "first"]
+    (sample, *_) = [sample for sample in read_samples(site, get_data_report(site, report.id)) if sample.group == "first"]
     (tokens, classes), *_ = marks(app)
     assert [mark == "trained" for mark in classes] == sample.pieces[0].trained
     coloured = "".join(token for token, mark in zip(tokens, classes, strict=True) if mark == "trained")

@@ -49,7 +49,7 @@ def test_a_filter_is_tried_and_makes_the_next_version(site: Context) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "settings", "said"),
+    ("change", "settings", "description"),
     [
         ("drop_duplicates", {}, "equal rows left out"),
         ("sample", {"rows": 4}, "4 rows drawn with seed 1"),
@@ -58,7 +58,7 @@ def test_a_filter_is_tried_and_makes_the_next_version(site: Context) -> None:
         ("drop_rows", {"train": "1, 3-5", "reason": "![x](y)"}, "4 listed rows left out: ![x](y)"),
     ],
 )
-def test_each_change_is_made_from_its_form(site: Context, change: str, settings: dict[str, object], said: str) -> None:
+def test_each_change_is_made_from_its_form(site: Context, change: str, settings: dict[str, object], description: str) -> None:
     first = imported(site, "sayings", ROWS)
     imported(site, "more", [{"instruction": "a", "output": "b"}] * 3)
     app = opened(first, "change")
@@ -66,13 +66,13 @@ def test_each_change_is_made_from_its_form(site: Context, change: str, settings:
     for name, value in settings.items():
         kind = {"rows": "number_input", "share": "slider", "train": "text_input", "reason": "text_input"}[name]
         getattr(app, kind)(key=f"{name}_{change}_{first.id}").set_value(value).run()
-    assert said in words(app).replace("\\", "")
+    assert description in words(app).replace("\\", "")
     app.toggle(key=f"change_other_{first.id}").set_value(True).run()
     app.text_input(key=f"change_name_{first.id}").set_value("made").run()
     app.button(key=f"change_go_{first.id}").click().run()
     assert_sound(app)
     made = done(site, get_dataset(site, "made").versions[0])
-    assert (made.provenance["said"], made.is_ready) == (said, True)
+    assert (made.provenance["said"], made.is_ready) == (description, True)
 
 
 def test_missing_row_numbers_are_named_before_anything_is_made(site: Context) -> None:
@@ -120,7 +120,7 @@ def test_the_card_is_edited_and_drawn_without_loading_anything(site: Context) ->
     app.selectbox(key=f"licence_{version.id}").set_value("mit").run()
     app.text_input(key=f"languages_{version.id}").set_value("English").run()
     app.button(key=f"card_save_{version.id}").click().run()
-    assert "no code of a language" in app.error[0].value
+    assert "not a language code" in app.error[0].value
     app.text_input(key=f"languages_{version.id}").set_value("en").run()
     app.text_area(key=f"card_notes_{version.id}").set_value(f"*Said* {EVIL} and [![a][b]](c)").run()
     app.button(key=f"card_save_{version.id}").click().run()

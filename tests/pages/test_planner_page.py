@@ -75,16 +75,16 @@ def test_a_plan_defaults_to_the_newest_tokenizer_and_its_text_and_both_can_be_cl
 def test_the_page_and_the_command_line_agree(site: Context) -> None:
     add_parts(site)
     app = open_planner(flops="1e17", dataset="tales", tokenizer="pieces", context="64")
-    said = roundhouse("plan", "--flops", "1e17", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64")
+    printed = roundhouse("plan", "--flops", "1e17", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64")
     shown = metrics(app)
-    assert shown["Parameters"] == short(said["parameters"])
-    assert shown["Tokens"] == short(said["tokens"])
-    assert shown["Steps"] == f"{said['steps']:,}"
-    assert shown["Learning rate"] == f"{said['learning_rate']:g}"
-    assert shown["Expected loss"] == (f"{said['loss']['value']:.3f}" if said["loss"]["believable"] else "–")
-    for note in said["notes"]:
+    assert shown["Parameters"] == short(printed["parameters"])
+    assert shown["Tokens"] == short(printed["tokens"])
+    assert shown["Steps"] == f"{printed['steps']:,}"
+    assert shown["Learning rate"] == f"{printed['learning_rate']:g}"
+    assert shown["Expected loss"] == (f"{printed['loss']['value']:.3f}" if printed["loss"]["believable"] else "–")
+    for note in printed["notes"]:
         assert note.split(" ")[0] in words(app)
-    assert said["run"]["max_steps"] == said["steps"]
+    assert printed["run"]["max_steps"] == printed["steps"]
 
 
 def test_a_plan_is_used_by_the_launch_page(site: Context) -> None:
@@ -145,8 +145,8 @@ def test_a_finished_study_shows_its_profiles_its_law_and_a_link_to_plan_with_it(
     assert {"E", "A", "B", "alpha", "beta"} <= set(metrics(app))
     assert "optimal size grows as C" in words(app).replace("\\", "")
     assert set(figures(app)) == {"Loss against parameters for each budget", "Loss against training compute: scaling laws and your runs"}
-    said = roundhouse("plan", "show", study.name)
-    assert metrics(app)["alpha"] == f"{said['law']['constants']['alpha']['value']:.4g}"
+    printed = roundhouse("plan", "show", study.name)
+    assert metrics(app)["alpha"] == f"{printed['law']['constants']['alpha']['value']:.4g}"
     assert "sizes" in words(open_planner(view="Studies"))
     own = open_planner(law="Your own finished runs", dataset="tales", tokenizer="pieces", context="64", flops="1e14", budget="FLOPs")
     assert not own.error, words(own)

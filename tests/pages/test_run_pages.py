@@ -297,8 +297,8 @@ def test_a_diagnosed_run_offers_its_follow_up_with_one_click(ctx: Context) -> No
     run = launch(ctx, name="wild", learning_rate=0.03)
     taken = claim(ctx, run)
     values = [5.6 - 0.04 * step if step < 50 else 3.6 + 0.05 * (step - 50) for step in range(1, 101)]
-    told = [{"type": "metrics", "step": step, "time": 1.0 + step, "values": {"train_loss": value}} for step, value in enumerate(values, 1)]
-    report(ctx, taken, *told)
+    points = [{"type": "metrics", "step": step, "time": 1.0 + step, "values": {"train_loss": x}} for step, x in enumerate(values, 1)]
+    report(ctx, taken, *points)
     end(ctx, taken, Status.FINISHED)
     page = open_page("build/run.py", run=run.id)
     assert "The learning rate is too high" in text_of(page)

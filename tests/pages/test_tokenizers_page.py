@@ -64,9 +64,9 @@ def test_training_is_queued_once_followed_and_stopped(site: Context) -> None:
 
 def test_a_failed_training_gives_the_reason_and_the_remedy(site: Context) -> None:
     do_job(site, str(add_rows_dataset(site, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL).job_id))
-    asked = train_tokenizer(site, name="large", dataset="mill", vocab_size=20_000, person=LOCAL)
-    do_job(site, str(asked.job_id))
-    app = open_page(PAGE, tokenizer=asked.id)
+    queued = train_tokenizer(site, name="large", dataset="mill", vocab_size=20_000, person=LOCAL)
+    do_job(site, str(queued.job_id))
+    app = open_page(PAGE, tokenizer=queued.id)
     assert "too small for a vocabulary of 20,000" in app.error[0].value.replace("\\", "")
     assert "or fewer" in app.error[0].value
     assert "failed" in words(open_page(PAGE))

@@ -30,8 +30,8 @@ SETTLED = """() => {
 def chromium() -> str:
     """Return the path of Chromium."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
+        if binary := shutil.which(name):
+            return binary
     raise FileNotFoundError("Chromium is not installed (Debian: apt install chromium)")
 
 

@@ -92,8 +92,8 @@ def evaluated(
         "n": len(right),
         "method": "Wilson 95 %",
     }
-    found = {"used_chat_template": False, "unit": "items", "number_format": "float32", "chance": 0.5, **(facts or {})}
-    finish(ctx, claim_of(ctx, launched), items, scores=[score], facts=found)
+    all_facts = {"used_chat_template": False, "unit": "items", "number_format": "float32", "chance": 0.5, **(facts or {})}
+    finish(ctx, claim_of(ctx, launched), items, scores=[score], facts=all_facts)
     return get_evaluation(ctx, launched.id)
 
 

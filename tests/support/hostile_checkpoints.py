@@ -301,10 +301,10 @@ def _try(path: Path, folder: Path) -> dict[str, Any]:
     if ended[0] == 0:
         os.kill(child, signal.SIGKILL)
         ended = os.wait4(child, 0)
-    told = json.loads(outcome.read_text()) if outcome.exists() else {"ended": f"status {ended[1]}", "words": ""}
-    left = sorted(entry.name for entry in out.parent.glob("*") if path.name in entry.name) if told["ended"] != "added" else []
+    reported = json.loads(outcome.read_text()) if outcome.exists() else {"ended": f"status {ended[1]}", "words": ""}
+    left = sorted(entry.name for entry in out.parent.glob("*") if path.name in entry.name) if reported["ended"] != "added" else []
     shutil.rmtree(out.parent, ignore_errors=True)
-    return {**told, "seconds": time.monotonic() - began, "megabytes": ended[2].ru_maxrss // 1024, "left": left}
+    return {**reported, "seconds": time.monotonic() - began, "megabytes": ended[2].ru_maxrss // 1024, "left": left}
 
 
 def _add(path: Path, folder: Path, outcome: Path) -> int:
@@ -318,12 +318,12 @@ def _add(path: Path, folder: Path, outcome: Path) -> int:
     spec = make_spec("add_base", {"source": str(path), "out": f"bases/{path.name}"}, root=folder / "artifacts")
     try:
         run(spec, MemoryReporter())
-        told = {"ended": "added", "words": ""}
+        reported = {"ended": "added", "words": ""}
     except RoundhouseError as error:
-        told = {"ended": "refused", "words": str(error)}
+        reported = {"ended": "refused", "words": str(error)}
     except BaseException as error:
-        told = {"ended": f"crashed: {type(error).__name__}", "words": str(error)[:300]}
-    outcome.write_text(json.dumps(told))
+        reported = {"ended": f"crashed: {type(error).__name__}", "words": str(error)[:300]}
+    outcome.write_text(json.dumps(reported))
     return 0
 
 

@@ -141,14 +141,14 @@ class Installation:
     def processes(self, needle: str = "") -> list[psutil.Process]:
         """Return the processes of this installation whose command line holds a text, found by the environment they were given."""
         mark = f"{self.home}"
-        found = []
+        matching = []
         for process in psutil.process_iter(["cmdline"]):
             try:
                 if process.environ().get("ROUNDHOUSE_HOME") == mark and needle in " ".join(process.info["cmdline"] or []):
-                    found.append(process)
-            except (psutil.Error, OSError):  # it ended while it was looked at
+                    matching.append(process)
+            except (psutil.Error, OSError):  # it has ended meanwhile
                 continue
-        return found
+        return matching
 
     def log(self, name: str) -> str:
         """Return a process's log."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 def find_binaries() -> Path | None:
     """Return the folder with `initdb` and `postgres`, newest version first, or None."""
-    if found := shutil.which("initdb"):
-        return Path(found).parent
+    if binary := shutil.which("initdb"):
+        return Path(binary).parent
     candidates = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return candidates[-1].parent if candidates else None
 

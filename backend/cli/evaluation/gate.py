@@ -126,7 +126,7 @@ def delete(name: str, as_json: JsonFlag = False) -> None:
 
 
 def read_config(champion: str | None, benchmarks: list[str] | None, **settings: Any) -> GateConfig:
-    """Return the gate that the options describe. Raises InvalidInput without champion or benchmark, or for a margin that is no number."""
+    """Return the gate that the options describe. Raises InvalidInput without champion or benchmark, or for an invalid margin."""
     if not champion or not benchmarks:
         missing = "champion" if not champion else "benchmark"
         raise InvalidInput(

@@ -86,7 +86,7 @@ def _parsed(text: str, *, where: str) -> Any:
 
 def _object(value: Any, *, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidInput(f"{where} is no object with the columns of a vote.", remedy=COLUMNS_REMEDY)
+        raise InvalidInput(f"{where} is not an object with the columns of a vote.", remedy=COLUMNS_REMEDY)
     return {str(name).strip().lower(): cell for name, cell in value.items()}
 
 

@@ -99,7 +99,7 @@ def _compiled(pattern: str) -> Any:
     try:
         return regex.compile(pattern)
     except regex.error as error:
-        raise InvalidInput(f"{pattern!r} is no regular expression: {error}.", field="pattern") from None
+        raise InvalidInput(f"{pattern!r} is not a regular expression: {error}.", field="pattern") from None
 
 
 def _search(completion: str, answer_filter: AnswerFilter) -> str | None:

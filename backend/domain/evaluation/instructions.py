@@ -1,6 +1,6 @@
 """Check the verifiable instructions of IFEval (Zhou et al. 2023, arXiv 2311.07911): 25 types, strict and loose. Pure rules.
 
-Each check follows the published implementation, so that scores are comparable. Two differences: a keyword that is no regular expression is
+Each check follows the published implementation, so that scores are comparable. Two differences: a keyword that is no valid pattern is
 taken literally, and the frequency of a character that is no letter is counted, where the published code draws a letter at random.
 Language detection (langdetect) has a fixed seed, so that an answer is always judged alike.
 """
@@ -110,7 +110,7 @@ def _compare(count: int, relation: str, bound: int) -> bool:
 
 
 def _count(pattern: str, text: str) -> int:
-    """Count the matches of a pattern, ignoring case; one that is no regular expression, or takes too long, is searched literally."""
+    """Count the matches of a pattern, ignoring case; one that is not a regular expression, or takes too long, is searched literally."""
     import regex
 
     try:

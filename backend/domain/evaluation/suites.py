@@ -87,7 +87,7 @@ def read_suite(text: str) -> SuiteConfig:
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f" in line {place.line + 1}" if place is not None else ""
-        raise InvalidInput(f"This is no valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+        raise InvalidInput(f"This is not valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
     if not isinstance(values, dict):
         raise InvalidInput("A suite is a mapping with `name` and `members`.", remedy="Write `name: …` and a list `members:`.")
     return parse_suite(values)

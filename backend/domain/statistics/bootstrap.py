@@ -96,7 +96,7 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """Percentile bootstrap of a corpus metric that is no function of sums: compute it again on rows (or whole clusters) drawn.
+    """Percentile bootstrap of a corpus metric that is not a function of sums: compute it again on rows (or whole clusters) drawn.
 
     `rows` has one row per item, of any width, for instance the counts that BLEU or F1 sum up; `statistic` gets such an array.
     """

@@ -142,7 +142,9 @@ def required_items(
 def _check_discordance(discordance: float) -> None:
     if not 0 < discordance <= 1:
         raise InvalidInput(
-            f"A discordance of {discordance:g} is no share of items.", remedy="Give the share of items that differ.", field="discordance"
+            f"A discordance of {discordance:g} is not a share between 0 and 1.",
+            remedy="Give the share of items that differ.",
+            field="discordance",
         )
 
 

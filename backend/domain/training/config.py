@@ -193,7 +193,7 @@ def _grpo_problems(config: RunConfig) -> Iterator[str]:
         yield "grpo needs at least one reward under grpo.rewards"
     if config.micro_batch * config.grad_accum_steps % grpo.group_size:
         yield (
-            f"micro_batch {config.micro_batch} times grad_accum_steps {config.grad_accum_steps} is no multiple of "
+            f"micro_batch {config.micro_batch} times grad_accum_steps {config.grad_accum_steps} is not a multiple of "
             f"grpo.group_size {grpo.group_size}"
         )
     if grpo.max_new_tokens >= config.context:

@@ -155,7 +155,7 @@ def _check_pattern(pattern: str) -> None:
     try:
         regex.compile(pattern)
     except (regex.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
-        raise ValueError(f"pattern {pattern!r} is no regular expression: {error}") from error
+        raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
 
 
 class GrpoConfig(Section):

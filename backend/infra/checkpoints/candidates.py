@@ -207,7 +207,7 @@ def names_in_index(folder: Path) -> list[str]:
     listed = sorted({str(name) for name in names.values()})
     for name in listed:
         if not is_plain_name(name) or not name.endswith(".safetensors"):
-            raise InvalidInput(f"{INDEX} of {folder.name} names {name[:200]!r}, which is no file of the folder.")
+            raise InvalidInput(f"{INDEX} of {folder.name} names {name[:200]!r}, which is not a file of the folder.")
     return listed
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def find_path(text: str | Path) -> Path | None:
-    """Return the existing path of a text, with `~` expanded; None if it does not exist or is no valid path."""
+    """Return the existing path of a text, with `~` expanded; None if it does not exist or is not a valid path."""
     try:
         path = Path(text).expanduser()
         return path if path.exists() else None

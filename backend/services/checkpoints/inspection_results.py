@@ -88,14 +88,14 @@ class InspectionResults:
     def __init__(self, ctx: Context, inspection: InspectionView) -> None:
         self.inspection = inspection
         folder = ctx.artifacts.path(inspection.folder or f"inspections/{inspection.id}")
-        self._numbers = folder / NUMBERS
-        if not self._numbers.is_file() or not (folder / WORDS).is_file():
+        self._arrays = folder / NUMBERS
+        if not self._arrays.is_file() or not (folder / WORDS).is_file():
             raise NotFound("The files of this inspection were deleted.", remedy="Analyze the text again.")
-        self._words: dict[str, Any] = json.loads((folder / WORDS).read_text(encoding="utf-8"))
+        self._metadata: dict[str, Any] = json.loads((folder / WORDS).read_text(encoding="utf-8"))
 
     def array(self, name: str) -> Array:
         """Return an array. Raises NotFound if the inspection has none of that name."""
-        with np.load(self._numbers, allow_pickle=False) as file:
+        with np.load(self._arrays, allow_pickle=False) as file:
             if name not in file.files:
                 raise NotFound(f"This inspection has no {name.replace('_', ' ')}.")
             values: Array = file[name]
@@ -103,7 +103,7 @@ class InspectionResults:
 
     def label(self, token: int) -> str:
         """Return the text of a token."""
-        return str(self._words["labels"].get(str(int(token)), f"[{int(token)}]"))
+        return str(self._metadata["labels"].get(str(int(token)), f"[{int(token)}]"))
 
     @cached_property
     def ids(self) -> list[int]:
@@ -150,48 +150,48 @@ class InspectionResults:
     @cached_property
     def spans(self) -> list[str]:
         """Spans of text over which two networks with different vocabularies are compared."""
-        return [str(span) for span in self._words.get("spans", [])]
+        return [str(span) for span in self._metadata.get("spans", [])]
 
     def tensors(self) -> list[TensorLine]:
         """Return the statistics of the tensors."""
         columns = {name: self.array(name) for name in ("values", "mean", "rms", "largest", "zeros", "beyond", "spectral", "counts")}
         return [
             TensorLine(
-                name=words["name"],
-                layer=words["layer"],
-                part=words["part"],
-                shape=tuple(words["shape"]),
-                dtype=words["dtype"],
+                name=entry["name"],
+                layer=entry["layer"],
+                part=entry["part"],
+                shape=tuple(entry["shape"]),
+                dtype=entry["dtype"],
                 values=int(columns["values"][row]),
                 mean=float(columns["mean"][row]),
                 rms=float(columns["rms"][row]),
                 largest=float(columns["largest"][row]),
                 zeros=float(columns["zeros"][row]),
                 beyond=float(columns["beyond"][row]),
-                not_finite=words["not_finite"],
+                not_finite=entry["not_finite"],
                 spectral=_finite(columns["spectral"][row]),
                 counts=columns["counts"][row],
             )
-            for row, words in enumerate(self._words["tensors"])
+            for row, entry in enumerate(self._metadata["tensors"])
         ]
 
     @property
     def outliers(self) -> list[tuple[str, str]]:
         """(tensor, reason) of the outliers, most severe first."""
-        return [(str(entry["name"]), str(entry["text"])) for entry in self._words["outliers"]]
+        return [(str(entry["name"]), str(entry["text"])) for entry in self._metadata["outliers"]]
 
     def changes(self) -> list[ChangeLine]:
         """Return the changes of the tensors that both checkpoints have in the same shape."""
         columns = [self.array(name) for name in ("relative", "cosine", "norm_a", "norm_change")]
         return [
-            ChangeLine(words["name"], words["layer"], *(float(column[row]) for column in columns))
-            for row, words in enumerate(self._words["changes"])
+            ChangeLine(entry["name"], entry["layer"], *(float(column[row]) for column in columns))
+            for row, entry in enumerate(self._metadata["changes"])
         ]
 
     @property
     def missing(self) -> dict[str, list[str]]:
         """The tensors without a counterpart: `only_first`, `only_other`, and `unlike` in shape."""
-        return {name: [str(part) for part in parts] for name, parts in self._words["missing"].items()}
+        return {name: [str(part) for part in parts] for name, parts in self._metadata["missing"].items()}
 
 
 def _finite(value: Any) -> float | None:

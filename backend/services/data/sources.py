@@ -113,12 +113,12 @@ def list_saved_splits(ctx: Context, source: ImportSource, *, person: Person) -> 
 
 
 def read_source_head(ctx: Context, source: ImportSource, *, person: Person, encoding: str | None = None) -> SourceHead:
-    """Return the first rows of a source. Of a remote source this downloads some megabytes, so cache the result. Raises as finding and
-    reading the source does: NotFound, InvalidInput, NotAllowed, Unavailable.
-    """
+    """Return the first rows of a source. Cache the result: of a remote source some megabytes are downloaded.
+
+    Raises NotFound, InvalidInput, NotAllowed, Unavailable."""
     require_builder(person)
     if source.is_remote:
-        return head_of_remote(_found(source), encoding=encoding)
+        return head_of_remote(_find_remote(source), encoding=encoding)
     return head_of_path(_local_path(ctx, source, person), encoding=encoding, split=source.split)
 
 
@@ -128,7 +128,7 @@ def _local_path(ctx: Context, source: ImportSource, person: Person) -> Path:
     return ctx.artifacts.path(str(source.upload))
 
 
-def _found(source: ImportSource) -> Remote:
+def _find_remote(source: ImportSource) -> Remote:
     if source.url is not None:
         return find_cloud_files(source.url)
     assert source.hub is not None

@@ -33,7 +33,7 @@ class ImportedView:
 
 
 def import_results(ctx: Context, content: bytes, *, source: str, person: Person) -> list[ImportedView]:
-    """Import a results file. The same content again gives the rows that are there. Raises InvalidInput naming what is wrong."""
+    """Import a results file. Content imported before returns the existing rows. Raises InvalidInput naming what is wrong."""
     require_builder(person)
     source = source.replace("\\", "/").rsplit("/", 1)[-1][:300]
     if len(content) > MOST_BYTES:
@@ -41,7 +41,7 @@ def import_results(ctx: Context, content: bytes, *, source: str, person: Person)
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{source} is no JSON: {error}.", remedy="Give the results file, not the samples.", field="file") from error
+        raise InvalidInput(f"{source} is not JSON: {error}.", remedy="Give the results file, not the samples.", field="file") from error
     digest = hashlib.sha256(content).hexdigest()
     rows = read_results(data, source=source)
     with ctx.db.write() as session:

@@ -75,7 +75,7 @@ def _resolve(ctx: Context, judge: Judge, *, person: Person) -> dict[str, Any]:
         if person.id is not None:
             raise NotAllowed("An account can't name an address that the server calls.", remedy="Ask the operator for ROUNDHOUSE_JUDGE_URL.")
         if not judge.url.startswith(("http://", "https://")):
-            raise InvalidInput(f"{judge.url!r} is no address of an API.", remedy="Write https://host/v1.", field="url")
+            raise InvalidInput(f"{judge.url!r} is not an API address.", remedy="Write https://host/v1.", field="url")
         return {"judge": judge.name, "url": judge.url, "model": judge.name, "uses_key": uses_key and ctx.policy.judge_url is None}
     if ctx.policy.judge_url is None:
         raise InvalidInput(
@@ -110,7 +110,7 @@ def read_judge_items(lines: Iterable[str]) -> list[JudgeItem]:
         try:
             record = json.loads(line)
             if not isinstance(record, dict):
-                raise InvalidInput("it is no object.")
+                raise InvalidInput("it is not an object.")
             values = {NAMES.get(name, name): value for name, value in record.items()}
             human = values.get("human", ())
             values["human"] = human if isinstance(human, list | tuple) else (human,)

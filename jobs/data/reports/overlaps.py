@@ -64,7 +64,7 @@ class OverlapFinder:
                     )
                 )
 
-    def looked(self) -> list[BenchmarkChecked]:
+    def checked(self) -> list[BenchmarkChecked]:
         """Return the benchmarks with the number of items found."""
         return [BenchmarkChecked(name=name, items=size, found=len(self._found[name])) for name, size in self._sizes.items()]
 

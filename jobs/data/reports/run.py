@@ -167,7 +167,7 @@ class ReportBuilder:
         tally = self._tally
         epoch, packing = tally.epoch(self._view.trainer, self._question)
         languages, looked_at = self._languages.languages()
-        benchmarks = self._overlaps.looked()
+        benchmarks = self._overlaps.checked()
         return DataReport(
             kind=self._kind,
             trainer=self._view.trainer,

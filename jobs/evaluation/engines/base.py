@@ -80,7 +80,7 @@ Answers = tuple[Answer, ...]
 class EngineFacts:
     """Facts about an engine's computation, which affect a score.
 
-    `name` may differ from the engine asked for, with the reason in `fallback`. `bos` says whether a text begins with the begin token.
+    `name` may differ from the requested engine, with the reason in `fallback`. `bos` says whether a text begins with the begin token.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Engine(Protocol):
         """
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
-        """Yield the answers to every prompt. The same prompt and seed give the same text, whatever else is asked.
+        """Yield the answers to every prompt. The same prompt and seed give the same text, regardless of the other requests.
 
         Raises InvalidInput for an empty prompt, or if `max_tokens` alone fills the context.
         """

@@ -15,7 +15,7 @@ def join_modules(entry: Path) -> str:
 
     Streamlit hands a component's script over as one text with no address of its own, so a browser can't resolve an import in it.
     Of ES modules' syntax, named imports and exports on one line are known. Raises ValueError for any other import or export, and for
-    a circle.
+    an import cycle.
     """
     names: dict[Path, str] = {}
     parts: list[str] = []
@@ -35,7 +35,7 @@ def _join(file: Path, names: dict[Path, str], parts: list[str], above: tuple[Pat
     exports = [match[1] for match in EXPORT.finditer(body)]
     body, defaults = DEFAULT.subn("const default_ = function", EXPORT.sub("", body))
     if left := re.search(r"^(?:import|export)\b.*", body, re.MULTILINE):
-        raise ValueError(f"{file.name}: `{left[0]}` is no import or export that modules are joined by.")
+        raise ValueError(f"{file.name}: `{left[0]}` is not supported: write named imports and exports on one line.")
     names[file] = f"module_{len(names)}"
     returned = ", ".join([*exports, *(["default: default_"] if defaults else [])])
     parts.append(f"const {names[file]} = (() => {{\n{body}\nreturn {{ {returned} }}\n}})();")

@@ -16,10 +16,10 @@ GROUPS = {
     "first": "First rows",
     "random": "Random rows",
     "longest": "Longest",
-    "truncated": "Cut",
+    "truncated": "Truncated",
     "zero-label": "Rows without loss",
 }
-SPLITS = {"train": "to train on", "val": "held out"}
+SPLITS = {"train": "train", "val": "validation"}
 
 
 def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None:
@@ -34,15 +34,19 @@ def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None
         group = st.segmented_control(
             "Rows", groups, default=groups[0], required=True, format_func=lambda name: GROUPS[name], key=f"report_group_{view.id}"
         )
-        among = [sample for sample in samples if sample.group == group]
-        chosen = among[0]
-        if len(among) > 1:
+        candidates = [sample for sample in samples if sample.group == group]
+        chosen = candidates[0]
+        if len(candidates) > 1:
             index = st.selectbox(
-                "Row", range(len(among)), format_func=lambda place: _name(among[place]), key=f"report_row_{view.id}_{group}", width=240
+                "Row",
+                range(len(candidates)),
+                format_func=lambda place: _name(candidates[place]),
+                key=f"report_row_{view.id}_{group}",
+                width=240,
             )
-            chosen = among[index]
+            chosen = candidates[index]
         with_ids = st.toggle("Token ids", key=f"report_ids_{view.id}")
-    _draw_words(chosen, report)
+    _draw_caption(chosen, report)
     for place, piece in enumerate(chosen.pieces):
         _draw_piece(piece, key=f"{view.id}_{group}_{chosen.row}_{place}", with_ids=with_ids)
 
@@ -51,17 +55,15 @@ def _name(sample: Sample) -> str:
     return f"Row {sample.row:,}, {SPLITS[sample.split]}" if sample.row is not None else "Window"
 
 
-def _draw_words(sample: Sample, report: DataReport) -> None:
-    parts = [_name(sample) if sample.row is not None else "Window", plural(sample.num_tokens, "token")]
+def _draw_caption(sample: Sample, report: DataReport) -> None:
+    parts = [_name(sample), plural(sample.num_tokens, "token")]
     if report.trainer != "none":
-        parts.append(f"{sample.loss_tokens:,} trained on")
+        parts.append(f"{sample.loss_tokens:,} with loss")
     st.caption(" · ".join(parts))
     if sample.note:
-        st.markdown(f":material/warning: :orange[No token is trained on: {plain(sample.note)}.]")
+        st.markdown(f":material/warning: :orange[No token has a loss: {plain(sample.note)}.]")
     if report.trainer != "none":
-        st.markdown(
-            ":green-badge[trained on] :gray-badge[read, not trained on]" + (" :gray-badge[faint: cut off]" if _is_cut(sample) else "")
-        )
+        st.markdown(":green-badge[with loss] :gray-badge[context only]" + (" :gray-badge[faint: truncated]" if _is_cut(sample) else ""))
 
 
 def _is_cut(sample: Sample) -> bool:
@@ -87,7 +89,7 @@ def _draw_strip(piece: Piece, begin: int, end: int, *, key: str, with_ids: bool)
         token_strip(
             piece.tokens[begin:end],
             key=key,
-            titles=[f"id {piece.ids[place]}" + (", trained on" if piece.trained[place] else "") for place in places],
+            titles=[f"id {piece.ids[place]}" + (", with loss" if piece.trained[place] else "") for place in places],
             marks=[_mark(piece, place, cut=cut) for place in places],
             clickable=False,
         )

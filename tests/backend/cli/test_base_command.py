@@ -74,9 +74,9 @@ def test_candidates_under_model_path_are_listed_with_facts_or_the_reason_against
     models = tmp_path / "models"
     save_base(models / "good")
     (save_base(models / "cut") / "model.safetensors").write_bytes(b"12345678")
-    status, found = roundhouse("scan")
+    status, listed = roundhouse("scan")
     assert status == 0
-    assert [(offer["name"], offer["family"], bool(offer["problem"])) for offer in found["offers"]] == [
+    assert [(offer["name"], offer["family"], bool(offer["problem"])) for offer in listed["offers"]] == [
         ("good", "llama", False),
         ("cut", None, True),
     ]

@@ -37,12 +37,12 @@ def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
 def test_a_version_is_made_shown_compared_described_and_deleted(site: Context, tmp_path: Path) -> None:
     first = imported(site, "sayings", ROWS)
     done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
-    asked = ["data", "derive", "sayings@2", "--leave-out", "text contains SAY 3", "--to", "fewer", "--json"]
-    fewer = json.loads(subprocess.run([sys.executable, "-m", "backend.cli.main", *asked], capture_output=True, check=True).stdout)
+    command = ["data", "derive", "sayings@2", "--leave-out", "text contains SAY 3", "--to", "fewer", "--json"]
+    fewer = json.loads(subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, check=True).stdout)
     assert (fewer["dataset"], fewer["version"], fewer["rows"], fewer["dropped_rows"]) == ("fewer", 1, 8, 1)
-    found = roundhouse("data", "diff", "sayings@2", "fewer")
-    assert (found["added"], found["removed"], found["unchanged"]) == (0, 1, 8)
-    assert found["examples"][0]["before"]["prompt"] == "Say 3"
+    diff = roundhouse("data", "diff", "sayings@2", "fewer")
+    assert (diff["added"], diff["removed"], diff["unchanged"]) == (0, 1, 8)
+    assert diff["examples"][0]["before"]["prompt"] == "Say 3"
     shown = roundhouse("data", "show", "sayings@2", "--rows", "1")
     assert [use["name"] for use in shown["users"]] == ["fewer@1"]
     assert [step["from"] for step in shown["lineage"]] == [[], ["sayings@1"], ["sayings@2"]]
@@ -58,8 +58,8 @@ def test_a_version_is_made_shown_compared_described_and_deleted(site: Context, t
 
 def test_a_version_is_exported_to_a_folder(site: Context, tmp_path: Path) -> None:
     imported(site, "sayings", ROWS)
-    asked = ["data", "export", "sayings", "--format", "datasets", "--to", str(tmp_path / "out"), "--json"]
-    answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *asked], capture_output=True, check=True)
+    command = ["data", "export", "sayings", "--format", "datasets", "--to", str(tmp_path / "out"), "--json"]
+    answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, check=True)
     data = json.loads(answer.stdout)
     assert (data["dataset"], data["version"], data["format"], data["rows"]) == ("sayings", 1, "datasets", {"train": 18, "validation": 2})
     assert (data["folder"], data["pushed"]) == (str(tmp_path / "out"), None)
@@ -91,7 +91,7 @@ def test_text_output_equals_the_pages_and_deletion_asks_for_confirmation(site: C
         (("--keep", "completion at_least many"), "'many' is not a number"),
         (("--keep", "turns at_least 2"), "have no field 'turns'"),
         (("--drop-rows", "2-99"), "There is no row 99: rows are counted from 1 to"),
-        (("--drop-rows", "one"), "'one' is no number of a row"),
+        (("--drop-rows", "one"), "'one' is not a row number"),
         (("--resplit", "0.9"), "0.5"),
         (("--merge", "nothing"), "nothing"),
     ],

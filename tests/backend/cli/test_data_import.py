@@ -33,13 +33,13 @@ def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searc
     environment["REDIS_URL"] = "redis://127.0.0.1:1/0"
     source = tmp_path / "lamps.jsonl"
     source.write_text("".join(json.dumps({"sku": f"A{n}", "blurb": f"A lamp of {n} watts for a whole room."}) + "\n" for n in range(30)))
-    asked = ["data", "import", str(source), "--name", "lamps", "--json"]
-    answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *asked], capture_output=True, text=True, env=environment)
+    command = ["data", "import", str(source), "--name", "lamps", "--json"]
+    answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, text=True, env=environment)
     assert answer.returncode == 0, answer.stderr
-    said = answer.stderr
-    assert "Detected: text (30%): no other kind fits; no column has a known name; `blurb` holds the most text" in said
-    assert "  a chosen and a rejected answer (chosen, rejected)" in said
-    assert "give --kind and --column COLUMN=FIELD" in said
+    stderr = answer.stderr
+    assert "Detected: text (30%): no other kind fits; no column has a known name; `blurb` holds the most text" in stderr
+    assert "  a chosen and a rejected answer (chosen, rejected)" in stderr
+    assert "give --kind and --column COLUMN=FIELD" in stderr
     data = json.loads(answer.stdout)
     assert (data["kind"], data["rows"], data["mapping"]) == ("text", 30, {"blurb": "text"})
     assert (data["detected"]["confidence"], data["detected"]["fallback"]) == (0.3, True)

@@ -54,11 +54,11 @@ def test_a_folder_is_inspected_in_a_child_process(home: Path, tmp_path: Path) ->
     command = [sys.executable, "-m", "backend.cli.main", "inspect", str(tmp_path / "oak"), "--text", "A <b>cat</b>.", "--json", "--maps"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert "".join(token["text"] for token in found["tokens"][1:]) == "A <b>cat</b>."
-    assert sum(token["nats"] for token in found["tokens"][1:]) == pytest.approx(found["loss"]["sum_nats"], rel=1e-5)
-    np.testing.assert_allclose(np.array(found["attention"]["maps"]).sum(-1), 1, atol=1e-5)
-    assert found["lens"]["error"] < 1e-5
+    result = json.loads(done.stdout)
+    assert "".join(token["text"] for token in result["tokens"][1:]) == "A <b>cat</b>."
+    assert sum(token["nats"] for token in result["tokens"][1:]) == pytest.approx(result["loss"]["sum_nats"], rel=1e-5)
+    np.testing.assert_allclose(np.array(result["attention"]["maps"]).sum(-1), 1, atol=1e-5)
+    assert result["lens"]["error"] < 1e-5
 
 
 def test_stored_inspections_are_printed_in_full(site: Context) -> None:
@@ -66,16 +66,16 @@ def test_stored_inspections_are_printed_in_full(site: Context) -> None:
     add_network(site, "elm", seed=1)
     for config in (InspectionConfig(text="A cat."), InspectionConfig()):
         do_job(site, str(launch_inspection(site, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id))
-    asked = ("oak", "--text", "A cat.", "--against", "elm", "--weights")
-    status, out = ask(*asked, "--json")
+    arguments = ("oak", "--text", "A cat.", "--against", "elm", "--weights")
+    status, out = ask(*arguments, "--json")
     assert status == 0
-    found = json.loads(out)
-    assert [len(found["pair"]["after"]), len(found["tokens"])] == [7, 7]
-    assert len(found["lens"]["texts"]) == 4
-    assert "maps" not in found["attention"]
-    assert sum(tensor["values"] for tensor in found["weights"]["tensors"]) == found["weights"]["values"]
-    assert len(found["weights"]["changes"]["by_tensor"]) == found["weights"]["changes"]["compared"]
-    status, out = ask(*asked)
+    result = json.loads(out)
+    assert [len(result["pair"]["after"]), len(result["tokens"])] == [7, 7]
+    assert len(result["lens"]["texts"]) == 4
+    assert "maps" not in result["attention"]
+    assert sum(tensor["values"] for tensor in result["weights"]["tensors"]) == result["weights"]["values"]
+    assert len(result["weights"]["changes"]["by_tensor"]) == result["weights"]["changes"]["compared"]
+    status, out = ask(*arguments)
     assert status == 0
     assert "nats per token" in out
     assert "mean KL" in out

@@ -65,22 +65,22 @@ def test_misuse_exits_with_2_and_a_message(site: Context, tmp_path: Path) -> Non
 
 
 def test_a_fit_recovers_the_law_with_intervals_and_the_optimum(site: Context, runs_csv: Path) -> None:
-    found = roundhouse("plan", "fit", str(runs_csv), "--flops", "1e21")
+    result = roundhouse("plan", "fit", str(runs_csv), "--flops", "1e21")
     for name, value in PUBLISHED["hoffmann-2022"].constants.items():
-        assert found["constants"][name]["low"] <= value <= found["constants"][name]["high"], name
-    assert found["points"] == 15
-    assert len(found["isoflop"]["profiles"]) == 3
-    assert found["optimum"]["parameters"]["value"] == pytest.approx(PUBLISHED["hoffmann-2022"].optimum(1e21).parameters, rel=0.02)
+        assert result["constants"][name]["low"] <= value <= result["constants"][name]["high"], name
+    assert result["points"] == 15
+    assert len(result["isoflop"]["profiles"]) == 3
+    assert result["optimum"]["parameters"]["value"] == pytest.approx(PUBLISHED["hoffmann-2022"].optimum(1e21).parameters, rel=0.02)
     assert "alpha" in CliRunner().invoke(app, ["plan", "fit", str(runs_csv)]).output
 
 
 def test_a_written_recipe_can_be_launched(site: Context, tmp_path: Path) -> None:
     add_parts(site)
     recipe = tmp_path / "run.yaml"
-    said = roundhouse("plan", "--flops", "1e13", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64", "--recipe", str(recipe))
-    assert parse_run_config(recipe.read_text()).max_steps == said["steps"]
+    plan = roundhouse("plan", "--flops", "1e13", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64", "--recipe", str(recipe))
+    assert parse_run_config(recipe.read_text()).max_steps == plan["steps"]
     launched = roundhouse("run", "launch", str(recipe))
-    assert launched["max_steps"] == said["steps"]
+    assert launched["max_steps"] == plan["steps"]
 
 
 def test_a_study_is_shown_and_launched(site: Context, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The queries that are asked all the time find their rows by an index, however large the tables grow."""
+"""Frequent queries find their rows by an index, however large the tables grow."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ask_ballot(ctx: Context, ids: dict[str, str]) -> None:
     list_campaigns(ctx)
 
 
-ASKED: dict[str, Callable[[Context, dict[str, str]], Any]] = {
+QUERIES: dict[str, Callable[[Context, dict[str, str]], Any]] = {
     "a worker's claim": lambda ctx, ids: claim_next(ctx, "train", owner="w#1", host="lab"),
     "recovery": lambda ctx, ids: recover_jobs(ctx),
     "the live list": lambda ctx, ids: (active_run_ids(ctx), queue_counts(ctx), run_states(ctx, [ids["run"]])),
@@ -82,8 +82,8 @@ def ids(ctx: Context) -> dict[str, str]:
         return {"job": job.id, "run": run.id, "version": version.id, "evaluation": evaluation.id}
 
 
-@pytest.mark.parametrize("asked", ASKED)
-def test_no_table_that_grows_is_read_from_end_to_end(ctx: Context, ids: dict[str, str], asked: str) -> None:
+@pytest.mark.parametrize("query", QUERIES)
+def test_no_table_that_grows_is_read_from_end_to_end(ctx: Context, ids: dict[str, str], query: str) -> None:
     statements: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
@@ -91,7 +91,7 @@ def test_no_table_that_grows_is_read_from_end_to_end(ctx: Context, ids: dict[str
             statements.append((statement, parameters))
 
     event.listen(ctx.db.engine, "before_cursor_execute", note)
-    ASKED[asked](ctx, ids)
+    QUERIES[query](ctx, ids)
     event.remove(ctx.db.engine, "before_cursor_execute", note)
     assert statements
     with ctx.db.engine.connect() as connection:

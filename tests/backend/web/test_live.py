@@ -154,16 +154,16 @@ def test_a_malformed_request_is_refused(client: TestClient, ctx: Context, run: R
 
 
 def test_samples_are_read_step_by_step_and_unchanged(client: TestClient, ctx: Context, run: RunView) -> None:
-    told = [{"type": "sample", "step": step, "prompt": "**p**", "completion": f"<img src=x> {step}"} for step in (10, 20)]
-    report(ctx, claim(ctx, run), *told)
+    samples = [{"type": "sample", "step": step, "prompt": "**p**", "completion": f"<img src=x> {step}"} for step in (10, 20)]
+    report(ctx, claim(ctx, run), *samples)
     token = token_for_runs(ctx, [run.id], person=LOCAL)
-    asked = {"token": token, "run": run.id}
-    assert client.get("/live/samples", params=asked).json() == {"steps": [10, 20]}
-    assert client.get("/live/samples", params={**asked, "step": 20}).json() == {
+    query = {"token": token, "run": run.id}
+    assert client.get("/live/samples", params=query).json() == {"steps": [10, 20]}
+    assert client.get("/live/samples", params={**query, "step": 20}).json() == {
         "samples": [{"prompt": "**p**", "completion": "<img src=x> 20"}]
     }
-    assert client.get("/live/samples", params={**asked, "step": "-1"}).status_code == 422
-    assert client.get("/live/samples", params={**asked, "run": launch(ctx, name="other").id}).status_code == 403
+    assert client.get("/live/samples", params={**query, "step": "-1"}).status_code == 422
+    assert client.get("/live/samples", params={**query, "run": launch(ctx, name="other").id}).status_code == 403
 
 
 def test_every_point_of_the_runs_in_a_token_is_saved_as_a_table(client: TestClient, ctx: Context, run: RunView) -> None:

@@ -106,10 +106,10 @@ def test_plain_rows_are_read_by_columns(name: str) -> None:
     plan = plan_columns([sample], kind=kind, mapping=mapping)
     assert plan is not None
     table = pyarrow.Table.from_pylist([sample] * 3)
-    found = plan.apply(table)
-    assert found is not None
+    converted = plan.apply(table)
+    assert converted is not None
     expected = pyarrow.Table.from_pylist([apply_mapping(sample, kind=kind, mapping=mapping)] * 3, schema=SCHEMAS[kind])
-    assert found.to_pylist() == expected.to_pylist()
+    assert converted.to_pylist() == expected.to_pylist()
 
 
 @given(lines=st.lists(st.text(st.sampled_from('a,"\r\n\x00é '), max_size=9), max_size=5), end=st.sampled_from(["", "\n", "\r\n"]))

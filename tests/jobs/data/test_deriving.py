@@ -28,8 +28,8 @@ def make(tmp_path: Path, rows: Rows, *, name: str = "rows", **options: Any) -> P
     return import_dataset(source, out_root=tmp_path / "datasets", reporter=RememberingReporter(), **options).folder
 
 
-def change(folder: Path, asked: Change, **options: Any) -> dict[str, Any]:
-    return derive(folder, change=asked, out_root=folder.parent, reporter=options.pop("reporter", RememberingReporter()), **options)
+def change(folder: Path, requested: Change, **options: Any) -> dict[str, Any]:
+    return derive(folder, change=requested, out_root=folder.parent, reporter=options.pop("reporter", RememberingReporter()), **options)
 
 
 def rows_of(folder: Path | str, split: str | None = None) -> Rows:
@@ -80,11 +80,11 @@ def test_a_filter_keeps_what_meets_every_condition_or_leaves_it_out(tmp_path: Pa
     folder = make(tmp_path, rows, val_fraction=0.1)
     short = Condition(field="completion", test="at_most", value=6)
     three = Condition(field="prompt", test="contains", value="SAY 3")
-    kept = rows_of(change(folder, Filter(conditions=(short, three)))["folder"])
-    wanted = [row for row in rows if len(row["completion"]) <= 6 and "Say 3" in row["prompt"]]
-    assert Counter(map(canonical_json, kept)) == Counter(map(canonical_json, wanted))
+    matching = rows_of(change(folder, Filter(conditions=(short, three)))["folder"])
+    expected = [row for row in rows if len(row["completion"]) <= 6 and "Say 3" in row["prompt"]]
+    assert Counter(map(canonical_json, matching)) == Counter(map(canonical_json, expected))
     rest = rows_of(change(folder, Filter(conditions=(short, three), keep=False))["folder"])
-    assert len(rest) + len(kept) == len(rows)
+    assert len(rest) + len(matching) == len(rows)
     with pytest.raises(InvalidInput, match="no train row is left"):
         change(folder, Filter(conditions=(Condition(test="contains", value="nowhere"),)))
 
@@ -160,6 +160,7 @@ ROWS_OF_KIND: dict[DatasetKind, dict[str, Any]] = {
     DatasetKind.KTO: {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}], "label": True},
     DatasetKind.BENCHMARK: {"question": "a", "choices": ["b", "c"], "answer": 1},
     DatasetKind.PROMPTS: {"prompt": "a"},
+    DatasetKind.RECORDS: {"record": '{"text": "a"}'},
 }
 
 
@@ -170,9 +171,9 @@ def test_every_field_of_every_kind_can_be_tested_by_a_condition(kind: DatasetKin
     assert any(texts.values())
     assert row_key(row).startswith("Once." if kind is DatasetKind.TEXT else "a")
     for field in (*FIELDS_OF_KIND[kind], ""):
-        asked = Condition(field=field, test="at_least", value=0)
-        check_change(Filter(conditions=(asked,)), kind=kind)
-        assert meets(row, asked)
+        requested = Condition(field=field, test="at_least", value=0)
+        check_change(Filter(conditions=(requested,)), kind=kind)
+        assert meets(row, requested)
         assert meets(row, Condition(field=field, test="equals", value=str(num_turns(row)) if field == "turns" else field_text(row, field)))
     with pytest.raises(InvalidInput, match="have no field 'nose'"):
         check_change(Filter(conditions=(Condition(field="nose", test="contains", value="x"),)), kind=kind)
@@ -205,7 +206,7 @@ def test_an_invalid_change_is_refused(data: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("requested", "description"),
     [
         (DropDuplicates(), "equal rows left out"),
         (Sample(num_rows=1000, seed=3), "1,000 rows drawn with seed 3"),
@@ -219,9 +220,9 @@ def test_an_invalid_change_is_refused(data: dict[str, Any], words: str) -> None:
         (DropRows(train=(1,)), "1 listed row left out"),
     ],
 )
-def test_a_change_is_described_and_survives_json(asked: Change, said: str) -> None:
-    assert describe_change(asked) == said
-    assert parse_change(asked.model_dump(mode="json")) == asked
+def test_a_change_is_described_and_survives_json(requested: Change, description: str) -> None:
+    assert describe_change(requested) == description
+    assert parse_change(requested.model_dump(mode="json")) == requested
 
 
 def test_benchmarks_and_prompts_are_never_split() -> None:

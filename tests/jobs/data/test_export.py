@@ -55,8 +55,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def _export(version: Path, format: str, *, reporter: Any = None, **payload: Any) -> dict[str, Any]:
-    asked = {"dataset": f"datasets/{version.name}", "version_id": "v", "format": format, "name": "tales@1", "card": CARD, "out": "out"}
-    return run(make_spec("export_dataset", {**asked, **payload}, root=version.parents[1]), reporter or RememberingReporter()).dump()
+    fields = {"dataset": f"datasets/{version.name}", "version_id": "v", "format": format, "name": "tales@1", "card": CARD, "out": "out"}
+    return run(make_spec("export_dataset", {**fields, **payload}, root=version.parents[1]), reporter or RememberingReporter()).dump()
 
 
 def _stored(version: Path, split: Any) -> list[dict[str, Any]]:

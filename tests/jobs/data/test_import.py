@@ -326,9 +326,9 @@ def test_rows_as_they_are_keep_every_column_and_their_file(tmp_path: Path) -> No
     (folder / "b.jsonl").write_text(json.dumps({**rows[0], "prompt": "Draw \ud800."}) + "\n")
     result = _import(folder)
     assert (result.kind, result.rows, result.val_rows) == ("records", 2, 0)
-    kept = [columns_of(row) for row in iter_rows(result.folder, split="train")]
-    assert [(row["file"], row["prompt"]) for row in kept] == [("a.jsonl", "Write."), ("b.jsonl", "Draw \ud800.")]
-    assert kept[0]["kwargs"] == [{"n": None}]
+    remaining = [columns_of(row) for row in iter_rows(result.folder, split="train")]
+    assert [(row["file"], row["prompt"]) for row in remaining] == [("a.jsonl", "Write."), ("b.jsonl", "Draw \ud800.")]
+    assert remaining[0]["kwargs"] == [{"n": None}]
     lines = tmp_path / "lines.txt"
     lines.write_text("one two\nthree four\n")
     assert _import(lines, kind="records").rows == 2

@@ -251,10 +251,10 @@ def test_good_rows_are_kept_and_each_bad_one_is_listed_with_its_position_and_beg
     result = _import(make(tmp_path), **options)
     assert (result.rows, result.rejected_count) == (good, len(bad))
     listed = [json.loads(line) for line in (result.folder / "rejected.jsonl").read_text().splitlines()]
-    for row, wanted in zip(listed, bad, strict=True):
-        assert wanted.pop("reason", "") in row["reason"]
-        assert wanted.pop("raw", "") in row["raw"]
-        assert wanted.items() <= row.items()
+    for row, expected in zip(listed, bad, strict=True):
+        assert expected.pop("reason", "") in row["reason"]
+        assert expected.pop("raw", "") in row["raw"]
+        assert expected.items() <= row.items()
     assert [{**row, "raw": ""} for row in result.rejected] == [{**row, "raw": ""} for row in listed]
 
 

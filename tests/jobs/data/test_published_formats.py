@@ -210,8 +210,8 @@ def test_messages_that_no_tree_reaches_are_rejected_with_the_reason(tmp_path: Pa
         {"message_id": "odd", "parent_id": "7.u1", "role": "assistant", "text": "Odd", "rank": "first"},
         {"message_id": "mute", "parent_id": "7.u1", "role": "assistant", "text": None, "rank": None},
     ]
-    result, found = _import(_lines(tmp_path / "messages.jsonl", rows))
-    assert [row["messages"] for row in found] == CONVERSATIONS
+    result, imported = _import(_lines(tmp_path / "messages.jsonl", rows))
+    assert [row["messages"] for row in imported] == CONVERSATIONS
     reasons = {row["row"]: row["reason"] for row in result["rejected"]}
     first = len(table_rows(tree(7)["prompt"])) + 1
     assert reasons == {

@@ -204,13 +204,13 @@ def test_stopped_evaluation_keeps_its_items_and_a_new_attempt_scores_only_the_re
     first = Remembering(stop_after=4)
     with pytest.raises(JobFailed, match="stopped on request"):
         room.evaluate("bigram", "texts", "perplexity", job="stopped", reporter=first, batch_size=4)
-    kept = {item["item_hash"] for item in first.of("item")}
+    recorded = {item["item_hash"] for item in first.of("item")}
     second = Remembering()
     scores = room.evaluate("bigram", "texts", "perplexity", job="stopped", reporter=second, batch_size=4)
     again = {item["item_hash"] for item in second.of("item")}
-    assert len(kept) == 4
-    assert not kept & again
-    assert len(kept | again) == len(TEXTS)
+    assert len(recorded) == 4
+    assert not recorded & again
+    assert len(recorded | again) == len(TEXTS)
     assert scores["bits_per_byte"] == room.evaluate("bigram", "texts", "perplexity", job="undisturbed")["bits_per_byte"]
 
 

@@ -208,11 +208,11 @@ def test_exports_keep_or_merge_an_adapter(rooms: Rooms) -> None:
     ids = torch.arange(10)[None]
     with torch.inference_mode():
         assert torch.allclose(load_network(rooms.root / "exports/m")(ids).logits, load_network(folder)(ids).logits, atol=1e-5)
-    kept = run_export.run(
+    exported = run_export.run(
         rooms.spec({"checkpoint": relative, "checkpoint_id": "c", "format": "hf", "out": str(rooms.root / "elsewhere")}, kind="export"),
         Recorder(),
     )
-    assert kept.adapter is True
+    assert exported.adapter is True
     assert (rooms.root / "elsewhere/adapter_model.safetensors").is_file()
     with pytest.raises(Conflict, match="exists already and is not empty"):
         run_export.run(

@@ -122,8 +122,8 @@ def test_early_stopping_keeps_the_best_and_resumes_its_count(rooms: Rooms) -> No
     best = min(losses, key=lambda step: losses[step])
     assert result.final_step == best + 3 < 60
     assert whole.of("stopped_early")[0]["step"] == best + 3
-    kept = sorted(path.name for path in (rooms.root / "early/checkpoints").iterdir())
-    assert kept == [f"step-{best:06d}", f"step-{best + 3:06d}"]
+    remaining = sorted(path.name for path in (rooms.root / "early/checkpoints").iterdir())
+    assert remaining == [f"step-{best:06d}", f"step-{best + 3:06d}"]
     assert [event["step"] for event in whole.of("checkpoint") if event["final"]] == [best + 3]
     again, longer = Recorder(), Recorder()
     ended = run(rooms.training("pretrain", run="early", job="early", attempt=2, **values), again)
@@ -210,10 +210,10 @@ def test_a_micro_batch_that_is_not_finite_is_named_and_the_state_before_it_saved
     recorder, undisturbed, resumed = Recorder(), Recorder(), Recorder()
     with pytest.raises(JobFailed) as failure:
         run(rooms.training("sft", run=f"inf-{how}", job=f"inf-{how}", **values), recorder)
-    said = failure.value.message
-    assert f"The {how} became {'inf' if how == 'loss' else 'nan'} at step 4, learning rate" in said
-    assert "in micro-batch 2 of 2: rows of the train split (the first is 1)" in said
-    named = [int(part) for part in said.split("(the first is 1) ")[1].split(". ")[0].split(", ")]
+    message = failure.value.message
+    assert f"The {how} became {'inf' if how == 'loss' else 'nan'} at step 4, learning rate" in message
+    assert "in micro-batch 2 of 2: rows of the train split (the first is 1)" in message
+    named = [int(part) for part in message.split("(the first is 1) ")[1].split(". ")[0].split(", ")]
     texts = [rooms.tokenizer.decode(row) for row in spoiled["held"].tolist()]
     assert len(named) == 4
     assert all(NUMBERS[row - 1] in text for row, text in zip(named, texts, strict=True))

@@ -160,9 +160,9 @@ def test_a_micro_batch_split_for_the_cpus_cache_gives_the_same_losses(
         run(spec, recorder := Recorder())
         recorders.append(recorder)
     whole, cut = recorders
-    said = "A forward pass takes 2 of the 4 sequences of a micro-batch, which fit the CPU's cache."
-    assert said in cut.lines
-    assert said not in whole.lines
+    line = "A forward pass takes 2 of the 4 sequences of a micro-batch, which fit the CPU's cache."
+    assert line in cut.lines
+    assert line not in whole.lines
     for metric in ("train_loss", "grad_norm", "val_loss"):
         assert cut.series(metric) == [(step, pytest.approx(value, rel=1e-5)) for step, value in whole.series(metric)]
     assert setting_of(spec.payload.config, TINY, device="cpu").micro_batch == 2

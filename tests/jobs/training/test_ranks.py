@@ -28,9 +28,9 @@ METRICS = ("train_loss", "grad_norm", "val_loss")
 def close(theirs: Recorder, ours: Recorder, *, first: int = 1) -> None:
     for name in METRICS:
         expected = [point for point in theirs.series(name) if point[0] >= first]
-        found = ours.series(name)
-        assert [step for step, _ in found] == [step for step, _ in expected], name
-        assert [value for _, value in found] == pytest.approx([value for _, value in expected], abs=1e-4), name
+        curve = ours.series(name)
+        assert [step for step, _ in curve] == [step for step, _ in expected], name
+        assert [value for _, value in curve] == pytest.approx([value for _, value in expected], abs=1e-4), name
 
 
 def free_place() -> str:
@@ -48,8 +48,8 @@ class Telling(Recorder):
 
     def log(self, text: str) -> None:
         super().log(text)
-        if found := re.search(r"folder: (python .*)$", text):
-            self.command = found[1]
+        if match := re.search(r"folder: (python .*)$", text):
+            self.command = match[1]
             self.is_told.set()
 
 
@@ -59,20 +59,20 @@ def weights_of(rooms: Rooms, result: TrainResult) -> dict[str, torch.Tensor]:
 
 def test_ddp_on_two_machines_equals_one_process(tmp_path: Path) -> None:
     """The second machine is started by the command in the log of the first."""
-    rooms, alone, told = Rooms(tmp_path), Recorder(), Telling()
+    rooms, alone, recorder = Rooms(tmp_path), Recorder(), Telling()
     ended: list[TrainResult] = []
     one = training.run(rooms.training("pretrain", run="one", job="one", grad_accum_steps=4), alone)
     devices = {"count": 2, "nodes": 2, "sharding": "ddp", "rendezvous": free_place()}
     spec = rooms.training("pretrain", run="two", job="two", grad_accum_steps=2, devices=devices)
-    here = threading.Thread(target=lambda: ended.append(training.run(spec, told)))
+    here = threading.Thread(target=lambda: ended.append(training.run(spec, recorder)))
     here.start()
-    assert told.is_told.wait(60)
-    other = subprocess.run([sys.executable, *shlex.split(told.command)[1:]], timeout=240, check=False)
+    assert recorder.is_told.wait(60)
+    other = subprocess.run([sys.executable, *shlex.split(recorder.command)[1:]], timeout=240, check=False)
     here.join(60)
     assert other.returncode == 0
-    close(alone, told)
-    assert len(told.of("checkpoint")) == 2
-    assert len(told.samples) == len(alone.samples)
+    close(alone, recorder)
+    assert len(recorder.of("checkpoint")) == 2
+    assert len(recorder.samples) == len(alone.samples)
     theirs = weights_of(rooms, ended[0])
     assert all(torch.allclose(theirs[name], tensor, atol=1e-4) for name, tensor in weights_of(rooms, one).items())
 

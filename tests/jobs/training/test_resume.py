@@ -104,9 +104,9 @@ def test_only_the_best_and_the_last_checkpoints_are_kept_and_each_removal_is_rep
     losses = dict(recorder.series("val_loss"))
     best = min(losses, key=lambda step: losses[step])
     folder = rooms.root / "k/checkpoints"
-    kept = {best, 7, 8}
-    assert {int(path.name[5:]) for path in folder.iterdir()} == kept
-    assert {event["step"] for event in recorder.of("checkpoint_removed")} == set(range(1, 9)) - kept
+    remaining = {best, 7, 8}
+    assert {int(path.name[5:]) for path in folder.iterdir()} == remaining
+    assert {event["step"] for event in recorder.of("checkpoint_removed")} == set(range(1, 9)) - remaining
     assert result.metrics["best_step"] == best
     assert [event["final"] for event in recorder.of("checkpoint")] == [False] * 7 + [True]
 

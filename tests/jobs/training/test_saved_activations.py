@@ -45,17 +45,17 @@ def counted_bytes(setting: TrainingSetting) -> int:
 def kept_bytes(forward: Callable[[], torch.Tensor], network: torch.nn.Module) -> int:
     """Return the bytes of all storages that autograd saves for a backward pass, without parameters."""
     own = {tensor.untyped_storage().data_ptr() for tensor in [*network.parameters(), *network.buffers()]}
-    kept: dict[int, tuple[int, torch.Tensor]] = {}
+    saved: dict[int, tuple[int, torch.Tensor]] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = forward()
-    total = sum(size for size, _ in kept.values())
+    total = sum(size for size, _ in saved.values())
     del loss
     return total
 

@@ -71,10 +71,10 @@ class HubServer:
         main = self.root / kind / repo
         if ".." in Path(repo).parts or not main.parent.is_dir():
             return {}
-        found = {"main": main} if main.is_dir() else {}
+        revisions = {"main": main} if main.is_dir() else {}
         for path in main.parent.glob(f"{main.name}@*"):
-            found[path.name.partition("@")[2]] = path
-        return found
+            revisions[path.name.partition("@")[2]] = path
+        return revisions
 
 
 def commit_id(folder: Path) -> str:
@@ -161,10 +161,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.headers.get("authorization") and not path.startswith("/upload/"):
             self._fail(401, "")
         elif path == "/api/repos/create":
-            asked = json.loads(body)
-            repo = f"{asked.get('organization') or 'me'}/{asked['name']}"
-            (hub.root / f"{asked.get('type') or 'model'}s" / repo).mkdir(parents=True, exist_ok=True)
-            hub.created.setdefault(repo, asked.get("visibility") == "private")
+            requested = json.loads(body)
+            repo = f"{requested.get('organization') or 'me'}/{requested['name']}"
+            (hub.root / f"{requested.get('type') or 'model'}s" / repo).mkdir(parents=True, exist_ok=True)
+            hub.created.setdefault(repo, requested.get("visibility") == "private")
             self._json({"url": f"{hub.url}/{repo}", "id": repo, "name": repo})
         elif batch:
             objects = [{**item, "actions": {"upload": {"href": f"{hub.url}/upload/{item['oid']}"}}} for item in json.loads(body)["objects"]]
@@ -223,8 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
             paths = start.rglob("*") if query.get("recursive", "").lower() in ("1", "true") else start.glob("*")
             self._json([_entry(folder, path) for path in sorted(paths)])
         elif part == "paths-info":
-            wanted = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode()).get("paths", [])
-            self._json([_entry(folder, folder / name) for name in wanted if (folder / name).exists()])
+            paths = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode()).get("paths", [])
+            self._json([_entry(folder, folder / name) for name in paths if (folder / name).exists()])
         else:
             self._json(_info(kind, repo, folder))
 
@@ -243,9 +243,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit_id(folder), "ETag": f'"{entry["oid"]}"', "Accept-Ranges": "bytes"}
         if "lfs" in entry:
             headers |= {"X-Linked-Etag": f'"{entry["lfs"]["oid"]}"', "X-Linked-Size": str(len(data))}
-        status, asked = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
-        if asked and self.server_hub.knows_ranges:
-            start, end = int(asked[1]), int(asked[2] or len(data) - 1)
+        status, requested = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
+        if requested and self.server_hub.knows_ranges:
+            start, end = int(requested[1]), int(requested[2] or len(data) - 1)
             status, headers["Content-Range"] = 206, f"bytes {start}-{min(end, len(data) - 1)}/{len(data)}"
             data = data[start : end + 1]
         cut = self._cut(name) if self.command == "GET" else None

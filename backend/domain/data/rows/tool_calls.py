@@ -87,7 +87,7 @@ def tool_calls_of(value: Any, *, name: str, place: int) -> list[ToolCall]:
 
 
 def arguments_of(call: ToolCall) -> Any:
-    """Return a call's arguments as an object, which templates expect; the text itself if it is no JSON object."""
+    """Return a call's arguments as an object, which templates expect; the text itself if it is not a JSON object."""
     text = call["function"]["arguments"]
     if not isinstance(text, str):
         return text

@@ -82,7 +82,7 @@ def clean_facts(*, licence: str, languages: Sequence[str] | str, notes: str) -> 
     for code in codes:
         if not _LANGUAGE.fullmatch(code):
             raise InvalidInput(
-                f"{code!r} is no code of a language.", remedy="Write codes of ISO 639, such as en, de or pt-BR.", field="languages"
+                f"{code!r} is not a language code.", remedy="Write codes of ISO 639, such as en, de or pt-BR.", field="languages"
             )
     return CardFacts(" ".join(licence.split())[:120], tuple(codes[:100]), notes[:20_000])
 

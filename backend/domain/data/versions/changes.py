@@ -116,7 +116,7 @@ def parse_row_numbers(text: str, *, rows: int) -> tuple[int, ...]:
         match = re.fullmatch(r"(\d{1,12})(?:-(\d{1,12}))?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not match or first > last:
-            raise InvalidInput(f"{part[:40]!r} is no number of a row.", remedy="Write numbers and ranges, such as 3, 10-20.", field="rows")
+            raise InvalidInput(f"{part[:40]!r} is not a row number.", remedy="Write numbers and ranges, such as 3, 10-20.", field="rows")
         if first < 1 or last > rows:
             wrong = first if first < 1 or first > rows else last
             raise InvalidInput(f"There is no row {wrong:,}: rows are counted from 1 to {rows:,}.", field="rows")

@@ -128,7 +128,7 @@ def _check_ranking(prediction: Any, references: list[Any]) -> None:
     for reference in references or [None]:
         if type(reference) is not int or not 0 <= reference < len(prediction):
             raise InvalidInput(
-                f"the reference {_shown(reference)} is no position of {len(prediction)} choices.",
+                f"the reference {_shown(reference)} is not an index of {len(prediction)} choices.",
                 remedy="Give the positions of the right choices, from 0.",
                 field="references",
             )

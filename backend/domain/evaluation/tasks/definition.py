@@ -86,7 +86,7 @@ class Extraction(_Part):
         try:
             regex.compile(pattern)
         except regex.error as error:
-            raise ValueError(f"is no regular expression: {error}") from error
+            raise ValueError(f"is not a regular expression: {error}") from error
         return pattern
 
 

@@ -81,7 +81,7 @@ def from_lm_eval(text: str, *, included: Callable[[str], str] | None = None) -> 
         config = {**base, **config} if isinstance(base, dict) else config
     if not isinstance(config, dict) or "task" not in config:
         raise InvalidInput(
-            "The file is no task of lm-evaluation-harness.", remedy="A task has the fields task and output_type.", field="file"
+            "The file is not a task of lm-evaluation-harness.", remedy="A task has the fields task and output_type.", field="file"
         )
     if isinstance(config["task"], list):
         raise InvalidInput("The file is a group of tasks.", remedy="Convert its tasks one by one.", field="file")

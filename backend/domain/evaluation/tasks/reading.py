@@ -32,7 +32,7 @@ def read_definition(text: str) -> TaskDefinition | TaskGroup:
     """Return the task or group that a YAML text defines. Raises InvalidInput like `read_task`."""
     values = parse_yaml(text, what="The task")
     if not isinstance(values, dict):
-        raise InvalidInput("The task is no mapping of fields.", remedy="Write one `field: value` a line, beginning with `name:`.")
+        raise InvalidInput("The task is not a mapping of fields.", remedy="Write one `field: value` a line, beginning with `name:`.")
     model: type[TaskDefinition] | type[TaskGroup] = TaskGroup if "tasks" in values else TaskDefinition
     try:
         return model.model_validate(values)

@@ -150,13 +150,13 @@ def _texts(source: str, columns: dict[str, Any], *, path: str) -> tuple[str, ...
     value = evaluate(source, columns, path=path)
     if not isinstance(value, list):
         raise TemplateFault(
-            f"`{path}` gives {_shown(value)}, which is no list.", path=path, remedy="Give a list: choices.text, or [first, second]."
+            f"`{path}` gives {_shown(value)}, not a list.", path=path, remedy="Give a list: choices.text, or [first, second]."
         )
     if not value:
         raise TemplateFault(f"`{path}` gives an empty list.", path=path, remedy="Every item needs something to choose from.")
     odd = next((part for part in value if not isinstance(part, str | int | float)), None)
     if odd is not None or any(isinstance(part, bool) for part in value):
-        raise TemplateFault(f"`{path}` holds {_shown(odd)}, which is no text.", path=path, remedy="Every choice is a text or a number.")
+        raise TemplateFault(f"`{path}` holds {_shown(odd)}, not text.", path=path, remedy="Every choice is a text or a number.")
     return tuple(part if isinstance(part, str) else str(part) for part in value)
 
 
@@ -258,9 +258,7 @@ def _references(task: TaskDefinition, item: _Solved) -> tuple[str, ...]:
     parts = value if isinstance(value, list) else [value]
     odd = next((part for part in parts if not isinstance(part, str | int | float) or isinstance(part, bool)), None)
     if odd is not None:
-        raise TemplateFault(
-            f"`references` holds {_shown(odd)}, which is no text.", path="references", remedy="Give a text or a list of texts."
-        )
+        raise TemplateFault(f"`references` holds {_shown(odd)}, not text.", path="references", remedy="Give a text or a list of texts.")
     return tuple(map(str, parts))
 
 

@@ -143,7 +143,7 @@ def _plain(value: Any) -> Any:
             limits.step()
             parts.append(_plain(part))
         return parts
-    raise jinja2.TemplateError(f"it gives a {type(value).__name__}, which is no value of a row")
+    raise jinja2.TemplateError(f"it gives a {type(value).__name__}, which is not a JSON value")
 
 
 def _fault(error: jinja2.TemplateError, *, source: str, path: str, row: Row) -> TemplateFault:

@@ -1,4 +1,4 @@
-// Live curves of one or several runs over plotly.js: asks for points after the last step seen, keeps its nodes and the zoom.
+// Live curves of one or several runs over plotly.js: polls for points after the last step, keeps its nodes and the zoom.
 // Text from runs is set with textContent alone.
 
 import { element } from "../dom.js"
@@ -11,7 +11,7 @@ import { ACROSS, readSettings, writeSettings } from "./settings.js"
 const POLL_MS = 500
 const HIDDEN_MS = 5000
 const IDLE_MS = 10000
-const MAX_POINTS = 4000 // more than this, and the whole curve is asked for again, downsampled
+const MAX_POINTS = 4000 // above this the whole curve is requested again, downsampled
 
 function loadPlotly(url) {
   if (!window.__roundhousePlotly) {
@@ -69,7 +69,7 @@ class LiveChart {
     this.theme = theme
     this.buildHead()
     this.csv.href = `${data.csv}?${new URLSearchParams({ token: data.token })}`
-    writeSettings(this.settings) // Streamlit writes the address too, and forgets what it did not set
+    writeSettings(this.settings) // Streamlit writes the address too, and drops parameters it did not set
     if (first) loadPlotly(data.plotly).then((plotly) => { this.Plotly = plotly; draw(this) }, () => say(this, "The curves can't be drawn: plotly.js did not load. Reload the page."))
     if (first || before !== data.runs.map((run) => run.id).join()) { this.samples.refresh(true); this.poll() }
     else if (changed) draw(this, true)
@@ -103,7 +103,7 @@ class LiveChart {
   // ---- controls
 
   buildTools() {
-    const across = this.tools.appendChild(element("label", "rh-tool", "Across"))
+    const across = this.tools.appendChild(element("label", "rh-tool", "X axis"))
     const select = across.appendChild(element("select"))
     for (const [value, text] of Object.entries(ACROSS)) select.appendChild(element("option", "", text)).value = value
     select.value = this.settings.x
@@ -122,8 +122,8 @@ class LiveChart {
       box.onchange = () => { reset(); this.set(name, box.checked) }
     }
     const forgetY = () => { for (const panel of this.panels.values()) panel.yRange = null }
-    check("logy", "Log y", "Loss, bits per byte and gradient norm on a logarithmic axis", forgetY)
-    check("logx", "Log x", "A logarithmic axis across", () => { this.xRange = null })
+    check("logy", "Log y", "Logarithmic axis for loss, bits per byte and gradient norm", forgetY)
+    check("logx", "Log x", "Logarithmic x axis", () => { this.xRange = null })
     check("clip", "Without outliers", "Show the middle 98 % of the values (1st to 99th percentile)", forgetY)
     this.tools.appendChild(element("span", "rh-hint", "Drag to zoom, double-click to reset"))
     const exports = this.tools.appendChild(element("span", "rh-tool rh-exports"))
@@ -213,7 +213,7 @@ class LiveChart {
     clearTimeout(this.timer)
     if (this.dead || this.polling) return
     this.polling = true
-    const asked = this.data
+    const requested = this.data
     let wait = POLL_MS
     try {
       const after = {}
@@ -223,8 +223,8 @@ class LiveChart {
         for (const [name, series] of held.series) if (series.steps.length <= MAX_POINTS) metrics[name] = series.steps[series.steps.length - 1]
         after[id] = { resets: held.resets, metrics }
       }
-      const query = new URLSearchParams({ token: asked.token, after: JSON.stringify(after) })
-      const response = await fetch(`${asked.url}?${query}`, { credentials: "same-origin", cache: "no-store" })
+      const query = new URLSearchParams({ token: requested.token, after: JSON.stringify(after) })
+      const response = await fetch(`${requested.url}?${query}`, { credentials: "same-origin", cache: "no-store" })
       if (response.status === 403 || response.redirected) { this.rerun("expired"); wait = IDLE_MS }
       else if (!response.ok) throw new Error(String(response.status))
       else {
@@ -238,7 +238,7 @@ class LiveChart {
     this.polling = false
     if (this.dead) return
     if (this.lost) say(this, "The server does not answer. Trying again.")
-    if (asked !== this.data) wait = 50
+    if (requested !== this.data) wait = 50
     else if (!this.lost && wait === POLL_MS) wait = this.isActive() ? Math.max(POLL_MS, 4 * this.drawMs) : this.quietPolls < 3 ? 1000 : IDLE_MS
     this.schedule(document.hidden ? Math.max(wait, HIDDEN_MS) : wait)
   }
@@ -273,7 +273,7 @@ class LiveChart {
     this.sayWaiting()
     if (dirty.size) draw(this, dirty.has("all"), dirty)
     const active = [...this.runs.values()].some((held) => held.state && held.state.active)
-    const ended = this.wasActive && !active // the last samples come with the end, when nothing else would ask for them
+    const ended = this.wasActive && !active // the last samples come with the end: load them once more
     this.wasActive = active
     if (ended || [...dirty].some((name) => name === "all" || name.startsWith("val_"))) this.samples.refresh(true)
     else if (active || this.quietPolls < 3) this.samples.refresh()

@@ -1,9 +1,9 @@
-// What the network wrote for the same prompts at each measurement, scrubbed along the run. Text of a network is text: textContent alone.
+// Completions of the same prompts at each evaluation step, with a slider over the steps. Completions are set by textContent alone.
 
 import { element } from "../dom.js"
 import { markStep } from "./drawing.js"
 
-const AGAIN_MS = 3000
+const REFRESH_MS = 3000
 
 export class SamplePanel {
   constructor(root, chart) {
@@ -11,7 +11,7 @@ export class SamplePanel {
     this.steps = new Map() // by run: the steps at which it wrote samples, ascending
     this.texts = new Map() // by run and step
     this.follows = true
-    this.asked = 0
+    this.refreshedAt = 0
     this.box = root.appendChild(element("div", "rh-samples"))
     this.box.style.display = "none"
     const head = this.box.appendChild(element("div", "rh-scrub"))
@@ -25,11 +25,11 @@ export class SamplePanel {
     this.all = []
   }
 
-  // Ask which steps there are: at first, after a measurement, and now and then while a run is active.
+  // Load the steps of the samples: at first, after an evaluation step, and every few seconds while a run is active.
   async refresh(force = false) {
     const now = performance.now()
-    if (!force && now - this.asked < AGAIN_MS) return
-    this.asked = now
+    if (!force && now - this.refreshedAt < REFRESH_MS) return
+    this.refreshedAt = now
     for (const run of this.chart.data.runs) {
       const answer = await this.get(run.id)
       if (answer) this.steps.set(run.id, answer.steps)
@@ -54,7 +54,7 @@ export class SamplePanel {
     } catch { return null }
   }
 
-  // Go to the measurement that is nearest to a step, as of a click on a curve.
+  // Show the samples nearest to a step, such as a clicked point of a curve.
   jump(step) {
     if (!this.all.length) return
     const nearest = this.all.reduce((best, one) => (Math.abs(one - step) < Math.abs(best - step) ? one : best))
@@ -92,14 +92,14 @@ export class SamplePanel {
       card.appendChild(element("div", "rh-prompt", prompt))
       const row = card.appendChild(element("div", "rh-texts"))
       for (const { run, at, samples } of columns) {
-        const found = samples.find((sample) => sample.prompt === prompt)
-        if (!found) continue
+        const match = samples.find((sample) => sample.prompt === prompt)
+        if (!match) continue
         const cell = row.appendChild(element("div", "rh-text"))
         if (this.chart.data.runs.length > 1) {
           const name = cell.appendChild(element("div", "rh-whose", at === step ? run.name : `${run.name}, step ${at.toLocaleString("en")}`))
           name.style.borderColor = this.chart.colorOf(run)
         }
-        cell.appendChild(element("div", "rh-said", found.completion || "(nothing)"))
+        cell.appendChild(element("div", "rh-said", match.completion || "(empty)"))
       }
     }
   }

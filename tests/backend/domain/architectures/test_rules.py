@@ -52,9 +52,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 def test_an_impossible_shape_is_reported_at_the_field_to_change(values: dict[str, Any], field: str, words: str) -> None:
     with pytest.raises(ValidationError) as caught:
         ArchitectureConfig.model_validate(values)
-    found = problems_by_field(caught.value)
-    assert list(found) == [field]
-    assert re.search(words, found[field], re.IGNORECASE)
+    problems = problems_by_field(caught.value)
+    assert list(problems) == [field]
+    assert re.search(words, problems[field], re.IGNORECASE)
 
 
 def test_all_problems_are_reported_each_at_its_field() -> None:

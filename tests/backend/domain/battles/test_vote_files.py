@@ -80,7 +80,7 @@ def test_in_our_own_columns_a_winner_is_a_side_and_no_contestant() -> None:
         (_lines([*MT_BENCH[:1], _mt_bench("model_c")]), "Line 3 has the unknown winner 'model_c'.*the sides are model_a and model_b"),
         (_lines([{k: v for k, v in MT_BENCH[0].items() if k != "judge"}]), "lack the column rater; Line 2 has question_id, model_a"),
         (_lines([*MT_BENCH[:1]]) + "{broken\n", "Line 4 is not JSON"),
-        (_lines([*MT_BENCH[:1]]) + "[1]\n", "Line 4 is no object"),
+        (_lines([*MT_BENCH[:1]]) + "[1]\n", "Line 4 is not an object"),
         (json.dumps([*MT_BENCH[:1], _mt_bench("tie", judge=None)]), "Vote 2 has no judge"),
         (json.dumps([*MT_BENCH[:1], _mt_bench("tie", model_b="x")]), "Vote 2 compares 'x' with itself"),
         ("[1, 2", "The file is not JSON"),

@@ -38,12 +38,12 @@ def test_filters_equal_those_of_the_harness() -> None:
         assert ours == expected
 
 
-def test_a_pattern_that_backtracks_without_end_does_not_match() -> None:
+def test_a_pattern_that_backtracks_endlessly_does_not_match() -> None:
     started = time.monotonic()
     assert extract_answer("a" * 60, [Pattern(name="slow", pattern=r"(a|aa)+$b")]).text is None
     assert time.monotonic() - started < 10
 
 
-def test_a_pattern_that_is_none_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="no regular expression"):
+def test_an_invalid_pattern_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="not a regular expression"):
         extract_answer("x", [Pattern(name="x", pattern="(")])

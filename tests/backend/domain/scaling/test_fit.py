@@ -86,8 +86,9 @@ def test_no_start_of_scipys_lbfgs_finds_a_better_fit(seed: int) -> None:
         return 1e6 * float(np.where(size <= HUBER_DELTA, 0.5 * size**2, HUBER_DELTA * (size - 0.5 * HUBER_DELTA)).sum())
 
     starts = [(0.5, size, size, alpha, beta) for size in (5, 15) for alpha in (0.3, 0.6) for beta in (0.3, 0.6)]
-    found = min(optimize.minimize(objective, start, method="L-BFGS-B", options={"maxiter": 3000, "maxfun": 50_000}).fun for start in starts)
-    assert fit_law(points, num_draws=100).objective * 1e6 <= found * (1 + 1e-4)
+    options = {"maxiter": 3000, "maxfun": 50_000}
+    minimum = min(optimize.minimize(objective, start, method="L-BFGS-B", options=options).fun for start in starts)
+    assert fit_law(points, num_draws=100).objective * 1e6 <= minimum * (1 + 1e-4)
 
 
 def test_one_run_that_went_wrong_hardly_moves_the_law() -> None:

@@ -30,9 +30,9 @@ LAWS = list(PUBLISHED.values())
 
 @pytest.mark.parametrize(("parameters", "flops", "tokens"), TABLE_A3, ids=lambda value: f"{value:.3g}")
 def test_unrounded_constants_give_the_table_of_the_paper(parameters: float, flops: float, tokens: float) -> None:
-    found = PUBLISHED["hoffmann-2022-unrounded"].optimum(flops)
-    assert found.parameters == pytest.approx(parameters, rel=0.08)
-    assert found.tokens == pytest.approx(tokens, rel=0.11)
+    optimum = PUBLISHED["hoffmann-2022-unrounded"].optimum(flops)
+    assert optimum.parameters == pytest.approx(parameters, rel=0.08)
+    assert optimum.tokens == pytest.approx(tokens, rel=0.11)
 
 
 def test_unrounded_constants_give_40_billion_parameters_for_gophers_budget() -> None:
@@ -57,12 +57,12 @@ def test_corrected_constants_give_chinchilla_and_some_20_tokens_a_parameter() ->
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.key)
 @pytest.mark.parametrize("flops", [1e11, 1e15, 1e21, 1e26])
 def test_closed_form_is_where_the_loss_is_lowest(law, flops: float) -> None:  # type: ignore[no-untyped-def]
-    found = law.optimum(flops)
-    assert 6 * found.parameters * found.tokens == pytest.approx(flops)
-    sizes = found.parameters * np.geomspace(0.1, 10, 20_001)
+    optimum = law.optimum(flops)
+    assert 6 * optimum.parameters * optimum.tokens == pytest.approx(flops)
+    sizes = optimum.parameters * np.geomspace(0.1, 10, 20_001)
     losses = law.E + law.A / sizes**law.alpha + law.B / (flops / 6 / sizes) ** law.beta
-    assert sizes[losses.argmin()] == pytest.approx(found.parameters, rel=1e-3)
-    assert losses.min() == pytest.approx(found.loss, rel=1e-9)
+    assert sizes[losses.argmin()] == pytest.approx(optimum.parameters, rel=1e-3)
+    assert losses.min() == pytest.approx(optimum.loss, rel=1e-9)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.key)

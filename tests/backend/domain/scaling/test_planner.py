@@ -29,24 +29,24 @@ def plan(speeds: tuple[Speed, ...] = (), unique: int | None = None, price: float
 
 
 def test_a_plan_of_chinchillas_budget_is_a_network_of_that_size() -> None:
-    found = make_plan(PlanConfig(flops=5.76e23, context=2048), law=LAW, vocab_size=32_000)
-    assert found.parameters == pytest.approx(70e9, rel=0.1)
-    assert found.tokens == pytest.approx(1.4e12, rel=0.12)
-    assert found.parameters == describe(found.architecture).parameters
-    assert found.flops_per_token == describe(found.architecture, context=2048).flops_per_token.training
+    result = make_plan(PlanConfig(flops=5.76e23, context=2048), law=LAW, vocab_size=32_000)
+    assert result.parameters == pytest.approx(70e9, rel=0.1)
+    assert result.tokens == pytest.approx(1.4e12, rel=0.12)
+    assert result.parameters == describe(result.architecture).parameters
+    assert result.flops_per_token == describe(result.architecture, context=2048).flops_per_token.training
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(9, 27).map(lambda x: 10**x), st.sampled_from([8, 128, 2048]), st.sampled_from([None, 3.0, 300.0]))
 def test_a_run_never_costs_more_than_its_budget(flops: float, context: int, ratio: float | None) -> None:
-    found = plan(flops=flops, context=context, tokens_per_parameter=ratio)
-    assert found.tokens == found.steps * found.batch.tokens
-    assert found.batch.tokens == found.batch.micro_batch * found.batch.grad_accum_steps * context
-    assert found.steps == 1 or found.tokens * found.flops_per_token <= flops
-    assert found.steps < 20 or found.tokens * found.flops_per_token > 0.9 * flops
-    assert 0 < found.batch.learning_rate <= HIGHEST_LEARNING_RATE
-    assert found.batch.warmup_steps <= found.steps
-    assert found.notes
+    result = plan(flops=flops, context=context, tokens_per_parameter=ratio)
+    assert result.tokens == result.steps * result.batch.tokens
+    assert result.batch.tokens == result.batch.micro_batch * result.batch.grad_accum_steps * context
+    assert result.steps == 1 or result.tokens * result.flops_per_token <= flops
+    assert result.steps < 20 or result.tokens * result.flops_per_token > 0.9 * flops
+    assert 0 < result.batch.learning_rate <= HIGHEST_LEARNING_RATE
+    assert result.batch.warmup_steps <= result.steps
+    assert result.notes
 
 
 def test_hours_and_money_are_the_same_budget_at_a_price() -> None:
@@ -97,18 +97,18 @@ def test_rates_that_jump_between_sizes_still_give_a_network_near_the_optimum() -
         for n, rate in ((7e3, 1e8), (2e4, 2e9), (2e5, 2e8), (1e6, 5e9))
     ]
     for hours in (0.3, 1.0, 3.0):
-        found = make_plan(PlanConfig(device_hours=hours, context=64), law=LAW, vocab_size=262, speeds=speeds)
-        assert found.seconds == pytest.approx(hours * 3600, rel=0.2)
-        assert not any("smallest network" in note for note in found.notes)
-        assert found.parameters < 1.5 * found.optimum.parameters or any("leap" in note for note in found.notes)
+        result = make_plan(PlanConfig(device_hours=hours, context=64), law=LAW, vocab_size=262, speeds=speeds)
+        assert result.seconds == pytest.approx(hours * 3600, rel=0.2)
+        assert not any("smallest network" in note for note in result.notes)
+        assert result.parameters < 1.5 * result.optimum.parameters or any("leap" in note for note in result.notes)
 
 
 def test_a_budget_below_the_smallest_network_says_so() -> None:
-    found = plan(flops=1e9)
-    assert any("smallest network" in note for note in found.notes)
-    assert any("covers only" in note for note in found.notes)
-    assert not found.loss_is_believable
-    assert any("does not extrapolate" in note for note in found.notes)
+    result = plan(flops=1e9)
+    assert any("smallest network" in note for note in result.notes)
+    assert any("covers only" in note for note in result.notes)
+    assert not result.loss_is_believable
+    assert any("does not extrapolate" in note for note in result.notes)
 
 
 def test_a_fixed_ratio_makes_a_smaller_network_and_states_its_cost() -> None:
@@ -146,16 +146,16 @@ def test_rules_give_the_published_numbers() -> None:
 
 def test_a_study_spends_each_budget_on_several_sizes() -> None:
     config = StudyConfig(name="s", dataset="d", tokenizer="t", budgets=(1e15, 1e14), sizes=5)
-    found = plan_study(config, law=LAW, vocab_size=1024, speeds=[SLOW], unique_tokens=10**9)
-    assert len(found.runs) == 10
-    assert [run.budget for run in found.runs] == sorted(run.budget for run in found.runs)
-    for run in found.runs:
+    result = plan_study(config, law=LAW, vocab_size=1024, speeds=[SLOW], unique_tokens=10**9)
+    assert len(result.runs) == 10
+    assert [run.budget for run in result.runs] == sorted(run.budget for run in result.runs)
+    for run in result.runs:
         assert run.flops == pytest.approx(run.budget, rel=0.03)
         assert run.tokens == run.config.max_steps * run.config.tokens_per_step
         assert run.config.eval_every == run.config.checkpoint_every == run.config.max_steps
-    assert len({run.config.micro_batch * run.config.eval_batches for run in found.runs}) == 1  # val_loss on the same windows
-    assert found.seconds == pytest.approx(5.5e15 / 6e10, rel=0.03)
-    assert any("fewer than three" in note for note in found.notes)
+    assert len({run.config.micro_batch * run.config.eval_batches for run in result.runs}) == 1  # val_loss on the same windows
+    assert result.seconds == pytest.approx(5.5e15 / 6e10, rel=0.03)
+    assert any("fewer than three" in note for note in result.notes)
 
 
 def test_an_impossible_study_is_refused() -> None:

@@ -101,8 +101,8 @@ def test_multiple_choice_answers_are_true_and_the_other_choices_are_not() -> Non
         assert item["choices"][item["answer"]] == f" {fact.value}"
         assert len(set(item["choices"])) == 4
         assert all(choice.startswith(" ") for choice in item["choices"])
-        said = [choice for choice in item["choices"] if f"{fact.cloze}{choice}." == fact.answer]
-        assert said == [f" {fact.value}"]
+        answers = [choice for choice in item["choices"] if f"{fact.cloze}{choice}." == fact.answer]
+        assert answers == [f" {fact.value}"]
 
 
 def test_the_right_choice_is_at_every_position_about_equally_often() -> None:
@@ -159,8 +159,8 @@ def test_chosen_answers_are_true_and_rejected_ones_differ() -> None:
 
 def test_yes_and_no_answers_agree_with_the_facts() -> None:
     truths = {fact.answer for fact in all_facts()}
-    said = [row["messages"][1]["content"] for row in chat_rows() if row["messages"][1]["content"].startswith(("Yes, ", "No, "))]
-    facts_said = [text for text in said if text.split(", ", 1)[1] in truths]
+    answers = [row["messages"][1]["content"] for row in chat_rows() if row["messages"][1]["content"].startswith(("Yes, ", "No, "))]
+    facts_said = [text for text in answers if text.split(", ", 1)[1] in truths]
     assert len(facts_said) >= 300
     assert abs(sum(text.startswith("Yes") for text in facts_said) / len(facts_said) - 0.5) < 0.05
 

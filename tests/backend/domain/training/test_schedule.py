@@ -60,10 +60,10 @@ def test_warm_up_rises_evenly_to_the_peak_and_nothing_exceeds_it(schedule: str) 
 
 
 def test_wsd_holds_the_peak_and_falls_with_the_root_over_a_fifth_of_the_run() -> None:
-    asked = config(schedule="wsd")
-    assert decay_steps_of(asked) == 10
-    assert {learning_rate_at(step, asked) for step in range(WARMUP, STEPS - 10 + 2)} == {PEAK}
-    assert learning_rate_at(STEPS, asked) == pytest.approx(PEAK * (1 - math.sqrt(0.9)))
+    requested = config(schedule="wsd")
+    assert decay_steps_of(requested) == 10
+    assert {learning_rate_at(step, requested) for step in range(WARMUP, STEPS - 10 + 2)} == {PEAK}
+    assert learning_rate_at(STEPS, requested) == pytest.approx(PEAK * (1 - math.sqrt(0.9)))
 
 
 def test_a_short_run_decays_as_far_as_warm_up_leaves_room() -> None:

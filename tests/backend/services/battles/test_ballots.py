@@ -66,11 +66,11 @@ def test_a_ballot_does_not_reveal_the_contestants(ctx: Context) -> None:
     campaign = make_campaign(ctx, write=False)
     write_all(ctx, campaign.id, text=lambda name, prompt: f"{len(name)} words on {prompt} {name == 'Oak'}")
     ballot = shown(next_battle(ctx, campaign.id, rater_for(ctx, LOCAL)))
-    told = repr(asdict(ballot))
+    ballot_text = repr(asdict(ballot))
     with ctx.db.read() as session:
         secrets = [row.id for row in session.scalars(select(Contestant))] + [row.id for row in session.scalars(select(Completion))]
     for secret in ["Oak", "Elm", *secrets, *(contestant.checkpoint_id for contestant in campaign.contestants)]:
-        assert secret not in told
+        assert secret not in ballot_text
 
 
 def test_each_prompt_and_pair_is_met_once_by_each_rater(both: Context) -> None:
@@ -333,11 +333,11 @@ def test_the_raters_list_shows_pace_and_share_of_left_votes(ctx: Context) -> Non
 
 def test_a_playground_vote_is_stored_once_and_a_change_supersedes_it(both: Context) -> None:
     oak, elm = add_checkpoint(both, "Oak"), add_checkpoint(both, "Elm")
-    said = {"messages": [{"role": "user", "content": "Hi"}], "answer_a": "yes", "answer_b": "no", "checkpoint_a": oak, "checkpoint_b": elm}
-    first = record_side_by_side_vote(both, label="A", person=LOCAL, **said)  # type: ignore[arg-type]
-    assert record_side_by_side_vote(both, label="A", person=LOCAL, **said) == first  # type: ignore[arg-type]
-    assert record_side_by_side_vote(both, label="BOTH_BAD", person=LOCAL, **said) != first  # type: ignore[arg-type]
-    record_side_by_side_vote(both, label="B", person=LOCAL, **{**said, "answer_a": "another"})  # type: ignore[arg-type]
+    turn = {"messages": [{"role": "user", "content": "Hi"}], "answer_a": "yes", "answer_b": "no", "checkpoint_a": oak, "checkpoint_b": elm}
+    first = record_side_by_side_vote(both, label="A", person=LOCAL, **turn)  # type: ignore[arg-type]
+    assert record_side_by_side_vote(both, label="A", person=LOCAL, **turn) == first  # type: ignore[arg-type]
+    assert record_side_by_side_vote(both, label="BOTH_BAD", person=LOCAL, **turn) != first  # type: ignore[arg-type]
+    record_side_by_side_vote(both, label="B", person=LOCAL, **{**turn, "answer_a": "another"})  # type: ignore[arg-type]
     (playground,) = list_campaigns(both)
     assert (playground.name, playground.is_standing, playground.num_votes) == ("Playground", True, 2)
     assert list_open_campaigns(both) == []
@@ -345,6 +345,6 @@ def test_a_playground_vote_is_stored_once_and_a_change_supersedes_it(both: Conte
         assert [vote.label for vote in valid_votes(session, playground.id)] == ["BOTH_BAD", "B"]
         assert len(session.scalars(select(Vote)).all()) == 3
     with pytest.raises(InvalidInput, match="same checkpoint"):
-        record_side_by_side_vote(both, label="A", person=LOCAL, **{**said, "checkpoint_b": oak})  # type: ignore[arg-type]
+        record_side_by_side_vote(both, label="A", person=LOCAL, **{**turn, "checkpoint_b": oak})  # type: ignore[arg-type]
     with pytest.raises(NotAllowed, match="own conversations"):
         next_battle(both, playground.id, rater_for(both, LOCAL))

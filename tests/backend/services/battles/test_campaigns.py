@@ -23,9 +23,9 @@ from tests.support.battle_world import add_checkpoint, add_prompts, claim_genera
 def test_a_campaign_asks_every_contestant_the_same_prompts(ctx: Context) -> None:
     campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=5, dataset_rows=20, write=False, temperature=0.5)
     payloads = [claim_generation(ctx, contestant.id).payload for contestant in campaign.contestants]
-    asked = [[prompt.id for prompt in payload.prompts] for payload in payloads]
-    assert len(asked[0]) == 5
-    assert asked[0] == asked[1] == asked[2]
+    prompt_ids = [[prompt.id for prompt in payload.prompts] for payload in payloads]
+    assert len(prompt_ids[0]) == 5
+    assert prompt_ids[0] == prompt_ids[1] == prompt_ids[2]
     assert payloads[0].prompts[0].messages[0]["content"].startswith("Tell a story about the number")
     assert {(payload.temperature, payload.seed) for payload in payloads} == {(0.5, 1)}
     assert len({payload.checkpoint for payload in payloads}) == 3

@@ -81,9 +81,9 @@ def test_a_preference_set_holds_prompt_chosen_and_rejected_with_its_provenance(c
     assert len(rows) == 6
     for row in rows:
         assert row["prompt"][-1]["role"] == "user"
-        asked = row["prompt"][-1]["content"]
-        assert row["chosen"] == [{"role": "assistant", "content": f"Elm answers: {asked}"}]
-        assert row["rejected"] == [{"role": "assistant", "content": f"Oak answers: {asked}"}]
+        question = row["prompt"][-1]["content"]
+        assert row["chosen"] == [{"role": "assistant", "content": f"Elm answers: {question}"}]
+        assert row["rejected"] == [{"role": "assistant", "content": f"Oak answers: {question}"}]
     assert provenance["campaign_id"] == campaign_id
     assert {contestant["name"] for contestant in provenance["contestants"]} == {"Oak", "Elm"}
     assert all(len(row["votes"]) == 1 and row["raters"] == 1 and row["agreement"] == 1.0 for row in provenance["rows"])

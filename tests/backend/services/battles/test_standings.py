@@ -26,24 +26,24 @@ def guest(ctx: Context, campaign_id: str, name: str) -> str:
 
 def test_a_campaign_without_votes_has_no_table_and_no_leader(ctx: Context) -> None:
     campaign = make_campaign(ctx)
-    found = standings(ctx, campaign.id)
-    assert (found.table, found.verdicts, found.agreement, found.num_votes) == (None, (), None, 0)
-    assert set(found.unrated) == {"Oak", "Elm"}
+    result = standings(ctx, campaign.id)
+    assert (result.table, result.verdicts, result.agreement, result.num_votes) == (None, (), None, 0)
+    assert set(result.unrated) == {"Oak", "Elm"}
     assert leader_of(ctx, campaign.id) is None
 
 
 def test_the_contestant_that_raters_prefer_leads_and_the_verdict_says_so(ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=20)
     vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
-    found = standings(ctx, campaign.id)
-    assert found.table is not None
-    first, second = found.table.ratings
+    result = standings(ctx, campaign.id)
+    assert result.table is not None
+    first, second = result.table.ratings
     assert (first.contestant, first.wins, first.votes) == ("Elm", 20, 20)
     assert first.low < first.rating < first.high
     assert first.rating > second.rating
-    (verdict,) = found.verdicts
+    (verdict,) = result.verdicts
     assert (verdict.first, verdict.outcome, verdict.votes_needed) == ("Elm", "better", 0)
-    assert found.median_s == pytest.approx(4.095)
+    assert result.median_s == pytest.approx(4.095)
     leader = leader_of(ctx, campaign.id)
     with ctx.db.read() as session:
         assert session.get_one(Checkpoint, leader).name == "Elm"
@@ -82,10 +82,10 @@ def test_both_bad_votes_keep_their_own_rate(ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=4)
     labels = iter(["BOTH_BAD", "A", "BOTH_BAD", "B"])
     vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: next(labels))
-    found = standings(ctx, campaign.id)
-    assert found.both_bad_share == 0.5
-    assert found.table is not None
-    assert found.table.ratings[0].both_bad_rate == 0.5
+    result = standings(ctx, campaign.id)
+    assert result.both_bad_share == 0.5
+    assert result.table is not None
+    assert result.table.ratings[0].both_bad_rate == 0.5
 
 
 def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context) -> None:

@@ -117,10 +117,10 @@ def test_a_long_list_costs_no_more_queries_than_a_short_one(ctx: Context) -> Non
         run_id, claim = a_run(ctx, name=f"run of {num_steps}")
         for step in range(1, num_steps + 1):
             written(ctx, claim, run_id, step)
-        asked: list[str] = []
-        event.listen(ctx.db.engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2]))
+        calls: list[str] = []
+        event.listen(ctx.db.engine, "before_cursor_execute", lambda *arguments: calls.append(arguments[2]))
         assert {c.run for c in list_checkpoints(ctx, run_id=run_id)} == {f"run of {num_steps}"}
-        return len(asked)
+        return len(calls)
 
     assert count(12) == count(2)
 
@@ -202,8 +202,8 @@ def test_run_checkpoints_carry_lineage_and_a_repeated_step_is_one_row(ctx: Conte
     written(ctx, claim, run_id, 10)
     written(ctx, claim, run_id, 20)
     written(ctx, claim, run_id, 20, parameters=7)
-    found = list_checkpoints(ctx, run_id=run_id)
-    assert sorted(c.name for c in found) == ["my run · step 10", "my run · step 20"]
+    checkpoints = list_checkpoints(ctx, run_id=run_id)
+    assert sorted(c.name for c in checkpoints) == ["my run · step 10", "my run · step 20"]
     newest = resolve_checkpoint(ctx, "my run")
     assert (newest.step, newest.parameters, newest.metrics) == (20, 7, {"val_loss": 2.5})
     assert [c.name for c in list_lineage(ctx, newest.id)] == ["tiny", "my run · step 20"]

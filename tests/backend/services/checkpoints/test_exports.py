@@ -35,8 +35,8 @@ def test_a_gguf_file_is_exported_listed_downloaded_and_deleted(ctx: Context, bas
     with pytest.raises(Conflict, match="still being written"):
         delete_export(ctx, job.id, person=LOCAL)
     do_job(ctx, job.id)
-    (found,) = list_exports(ctx, base)
-    assert (found.format, found.numbers, found.files) == ("gguf", "q8_0", ("README.md", "tiny-q8_0.gguf"))
+    (export,) = list_exports(ctx, base)
+    assert (export.format, export.numbers, export.files) == ("gguf", "q8_0", ("README.md", "tiny-q8_0.gguf"))
     assert export_file(ctx, job.id, person=LOCAL).read_bytes()[:4] == b"GGUF"
     delete_export(ctx, job.id, person=LOCAL)
     assert list_exports(ctx, base)[0].folder is None
@@ -68,8 +68,8 @@ def test_a_push_is_stored_with_its_address_and_without_the_key(
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         job = export_checkpoint(ctx, base, format="hf", push="me/tiny", private=False, person=LOCAL)
         do_job(ctx, job.id)
-        (found,) = list_exports(ctx, base)
-        assert (found.push, found.pushed and found.pushed.url, hub.created) == ("me/tiny", f"{hub.url}/me/tiny", {"me/tiny": False})
+        (export,) = list_exports(ctx, base)
+        assert (export.push, export.pushed and export.pushed.url, hub.created) == ("me/tiny", f"{hub.url}/me/tiny", {"me/tiny": False})
     with ctx.db.read() as session:
         row = session.scalars(select(Job).where(Job.id == job.id)).one()
         assert "hf_secret" not in str([row.payload, row.result, row.error])
@@ -77,7 +77,7 @@ def test_a_push_is_stored_with_its_address_and_without_the_key(
 
 
 @pytest.mark.parametrize(
-    ("asked", "field"),
+    ("options", "field"),
     [
         ({"format": "onnx"}, "format"),
         ({"format": "gguf", "numbers": "q2"}, "numbers"),
@@ -86,11 +86,11 @@ def test_a_push_is_stored_with_its_address_and_without_the_key(
         ({"format": "gguf"}, "format"),
     ],
 )
-def test_an_impossible_export_is_refused_before_the_queue(ctx: Context, base: str, asked: dict[str, str], field: str) -> None:
+def test_an_impossible_export_is_refused_before_the_queue(ctx: Context, base: str, options: dict[str, str], field: str) -> None:
     with ctx.db.write() as session:
         session.scalars(select(Checkpoint)).one().family = "bloom"
     with pytest.raises(InvalidInput) as error:
-        export_checkpoint(ctx, base, person=LOCAL, **asked)  # type: ignore[arg-type]
+        export_checkpoint(ctx, base, person=LOCAL, **options)  # type: ignore[arg-type]
     assert (error.value.field, bool(error.value.remedy), list_exports(ctx, base)) == (field, True, [])
 
 

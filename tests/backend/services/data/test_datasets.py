@@ -260,8 +260,8 @@ def test_data_folder_is_walked_folder_by_folder_and_no_link_leads_out(ctx: Conte
     assert view is not None
     assert [(entry.name, entry.is_folder) for entry in view.entries] == [("sub", True), ("again.jsonl", False), ("b.jsonl", False)]
     assert view.left_out == 5
-    found, complete = search_data_folder(here, "STORY")
-    assert ([entry.path for entry in found], complete) == (["sub/story.txt.gz", "sub/deep/story.csv"], True)
+    entries, complete = search_data_folder(here, "STORY")
+    assert ([entry.path for entry in entries], complete) == (["sub/story.txt.gz", "sub/deep/story.csv"], True)
     (tmp_path / "mounted").symlink_to(root)
     assert browse_data_folder(replace(ctx, data_path=tmp_path / "mounted")) == view, "DATA_PATH itself may be a link"
     for path in ("etc", "../..", "/etc", "circle.jsonl"):

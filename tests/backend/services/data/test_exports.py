@@ -1,4 +1,4 @@
-"""Exports of dataset versions: asked for, written by their job, listed, deleted."""
+"""Exports of dataset versions: requested, written by their job, listed, deleted."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ROWS = [{"instruction": f"Say {n}", "output": "yes"} for n in range(30)]
 
 def test_an_export_is_written_listed_copied_and_deleted(ctx: Context, tmp_path: Path) -> None:
     version = imported(ctx, "sayings", ROWS)
-    asked = export_version(ctx, "sayings", format="jsonl", person=LOCAL)
+    queued = export_version(ctx, "sayings", format="jsonl", person=LOCAL)
     (waiting,) = list_version_exports(ctx, version.id)
     assert (waiting.job.status, waiting.folder, waiting.format) == (Status.QUEUED, None, "jsonl")
     with pytest.raises(Conflict, match="still being written"):
-        delete_export(ctx, asked.id, person=LOCAL)
-    do_job(ctx, asked.id)
+        delete_export(ctx, queued.id, person=LOCAL)
+    do_job(ctx, queued.id)
     (done,) = list_version_exports(ctx, version.id)
     assert done.files == ("README.md", "train.jsonl", "validation.jsonl")
     front = yaml.safe_load((ctx.artifacts.path(str(done.folder)) / "README.md").read_text().split("---\n")[1])
     assert [file["path"] for file in front["configs"][0]["data_files"]] == ["train.jsonl", "validation.jsonl"]
-    assert export_file(ctx, asked.id, person=LOCAL).suffix == ".zip"
-    copy_export(ctx, get_export(ctx, asked.id).job, tmp_path / "out")
+    assert export_file(ctx, queued.id, person=LOCAL).suffix == ".zip"
+    copy_export(ctx, get_export(ctx, queued.id).job, tmp_path / "out")
     assert len((tmp_path / "out/train.jsonl").read_text().splitlines()) == version.train_rows
     again = export_version(ctx, version.id, format="datasets", person=LOCAL)
     do_job(ctx, again.id)

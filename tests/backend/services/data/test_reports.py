@@ -108,8 +108,8 @@ def add_base(ctx: Context, name: str = "base") -> str:
         return row.id
 
 
-def made(ctx: Context, dataset: str, **asked: Any) -> DataReportView:
-    view = request_data_report(ctx, dataset, person=LOCAL, **asked)
+def made(ctx: Context, dataset: str, **requested: Any) -> DataReportView:
+    view = request_data_report(ctx, dataset, person=LOCAL, **requested)
     do_job(ctx, str(view.job_id))
     return get_data_report(ctx, view.id)
 
@@ -142,14 +142,14 @@ def test_a_planted_item_is_found_and_dropped(ctx: Context) -> None:
     version = imported(ctx, "sayings", [*ROWS, planted], val_fraction=0)
     view = made(ctx, "sayings", context=256)
     assert view.report is not None
-    (found,) = view.report.contamination
-    assert (found.benchmark, found.item, found.split, found.row) == ("fair", 1, "train", 21)
-    asked = drop_found_rows(ctx, view.id, "contamination", person=LOCAL)
-    do_job(ctx, str(asked.job_id))
+    (contaminated,) = view.report.contamination
+    assert (contaminated.benchmark, contaminated.item, contaminated.split, contaminated.row) == ("fair", 1, "train", 21)
+    requested = drop_found_rows(ctx, view.id, "contamination", person=LOCAL)
+    do_job(ctx, str(requested.job_id))
     clean = made(ctx, "sayings@2", context=256)
     assert clean.report is not None
     assert (clean.report.contaminated_rows, clean.report.train.rows) == (0, 20)
-    lineage = version_of_job(ctx, str(asked.job_id)).provenance
+    lineage = version_of_job(ctx, str(requested.job_id)).provenance
     assert (lineage["version_id"], lineage["change"]["reason"]) == (version.id, "Rows with items of benchmarks")
     with pytest.raises(Conflict, match="no such row to drop"):
         drop_found_rows(ctx, clean.id, "contamination", person=LOCAL)
@@ -193,9 +193,9 @@ def test_a_few_rows_without_loss_are_counted_and_do_not_block_a_launch(ctx: Cont
 def test_misuse_is_refused(ctx: Context) -> None:
     add_base(ctx)
     imported(ctx, "sayings", ROWS)
-    for asked, words in (({"context": 512}, "reads at most 256"), ({"context": 3}, "context 3"), ({"micro_batch": 0}, "micro_batch 0")):
+    for requested, words in (({"context": 512}, "reads at most 256"), ({"context": 3}, "context 3"), ({"micro_batch": 0}, "micro_batch 0")):
         with pytest.raises(InvalidInput, match=words):
-            request_data_report(ctx, "sayings", person=LOCAL, source="base", **asked)
+            request_data_report(ctx, "sayings", person=LOCAL, source="base", **requested)
     with pytest.raises(NotFound, match="no tokenizer or checkpoint"):
         request_data_report(ctx, "sayings", person=LOCAL, source="nobody")
     with pytest.raises(NotAllowed):

@@ -20,9 +20,9 @@ ROWS = [{"instruction": f"Say {n % 15}.", "output": f"{n % 15}!"} for n in range
 
 def test_a_derived_version_names_its_parent_the_change_and_the_person(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
-    asked = derive_version(ctx, "sayings@1", change=DropDuplicates(), person=LOCAL)
-    assert (asked.number, asked.is_importing, asked.parent_id) == (2, True, first.id)
-    second = done(ctx, asked)
+    derived = derive_version(ctx, "sayings@1", change=DropDuplicates(), person=LOCAL)
+    assert (derived.number, derived.is_importing, derived.parent_id) == (2, True, first.id)
+    second = done(ctx, derived)
     assert (second.label, second.rows, second.facts["dropped_rows"]) == ("sayings@2", 15, 5)
     assert second.provenance["version_id"] == first.id
     assert second.provenance["said"] == "equal rows left out"
@@ -81,12 +81,12 @@ def test_an_impossible_change_is_refused_before_a_job_is_queued(ctx: Context) ->
 
 def test_a_change_that_fails_leaves_a_failed_version_that_can_be_deleted(ctx: Context) -> None:
     first = imported(ctx, "sayings", ROWS)
-    asked = derive_version(ctx, first.id, change=Sample(num_rows=500), person=LOCAL)
-    do_job(ctx, str(asked.job_id))
+    derived = derive_version(ctx, first.id, change=Sample(num_rows=500), person=LOCAL)
+    do_job(ctx, str(derived.job_id))
     with pytest.raises(Conflict, match="did not finish: The version has 20 rows, so 500 can't be drawn"):
         resolve_version(ctx, "sayings@2")
     assert list_users(ctx, first.dataset_id, version_id=first.id) == []
-    delete_version(ctx, asked.id, person=LOCAL)
+    delete_version(ctx, derived.id, person=LOCAL)
     assert [version.number for version in get_dataset(ctx, "sayings").versions] == [1]
 
 

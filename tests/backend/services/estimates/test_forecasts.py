@@ -32,13 +32,13 @@ def test_time_and_cost_follow_from_what_was_measured(ctx: Context) -> None:
     assert (unknown.prediction.time, unknown.cost_usd, unknown.price_usd) == (None, None, None)
     measure(ctx, config, step_s=3.6)
     priced = replace(ctx, policy=replace(ctx.policy, device_hour_price_usd=2.5))
-    found = forecast(priced, config)
-    assert found.prediction.time is not None
-    assert found.prediction.time.seconds == pytest.approx(3600)
-    assert found.cost_usd == pytest.approx(2.5)
-    assert (found.tokens, found.steps) == (1000 * 4 * 32, 1000)
-    assert found.disk_bytes == found.checkpoint_bytes * found.num_checkpoints > 0
-    assert found.free_bytes > 0
+    forecasted = forecast(priced, config)
+    assert forecasted.prediction.time is not None
+    assert forecasted.prediction.time.seconds == pytest.approx(3600)
+    assert forecasted.cost_usd == pytest.approx(2.5)
+    assert (forecasted.tokens, forecasted.steps) == (1000 * 4 * 32, 1000)
+    assert forecasted.disk_bytes == forecasted.checkpoint_bytes * forecasted.num_checkpoints > 0
+    assert forecasted.free_bytes > 0
 
 
 def test_tokens_are_counted_against_the_data_and_epochs_end_a_run(ctx: Context) -> None:
@@ -46,9 +46,9 @@ def test_tokens_are_counted_against_the_data_and_epochs_end_a_run(ctx: Context) 
     with ctx.db.write() as session:
         version, tokenizer = session.query(DatasetVersion).one(), session.query(Tokenizer).one()
         version.facts, tokenizer.facts = {"text_bytes": 100_000}, {"bytes_per_token": 4.0}  # 22,500 tokens in nine tenths of the rows
-    found = forecast(ctx, make_config(max_steps=1000))
-    assert found.epochs == pytest.approx(128_000 / 22_500)
-    assert not found.epochs_at_least
+    forecasted = forecast(ctx, make_config(max_steps=1000))
+    assert forecasted.epochs == pytest.approx(128_000 / 22_500)
+    assert not forecasted.epochs_at_least
     ended = forecast(ctx, make_config(max_steps=1000, max_epochs=2))
     assert (ended.steps, ended.epochs) == (round(1000 * 2 / (128_000 / 22_500)), 2)
     assert forecast(ctx, make_config(max_steps=10_000)).warnings[0].code == "over_fit"
@@ -74,7 +74,7 @@ def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context) -> N
     packed = forecast(ctx, RunConfig(**values))
     assert (packed.epochs, packed.epochs_at_least) == (2.0, True), "90 rows, and how many share a sequence nobody knows"
     question = ReportQuestion(context=64, micro_batch=2)
-    told = DataReport(
+    report = DataReport(
         kind="chat",
         trainer="sft",
         tokenizer="oak",
@@ -88,7 +88,7 @@ def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context) -> N
         job.status = Status.FINISHED
         config = {"format": FORMAT, "source": f"checkpoint:{ids[1]}", "question": question.model_dump()}
         session.add(
-            Analysis(kind="data_report", job_id=job.id, dataset_version_id=ids[0], config=config, result=told.model_dump(mode="json"))
+            Analysis(kind="data_report", job_id=job.id, dataset_version_id=ids[0], config=config, result=report.model_dump(mode="json"))
         )
     known = forecast(ctx, RunConfig(**values))
     assert (known.epochs, known.epochs_at_least) == (9.0, False)
@@ -117,9 +117,9 @@ def test_the_queue_position_counts_the_jobs_ahead_and_their_time(ctx: Context) -
 
 def test_a_law_extrapolated_too_far_is_left_out(ctx: Context) -> None:
     add_parts(ctx)
-    found = forecast(ctx, make_config())
-    assert found.loss is None
-    assert "don't extrapolate" in found.loss_missing
+    forecasted = forecast(ctx, make_config())
+    assert forecasted.loss is None
+    assert "don't extrapolate" in forecasted.loss_missing
     large = make_config(
         architecture={
             **SHAPE.model_dump(exclude_none=True),

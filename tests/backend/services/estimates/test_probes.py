@@ -90,8 +90,8 @@ def test_a_probe_of_the_same_setting_is_the_prediction(ctx: Context) -> None:
     config = make_config(max_steps=200, warmup_steps=0)
     measure(ctx, config, {"measured_bytes": 51 * MB})
     prediction = predict(ctx, config.model_copy(update={"name": "other", "learning_rate": 0.1}), device=DEVICE)
-    said = formula(ctx, config) / MB
-    assert format_memory(prediction.memory) == f"51.0 MB, measured by a probe; formula estimate {said:.1f} MB"
+    estimated = formula(ctx, config) / MB
+    assert format_memory(prediction.memory) == f"51.0 MB, measured by a probe; formula estimate {estimated:.1f} MB"
     assert format_run_time(prediction.time) == "about 1 min 40 s (1 min 20 s to 2 min 0 s)"
     assert "No run with a probe of its own" in describe_error(prediction.memory)
     assert predict(ctx, config, device=Device("Another", "cpu", None)).memory.source == "formula"
@@ -156,9 +156,9 @@ def test_the_same_probe_is_queued_once_while_it_is_active(ctx: Context) -> None:
     again = launch_probe(ctx, make_config(max_steps=7, name="again"), person=LOCAL)
     other = launch_probe(ctx, make_config(micro_batch=5), person=LOCAL)
     assert first.id == again.id != other.id
-    found = find_probe(ctx, make_config(seed=9))
-    assert found is not None
-    assert (found.id, found.kind, found.queue, found.status) == (first.id, "probe", "train", Status.QUEUED)
+    probe = find_probe(ctx, make_config(seed=9))
+    assert probe is not None
+    assert (probe.id, probe.kind, probe.queue, probe.status) == (first.id, "probe", "train", Status.QUEUED)
     request_stop(ctx, first.id)
     assert launch_probe(ctx, make_config(), person=LOCAL).id != first.id
     assert find_probe(ctx, make_config(context=16)) is None
@@ -273,6 +273,6 @@ def test_a_run_goes_to_the_gpu_of_a_living_worker(ctx: Context) -> None:
     gauges = {"cpu_name": "A chip", "memory_total_bytes": 8_000_000_000, "gpus": [gpu]}
     beat(ctx, name="w", host="lab", pid=1, queues=["train"], concurrency=1, devices=["0"], gauges=gauges)
     assert [device.name for device in list_devices(training_workers(ctx))] == ["A card", "A chip"]
-    wanted = [choose_device(make_config(device=device), training_workers(ctx)).name for device in ("auto", "gpu", "cpu")]
-    assert wanted == ["A card", "A card", "A chip"]
+    devices = [choose_device(make_config(device=device), training_workers(ctx)).name for device in ("auto", "gpu", "cpu")]
+    assert devices == ["A card", "A card", "A chip"]
     assert DEVICE.usable_bytes == 7_000_000_000

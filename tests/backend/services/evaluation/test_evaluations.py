@@ -126,22 +126,22 @@ def test_a_value_that_is_no_number_is_left_out_and_the_items_stay_readable(world
 def test_paired_comparison_is_mcnemars_on_the_items_that_changed(world: Context) -> None:
     oak = evaluated(world, "Oak", "facts", [1] * 20 + [0] * 12)
     elm = evaluated(world, "Elm", "facts", [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2)
-    found = compare(world, oak.id, elm.id)
-    assert (found.n, found.wins, found.losses, found.ties) == (32, 10, 2, 20)
-    assert found.p_value == pytest.approx(mcnemar(10, 2)) == pytest.approx(0.03857, abs=1e-5)
-    assert found.difference.value == pytest.approx(8 / 32)
-    assert found.better == "second"
-    assert len(found.flips) == 12
+    comparison = compare(world, oak.id, elm.id)
+    assert (comparison.n, comparison.wins, comparison.losses, comparison.ties) == (32, 10, 2, 20)
+    assert comparison.p_value == pytest.approx(mcnemar(10, 2)) == pytest.approx(0.03857, abs=1e-5)
+    assert comparison.difference.value == pytest.approx(8 / 32)
+    assert comparison.better == "second"
+    assert len(comparison.flips) == 12
     assert compare(world, elm.id, oak.id).better == "first"
 
 
 def test_paired_bits_per_byte_is_the_difference_of_the_corpus_and_lower_is_better(world: Context) -> None:
     oak = predicted(world, "Oak", "stories", [20.0, 22.0, 21.0, 25.0, 19.0, 20.0])
     elm = predicted(world, "Elm", "stories", [18.0, 21.0, 19.5, 23.0, 18.5, 18.5])
-    found = compare(world, oak.id, elm.id)
-    assert found.difference.value == pytest.approx(-8.5 / 60 / math.log(2))
-    assert found.better == "second"
-    assert (found.wins, found.losses) == (6, 0)
+    comparison = compare(world, oak.id, elm.id)
+    assert comparison.difference.value == pytest.approx(-8.5 / 60 / math.log(2))
+    assert comparison.better == "second"
+    assert (comparison.wins, comparison.losses) == (6, 0)
     assert compare(world, oak.id, elm.id, metric="nll_per_token").difference.value == pytest.approx(-8.5 / 30)
     assert compare(world, oak.id, oak.id).better is None
 

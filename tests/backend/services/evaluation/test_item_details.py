@@ -71,7 +71,7 @@ def test_calibration_takes_the_softmax_of_the_choices(world: Context) -> None:
     assert read_calibration(world, evaluated(world, "Elm", "facts", [1, 0]).id) is None
 
 
-def trained(ctx: Context, *, found: int, searched: bool = True) -> EvaluationView:
+def trained(ctx: Context, *, num_found: int, searched: bool = True) -> EvaluationView:
     """A checkpoint of a run whose dataset holds items 1 and 2 of the benchmark, by its report; evaluated on four items."""
     add_parts(ctx)
     run = launch(ctx)
@@ -92,7 +92,7 @@ def trained(ctx: Context, *, found: int, searched: bool = True) -> EvaluationVie
             epoch=Epoch(),
             packing=Packing(),
             contamination=[Contamination(item=number, **overlap) for number in (1, 2)],
-            benchmarks=[BenchmarkChecked(name="facts", items=40, found=found)],
+            benchmarks=[BenchmarkChecked(name="facts", items=40, found=num_found)],
         )
         config = {"format": FORMAT, "question": ReportQuestion().model_dump(), "benchmarks": [benchmark] if searched else []}
         row = Analysis(kind=JobKind.DATA_REPORT.value, job_id=job.id, dataset_version_id=data, config=config)
@@ -102,7 +102,7 @@ def trained(ctx: Context, *, found: int, searched: bool = True) -> EvaluationVie
 
 
 def test_scores_are_split_by_the_items_that_the_training_data_holds(world: Context) -> None:
-    check = check_contamination(world, trained(world, found=2))
+    check = check_contamination(world, trained(world, num_found=2))
     assert (check.positions, check.checked, check.unchecked) == (frozenset({0, 1}), ("tales@1",), ())
     assert check.scores is not None
     assert [part.value if part else None for part in (check.scores.clean, check.scores.contaminated)] == [0.5, 1.0]
@@ -110,9 +110,9 @@ def test_scores_are_split_by_the_items_that_the_training_data_holds(world: Conte
     assert check.scores.difference.value == 0.5
 
 
-@pytest.mark.parametrize(("found", "searched"), [(9, True), (2, False)], ids=["list cut short", "not searched"])
-def test_without_the_whole_list_there_is_no_split(world: Context, found: int, searched: bool) -> None:
-    check = check_contamination(world, trained(world, found=found, searched=searched))
+@pytest.mark.parametrize(("num_found", "searched"), [(9, True), (2, False)], ids=["list cut short", "not searched"])
+def test_without_the_whole_list_there_is_no_split(world: Context, num_found: int, searched: bool) -> None:
+    check = check_contamination(world, trained(world, num_found=num_found, searched=searched))
     assert check.scores is None
     assert check.checked == (("tales@1",) if searched else ())
     assert check.unchecked == (() if searched else ("tales@1",))

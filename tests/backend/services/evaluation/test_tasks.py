@@ -87,7 +87,7 @@ def test_a_task_finds_its_dataset_by_name(world: Context) -> None:
     [
         ({"prompt": "{{passage}}"}, "Row 1: `prompt` .*reads the column `passage`"),
         ({"answer": "answer + 1"}, "Row 2: `answer` is 2, and the 2 choices are counted from 0 to 1"),
-        ({"choices": "question"}, "Row 1: `choices` gives .* which is no list"),
+        ({"choices": "question"}, "Row 1: `choices` gives .* not a list"),
         ({"fewshot": {"count": 40}}, "All 40 rows serve as examples"),
         ({"fewshot": {"count": 41}}, "41 examples are needed, and the source of examples has 40 rows"),
         ({"data": {"where": "answer == 7"}}, "None of the 40 rows meets the condition"),

@@ -248,8 +248,8 @@ def test_a_queued_job_is_cancelled_at_once_and_a_running_one_gets_a_request(ctx:
     running = submit(ctx, "running", priority=0)
     taken(ctx)
     assert request_stop(ctx, waiting).status is Status.CANCELLED
-    asked = request_stop(ctx, running, "stop_and_save")
-    assert (asked.status, asked.stop_request) == (Status.CANCELLING, "stop_and_save")
+    requested = request_stop(ctx, running, "stop_and_save")
+    assert (requested.status, requested.stop_request) == (Status.CANCELLING, "stop_and_save")
     with pytest.raises(Conflict, match="already cancelled"):
         request_stop(ctx, waiting)
 

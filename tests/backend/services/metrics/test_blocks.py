@@ -31,12 +31,12 @@ def long(any_ctx: Context) -> tuple[RunView, Claim]:
 
 def events(first: int, last: int, *, shift: float = 0.0) -> list[dict[str, Any]]:
     """Metric events with a value that tells step and shift."""
-    told = []
+    batch = []
     for step in range(first, last + 1):
-        told.append({"type": "metrics", "step": step, "time": float(step), "values": {"train_loss": step + shift}})
+        batch.append({"type": "metrics", "step": step, "time": float(step), "values": {"train_loss": step + shift}})
         if step % 1000 == 0:
-            told.append({"type": "metrics", "step": step, "time": float(step), "values": {"val_loss": -float(step)}})
-    return told
+            batch.append({"type": "metrics", "step": step, "time": float(step), "values": {"val_loss": -float(step)}})
+    return batch
 
 
 def count_blocks(ctx: Context) -> int:

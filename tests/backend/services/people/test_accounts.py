@@ -37,9 +37,9 @@ def test_a_password_is_kept_as_argon2(ctx: Context, product_hasher: PasswordHash
     monkeypatch.setattr(passwords, "_hasher", product_hasher)
     add_user(ctx, "maya", PASSWORD, role="lead", person=LOCAL)
     with ctx.db.read() as session:
-        kept = session.scalars(select(User.password_hash)).one()
-    assert kept.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
-    assert PASSWORD not in kept
+        stored = session.scalars(select(User.password_hash)).one()
+    assert stored.startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+    assert PASSWORD not in stored
 
 
 def test_a_short_password_an_unknown_role_and_a_taken_name_are_refused_with_the_value(ctx: Context) -> None:

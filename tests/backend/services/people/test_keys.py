@@ -1,4 +1,4 @@
-"""Keys for /v1: seen once, stored as a hash, and worth no more than their owner's account."""
+"""Keys for /v1: shown once, stored as a hash, valid only while their owner's account is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.services.people.keys import check_key, create_key, list_keys, revok
 PASSWORD = "correct horse battery"
 
 
-def test_a_key_is_seen_once_kept_as_a_hash_and_ends_when_revoked(ctx: Context) -> None:
+def test_a_key_is_shown_once_stored_as_a_hash_and_ends_when_revoked(ctx: Context) -> None:
     owner = add_user(ctx, "maya", PASSWORD, person=LOCAL)
     key = create_key(ctx, "bot", person=owner)
     with ctx.db.read() as session:

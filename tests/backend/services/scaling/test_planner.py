@@ -36,10 +36,10 @@ from tests.support.scaling_world import LAW, STUDY, finish, finish_by_law, make_
 def test_a_plan_takes_vocabulary_and_data_from_the_named_parts(ctx: Context) -> None:
     add_parts(ctx)
     make_text(ctx, 40_000_000)
-    found = plan_run(ctx, PlanConfig(flops=1e14, dataset="tales", tokenizer="pieces", context=64))
-    assert found.architecture.vocab_size == 300
-    assert found.unique_tokens == 9_000_000  # 90 of 100 rows are for training
-    assert found.seconds is None
+    plan = plan_run(ctx, PlanConfig(flops=1e14, dataset="tales", tokenizer="pieces", context=64))
+    assert plan.architecture.vocab_size == 300
+    assert plan.unique_tokens == 9_000_000  # 90 of 100 rows are for training
+    assert plan.seconds is None
     with pytest.raises(NotFound, match="nowhere"):
         plan_run(ctx, PlanConfig(flops=1e14, dataset="nowhere"))
     with pytest.raises(InvalidInput, match="no run or probe"):

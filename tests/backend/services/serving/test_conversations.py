@@ -78,13 +78,13 @@ def test_a_conversation_can_be_renamed_and_deleted(ctx: Context) -> None:
 
 def test_a_deleted_conversation_leaves_no_row_and_no_text_in_the_file(ctx: Context, home: Path) -> None:
     long = "The lighthouse keeper said something private. " * 300
-    kept, gone = (start_conversation(ctx, endpoint="tales", person=LOCAL) for _ in range(2))
-    add_message(ctx, kept.id, role="user", content="Hello", person=LOCAL)
+    remaining, gone = (start_conversation(ctx, endpoint="tales", person=LOCAL) for _ in range(2))
+    add_message(ctx, remaining.id, role="user", content="Hello", person=LOCAL)
     add_message(ctx, gone.id, role="user", content="lighthouse", person=LOCAL)
     add_message(ctx, gone.id, role="assistant", content=long, person=LOCAL)
     delete_conversation(ctx, gone.id, person=LOCAL)
     with ctx.db.read() as session:
-        assert session.scalars(select(Conversation.id)).all() == [kept.id]
+        assert session.scalars(select(Conversation.id)).all() == [remaining.id]
         assert session.scalars(select(Message.content)).all() == ["Hello"]
     for file in home.glob("models.db*"):
         assert b"lighthouse" not in file.read_bytes(), file.name

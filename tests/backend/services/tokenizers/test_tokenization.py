@@ -110,13 +110,13 @@ def test_a_changed_tokenizer_is_read_again(mill: Context) -> None:
 
 
 def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context) -> None:
-    asked = request_report(mill, tokenizers=["bpe", "unigram", "letters", "bpe"], datasets=["mill"], person=LOCAL, idempotency_key="k")
-    assert (asked.status, asked.is_ready, asked.names) == (Status.QUEUED, False, ("bpe", "unigram", "letters"))
-    assert request_report(mill, tokenizers=["bpe"], datasets=["mill"], person=LOCAL, idempotency_key="k").id == asked.id
+    requested = request_report(mill, tokenizers=["bpe", "unigram", "letters", "bpe"], datasets=["mill"], person=LOCAL, idempotency_key="k")
+    assert (requested.status, requested.is_ready, requested.names) == (Status.QUEUED, False, ("bpe", "unigram", "letters"))
+    assert request_report(mill, tokenizers=["bpe"], datasets=["mill"], person=LOCAL, idempotency_key="k").id == requested.id
     with pytest.raises(Conflict, match="being measured"):
-        delete_report(mill, asked.id, person=LOCAL)
-    assert do_job(mill, str(asked.job_id)).status is Status.FINISHED
-    done = get_report(mill, asked.id)
+        delete_report(mill, requested.id, person=LOCAL)
+    assert do_job(mill, str(requested.job_id)).status is Status.FINISHED
+    done = get_report(mill, requested.id)
     whole = {m.tokenizer: m.values for m in done.measures if m.language is None}
     assert set(whole) == {"bpe", "unigram", "letters"}
     assert whole["bpe"]["fertility"] < whole["letters"]["fertility"]
@@ -125,18 +125,18 @@ def test_report_compares_own_tokenizers_with_those_of_checkpoints(mill: Context)
     assert [tokenizer["vocab_size"] for tokenizer in done.tokenizers] == [300, get_tokenizer(mill, "unigram").vocab_size, 3]
     assert [entry["name"] for entry in done.datasets] == ["mill@1"]
     rename_dataset(mill, "mill", "millrace", person=LOCAL)
-    again = get_report(mill, asked.id)
+    again = get_report(mill, requested.id)
     assert {m.dataset for m in again.measures} == {entry["name"] for entry in again.datasets} == {"millrace@1"}
-    assert [view.id for view in list_reports(mill)] == [asked.id]
+    assert [view.id for view in list_reports(mill)] == [requested.id]
     with mill.db.read() as session:
-        row = session.get_one(Analysis, asked.id)
+        row = session.get_one(Analysis, requested.id)
         assert row.tokenizer_id == get_tokenizer(mill, "bpe").id
         assert row.checkpoint_id is not None
         assert row.dataset_version_id is not None
     delete_tokenizer(mill, "bpe", person=LOCAL)  # its reports go with it
     assert list_reports(mill) == []
     with pytest.raises(NotFound, match="no report"):
-        delete_report(mill, asked.id, person=LOCAL)
+        delete_report(mill, requested.id, person=LOCAL)
 
 
 def test_an_impossible_report_is_refused_before_it_is_queued(mill: Context) -> None:

@@ -22,11 +22,11 @@ ROWS = [{"text": f"The miller of the village counts {n} sacks of flour and sings
 
 def test_tokenizer_waits_for_the_import_of_its_dataset(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
-    asked = train_tokenizer(ctx, name="mill-bpe", dataset="mill", vocab_size=300, person=LOCAL)
-    assert asked.status is Status.QUEUED
-    assert claim_job(ctx, str(asked.job_id), owner="w", host="h") is None, "the import is not done"
+    queued = train_tokenizer(ctx, name="mill-bpe", dataset="mill", vocab_size=300, person=LOCAL)
+    assert queued.status is Status.QUEUED
+    assert claim_job(ctx, str(queued.job_id), owner="w", host="h") is None, "the import is not done"
     do_job(ctx, str(version.job_id))
-    do_job(ctx, str(asked.job_id))
+    do_job(ctx, str(queued.job_id))
     done = get_tokenizer(ctx, "mill-bpe")
     assert done.is_ready
     assert done.vocab_size == 300
@@ -63,32 +63,32 @@ def test_name_is_taken_until_its_training_failed(ctx: Context) -> None:
 def test_tokenizer_of_a_run_is_not_deleted(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
     do_job(ctx, str(version.job_id))
-    asked = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k")
-    assert train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k").id == asked.id
+    queued = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k")
+    assert train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL, idempotency_key="k").id == queued.id
     with ThreadPoolExecutor(4) as pool:  # a double click arrives in two threads at once
         made = pool.map(
             lambda _: train_tokenizer(ctx, name="u", dataset="mill", kind="byte", person=LOCAL, idempotency_key="u").id, range(4)
         )
     assert len(set(made)) == 1
     with pytest.raises(Conflict, match="being trained"):
-        delete_tokenizer(ctx, asked.id, person=LOCAL)
-    do_job(ctx, str(asked.job_id))
-    rename_tokenizer(ctx, asked.id, "bytes", person=LOCAL)
+        delete_tokenizer(ctx, queued.id, person=LOCAL)
+    do_job(ctx, str(queued.job_id))
+    rename_tokenizer(ctx, queued.id, "bytes", person=LOCAL)
     with ctx.db.write() as session:
-        session.add(Run(name="r", objective="pretrain", config={}, tokenizer_id=asked.id))
+        session.add(Run(name="r", objective="pretrain", config={}, tokenizer_id=queued.id))
     with pytest.raises(Conflict, match="run “r”"):
         delete_tokenizer(ctx, "bytes", person=LOCAL)
-    assert get_job(ctx, str(asked.job_id)).status is Status.FINISHED
+    assert get_job(ctx, str(queued.job_id)).status is Status.FINISHED
 
 
 def test_reports_on_a_tokenizer_are_deleted_with_it_and_leave_no_file(ctx: Context) -> None:
     version = add_rows_dataset(ctx, name="mill", kind="text", rows=ROWS, provenance={}, person=LOCAL)
     do_job(ctx, str(version.job_id))
-    asked = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)
-    do_job(ctx, str(asked.job_id))
+    queued = train_tokenizer(ctx, name="t", dataset="mill", kind="byte", person=LOCAL)
+    do_job(ctx, str(queued.job_id))
     folder = ctx.artifacts.folder("reports", "r")
     with ctx.db.write() as session:
-        session.add(Analysis(id="r", kind="data_report", tokenizer_id=asked.id, dataset_version_id=version.id, folder="reports/r"))
+        session.add(Analysis(id="r", kind="data_report", tokenizer_id=queued.id, dataset_version_id=version.id, folder="reports/r"))
     delete_tokenizer(ctx, "t", person=LOCAL)
     assert not folder.exists()
     with ctx.db.read() as session:

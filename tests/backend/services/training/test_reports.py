@@ -78,11 +78,11 @@ def test_no_text_of_the_run_becomes_an_element_or_an_address(ctx: Context, run_i
 
 def test_a_child_lists_its_differences_from_its_parent(ctx: Context, run_id: str) -> None:
     child = launch_run(ctx, make_config(name="Two", learning_rate=2e-3), person=LOCAL, parent=run_id)
-    found = build_report(ctx, child.id)
-    assert found.parent == "Tales | one"
-    assert ("learning_rate", "0.001", "0.002") in found.differences
-    assert all(field in ("learning_rate",) for field, _, _ in found.differences)
-    assert "Two" in write_html(found), "a run that has not begun has a report too"
+    report = build_report(ctx, child.id)
+    assert report.parent == "Tales | one"
+    assert ("learning_rate", "0.001", "0.002") in report.differences
+    assert all(field in ("learning_rate",) for field, _, _ in report.differences)
+    assert "Two" in write_html(report), "a run that has not begun has a report too"
 
 
 def test_energy_is_the_integral_of_power_without_the_pauses(ctx: Context, run_id: str) -> None:

@@ -60,19 +60,19 @@ def test_a_double_click_is_one_run(world: Context) -> None:
 
 
 def test_two_clicks_in_the_same_moment_are_one_run(world: Context) -> None:
-    gate, found = threading.Barrier(4), []
+    gate, run_ids = threading.Barrier(4), []
 
     def click() -> None:
         gate.wait()
-        found.append(launch_run(world, make_config(), person=LOCAL, idempotency_key="click").id)
+        run_ids.append(launch_run(world, make_config(), person=LOCAL, idempotency_key="click").id)
 
     threads = [threading.Thread(target=click) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(found)) == 1
-    assert len(found) == 4
+    assert len(set(run_ids)) == 1
+    assert len(run_ids) == 4
 
 
 def test_runs_of_one_recipe_get_different_names(world: Context) -> None:

@@ -52,15 +52,15 @@ def see(folder: Path, kind: str, *, tokenizer: Any, context: int) -> list[Encode
 
 def shown(seen: list[EncodedRow], tokenizer: Any) -> Counter[Sequence]:
     """The coloured tokens of a report's rows, as sequences that a network would be fed."""
-    found: Counter[Sequence] = Counter()
+    counts: Counter[Sequence] = Counter()
     for row in seen:
         for strip in [] if row.problem or row.refusal else row.strips:
             piece = pieces_of(strip, tokenizer)[0]  # short rows are one piece
-            kept = len(piece.ids) if piece.cut_at is None else piece.cut_at
-            marks = zip(piece.ids[:kept], piece.trained[:kept], strict=True)
+            length = len(piece.ids) if piece.cut_at is None else piece.cut_at
+            marks = zip(piece.ids[:length], piece.trained[:length], strict=True)
             targets = [token if trained else IGNORE for token, trained in marks]
-            found[tuple(piece.ids[: kept - 1]), tuple(targets[1:])] += 1
-    return found
+            counts[tuple(piece.ids[: length - 1]), tuple(targets[1:])] += 1
+    return counts
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
@@ -105,14 +105,14 @@ def test_preference_training_is_fed_exactly_what_is_coloured(style: str, cut: bo
         assert batch.inputs[0, : len(side.ids) - 1].tolist() == side.ids[:-1]
         assert [token for token in batch.targets[0].tolist() if token != IGNORE] == side.ids[side.start :]
         fed[tuple(side.ids), (0, *map(int, trained))] += 1
-    found: Counter[tuple[tuple[int, ...], ...]] = Counter()
+    counts: Counter[tuple[tuple[int, ...], ...]] = Counter()
     seen = see(folder, "preference", tokenizer=tokenizer, context=context)
     for row in seen:
         for strip in [] if row.problem or row.refusal else row.strips:
             piece = pieces_of(strip, tokenizer)[0]
-            kept = len(piece.ids) if piece.cut_at is None else piece.cut_at
-            found[tuple(piece.ids[:kept]), tuple(map(int, piece.trained[:kept]))] += 1
-    assert found == fed
+            length = len(piece.ids) if piece.cut_at is None else piece.cut_at
+            counts[tuple(piece.ids[:length]), tuple(map(int, piece.trained[:length]))] += 1
+    assert counts == fed
     assert sum(row.problem == "both answers are the same" for row in seen) == 1
     assert sum(row.problem.startswith("the prompt fills") for row in seen) == sum(
         "prompt that fills" in line and int(line.split()[0]) for line in reporter.lines

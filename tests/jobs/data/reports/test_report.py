@@ -101,8 +101,8 @@ def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path)
     bench = write_dataset(tmp_path / "village", train=ITEMS[:2], val=ITEMS[2:])
     report, samples, rows = reported(folder, "instruction", benchmark=bench, context=1024, micro_batch=8)
 
-    found = {(item.row, item.item, item.kind) for item in report.contamination}
-    assert found == {(31, 1, "run"), (32, 1, "run"), (33, 2, "question"), (34, 3, "question")}
+    overlaps = {(item.row, item.item, item.kind) for item in report.contamination}
+    assert overlaps == {(31, 1, "run"), (32, 1, "run"), (33, 2, "question"), (34, 3, "question")}
     assert {item.benchmark for item in report.contamination} == {"village"}
     assert (report.contaminated_rows, report.contaminated_items) == (4, 3)
     assert [(bench.items, bench.found) for bench in report.benchmarks] == [(4, 3)]
@@ -163,9 +163,9 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     context = 256
     report, _, _ = reported(folder, "instruction", tokenizer=tokenizer, context=context, micro_batch=4, grad_accum_steps=3)
     examples = [encode_row(tokenizer, row, context=context)[0] for row in rows]
-    whole, kept = [len(example.untruncated) for example in examples], [len(example.ids) for example in examples]
+    whole, truncated = [len(example.untruncated) for example in examples], [len(example.ids) for example in examples]
     train = report.train
-    assert (train.rows, train.tokens, train.kept_tokens, train.lost_tokens) == (50, sum(whole), sum(kept), sum(whole) - sum(kept))
+    assert (train.rows, train.tokens, train.kept_tokens, train.lost_tokens) == (50, sum(whole), sum(truncated), sum(whole) - sum(truncated))
     assert train.truncated_share == sum(size > context for size in whole) / 50
     assert 0 < train.truncated_share < 1
     assert (train.lengths.min, train.lengths.max, train.lengths.p50) == (min(whole), max(whole), sorted(whole)[24])
@@ -175,11 +175,11 @@ def test_numbers_of_tokens_steps_and_batches_are_the_trainers(tmp_path: Path) ->
     sequences = PackedBatches(
         examples, [], context=context, sizes=BatchSizes(micro_batch=4, items_per_step=12, val_items=1, seed=1)
     ).num_sequences
-    assert (report.epoch.sequences, report.epoch.tokens, report.epoch.steps) == (sequences, sum(kept), -(-sequences // 12))
+    assert (report.epoch.sequences, report.epoch.tokens, report.epoch.steps) == (sequences, sum(truncated), -(-sequences // 12))
     order = EpochOrder(50, seed=1).take(0, 50)[1].tolist()
-    batches = [[kept[index] for index in order[at : at + 4]] for at in range(0, 50, 4)]
+    batches = [[truncated[index] for index in order[at : at + 4]] for at in range(0, 50, 4)]
     positions = sum(len(batch) * padded_length(max(batch)) for batch in batches)
-    real = sum(size - 1 for size in kept)
+    real = sum(size - 1 for size in truncated)
     assert report.packing.padded == pytest.approx(real / positions)
     assert report.packing.packed_sequences == sequences < 50
     assert report.packing.packed == pytest.approx(real / (sequences * context))
@@ -260,7 +260,7 @@ def alike(tmp_path: Path, texts: list[str], *, num_train: int) -> SimilarRows:
     finder = DuplicateFinder(tmp_path / "near")
     for at in range(0, len(texts), 100):
         finder.add(texts[at : at + 100], texts[at : at + 100])
-    return finder.finish(num_train=num_train, read=lambda wanted: ((row, texts[row]) for row in sorted(wanted)), tick=lambda share: None)
+    return finder.finish(num_train=num_train, read=lambda numbers: ((row, texts[row]) for row in sorted(numbers)), tick=lambda share: None)
 
 
 def test_near_duplicates_are_those_of_comparing_every_row_with_every_other(tmp_path: Path) -> None:
@@ -271,21 +271,21 @@ def test_near_duplicates_are_those_of_comparing_every_row_with_every_other(tmp_p
     sets = [sequences(text) for text in texts]
     exact = {(i, j): len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for i, j in itertools.combinations(range(len(texts)), 2)}
     close = {pair for pair, similarity in exact.items() if similarity >= THRESHOLD}
-    found = alike(tmp_path, texts, num_train=300)
-    for pair, similarity in found.similarity.items():
+    clusters = alike(tmp_path, texts, num_train=300)
+    for pair, similarity in clusters.similarity.items():
         assert similarity == pytest.approx(exact[pair]), "what is said of a pair is exact"
         assert pair in close
-    joined = {(i, j) for i, j in close if found.like[i] == found.like[j]}
+    joined = {(i, j) for i, j in close if clusters.like[i] == clusters.like[j]}
     assert len(close) > 60
     assert len(joined) >= 0.97 * len(close)
-    assert all(found.like[i] == found.like[j] for i, j in close if exact[i, j] >= 0.9)
-    apart = {(i, j) for i, j in exact if found.like[i] == found.like[j]}
+    assert all(clusters.like[i] == clusters.like[j] for i, j in close if exact[i, j] >= 0.9)
+    apart = {(i, j) for i, j in exact if clusters.like[i] == clusters.like[j]}
     assert all(exact[pair] >= 0.5 for pair in apart), "joined through others at most"
     leaking = {j for i, j in close if i < 300 <= j}
-    assert {held for held, _, _ in found.leaks} <= leaking
-    assert len(found.leaks) >= 0.95 * len(leaking)
+    assert {held for held, _, _ in clusters.leaks} <= leaking
+    assert len(clusters.leaks) >= 0.95 * len(leaking)
     assert all(
-        exact[trained, held] == pytest.approx(similarity) for held, trained, similarity in found.leaks if texts[held] != texts[trained]
+        exact[trained, held] == pytest.approx(similarity) for held, trained, similarity in clusters.leaks if texts[held] != texts[trained]
     )
 
 
@@ -293,10 +293,10 @@ def test_many_similar_rows_are_one_cluster_at_linear_cost(tmp_path: Path) -> Non
     draw = random.Random(13)
     (text,) = unlike(1, seed=14)
     crowd = [text + f" {draw.choice(WORDS)[:3]}{n}" for n in range(600)]
-    found = alike(tmp_path, [*unlike(50, seed=15), *crowd], num_train=650)
-    assert np.unique(found.like[50:]).tolist() == [50]
-    assert (found.like[:50] == np.arange(50)).all()
-    assert found.pairs_checked < 20 * 600
+    clusters = alike(tmp_path, [*unlike(50, seed=15), *crowd], num_train=650)
+    assert np.unique(clusters.like[50:]).tolist() == [50]
+    assert (clusters.like[:50] == np.arange(50)).all()
+    assert clusters.pairs_checked < 20 * 600
 
 
 def test_a_limit_on_pairs_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

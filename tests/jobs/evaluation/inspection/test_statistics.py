@@ -70,10 +70,10 @@ def test_token_losses_are_those_that_transformers_and_torch_compute(family: str)
     inputs = torch.tensor([IDS])
     with torch.inference_mode():
         output = network(inputs, labels=inputs, output_router_logits=False) if family == "mixtral" else network(inputs, labels=inputs)
-    found = token_statistics(read_network(network, IDS).logits, IDS).surprisal[1:]
-    assert found.mean() == pytest.approx(float(output.loss), rel=1e-5)
+    surprisal = token_statistics(read_network(network, IDS).logits, IDS).surprisal[1:]
+    assert surprisal.mean() == pytest.approx(float(output.loss), rel=1e-5)
     each = torch.nn.functional.cross_entropy(output.logits[0, :-1].float(), inputs[0, 1:], reduction="none")
-    np.testing.assert_allclose(found, each.numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(surprisal, each.numpy(), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("family", "layers"), [("mistral", [0, 1, 2]), ("gemma3", [0, 2])])

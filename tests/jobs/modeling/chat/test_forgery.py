@@ -36,9 +36,9 @@ def forged(style: str) -> str:
 def test_special_tokens_in_a_message_are_text_on_every_path(style: str) -> None:
     tokenizer, text = tokenizer_of(style), forged(style)
     honest, hostile = ([{"role": "user", "content": words}] for words in ("Hello bye", text))
-    wanted = specials_of(tokenizer, encode_prompt(tokenizer, honest))
+    expected = specials_of(tokenizer, encode_prompt(tokenizer, honest))
     ids = encode_prompt(tokenizer, hostile)
-    assert specials_of(tokenizer, ids) == wanted
+    assert specials_of(tokenizer, ids) == expected
     decoded = tokenizer.decode(ids).replace(BREAK, "")
     assert all(mark in decoded for mark in MARKS), "the text of the markers survives"
     for path, other in prompts_everywhere(tokenizer, hostile, None).items():
@@ -52,9 +52,9 @@ def test_a_forged_answer_is_not_trained_on_and_a_real_one_ends_where_the_templat
     tokenizer, text = tokenizer_of(style), forged(style)
     messages = [{"role": "user", "content": text}, {"role": "assistant", "content": f"Sure.{text}"}, ASKED, ANSWER]
     honest = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Sure."}, ASKED, ANSWER]
-    seen, wanted = (encode_row(tokenizer, {"messages": rows}, context=8192) for rows in (messages, honest))
-    assert [specials_of(tokenizer, one.untruncated) for one in seen] == [specials_of(tokenizer, one.untruncated) for one in wanted]
-    for one, other in zip(seen, wanted, strict=True):
+    encoded, expected = (encode_row(tokenizer, {"messages": rows}, context=8192) for rows in (messages, honest))
+    assert [specials_of(tokenizer, one.untruncated) for one in encoded] == [specials_of(tokenizer, one.untruncated) for one in expected]
+    for one, other in zip(encoded, expected, strict=True):
         trained, expected = (specials_of(tokenizer, [t for t in row.targets.tolist() if t != -100]) for row in (one, other))
         assert trained == expected
 
@@ -85,8 +85,8 @@ def test_a_text_without_special_tokens_is_unchanged() -> None:
 
 def test_the_rest_of_a_broken_token_spells_no_other_token() -> None:
     tokenizer = make_tokenizer(Style(ALL["chatml"].template, ("<|im_start|>", "<|im_end|>", "|im_end|>", "im_end"), eos="<|im_end|>"))
-    wanted = specials_of(tokenizer, encode_prompt(tokenizer, [ASKED]))
-    assert specials_of(tokenizer, encode_prompt(tokenizer, [{"role": "user", "content": "<|im_end|> im_end |im_end|>"}])) == wanted
+    expected = specials_of(tokenizer, encode_prompt(tokenizer, [ASKED]))
+    assert specials_of(tokenizer, encode_prompt(tokenizer, [{"role": "user", "content": "<|im_end|> im_end |im_end|>"}])) == expected
 
 
 def test_role_marks_that_a_tokenizer_does_not_declare_special_are_broken_too() -> None:

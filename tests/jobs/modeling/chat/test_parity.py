@@ -62,9 +62,9 @@ def test_trained_tokens_are_those_that_generation_produces_after_its_prompt(styl
     met = [span for spans in trained for span in spans]
     answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     assert len(met) == len(answers), "every answer is trained on once"
-    wanted = {tuple(encode_prompt(tokenizer, messages[:place], tools=tools)): messages[place] for place in answers}
+    expected = {tuple(encode_prompt(tokenizer, messages[:place], tools=tools)): messages[place] for place in answers}
     for prompt, answer in met:
-        message = wanted.pop(tuple(prompt))
+        message = expected.pop(tuple(prompt))
         text = tokenizer.decode(answer)
         assert message["content"].strip() in text
         assert not message.get("tool_calls") or "look" in text

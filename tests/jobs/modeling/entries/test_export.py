@@ -39,7 +39,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def export(rooms: Rooms, out: str, *, format: str, reporter: Any = None, **payload: Any) -> dict[str, Any]:
-    asked = {
+    fields = {
         "checkpoint_id": "c",
         "checkpoint": "tuned/checkpoints/step-000003",
         "format": format,
@@ -48,7 +48,7 @@ def export(rooms: Rooms, out: str, *, format: str, reporter: Any = None, **paylo
         "card": "# Tuned\n",
         **payload,
     }
-    return run_export.run(rooms.spec(asked, job=out, kind="export"), reporter or Recorder()).dump()
+    return run_export.run(rooms.spec(fields, job=out, kind="export"), reporter or Recorder()).dump()
 
 
 @torch.inference_mode()
@@ -77,8 +77,8 @@ def test_a_push_is_one_commit_and_the_key_is_not_uploaded(rooms: Rooms, hub: Hub
     assert (hub.created, hub.keys) == ({"me/tuned": True}, {f"Bearer {KEY}", ""})
     assert sum(request.endswith("/commit/main") for request in hub.requests) == 1
     assert result["pushed"]["url"] == f"{hub.url}/me/tuned"
-    said = json.dumps([result, recorder.lines, recorder.events])
-    assert KEY not in said
+    output = json.dumps([result, recorder.lines, recorder.events])
+    assert KEY not in output
     assert not any(KEY.encode() in path.read_bytes() for path in here.iterdir())
 
 

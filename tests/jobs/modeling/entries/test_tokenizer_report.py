@@ -41,8 +41,8 @@ def report(rooms: Rooms, tokenizers: list[str], datasets: list[str], recorder: R
 
 
 def measure(result, tokenizer: int, language: str | None = None, dataset: int = 0):  # type: ignore[no-untyped-def]
-    (found,) = [m for m in result["measures"] if (m["tokenizer"], m["language"], m["dataset"]) == (tokenizer, language, dataset)]
-    return found
+    (measured,) = [m for m in result["measures"] if (m["tokenizer"], m["language"], m["dataset"]) == (tokenizer, language, dataset)]
+    return measured
 
 
 def test_measures_equal_counts_by_hand(rooms: Rooms) -> None:
@@ -66,17 +66,17 @@ def test_measures_equal_a_second_implementation(rooms: Rooms, name: str) -> None
     tokenizer = Tokenizer.from_file(str(rooms.root / name / "tokenizer.json"))
     texts = [ENGLISH] * 6 + [GERMAN] * 3 + [CHINESE] * 3
     tokens = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False).tokens]
-    found = measure(report(rooms, [name], ["languages"]), 0)
+    measured = measure(report(rooms, [name], ["languages"]), 0)
     latin = sum(len(re.findall(r"\S*\w\S*", text)) for text in texts[:9])
     han = sum("\u4e00" <= letter <= "\u9fff" for text in texts for letter in text)
-    assert found["tokens"] == len(tokens)
-    assert found["words"] == latin + han
-    assert found["fertility"] == pytest.approx(len(tokens) / (latin + han))
-    assert found["bytes_per_token"] == pytest.approx(sum(len(text.encode()) for text in texts) / len(tokens))
+    assert measured["tokens"] == len(tokens)
+    assert measured["words"] == latin + han
+    assert measured["fertility"] == pytest.approx(len(tokens) / (latin + han))
+    assert measured["bytes_per_token"] == pytest.approx(sum(len(text.encode()) for text in texts) / len(tokens))
     if name == "unigram":
-        assert found["raw_bytes"] == sum(bool(re.fullmatch("<0x..>", token)) for token in tokens)
-    assert found["used_entries"] == len(set(tokens))
-    assert (found["unknown"], found["changed"]) == (0, 0)
+        assert measured["raw_bytes"] == sum(bool(re.fullmatch("<0x..>", token)) for token in tokens)
+    assert measured["used_entries"] == len(set(tokens))
+    assert (measured["unknown"], measured["changed"]) == (0, 0)
 
 
 def test_languages_are_told_apart_and_add_up(rooms: Rooms) -> None:

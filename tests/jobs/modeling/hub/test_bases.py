@@ -201,7 +201,7 @@ def spoil(hub: HubServer, how: str) -> None:
         ("damaged", "not JSON"),
         ("cut", "cut short"),
         ("no tokenizer", "no tokenizer"),
-        ("climbing", "no file of the folder"),
+        ("climbing", "not a file of the folder"),
         ("missing shard", "lacks 1 of its 1 files"),
         ("nothing", "holds no base"),
     ],
@@ -252,8 +252,8 @@ def test_an_unreachable_hub_is_reported_at_once(hub: HubServer, tmp_path: Path, 
     hub.status = 503
     with pytest.raises(Unavailable, match="answers 503"):
         add(tmp_path)
-    asked = len(hub.requests)
-    assert asked == 1, "no retries"
+    num_requests = len(hub.requests)
+    assert num_requests == 1, "no retries"
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")

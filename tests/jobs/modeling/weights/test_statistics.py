@@ -39,8 +39,8 @@ def test_statistics_equal_direct_computation(tmp_path: Path, monkeypatch: pytest
     torch.manual_seed(0)
     matrix = torch.randn(40, 30).to(torch.bfloat16)
     matrix[3, 4:8] = 0
-    found = read_all(save_weights(tmp_path / "w", matrix=matrix, vector=torch.arange(5.0), cube=torch.randn(3, 4, 5)))
-    one, values = found["matrix"], matrix.double().numpy()
+    result = read_all(save_weights(tmp_path / "w", matrix=matrix, vector=torch.arange(5.0), cube=torch.randn(3, 4, 5)))
+    one, values = result["matrix"], matrix.double().numpy()
     assert (one.shape, one.dtype, one.values, one.not_finite) == ((40, 30), "BF16", 1200, 0)
     assert one.rms == pytest.approx(math.sqrt((values**2).mean()), rel=1e-6)
     assert one.mean == pytest.approx(values.mean(), rel=1e-5)
@@ -53,9 +53,9 @@ def test_statistics_equal_direct_computation(tmp_path: Path, monkeypatch: pytest
     expected, _ = np.histogram(np.clip(values / one.rms, -REACH, REACH), bins=NUM_BINS, range=(-REACH, REACH))
     assert np.abs(one.counts - expected).sum() <= 2  # a value on a bin's border may fall to either side
     assert one.counts.sum() == 1200
-    assert found["vector"].rms == pytest.approx(math.sqrt(6))
-    assert found["cube"].values == 60
-    assert found["cube"].spectral is None
+    assert result["vector"].rms == pytest.approx(math.sqrt(6))
+    assert result["cube"].values == 60
+    assert result["cube"].spectral is None
 
 
 def test_a_scaled_tensor_changes_by_the_scale_and_an_equal_one_by_nothing(tmp_path: Path) -> None:

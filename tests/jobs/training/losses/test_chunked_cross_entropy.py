@@ -48,11 +48,11 @@ def test_the_loss_and_its_gradients_are_those_of_the_whole_logits(cap: float | N
     again, _ = parts()
     logits = F.linear(*again)
     logits = logits if cap is None else cap * torch.tanh(logits / cap)
-    kept = targets != IGNORE
+    trained = targets != IGNORE
     smooth, z_loss = penalties
     partition = logits.logsumexp(1)
     expected = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum", label_smoothing=smooth)
-    expected = expected + z_loss * (partition.square() * kept).sum()
+    expected = expected + z_loss * (partition.square() * trained).sum()
     (expected / 44).backward()
     assert relative(ours.total, expected) < 1e-5
     assert relative(ours.nll, F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")) < 1e-5

@@ -151,15 +151,15 @@ def test_label_smoothing_equals_flipping_that_share_of_the_pairs(policy: Any, ba
 
 def paired_inputs() -> dict[str, torch.Tensor]:
     """Return the pairs as the collator of TRL's older trainers pads them."""
-    found: dict[str, torch.Tensor] = {}
+    arguments: dict[str, torch.Tensor] = {}
     for name, answers in (("chosen", CHOSEN), ("rejected", REJECTED)):
         rows = [p + a for p, a in zip(PROMPTS, answers, strict=True)]
         labels = [[-100] * len(p) + a for p, a in zip(PROMPTS, answers, strict=True)]
         longest = max(map(len, rows))
-        found[f"{name}_input_ids"] = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
-        found[f"{name}_attention_mask"] = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        found[f"{name}_labels"] = torch.tensor([row + [-100] * (longest - len(row)) for row in labels])
-    return found
+        arguments[f"{name}_input_ids"] = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
+        arguments[f"{name}_attention_mask"] = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        arguments[f"{name}_labels"] = torch.tensor([row + [-100] * (longest - len(row)) for row in labels])
+    return arguments
 
 
 def legacy(kind: Any, model: Any, **values: Any) -> Any:
@@ -307,9 +307,9 @@ def test_log_probabilities_computed_in_chunks_have_the_same_values_and_gradients
     results = []
     for at_once in (2**20, 4 * 50 * 5):
         parts = [part.clone().requires_grad_() for part in (hidden, weight, bias)]
-        found = linear_logprobs(parts[0], parts[1], targets, bias=parts[2], cap=cap, temperature=0.7, at_once_bytes=at_once)
-        (found * slope).sum().backward()  # type: ignore[no-untyped-call]
-        results.append([found.detach(), *(part.grad for part in parts)])
+        logprobs = linear_logprobs(parts[0], parts[1], targets, bias=parts[2], cap=cap, temperature=0.7, at_once_bytes=at_once)
+        (logprobs * slope).sum().backward()  # type: ignore[no-untyped-call]
+        results.append([logprobs.detach(), *(part.grad for part in parts)])
     for whole, chunked in zip(*results, strict=True):
         assert torch.allclose(whole, chunked, atol=1e-5)  # type: ignore[arg-type]
     logits = hidden @ weight.T + bias

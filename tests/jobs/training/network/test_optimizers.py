@@ -292,9 +292,9 @@ def test_parameters_trained_and_bytes_of_each_optimizer_are_as_arithmetic_says(f
     for name in ("adamw", "muon", "lion", "adafactor"):
         optimizer = make_optimizer(network, config(name, learning_rate=1e-9))
         optimizer.step()
-        asked = optimizer_bytes(TrainingSetting.model_validate({"architecture": shape, "optimizer": name, "frozen_blocks": frozen}))
+        estimated = optimizer_bytes(TrainingSetting.model_validate({"architecture": shape, "optimizer": name, "frozen_blocks": frozen}))
         # keys and queries in one matrix share adafactor's factors, so counting them apart is slightly too much
-        assert asked == pytest.approx(held_bytes(optimizer), rel=0.1 if name == "adafactor" else 1e-9), name
+        assert estimated == pytest.approx(held_bytes(optimizer), rel=0.1 if name == "adafactor" else 1e-9), name
 
 
 def test_a_setting_measured_before_a_field_existed_equals_its_default() -> None:

@@ -104,7 +104,7 @@ def test_rewards_that_need_answers_are_refused_without_them(rooms: Rooms) -> Non
     for values, words in (
         ({"grpo": {**LETTER, "max_new_tokens": 48}}, "leaves no room for a prompt in a context of 48"),
         ({"devices": {"count": 2}}, "grpo samples completions on one device"),
-        ({"micro_batch": 12}, "no multiple of grpo.group_size 8"),
+        ({"micro_batch": 12}, "not a multiple of grpo.group_size 8"),
         ({"grpo": {**LETTER, "kl_weight": 0.1}, "method": "lora", "lora": {"variant": "pissa"}}, "lora.variant pissa changes it"),
     ):
         with pytest.raises(ValueError, match=words):

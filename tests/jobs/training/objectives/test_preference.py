@@ -63,16 +63,16 @@ def test_reference_logprobs_are_computed_once_and_saved_with_the_run(rooms: Room
     stopped = Recorder(stop_after=3, request="stop_and_save")
     result = run(rooms.training("dpo", run="d-b", job="d-b", **values), stopped)
     assert (result.stopped, result.final_step, result.checkpoint) == ("stop_and_save", 3, "d-b/checkpoints/step-000003")
-    (kept,) = references(rooms.root / "d-b")
-    before = (kept.read_bytes(), kept.stat().st_mtime_ns)
+    (stored,) = references(rooms.root / "d-b")
+    before = (stored.read_bytes(), stored.stat().st_mtime_ns)
     resumed = Recorder()
     run(rooms.training("dpo", run="d-b", job="d-c", **values), resumed)  # another job of the same run
-    assert before == (kept.read_bytes(), kept.stat().st_mtime_ns)
+    assert before == (stored.read_bytes(), stored.stat().st_mtime_ns)
     assert resumed.series("train_loss") == undisturbed.series("train_loss")[3:]
-    kept.unlink()  # lost with a worker's disk: recomputed from the base and not from the trained weights
+    stored.unlink()  # lost with a worker's disk: recomputed from the base and not from the trained weights
     again = Recorder()
     run(rooms.training("dpo", run="d-b", job="d-d", **{**values, "max_steps": 7}), again)
-    assert kept.read_bytes() == before[0]
+    assert stored.read_bytes() == before[0]
 
 
 def test_a_run_stopped_while_computing_the_reference_ends_without_a_step(rooms: Rooms) -> None:

@@ -44,13 +44,13 @@ def test_rewards_add_up_by_their_weights_and_any_right_answer_counts() -> None:
 
 
 def test_a_pattern_that_times_out_is_named_once() -> None:
-    said: list[str] = []
-    rewards = Rewards([RewardRule(kind="regex", pattern=r"^(a|aa)+$")], log=said.append)
+    lines: list[str] = []
+    rewards = Rewards([RewardRule(kind="regex", pattern=r"^(a|aa)+$")], log=lines.append)
     started = time.perf_counter()
     assert [rewards.of("a" * 60 + "!", tokens=60, answers=()) for _ in range(2)] == [0.0, 0.0]
     assert time.perf_counter() - started < 30  # centuries without a time limit
-    assert len(said) == 1
-    assert "'^(a|aa)+$'" in said[0]
+    assert len(lines) == 1
+    assert "'^(a|aa)+$'" in lines[0]
 
 
 @pytest.mark.parametrize("pattern", ["a{99999999999}", "(?:(?:(?:a{99}){99}){99}){9}", "(", "a{1,9}{1,9}"])

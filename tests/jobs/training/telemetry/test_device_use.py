@@ -57,7 +57,7 @@ def test_power_is_the_energy_of_all_processors_over_time(monkeypatch: pytest.Mon
 
 def test_a_gpu_that_does_not_answer_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    asked: list[Any] = []
+    calls: list[Any] = []
     monkeypatch.setattr(torch.cuda, "utilization", lambda device: 93)
     monkeypatch.setattr(torch.cuda, "power_draw", lambda device: 412_500)
     gauge = DeviceGauge(torch.device("cuda", 0))
@@ -65,11 +65,11 @@ def test_a_gpu_that_does_not_answer_is_not_read_again(monkeypatch: pytest.Monkey
     assert gauge.read() == {"device_use": 0.93, "power_w": 412.5}
 
     def absent(device: Any) -> int:
-        asked.append(device)
+        calls.append(device)
         raise ModuleNotFoundError("pynvml")
 
     monkeypatch.setattr(torch.cuda, "utilization", absent)
     for _ in range(3):
         clock.pass_by(6.0, busy=0.0)
         assert gauge.read() == {}
-    assert len(asked) == 1
+    assert len(calls) == 1

@@ -42,10 +42,10 @@ def test_hashed_sequences_have_the_similarity_of_the_sequences_themselves(texts:
         assert jaccard(sets[one], sets[other]) == pytest.approx(expected)
 
 
-def pairs_of_similarity(wanted: float, count: int, *, size: int = 200) -> tuple[np.ndarray, np.ndarray, float]:
-    """Sets of random hashes, two by two: each pair shares what gives the wanted similarity."""
+def pairs_of_similarity(similarity: float, count: int, *, size: int = 200) -> tuple[np.ndarray, np.ndarray, float]:
+    """Sets of random hashes, two by two: each pair shares what gives the nominal similarity."""
     draw = np.random.default_rng(5)
-    shared = round(2 * size * wanted / (1 + wanted))
+    shared = round(2 * size * similarity / (1 + similarity))
     rows = []
     for _ in range(count):
         one = draw.integers(0, 2**64, size, dtype=np.uint64)
@@ -54,10 +54,10 @@ def pairs_of_similarity(wanted: float, count: int, *, size: int = 200) -> tuple[
     return np.concatenate(rows), np.arange(0, (2 * count + 1) * size, size), shared / (2 * size - shared)
 
 
-@pytest.mark.parametrize("wanted", [0.3, 0.5, 0.6, 0.7, 0.8, 0.9])
-def test_a_pair_is_found_with_the_probability_that_its_similarity_gives(wanted: float) -> None:
+@pytest.mark.parametrize("nominal", [0.3, 0.5, 0.6, 0.7, 0.8, 0.9])
+def test_a_pair_is_found_with_the_probability_that_its_similarity_gives(nominal: float) -> None:
     count = 1500
-    hashes, offsets, similarity = pairs_of_similarity(wanted, count)
+    hashes, offsets, similarity = pairs_of_similarity(nominal, count)
     signatures = sign(hashes, offsets)
     evens = np.arange(0, 2 * count, 2)
     estimates = estimate(signatures, evens, evens + 1)
@@ -75,8 +75,8 @@ def test_a_pair_is_found_with_the_probability_that_its_similarity_gives(wanted: 
 def test_buckets_compare_each_row_with_its_neighbours_its_first_and_the_last_row_that_is_trained_on() -> None:
     keys = np.array([7, 9, 7, 7, 7, 7, 9, 7], dtype=np.uint64)
     left, right = bucket_pairs(keys, np.arange(8), first_held_out=5, reach=1)
-    found = set(zip(left.tolist(), right.tolist(), strict=True))
-    assert found == {(0, 2), (2, 3), (3, 4), (4, 5), (5, 7), (0, 3), (0, 4), (0, 5), (0, 7), (4, 7), (1, 6)}
+    near_pairs = set(zip(left.tolist(), right.tolist(), strict=True))
+    assert near_pairs == {(0, 2), (2, 3), (3, 4), (4, 5), (5, 7), (0, 3), (0, 4), (0, 5), (0, 7), (4, 7), (1, 6)}
 
 
 @given(st.lists(st.integers(0, 3), max_size=7), st.integers(0, 8))

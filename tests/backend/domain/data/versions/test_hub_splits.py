@@ -43,11 +43,11 @@ def by_datasets(folder: Path, files: list[str], configs: list[dict[str, object]]
         (folder / name).write_text("text\na\n" if name.endswith(".csv") else '{"text": "a"}\n')
     if configs is not None:
         (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
-    found = {}
+    splits = {}
     for config in get_dataset_config_names(str(folder)):
         data_files = load_dataset_builder(str(folder), config).config.data_files
-        found[config] = {str(split): {Path(path).relative_to(folder).as_posix() for path in paths} for split, paths in data_files.items()}
-    return found
+        splits[config] = {str(split): {Path(path).relative_to(folder).as_posix() for path in paths} for split, paths in data_files.items()}
+    return splits
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())

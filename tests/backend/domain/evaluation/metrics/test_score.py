@@ -129,7 +129,7 @@ def test_clusters_widen_the_interval() -> None:
         ("bleu", '{"prediction": "a", "references": []}', "Line 2: `references` is empty"),
         ("bleu", '{"prediction": "a", "references": [null]}', "Line 2: the reference null"),
         ("pass@2", '{"prediction": "a", "references": ["a"]}', "Line 2: `prediction` is .* not a list"),
-        ("mrr", '{"prediction": [0.5], "references": [1]}', "Line 2: the reference 1 is no position"),
+        ("mrr", '{"prediction": [0.5], "references": [1]}', "Line 2: the reference 1 is not an index"),
         ("mrr", '{"prediction": [NaN], "references": [0]}', "Line 2 is not JSON: NaN"),
         ("word_perplexity", '{"prediction": [0.5], "references": ["a"]}', "Line 2: .*log-probabilities"),
     ],
