@@ -28,6 +28,6 @@ def test_a_judgement_is_started_listed_and_shown_beside_the_votes(site: Context)
     assert "Verdicts of referee" in text
     assert "Votes of people are not changed." in text
     assert len([code for code in app.code if code.value == "Verdict: A"]) == 4
-    titles = [one.label for one in app.expander]
+    titles = [one.label.replace("\\", "") for one in app.expander]
     assert len(titles) == 4
     assert all("(people: Elm)" in title for title in titles)

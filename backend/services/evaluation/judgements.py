@@ -32,7 +32,7 @@ NAMES = {"response": "answer", "completion": "answer", "a": "answer", "answer_a"
 
 @dataclass(frozen=True)
 class Judge:
-    """Who judges: a checkpoint, an endpoint of this installation, or a model of the API at `url` (empty: the operator's)."""
+    """The judge: a checkpoint, an endpoint of this installation, or a model of the API at `url` (empty: the operator's)."""
 
     kind: Literal["checkpoint", "endpoint", "model"]
     name: str
