@@ -8,14 +8,13 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint
-from backend.domain.evaluation.gates import Verdict
 from backend.errors import Conflict, InvalidInput
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_admin
-from backend.services.evaluation.safety.cards import safety_card
-from backend.services.evaluation.safety.drifts import MARGIN, safety_drift
 
 KEY = "require_safety"
+MARGIN = 0.05
+"""That of `roundhouse eval safety drift`: five points."""
 REMEDY = "Measure it with `roundhouse eval safety run`, see `roundhouse eval safety drift`, or deploy another checkpoint."
 
 
@@ -39,6 +38,10 @@ def check_requirement(ctx: Context, checkpoint_id: str, *, name: str, requiremen
 
     It is compared with its base; one without a base with what the endpoint serves; and one with neither needs its own measurements alone.
     """
+    from backend.domain.evaluation.gates import Verdict  # scipy and pyarrow, which no other command on endpoints needs
+    from backend.services.evaluation.safety.cards import safety_card
+    from backend.services.evaluation.safety.drifts import safety_drift
+
     subject = resolve_checkpoint(ctx, checkpoint_id)
     card = safety_card(ctx, subject.id)
     if not card.scores or card.pending:
