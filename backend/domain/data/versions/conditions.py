@@ -34,7 +34,7 @@ TEST_WORDS = {
 }
 
 
-def _said(messages: Sequence[Mapping[str, Any]]) -> str:
+def _contents(messages: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(message_text(message) for message in messages)
 
 
@@ -43,14 +43,14 @@ def field_text(row: Mapping[str, Any], field: str) -> str:
     if not field:
         return row_text(row)
     if field in _SPEAKERS and "messages" in row:
-        return _said([message for message in row["messages"] if message["role"] == field])
+        return _contents([message for message in row["messages"] if message["role"] == field])
     value = row.get(field)
     if field == "label":
         return "" if value is None else "good" if value else "bad"
     if field == "answer":
         return "\n".join(row["answers"]) if "answers" in row else str(row["choices"][row["answer"]]) if "choices" in row else ""
     if isinstance(value, list):
-        return _said(value) if value and isinstance(value[0], Mapping) else "\n".join(map(str, value))
+        return _contents(value) if value and isinstance(value[0], Mapping) else "\n".join(map(str, value))
     return value if isinstance(value, str) else ""
 
 
@@ -71,15 +71,15 @@ def field_size(row: Mapping[str, Any], field: str) -> int:
 
 
 def row_key(row: Mapping[str, Any]) -> str:
-    """Return the part that two rows with different answers share: prompt or question; of a text its beginning."""
+    """Return the part that two rows with different answers share: prompt or question; of a text or record its beginning."""
     if "messages" in row:
         turns = row["messages"]
         last = max((place for place, message in enumerate(turns) if message["role"] == "assistant"), default=len(turns))
-        return _said(turns[:last])
+        return _contents(turns[:last])
     for field in ("prompt", "question"):
         if field in row:
             return field_text(row, field)
-    return field_text(row, "text")[:80]
+    return row_text(row)[:80]
 
 
 def meets(row: Mapping[str, Any], condition: Condition) -> bool:
