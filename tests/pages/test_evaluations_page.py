@@ -228,3 +228,18 @@ def test_curves_have_intervals_and_the_loss_its_own_panel() -> None:
     figure = curve_figure([(10, 2.0), (20, 1.5)], [line, CurveLine("stories@1", "bits_per_byte", [(10, 2.5, 2.0, 3.0)])])
     assert [trace.yaxis for trace in figure.data] == ["y", "y2", "y3"]
     assert list(figure.data[0].error_y.array) == pytest.approx([25.0, 0.0])
+
+
+def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> None:
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    rows = {"acc": (0.6, 10), "acc:algebra": (0.5, 8), "acc:botany": (1.0, 2)}
+    scores = [
+        {"metric": name, "value": value, "stderr": 0.1, "low": 0.0, "high": 1.0, "n": n, "method": ""} for name, (value, n) in rows.items()
+    ]
+    finish(world, claim_of(world, launched), [item(0, {"acc": 1.0})], scores=scores, facts={"unit": "items"})
+    app = open_page(PAGE, evaluation=launched.id)
+    assert not app.exception
+    (table,) = [frame.value for frame in app.table if "Subgroup" in frame.value]
+    cells = {name.replace("\\", ""): score.replace("\\", "") for name, score in zip(table["Subgroup"], table["Score"], strict=True)}
+    assert cells == {"Macro average": "75.0 %", "Micro average": "60.0 %", "algebra": "50.0 %", "botany": "100.0 %"}
+    assert read_board(world).columns[0].metrics == ("acc",)

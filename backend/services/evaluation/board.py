@@ -162,7 +162,7 @@ def _add_to_cell(cell: Cell, evaluation: EvaluationView, *, has_scores: bool) ->
 
 def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
     newest = evaluations[0]
-    metrics = tuple(dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.scores))
+    metrics = tuple(dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.scores if ":" not in score.metric))
     values = {metric: [score.value for e in evaluations if (score := e.score(metric)) is not None] for metric in metrics}
     return Column(
         key=key,

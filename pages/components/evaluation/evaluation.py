@@ -19,6 +19,7 @@ from pages.components.evaluation.exchange import draw_downloads
 from pages.components.evaluation.items import draw_items, draw_pairs
 from pages.components.evaluation.safety import draw_report
 from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
+from pages.components.evaluation.subgroups import draw_subgroups
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
@@ -88,11 +89,14 @@ def _draw_again(ctx: Context, person: Person, evaluation: EvaluationView) -> Non
 
 
 def _draw_scores(evaluation: EvaluationView) -> None:
-    columns = st.columns(max(3, len(evaluation.scores)))
-    for column, score in zip(columns, evaluation.scores, strict=False):
-        with column.container(border=True, height="stretch"):
-            st.metric(metric_label(score.metric), score_text(score.metric, score.value))
-            st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
+    whole = [score for score in evaluation.scores if ":" not in score.metric]
+    for at in range(0, len(whole), 4):
+        columns = st.columns(max(3, min(4, len(whole))))
+        for column, score in zip(columns, whole[at : at + 4], strict=False):
+            with column.container(border=True, height="stretch"):
+                st.metric(metric_label(score.metric), score_text(score.metric, score.value))
+                st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
+    draw_subgroups(evaluation)
     main = evaluation.main_score or evaluation.scores[0]
     words = f"{plural(main.n, evaluation.facts.unit.rstrip('s'))}. 95 % confidence intervals."
     chance = evaluation.facts.chance
