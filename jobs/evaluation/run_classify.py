@@ -60,7 +60,7 @@ def run(spec: JobSpec[ClassifyPayload], reporter: Reporter) -> ClassifyResult:
 
 
 def _load(name: str) -> tuple[Any, Any]:
-    options: dict[str, Any] = {"trust_remote_code": False}
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
     try:
         network = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
