@@ -62,7 +62,7 @@ def run(
 ) -> None:
     """Score a checkpoint on a benchmark, or on any dataset with text in it."""
     ctx = get_context()
-    definition = read_task_option(ctx, task, shots=shots) if task else None
+    definition = read_task_option(ctx, task, shots=shots, max_tokens=max_tokens) if task else None
     config = EvaluationConfig(
         kind=kind,
         split=split,
@@ -70,7 +70,7 @@ def run(
         shots=0 if definition else shots or 0,
         chat=chat,
         windows=windows,
-        max_tokens=max_tokens,
+        max_tokens=max_tokens or 64,
         numeric=numeric,
         seed=seed,
         task=definition,

@@ -123,13 +123,18 @@ def convert(
     emit({"text": text, "left_out": list(left_out)}, as_json=as_json, text=text.rstrip("\n"))
 
 
-def read_task_option(ctx: Context, task: str, *, shots: int | None = None) -> TaskDefinition:
-    """Return the task of a name or a YAML file, with another number of examples if one is given. Raises NotFound, InvalidInput."""
+def read_task_option(ctx: Context, task: str, *, shots: int | None = None, max_tokens: int | None = None) -> TaskDefinition:
+    """Return the task of a name or a YAML file, with another number of examples or longest answer if given.
+
+    Raises NotFound, InvalidInput.
+    """
     definition = find_single_task(ctx, read_text(task) or task)
-    if shots is None:
-        return definition
     values = definition.model_dump(exclude_defaults=True)
-    return TaskDefinition.model_validate({**values, "fewshot": {**values.get("fewshot", {}), "count": shots}})
+    if shots is not None:
+        values["fewshot"] = {**values.get("fewshot", {}), "count": shots}
+    if max_tokens is not None:
+        values["max_tokens"] = max_tokens
+    return TaskDefinition.model_validate(values)
 
 
 def read_text(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from backend.domain.data.kinds import FIELDS, REQUIRED, DatasetKind
 from backend.domain.data.recognition.column_names import nearest_column
 from backend.domain.data.recognition.recognise import recognise
+from backend.domain.data.recognition.records import has_passage_lines, split_lines
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.rows.display import render_preview
 from backend.domain.data.rows.mapping import check_mapping, map_sample
@@ -75,6 +76,8 @@ def preview_upload(ctx: Context, upload: str, *, kind: str | None = None, mappin
 def preview_head(head: SourceHead, *, kind: str | None = None, mapping: dict[str, str] | None = None) -> SourcePreview:
     """Preview rows that have been read already: see `preview_upload`."""
     rows = head.rows
+    if kind is None and mapping is None and has_passage_lines(head.name, rows):
+        rows, kind = split_lines(rows), DatasetKind.RECORDS.value
     columns = tuple(name for name in dict.fromkeys(str(column) for row in rows for column in row) if name == _whole(name))
     given_kind = DatasetKind(kind) if kind else None
     found_kind, confidence, reason, problem, is_fallback = given_kind or DatasetKind.TEXT, 1.0, "", "", False

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from backend.domain.data.recognition.column_names import plain_name
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.wording import plural
+from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.tasks import preview_task
 from backend.services.tokenizers.sources import TokenizerSource, list_sources
-from backend.services.tokenizers.tokenization import tokenize
+from backend.services.tokenizers.tokenization import Token, tokenize
 from pages.components.frame import errors_shown, plain
 from pages.components.tokenizers.text import draw_strip
 
@@ -60,13 +63,18 @@ def _draw_prompt(ctx: Context, prompt: Rendered, source: TokenizerSource | None,
     if prompt.subgroup is not None:
         facts.append(plain(prompt.subgroup))
     context = prompt.contexts[0] if prompt.contexts else prompt.context
+    tokens: Sequence[Token] = ()
     if source is not None and context:
-        tokens = tokenize(ctx, source, context)
-        facts.append(plural(len(tokens.tokens), "token"))
-        st.markdown(" · ".join(facts))
-        draw_strip(tokens.tokens, key=f"task_{key}_{source.id}")
+        try:
+            tokens = tokenize(ctx, source, context).tokens
+        except RoundhouseError as error:
+            st.caption(plain(error.message))
+    if tokens:
+        facts.append(plural(len(tokens), "token"))
+    st.markdown(" · ".join(facts))
+    if tokens and source is not None:
+        draw_strip(tokens, key=f"task_{key}_{source.id}")
     else:
-        st.markdown(" · ".join(facts))
         st.code(context or "(no prompt)", language=None, wrap_lines=True)
     if prompt.contexts:
         st.caption("Each choice changes the prompt; the same text is scored after each.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.recognition.sample import Recognition, Sample
 
@@ -23,3 +26,13 @@ def detect_records(sample: Sample) -> Recognition | None:
         if all(sample.find((column,)) for column in columns) and (name != "AdvBench" or len(sample.columns) <= 3):
             return Recognition(DatasetKind.RECORDS, {}, 0.95, f"the columns are those of {name}; every column is kept")
     return None
+
+
+def has_passage_lines(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a text file is one of LAMBADA's, by its name: each line is a passage."""
+    return "lambada" in name.lower() and bool(rows) and all(list(row) == ["text"] for row in rows)
+
+
+def split_lines(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each line of the texts, as an import by line reads them."""
+    return [{"prompt": line} for row in rows for line in str(row["text"]).splitlines() if line.strip()]

@@ -216,8 +216,8 @@ class TaskDefinition(_Part):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """Names of the scores, the main one first: a metric, or `metric:filter` for the filters after the first."""
-        filters = ["", *(f":{extraction.name}" for extraction in self.extract[1:])]
+        """Names of the scores, the main one first: a metric by the first filter that matches, then `metric,filter` for each filter."""
+        filters = ["", *(f",{extraction.name}" for extraction in self.extract)]
         return tuple(f"{name}{filter_}" for use in self.metric_uses for filter_ in filters for name in scores_of(use.name))
 
     @property
