@@ -53,7 +53,7 @@ def run(
     shots: Annotated[int | None, typer.Option(help="Few-shot examples before each question; a task's own number when left out.")] = None,
     chat: Annotated[Literal["auto", "on", "off"], typer.Option(help="Use the checkpoint's chat template.")] = "auto",
     windows: Annotated[Literal["each_window", "first_window"], typer.Option(help="Windows of long texts.")] = "each_window",
-    max_tokens: Annotated[int, typer.Option(help="Generation: max new tokens.")] = 64,
+    max_tokens: Annotated[int | None, typer.Option(help="Generation: max new tokens; 64, or a task's own, when left out.")] = None,
     numeric: Annotated[bool, typer.Option("--numeric", help="Generation: also compare the last number.")] = False,
     seed: Annotated[int, typer.Option(help="Draws items and examples.")] = 1,
     again: Annotated[bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")] = False,

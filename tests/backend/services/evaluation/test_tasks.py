@@ -151,7 +151,10 @@ def test_the_command_line_lists_checks_runs_and_converts_tasks(
         return json.loads(capsys.readouterr().out)
 
     names = {task["name"]: task for task in printed(task_commands.list_)["tasks"]}
-    assert names["gsm8k"]["metrics"] == ["exact_match_verbatim", *(f"exact_match_verbatim,{name}" for name in ("strict-match", "flexible-extract"))]
+    assert names["gsm8k"]["metrics"] == [
+        "exact_match_verbatim",
+        *(f"exact_match_verbatim,{name}" for name in ("strict-match", "flexible-extract")),
+    ]
     assert [task["name"] for task in printed(task_commands.list_, benchmark="ifeval")["tasks"]] == ["ifeval"]
     checked = printed(task_commands.check, str(file), benchmark="facts", prompts=1)
     assert (checked["scored"], checked["prompts"][0]["continuations"]) == (38, [" yes", " no"])
