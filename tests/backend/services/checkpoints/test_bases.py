@@ -131,7 +131,7 @@ def test_weight_files_outside_the_folder_are_refused(tmp_path: Path) -> None:
         ({"model_type": ["llama"]}, "names no model_type"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "its own code"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
-        ({"num_hidden_layers": 10**9}, "speaks of 1,000,000,000 layers"),
+        ({"num_hidden_layers": 10**9}, "has 1,000,000,000 layers"),
     ],
     ids=["family", "no family", "code", "quantised", "layers"],
 )
