@@ -89,10 +89,10 @@ def _draw_again(ctx: Context, person: Person, evaluation: EvaluationView) -> Non
 
 
 def _draw_scores(evaluation: EvaluationView) -> None:
-    whole = [score for score in evaluation.scores if ":" not in score.metric]
-    for at in range(0, len(whole), 4):
-        columns = st.columns(max(3, min(4, len(whole))))
-        for column, score in zip(columns, whole[at : at + 4], strict=False):
+    totals = [score for score in evaluation.scores if ":" not in score.metric]
+    for at in range(0, len(totals), 4):
+        columns = st.columns(max(3, min(4, len(totals))))
+        for column, score in zip(columns, totals[at : at + 4], strict=False):
             with column.container(border=True, height="stretch"):
                 st.metric(metric_label(score.metric), score_text(score.metric, score.value))
                 st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
