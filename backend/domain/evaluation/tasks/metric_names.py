@@ -24,7 +24,7 @@ class MetricName:
 
 _CHOICE, _ANSWER, _LIKELIHOOD = frozenset({"multiple_choice"}), frozenset({"generation"}), frozenset({"perplexity"})
 
-IFEVAL_SCORES = ("prompt_level_strict_acc", "inst_level_strict_acc", "prompt_level_loose_acc", "inst_level_loose_acc")
+IFEVAL_SCORES = ("prompt_strict", "instruction_strict", "prompt_loose", "instruction_loose")
 METRIC_NAMES: dict[str, MetricName] = {
     "acc": MetricName("accuracy", _CHOICE | _LIKELIHOOD),
     "acc_norm": MetricName("accuracy, per character", _CHOICE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backend.domain.evaluation.instructions import INSTRUCTION_LABEL
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.rendering import Rendered
@@ -128,3 +129,10 @@ def test_every_shipped_task_is_sound_and_every_group_names_tasks() -> None:
             assert set(definition.tasks) <= set(names)
     with pytest.raises(NotFound, match="arc_easy"):
         shipped_definition("arc_eazy")
+
+
+def test_the_scores_of_ifeval_are_those_that_its_checks_give() -> None:
+    task = shipped_definition("ifeval")
+    assert isinstance(task, TaskDefinition)
+    assert set(task.score_names) == set(INSTRUCTION_LABEL)
+    assert task.score_names[0] == "prompt_strict"
