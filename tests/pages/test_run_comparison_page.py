@@ -80,7 +80,7 @@ def test_without_bits_per_byte_other_tokenizers_have_no_common_metric(ctx: Conte
 def test_comparable_runs_are_compared_as_before(ctx: Context) -> None:
     text = said(compare(finished(ctx, "a", 2.0), finished(ctx, "b", 1.9, learning_rate=0.01)))
     assert "Not comparable" not in text
-    assert "b** against **a**: a difference in val_loss of 0.1000, which may be the seed noise" in text
+    assert "b** against **a**: a difference in val_loss of 0.1000, which may be seed noise" in text
 
 
 def test_a_ticked_run_of_another_page_of_the_list_stays_in_it(ctx: Context) -> None:

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class CallFailed(Exception):
-    """A call has failed for good; its item is missing."""
+    """A call failed after its last retry; its item is missing."""
 
 
 class EndpointEngine:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
-from backend.domain.evaluation.metrics import answers, classes, likelihood, numbers, samples, summaries, translation
+from backend.domain.evaluation.metrics import answers, likelihood, numbers, samples, summaries, translation
 from backend.errors import InvalidInput
 
 
@@ -63,6 +63,18 @@ def _corpus(name: str, label: str, function: Callable[..., Any], **facts: Any) -
     return Metric(name, label, MetricKind.CORPUS, function, **facts)
 
 
+def _f1_of_classes(*answers_and_references: Any, average: Literal["macro", "micro"]) -> Any:
+    from backend.domain.evaluation.metrics.classes import f1_of_classes
+
+    return f1_of_classes(*answers_and_references, average=average)
+
+
+def _matthews(*answers_and_references: Any) -> Any:
+    from backend.domain.evaluation.metrics.classes import matthews
+
+    return matthews(*answers_and_references)
+
+
 _BOOLEAN = (False, True)
 _VERBATIM = {"ignore_case": _BOOLEAN, "ignore_punctuation": _BOOLEAN, "ignore_numbers": _BOOLEAN, "regexes_to_ignore": ()}
 _BLEU = {"tokenize": get_args(translation.Tokenizer), "lowercase": _BOOLEAN}
@@ -82,9 +94,9 @@ METRICS: dict[str, Metric] = {
         _mean("exact_match_verbatim", "exact match, verbatim", answers.verbatim_match, options=_VERBATIM),
         _mean("numeric", "number right", numbers.numeric_match),
         _mean("accuracy", "accuracy", answers.label_match),
-        _corpus("f1_macro", "macro F1 of classes", partial(classes.f1_of_classes, average="macro"), of_classes=True),
-        _corpus("f1_micro", "micro F1 of classes", partial(classes.f1_of_classes, average="micro"), of_classes=True),
-        _corpus("mcc", "Matthews correlation", classes.matthews, low=-1.0, of_classes=True),
+        _corpus("f1_macro", "macro F1 of classes", partial(_f1_of_classes, average="macro"), of_classes=True),
+        _corpus("f1_micro", "micro F1 of classes", partial(_f1_of_classes, average="micro"), of_classes=True),
+        _corpus("mcc", "Matthews correlation", _matthews, low=-1.0, of_classes=True),
         _corpus("bleu", "BLEU", translation.bleu, high=100.0, options=_BLEU),
         _corpus("chrf", "chrF2", translation.chrf, high=100.0),
         _corpus("chrf++", "chrF2++", partial(translation.chrf, word_order=2), high=100.0),

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from backend.domain.statistics.estimates import pass_at_k
 from backend.errors import InvalidInput
 
 T = TypeVar("T")
@@ -18,6 +17,8 @@ Correct = Callable[[str, Sequence[str]], float]
 
 def pass_at(outcomes: Sequence[bool], *, k: int) -> float:
     """Return the unbiased chance that one of k samples is right (Chen et al. 2021)."""
+    from backend.domain.statistics.estimates import pass_at_k
+
     return pass_at_k(len(outcomes), sum(outcomes), k)
 
 

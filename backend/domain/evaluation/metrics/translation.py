@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-import numpy as np
-
 from backend.domain.evaluation.metrics.corpus import Corpus, FloatArray, References
 
 Tokenizer = Literal["13a", "intl", "zh", "char", "none"]
@@ -49,6 +47,8 @@ def _sentence_scorer(order: int) -> Any:
 
 
 def _corpus(scorer: Any, predictions: Sequence[str], references: References) -> Corpus:
+    import numpy as np
+
     most = max(map(len, references))
     streams = [[refs[index] if index < len(refs) else None for refs in references] for index in range(most)]
     # the two methods that sacreBLEU's own significance tests are made of: statistics by sentence, and the score of their sum

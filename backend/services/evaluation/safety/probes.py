@@ -169,6 +169,7 @@ def store_probe(
     ctx: Context, *, name: str, probe: Probe, items: Sequence[ProbeItem], source: str, person: Person, **facts: int
 ) -> ProbeView:
     """Write items as the next version of a benchmark dataset; the same content again returns the version that has it."""
+    require_builder(person)
     rows = [item.row() for item in items]
     digest = hashlib.sha256("\n".join(map(canonical_json, rows)).encode()).hexdigest()
     folder = ctx.artifacts.folder("datasets", f"probe-{digest[:24]}")

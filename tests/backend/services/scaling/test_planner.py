@@ -96,7 +96,7 @@ def test_a_study_is_previewed_launched_once_and_watched(ctx: Context) -> None:
     assert study.config.dataset == "tales@1"
     with pytest.raises(Conflict, match="already another study"):
         launch_study(ctx, STUDY.model_copy(update={"sizes": 4}), person=LOCAL)
-    with pytest.raises(Conflict, match="15 runs that wait"):
+    with pytest.raises(Conflict, match="15 active runs"):
         archive_study(ctx, study.id, person=LOCAL)
     assert stop_study(ctx, "sizes", person=LOCAL) == 15
     assert (get_study(ctx, "sizes").num_active, get_study(ctx, "sizes").num_stopped) == (0, 15)

@@ -44,7 +44,7 @@ def sft(dataset: str, context: int) -> RunConfig:
 def test_a_run_without_a_trained_token_is_refused_before_the_queue(ctx: Context, base: str) -> None:
     before = len(list_jobs(ctx))
     with pytest.raises(
-        InvalidInput, match=r"has anything to train on within its first 16 tokens: the shortest prompt alone has \d\d\."
+        InvalidInput, match=r"has a trained token within its first 16 tokens: the shortest prompt alone has \d\d\."
     ) as caught:
         launch_run(ctx, sft("asked", 16), person=LOCAL)
     assert caught.value.field == "context"
