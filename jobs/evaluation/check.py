@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -73,6 +74,8 @@ def _compare(question: Question, first: Any, second: Any) -> CheckedItem:
         difference = max(abs(one.sum_logprob - two.sum_logprob) for one, two in zip(first, second, strict=True))
     else:
         difference = abs(first.sum_nll - second.sum_nll)
+    if difference is not None and not math.isfinite(difference):
+        difference = None  # one of the engines could not compute it
     return CheckedItem(
         item_hash=question.item.hash,
         position=question.item.position,

@@ -5,6 +5,7 @@ This is the one module that imports it. Its task index is never built, so it sta
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,7 +33,7 @@ from jobs.evaluation.engines.base import (
 )
 from jobs.evaluation.engines.plain import prompt_ids, subject_facts
 from jobs.evaluation.subject import Subject
-from jobs.modeling.loglikelihood import ContinuationScore, TextNll, plan_pairs, plan_windows, sum_windows, window_nll
+from jobs.modeling.loglikelihood import ContinuationScore, Pair, TextNll, plan_pairs, plan_windows, sum_windows, window_nll
 from jobs.modeling.tokenizers import token_bytes
 
 REQUESTS_AT_ONCE, BATCH_SIZE = 64, 16
@@ -71,16 +72,22 @@ class HarnessEngine:
         for at in range(0, len(requests), REQUESTS_AT_ONCE):
             part = requests[at : at + REQUESTS_AT_ONCE]
             pairs = [pair for request in part for pair in request.pairs]
-            if all(isinstance(pair[0], str) for pair in pairs):
-                results = self._harness.loglikelihood(_instances("loglikelihood", pairs), disable_tqdm=True)
-            else:
-                results = self._harness._loglikelihood_tokens([(None, *pair) for pair in pairs], disable_tqdm=True)
-            counts = plan_pairs(self._subject.tokenizer, pairs, longest=self._subject.context)
-            scores = iter(
-                ContinuationScore(float(total), sequence.scored, bool(greedy), sequence.cut)
-                for (total, greedy), sequence in zip(results, counts, strict=True)
-            )
+            scores = iter(self._score(pairs))
             yield [(at + place, tuple(next(scores) for _ in request.pairs)) for place, request in enumerate(part)]
+
+    def _score(self, pairs: Sequence[Pair]) -> list[ContinuationScore]:
+        """Return the scores of pairs; one longer than the context, which the harness refuses, has none (NaN)."""
+        sequences = plan_pairs(self._subject.tokenizer, pairs, longest=self._subject.context)
+        fitting = [place for place, sequence in enumerate(sequences) if sequence.scored < self._subject.context]
+        chosen = [pairs[place] for place in fitting]
+        if all(isinstance(pair[0], str) for pair in chosen):
+            results = self._harness.loglikelihood(_instances("loglikelihood", chosen), disable_tqdm=True)
+        else:
+            results = self._harness._loglikelihood_tokens([(None, *pair) for pair in chosen], disable_tqdm=True)
+        computed = dict(zip(fitting, results, strict=True))
+        none = (math.nan, False)
+        scores = [(one, *computed.get(place, none)) for place, one in enumerate(sequences)]
+        return [ContinuationScore(float(total), one.scored, bool(greedy), one.cut) for one, total, greedy in scores]
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
         """Yield greedy answers; see Engine.generate. Raises InvalidInput for sampled ones, whose draws it does not seed by prompt."""

@@ -196,6 +196,12 @@ def test_check_computes_the_same_items_by_both_engines(room: EvaluationRoom) -> 
     assert render(read_task(LETTERS), {"question": "q", "choices": ["a"], "answer": 0, "subject": "a"}).gold == (0,)
 
 
+def test_choice_that_the_harness_refuses_is_missing_there(room: EvaluationRoom) -> None:
+    room.write("endless", [{"question": "q", "choices": ["a", "b" * n], "answer": 0} for n in (2, 90)])
+    facts = room.evaluate("bigram", "endless", "multiple_choice", job="endless", engine="lm_eval")["facts"]
+    assert (facts["items"], facts["missing_items"]) == (2, 1)
+
+
 def test_answers_of_the_harness_equal_ours(room: EvaluationRoom, tmp_path: Path) -> None:
     _, ours = evaluate(room, "hat", "words", WORDS, job="ours")
     _, theirs = evaluate(room, "hat", "words", WORDS, job="theirs", engine="lm_eval")
