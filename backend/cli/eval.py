@@ -54,6 +54,8 @@ def run(
     chat: Annotated[Literal["auto", "on", "off"], typer.Option(help="Use the checkpoint's chat template.")] = "auto",
     windows: Annotated[Literal["each_window", "first_window"], typer.Option(help="Windows of long texts.")] = "each_window",
     max_tokens: Annotated[int | None, typer.Option(help="Generation: max new tokens; 64, or a task's own, when left out.")] = None,
+    engine: Annotated[Literal["fast", "plain", "lm_eval"], typer.Option(help="Program that computes the numbers.")] = "fast",
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Number format of the weights.")] = "auto",
     numeric: Annotated[bool, typer.Option("--numeric", help="Generation: also compare the last number.")] = False,
     seed: Annotated[int, typer.Option(help="Draws items and examples.")] = 1,
     again: Annotated[bool, typer.Option("--again", help="Run again even if a finished evaluation has the same settings.")] = False,
@@ -72,6 +74,8 @@ def run(
         windows=windows,
         max_tokens=max_tokens or 64,
         numeric=numeric,
+        engine=engine,
+        dtype=dtype,
         seed=seed,
         task=definition,
     )
