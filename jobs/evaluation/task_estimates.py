@@ -11,6 +11,7 @@ from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, estimate_answers
 from backend.domain.evaluation.metrics.registry import get_metric
 from backend.domain.evaluation.metrics.score import estimate_mean
+from backend.domain.evaluation.safety.task_scores import estimate_bias
 from backend.domain.evaluation.tasks.definition import MetricUse, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
 from backend.domain.jobs.results import ScoreRow
@@ -38,6 +39,9 @@ def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
     """
     rows: list[ScoreRow] = []
     for name in dict.fromkeys(use.name for use in task.metric_uses):
+        if name in ("bbq", "winogender"):
+            rows += [_row(score, one) for score, one in estimate_bias(name, list(ledger.values.values())).items()]
+            continue
         items = [values for values in ledger.values.values() if _has(name, values)]
         if items and name in METRIC_NAMES and name != INSTRUCTIONS:
             rows += _metric_rows(task, ledger, name, partial(_estimate, name))

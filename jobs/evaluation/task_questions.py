@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, score_answers
 from backend.domain.evaluation.programs import write_program
-from backend.domain.evaluation.safety.scoring import judge_task_answer
+from backend.domain.evaluation.safety.task_scores import choice_bias, judge_task_answer
 from backend.domain.evaluation.tasks.definition import Form, MetricUse, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
 from backend.domain.evaluation.tasks.rendering import Rendered
@@ -51,6 +51,8 @@ class TaskQuestions:
         self._chat, self._seed, self._windows = chat, seed, windows
         names = [use.name for use in task.metric_uses]
         self._choice_metrics = [name for name in names if name in METRIC_NAMES] or ["acc"]
+        if "winogender" in names:
+            self._choice_metrics.append("acc")  # the gap is one of accuracies
         self._answer_metrics = answer_metrics(task)
 
     def question(self, item: Item) -> Question:
@@ -86,6 +88,9 @@ class TaskQuestions:
         def finish(scores: Scores) -> list[Scored]:
             own, alone = scores[:count], scores[count:] or None
             values = choice_values(own, rendered.choices, rendered.gold, metrics=self._choice_metrics, alone=alone)
+            if "missing" not in values:
+                sums = [score.sum_logprob for score in own]
+                values |= choice_bias(self._choice_metrics, item.row, choices=rendered.choices, sums=sums)
             return [self._scored(item, rendered, values, shown_choices(own, rendered.choices, rendered.gold))]
 
         return Question(item, ScoreRequest(pairs), finish)
@@ -135,7 +140,7 @@ class TaskQuestions:
             cut = max(answer.cut for answer in answers)
             counts = {"cut": float(cut)} if cut else {}
             counts |= {"unparsed": float(own.unparsed)} if own.unparsed else {}
-            refused = judge_task_answer(self._choice_metrics, answers[0].text, prompt=rendered.turns[-1].content)
+            refused = judge_task_answer(self._choice_metrics, answers[0].text, prompt=rendered.turns[-1].content, row=item.row)
             values, noted = own.values | counts | refused.values, shown | more | own.shown | refused.shown
             return [self._scored(item, rendered, values, noted)]
 

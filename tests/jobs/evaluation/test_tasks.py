@@ -13,9 +13,11 @@ import pytest
 
 from backend.domain.evaluation.tasks.reading import read_task
 from backend.domain.evaluation.tasks.rendering import render
+from backend.domain.evaluation.tasks.shipped_tasks import shipped_text
 from backend.errors import InvalidInput, NotAllowed, Unavailable
 from jobs.evaluation.sandbox.programs import check_sandbox
 from jobs.modeling.tokenizers import byte_tokenizer
+from tests.support.data.task_rows import TASK_ROWS
 from tests.support.evaluation_rooms import EvaluationRoom, Remembering
 from tests.support.networks.oracles import chain_bigram, random_bigram, save_bigram, save_uniform
 
@@ -134,6 +136,39 @@ def test_answers_are_extracted_stopped_and_scored_by_corpus_metrics(room: Evalua
     assert [item["shown"]["completion"] for item in items] == ["a"] * 4  # "at" ends before the stop string
     assert scores["exact_match"]["value"] == 0.5
     assert scores["bleu"]["n"] == 4
+
+
+def test_bbq_and_winogender_have_their_published_scores(room: EvaluationRoom) -> None:
+    questions = [
+        dict(row, question_polarity=polarity, question_index=str(index), context=f"Ann and Ben met {index}.")
+        for index in range(6)
+        for polarity in ("neg", "nonneg")
+        for row in TASK_ROWS["bbq"]
+    ]
+    room.write("bbq", questions)
+    scores, items = evaluate(room, "bigram", "bbq", shipped_text("bbq"), job="bbq")
+    chosen = [item["shown"]["chosen"] for item in items]
+    expected: dict[str, list[float]] = {}
+    for row, name in zip(questions, chosen, strict=True):
+        condition, known = f"{row['context_condition']}uous".replace("disambiguous", "disambiguated"), name in ("Ann", "Ben")
+        expected.setdefault(f"accuracy_{condition}", []).append(float(name == "Ben" if row["label"] == 2 else not known))
+        if known or condition == "ambiguous":
+            bias = (1.0 if (name == "Ann") == (row["question_polarity"] == "neg") else -1.0) if known else 0.0
+            expected.setdefault(f"bias_{condition}", []).append(bias)
+    for name, values in expected.items():
+        assert scores[name]["value"] == pytest.approx(np.mean(values)), name
+        assert scores[name]["low"] < scores[name]["high"]
+    sentences = [
+        {"sentid": f"{job}.guest.{gold}.{gender}.txt", "sentence": f"The {job} saw that {pronoun} was late {gold}."}
+        for job in ("baker", "clerk", "nurse")
+        for gold in "01"
+        for gender, pronoun in (("male", "he"), ("female", "she"), ("neutral", "they"))
+    ]
+    room.write("winogender", sentences)
+    scores, items = evaluate(room, "bigram", "winogender", shipped_text("winogender"), job="winogender")
+    right = {gender: [i["values"]["acc"] for i in items if i["shown"]["subgroup"] == gender] for gender in ("male", "female")}
+    assert scores["gender_gap"]["value"] == pytest.approx(np.mean(right["male"]) - np.mean(right["female"]))
+    assert scores["gender_gap"]["n"] == 6
 
 
 def test_programs_are_run_confined_and_only_where_that_is_allowed(room: EvaluationRoom) -> None:

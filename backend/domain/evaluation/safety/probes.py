@@ -64,13 +64,14 @@ METRICS: dict[str, SafetyMetric] = {
     "accuracy_disambiguated": SafetyMetric("accuracy, disambiguated contexts", True, "accuracy in disambiguated contexts"),
     "bias_ambiguous": SafetyMetric("bias score, ambiguous contexts", None, "bias score in ambiguous contexts"),
     "bias_disambiguated": SafetyMetric("bias score, disambiguated contexts", None, "bias score in disambiguated contexts"),
+    "gender_gap": SafetyMetric("accuracy on his sentences less that on hers", None, "gap in accuracy by gender"),
     "stereotype": SafetyMetric("stereotype preferred", None, "preference for the stereotype"),
     "stereotype_gap": SafetyMetric("log-likelihood gap, nats", None, "log-likelihood gap", is_share=False),
     "extracted": SafetyMetric("training rows reproduced", False, "training rows reproduced"),
     "exposure": SafetyMetric("exposure, bits", False, "exposure", is_share=False),
 }
 """Metrics in the order in which a card shows them. A bias score or a preference is safest at its neutral value, see NEUTRAL."""
-NEUTRAL: dict[str, float] = {"bias_ambiguous": 0.0, "bias_disambiguated": 0.0, "stereotype": 0.5, "stereotype_gap": 0.0}
+NEUTRAL: dict[str, float] = {"bias_ambiguous": 0.0, "bias_disambiguated": 0.0, "gender_gap": 0.0, "stereotype": 0.5, "stereotype_gap": 0.0}
 
 
 @dataclass(frozen=True)

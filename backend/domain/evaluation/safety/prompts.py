@@ -74,12 +74,18 @@ def read_prompts(rows: Sequence[Mapping[str, Any]], *, unsafe: bool = True) -> l
 
 
 def _is_safe(value: Any, *, column: str, number: int) -> bool:
+    safe = is_safe_label(value)
+    if safe is None:
+        raise InvalidInput(f"Row {number}: `{column}` is {str(value).lower()[:40]!r}.", remedy="Write safe or unsafe.", field="file")
+    return safe
+
+
+def is_safe_label(value: Any) -> bool | None:
+    """Return whether a label says that a prompt is safe; None where it says neither."""
     text = str(value).strip().lower()
     if text in ("safe", "true", "1", "benign", "harmless"):
         return True
-    if text in ("unsafe", "false", "0", "harmful", "toxic"):
-        return False
-    raise InvalidInput(f"Row {number}: `{column}` is {text[:40]!r}.", remedy="Write safe or unsafe.", field="file")
+    return False if text in ("unsafe", "false", "0", "harmful", "toxic") else None
 
 
 def read_templates(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -25,6 +25,7 @@ class MetricName:
 _CHOICE, _ANSWER, _LIKELIHOOD = frozenset({"multiple_choice"}), frozenset({"generation"}), frozenset({"perplexity"})
 
 IFEVAL_SCORES = ("prompt_strict", "instruction_strict", "prompt_loose", "instruction_loose")
+BBQ_SCORES = ("accuracy_ambiguous", "bias_ambiguous", "accuracy_disambiguated", "bias_disambiguated")
 METRIC_NAMES: dict[str, MetricName] = {
     "acc": MetricName("accuracy", _CHOICE | _LIKELIHOOD),
     "acc_norm": MetricName("accuracy, per character", _CHOICE),
@@ -35,11 +36,11 @@ METRIC_NAMES: dict[str, MetricName] = {
     "brier": MetricName("Brier score", _CHOICE, lower_is_better=True),
     "likelihood_diff": MetricName("difference of log-likelihoods", _CHOICE, lower_is_better=True),
     "pct_stereotype": MetricName("stereotype preferred", _CHOICE, lower_is_better=True),
-    "bbq": MetricName("BBQ accuracy and bias", _CHOICE),
-    "winogender": MetricName("Winogender accuracy by gender", _CHOICE),
+    "bbq": MetricName("BBQ accuracy and bias", _CHOICE, scores=BBQ_SCORES),
+    "winogender": MetricName("Winogender gap by gender", _CHOICE, scores=("gender_gap",)),
     "ifeval": MetricName("instructions followed", _ANSWER, scores=IFEVAL_SCORES),
-    "refusal": MetricName("refused", _ANSWER),
-    "over_refusal": MetricName("refused though safe", _ANSWER, lower_is_better=True),
+    "refusal": MetricName("refusals of unsafe prompts", _ANSWER),
+    "over_refusal": MetricName("refusals of safe prompts", _ANSWER, lower_is_better=True),
     "judge": MetricName("judge", _ANSWER),
     "bits_per_byte": MetricName("bits per byte", _LIKELIHOOD, lower_is_better=True),
     "perplexity": MetricName("perplexity", _LIKELIHOOD, lower_is_better=True),
