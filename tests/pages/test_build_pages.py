@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.bootstrap import get_context
 from backend.db.tables import Checkpoint
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS
@@ -282,6 +283,21 @@ def test_upload_is_recognised_corrected_and_imported_from_the_page(site: Context
     (view,) = list_datasets(site)
     assert (view.name, view.kind, view.versions[0].rows) == ("village", "instruction", 30)
     assert app.query_params["dataset"] in (view.id, [view.id])
+
+
+def test_a_folder_of_folders_is_imported_as_one_dataset(site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("dev", "test"):
+        (tmp_path / "mmlu" / part).mkdir(parents=True)
+        (tmp_path / "mmlu" / part / f"anatomy_{part}.csv").write_text(f"Which {part}?,a,b,c,d,B\nWhat {part}?,a,b,c,d,C\n")
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    get_context.cache_clear()
+    app = open_page("build/datasets.py", **{"import": "1"})
+    app.segmented_control(key="import_way").set_value("From the data folder").run()
+    app.session_state["import_folder"] = "mmlu"
+    app.run()
+    app.checkbox(key="import_all_mmlu").check().run()
+    assert_sound(app)
+    assert "2 files as one dataset" in words(app)
 
 
 def test_a_fallback_to_text_is_reported_before_the_import(site: Context) -> None:

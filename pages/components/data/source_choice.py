@@ -111,10 +111,9 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
     is_whole = False
     if folder and not text and entry is None and _saved_splits(ctx, person, ImportSource(path=data_file(ctx, folder))):
         is_whole = st.checkbox("Import this folder, a dataset saved by `datasets`", value=True, key=f"import_saved_{folder}")
-    elif view.files and not text and len(view.files) > 1:
-        is_whole = st.checkbox(
-            f"All {plural(len(view.files), 'file')} of this folder, and those below, as one dataset", key=f"import_all_{folder}"
-        )
+    elif not text and (len(view.files) > 1 or (folder and len(view.entries) > 1)):
+        part = f"{plural(len(view.files), 'file')} of this folder, and those below," if view.files else "files below this folder"
+        is_whole = st.checkbox(f"All {part} as one dataset", key=f"import_all_{folder}")
     if entry is None and not is_whole:
         return None
     path = data_file(ctx, entry.path if entry is not None else folder)

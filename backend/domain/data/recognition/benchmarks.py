@@ -70,7 +70,7 @@ def detect_code(sample: Sample) -> Recognition | None:
     prompt = sample.find(("prompt", "instruction", "text"), but=(solution or "",))
     if not solution or not prompt or not sample.find(("test", "tests", "test_list", "entry_point")):
         return None
-    reason = f"`{prompt}` with the solution in `{solution}`; the tests are not run, so answers are compared as text"
+    reason = f"`{prompt}` with the solution in `{solution}`; a task such as HumanEval runs the tests"
     return Recognition(DatasetKind.BENCHMARK, {prompt: "question", solution: "answers"}, 0.8, reason)
 
 
