@@ -144,6 +144,18 @@ def test_a_comparison_names_the_better_one_and_the_changed_items(world: Context)
     assert "p = 0.039" in shown
     assert "10 · 2 · 20" in shown
     assert "Question 18?" in shown
+    (segments,) = app.segmented_control
+    assert segments.options == ["Broken (2)", "Fixed (10)", "Both wrong (2)"]
+    app = open_page(PAGE, first=elm.id, second=oak.id)
+    assert app.segmented_control[0].value == "broken"
+
+
+def test_a_comparison_opens_on_the_first_group_that_has_items(world: Context) -> None:
+    oak = evaluated(world, "Oak", "facts", [1, 0, 0])
+    elm = evaluated(world, "Elm", "facts", [1, 1, 0])
+    app = open_page(PAGE, first=oak.id, second=elm.id)
+    assert app.segmented_control[0].value == "fixed"
+    assert "Question 1?" in plain_words(app)
 
 
 def test_comparison_of_texts_and_of_unlike_evaluations(world: Context) -> None:

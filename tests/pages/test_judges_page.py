@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from backend.domain.evaluation.judges.config import JudgeConfig
+from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.judgements import Judge, campaign_items, launch_judgement
-from tests.support.battle_world import make_campaign, prefer, vote_all
+from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
+from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
 from tests.support.judge_world import finish_judgement
 from tests.support.opening import open_page, words
 
@@ -31,3 +32,27 @@ def test_a_judgement_is_started_listed_and_shown_beside_the_votes(site: Context)
     titles = [one.label.replace("\\", "") for one in app.expander]
     assert len(titles) == 4
     assert all("(people: Elm)" in title for title in titles)
+
+
+def test_items_that_a_judge_and_the_benchmark_score_differently_can_be_filtered(site: Context) -> None:
+    for name in ("Oak", "Elm"):
+        add_checkpoint(site, name)
+    add_benchmark(site, "facts", CHOICES)
+    oak, elm = evaluated(site, "Oak", "facts", [1, 0, 0]), evaluated(site, "Elm", "facts", [1, 1, 0])
+    assert "Disagreed with judge" not in open_page("evaluate/evaluations.py", evaluation=elm.id).segmented_control[0].options
+    answers = [JudgeItem(id=str(n), prompt=f"Question {n}?", answer="yes" if n < 2 else "no") for n in range(3)]
+    _judge(site, answers, JudgeConfig(labels=("bad", "good"), canaries=0), "bad")  # the first label is the best
+    pairs = [JudgeItem(id="1", prompt="Question 1?", answer="yes", answer_b="no")]  # Elm's answer, then Oak's
+    _judge(site, pairs, JudgeConfig(mode="pairwise", canaries=0), "B")
+    app = open_page("evaluate/evaluations.py", evaluation=elm.id)
+    app.segmented_control[0].set_value("judge").run()
+    text = words(app)
+    assert ("Question 2?" in text, "Question 1?" in text) == (True, False)  # wrong, and the judge calls it good
+    app = open_page("evaluate/evaluations.py", first=oak.id, second=elm.id)
+    assert app.segmented_control[0].options[-1] == "Disagreed with judge (1)"
+
+
+def _judge(ctx: Context, items: list[JudgeItem], config: JudgeConfig, verdict: str) -> None:
+    judge = Judge("model", "referee", "http://127.0.0.1:9/v1")
+    job = launch_judgement(ctx, judge=judge, items=items, config=config, person=LOCAL)
+    finish_judgement(ctx, job.id, verdict)

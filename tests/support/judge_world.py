@@ -17,11 +17,11 @@ def finish_judgement(ctx: Context, job_id: str, side: str) -> None:
     folder = ctx.artifacts.job_folder(job_id)
     folder.mkdir(parents=True, exist_ok=True)
     items = [json.loads(line) for line in ctx.artifacts.path(claim.payload.items_file).read_text().splitlines()]
-    swapped = {"A": "B", "B": "A"}[side]
+    swapped = {"A": "B", "B": "A"}.get(side, side)
     replies = [
         {"key": f"item:{order}:{item['id']}", "text": f"Verdict: {text}"}
         for item in items
-        for order, text in (("ab", side), ("ba", swapped))
+        for order, text in (("ab", side), ("ba", swapped), ("single", side))
     ]
     (folder / ANSWERS).write_text("".join(json.dumps(reply) + "\n" for reply in replies))
     spec = make_spec("judge", claim.payload.dump(), root=Path(ctx.artifacts.root), folder=folder)

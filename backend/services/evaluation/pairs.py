@@ -1,21 +1,31 @@
-"""Items of two evaluations side by side: fixed, broken, wrong in both."""
+"""Items of two evaluations side by side (fixed, broken, wrong in both), and items on which a judge disagrees with their scores."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 from sqlalchemy import select
 
-from backend.db.tables import EvaluationItem
+from backend.db.tables import EvaluationItem, Job
+from backend.domain.evaluation.config import LOWER_IS_BETTER
+from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeConfig
+from backend.domain.jobs.states import Status
+from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.evaluation.comparisons import Comparison, Flip
-from backend.services.evaluation.items import ItemView
+from backend.services.evaluation.evaluations import EvaluationView
+from backend.services.evaluation.items import ItemView, list_items
+from backend.services.evaluation.judgements import list_judgements, read_verdicts
 
-PairChoice = Literal["fixed", "broken", "both_wrong"]
+ALL = 1_000_000
+Verdicts = dict[tuple[str, ...], float]
+"""A verdict by texts (question, answers): of one answer 1 good, -1 bad; of two 1 where the second is better, -1 the first; 0 neither."""
+PairChoice = Literal["broken", "fixed", "both_wrong"]
 
 
-def list_pairs(ctx: Context, comparison: Comparison, choice: PairChoice, *, offset: int = 0, limit: int = 10) -> tuple[list[Flip], int]:
-    """Return a page of the items that the second fixed or broke, or that both have wrong, and how many there are.
+def group_pairs(ctx: Context, comparison: Comparison) -> dict[PairChoice, list[str]]:
+    """Return the hashes, in order, of the items that the second broke or fixed, or that both have wrong.
 
     Only for metrics where more is better and 1 is right.
     """
@@ -28,17 +38,106 @@ def list_pairs(ctx: Context, comparison: Comparison, choice: PairChoice, *, offs
         for evaluation_id, item_hash, _, score in session.execute(ordered):
             if score is not None:
                 sides[evaluation_id][item_hash] = float(score)
-    before, after = sides[first], sides[second]
-    tests = {
-        "fixed": lambda a, b: b > a,
-        "broken": lambda a, b: b < a,
-        "both_wrong": lambda a, b: a < 1.0 and b < 1.0 and a == b,
-    }
-    chosen = [key for key in before if key in after and tests[choice](before[key], after[key])]
-    page = chosen[offset : offset + limit]
+    groups: dict[PairChoice, list[str]] = {"broken": [], "fixed": [], "both_wrong": []}
+    for key, before in sides[first].items():
+        after = sides[second].get(key)
+        if after is None:
+            continue
+        if before != after:
+            groups["fixed" if after > before else "broken"].append(key)
+        elif before < 1.0:
+            groups["both_wrong"].append(key)
+    return groups
+
+
+def read_pairs(ctx: Context, comparison: Comparison, hashes: Sequence[str]) -> list[Flip]:
+    """Return items of both evaluations by their hashes, in that order."""
+    first, second = comparison.first.id, comparison.second.id
     views: dict[str, dict[str, ItemView]] = {first: {}, second: {}}
-    rows = select(EvaluationItem).where(EvaluationItem.evaluation_id.in_([first, second]), EvaluationItem.item_hash.in_(page))
+    rows = select(EvaluationItem).where(EvaluationItem.evaluation_id.in_([first, second]), EvaluationItem.item_hash.in_(hashes))
     with ctx.db.read() as session:
         for row in session.scalars(rows):
             views[row.evaluation_id][row.item_hash] = ItemView(row.item_hash, row.position, dict(row.values), dict(row.shown))
-    return [Flip(views[first][key], views[second][key]) for key in page], len(chosen)
+    return [Flip(views[first][key], views[second][key]) for key in hashes]
+
+
+def disagreeing_items(ctx: Context, evaluation: EvaluationView) -> frozenset[int] | None:
+    """Return the positions of the items whose judged answer is good though scored wrong, or bad though scored right.
+
+    None where no judgement has one of its answers. A score at the middle of the judge's scale is neither good nor bad.
+    """
+    verdicts = _read_all(ctx, mode="rubric")
+    items = list_items(ctx, evaluation.id, limit=ALL)[0] if verdicts else []
+    metric = evaluation.main_metric
+    judged = [(item, side) for item in items if (side := _find(verdicts, item)) is not None and metric in item.values]
+    if not judged:
+        return None
+    return frozenset(item.position for item, side in judged if side and (side > 0) != (item.values[metric] >= 1.0))
+
+
+def disagreeing_pairs(ctx: Context, comparison: Comparison) -> list[str] | None:
+    """Return the hashes of the items on which a pairwise judge does not prefer the better score's side; None where none was judged."""
+    verdicts = _read_all(ctx, mode="pairwise")
+    if not verdicts:
+        return None
+    sides = (comparison.first, comparison.second)
+    first, second = ({item.item_hash: item for item in list_items(ctx, side.id, limit=ALL)[0]} for side in sides)
+    sign = -1.0 if comparison.metric in LOWER_IS_BETTER else 1.0
+    judged, disagreeing = 0, []
+    for key, before in first.items():
+        after = second.get(key)
+        if after is None or comparison.metric not in before.values or comparison.metric not in after.values:
+            continue
+        verdict = _find(verdicts, before, after)
+        if verdict is None:
+            continue
+        judged += 1
+        change = sign * (after.values[comparison.metric] - before.values[comparison.metric])
+        if verdict != (change > 0) - (change < 0):
+            disagreeing.append(key)
+    return disagreeing if judged else None
+
+
+def _read_all(ctx: Context, *, mode: str) -> Verdicts:
+    """Return the verdicts of all finished judgements; the newest counts where an answer was judged twice."""
+    verdicts: Verdicts = {}
+    for judgement in list_judgements(ctx):
+        if judgement.mode == mode and judgement.job.status is Status.FINISHED:
+            for key, side in _sides(ctx, judgement.job.id):
+                verdicts.setdefault(key, side)
+    return verdicts
+
+
+def _sides(ctx: Context, job_id: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Yield the texts and the side of each verdict of a judgement."""
+    with ctx.db.read() as session:
+        payload = session.scalar(select(Job.payload).where(Job.id == job_id))
+    config = JudgeConfig.model_validate((payload or {})["config"])
+    try:
+        records = read_verdicts(ctx, job_id)
+    except NotFound:  # its folder was deleted
+        return
+    for record in records:
+        if record["verdict"] is not None:
+            yield tuple(text.strip() for text in (record["prompt"], *record["answers"])), _side(record["verdict"], config)
+
+
+def _side(verdict: Any, config: JudgeConfig) -> float:
+    if config.mode == "pairwise":
+        return {"A": -1.0, "B": 1.0}.get(verdict, 0.0)
+    if config.labels:
+        return 1.0 if verdict == config.labels[0] else -1.0
+    middle = (config.low + config.high) / 2
+    return float((verdict > middle) - (verdict < middle))
+
+
+def _find(verdicts: Verdicts, *sides: ItemView) -> float | None:
+    """Return the verdict on the answers of one item, which may have been judged in the other order."""
+    answers = [str(side.shown.get("completion") or side.shown.get("chosen") or "").strip()[:SHOWN_CHARACTERS] for side in sides]
+    for name in ("question", "prompt"):
+        prompt = str(sides[0].shown.get(name) or "").strip()[:SHOWN_CHARACTERS]
+        if (prompt, *answers) in verdicts:
+            return verdicts[(prompt, *answers)]
+        if len(answers) == 2 and (prompt, *answers[::-1]) in verdicts:
+            return -verdicts[(prompt, *answers[::-1])]
+    return None

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from backend.domain.evaluation.judges.config import JUDGE_KEY, JudgeItem
+from backend.domain.evaluation.judges.config import JUDGE_KEY, SHOWN_CHARACTERS, JudgeItem
 from backend.domain.evaluation.judges.prompts import Question, questions
 from backend.domain.evaluation.judges.verdicts import JudgeAnswer, as_record, item_verdicts, summarise
 from backend.domain.jobs.payloads import JudgePayload
@@ -21,7 +21,6 @@ from jobs.evaluation.judges.endpoint import ask_endpoint
 from jobs.evaluation.ledger import check_stop
 from jobs.reporter import JobSpec, Reporter
 
-SHOWN_CHARACTERS = 4000
 ANSWERS, VERDICTS = "judge_answers.jsonl", "verdicts.jsonl"
 
 

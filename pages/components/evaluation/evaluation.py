@@ -27,6 +27,8 @@ from pages.components.tables import draw_table
 from pages.components.words import ago
 
 PAGE = routes.EVALUATIONS
+LONGEST_LINK = 32
+"""Characters of a checkpoint's name in a row of links."""
 
 
 def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) -> None:
@@ -160,10 +162,17 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     first, second = comparison.first.checkpoint, comparison.second.checkpoint
     noun = comparison.first.facts.unit.removesuffix("s")
     st.subheader(plain(f"{second} against {first}"), anchor=False)
+    st.caption(plain(f"On {comparison.first.benchmark}, {plural(comparison.n, noun)} given to both in the same way"))
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.caption(plain(f"On {comparison.first.benchmark}, {plural(comparison.n, noun)} given to both in the same way"), width="content")
         for side in (comparison.first, comparison.second):
-            row_link(side.checkpoint, page=PAGE, query={"evaluation": side.id}, icon="grading", key=f"side_{side.id}")
+            row_link(
+                _short(side.checkpoint),
+                page=PAGE,
+                query={"evaluation": side.id},
+                icon="grading",
+                key=f"side_{side.id}",
+                help=side.checkpoint,
+            )
         if st.button("Swap", type="tertiary", icon=":material/swap_horiz:", key="eval_turn"):
             st.switch_page(PAGE, query_params={"first": second_id, "second": first_id})
     if comparison.better is None:
@@ -174,6 +183,10 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     _draw_difference(comparison, noun=noun)
     st.subheader("Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Items side by side", anchor=False)
     draw_pairs(ctx, comparison)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_LINK else f"{name[: LONGEST_LINK - 1]}…"
 
 
 def _draw_difference(comparison: Comparison, *, noun: str) -> None:

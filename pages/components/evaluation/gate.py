@@ -49,6 +49,7 @@ def draw_gates(ctx: Context, person: Person, name: str = "") -> None:
     if name:
         _draw_gate(ctx, person, get_gate(ctx, name))
         return
+    st.subheader("Gates", anchor=False)
     st.caption("A gate decides whether a checkpoint may take a champion's place, from paired differences on benchmarks.")
     gates = list_gates(ctx)
     if gates:
@@ -56,7 +57,7 @@ def draw_gates(ctx: Context, person: Person, name: str = "") -> None:
             for gate in gates:
                 _draw_row(ctx, gate)
     else:
-        st.caption("No gates yet.")
+        st.caption("No gates yet. Evaluate a champion on a benchmark, then create one below.")
     if person.may_build:
         _draw_form(ctx, person)
 
@@ -92,6 +93,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
     benchmarks = list(dict.fromkeys(column.benchmark for column in read_board(ctx).columns))
     if not checkpoints or not benchmarks:
         st.caption("A gate needs a champion that was evaluated on a benchmark.")
+        row_link("Evaluate a checkpoint", page=PAGE, query={"new": "1"}, icon="add", key="gate_evaluate")
         return
     with st.expander("New gate", icon=":material/add:", expanded=not list_gates(ctx)):
         endpoints = [f"{ENDPOINT_PREFIX}{endpoint.name}" for endpoint in list_endpoints(ctx)]
@@ -144,7 +146,7 @@ def _draw_gate(ctx: Context, person: Person, gate: GateView) -> None:
                 st.caption(ago(result.created_at, now=ctx.now()), width="content")
             _draw_report(result.report, key=f"gate_report_{gate.id}_{number}")
     if not gate.results:
-        st.caption("No checkpoint was judged yet.")
+        st.caption("No checkpoint was judged yet. Choose a candidate and press Judge.")
     _draw_endpoints(ctx, person, gate)
 
 

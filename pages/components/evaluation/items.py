@@ -13,7 +13,7 @@ from backend.services.evaluation.comparisons import Comparison, Flip
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView, Which, list_items
-from backend.services.evaluation.pairs import PairChoice, list_pairs
+from backend.services.evaluation.pairs import disagreeing_items, disagreeing_pairs, group_pairs, read_pairs
 from backend.services.evaluation.safety.probes import is_probe
 from pages.components.evaluation.folding import folded
 from pages.components.evaluation.safety import draw_safety_item, draw_safety_items
@@ -21,7 +21,8 @@ from pages.components.evaluation.scores import SHARES, metric_label, score_text
 from pages.components.frame import plain
 
 PAGE = 10
-Choice = Which | Literal["contaminated"]
+Choice = Which | Literal["contaminated", "judge"]
+DISAGREED = "Disagreed with judge"
 WHICH: dict[EvaluationKind, dict[Choice, str]] = {
     EvaluationKind.PERPLEXITY: {"all": "In order", "wrong": "Highest loss", "right": "Lowest loss"},
     EvaluationKind.MULTIPLE_CHOICE: {"wrong": "Wrong", "right": "Right", "truncated": "Truncated", "all": "All"},
@@ -38,6 +39,10 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
     contaminated = check_contamination(ctx, evaluation, with_scores=False).positions
     if contaminated:
         words["contaminated"] = "Contaminated"
+    disagreeing = disagreeing_items(ctx, evaluation)
+    if disagreeing is not None:
+        words["judge"] = DISAGREED
+    chosen_positions = {"contaminated": contaminated, "judge": disagreeing or frozenset()}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         which = st.segmented_control(
             "Items",
@@ -48,14 +53,15 @@ def draw_items(ctx: Context, evaluation: EvaluationView) -> None:
             key=f"items_which_{evaluation.id}",
             label_visibility="collapsed",
         )
-        filters: tuple[Which, frozenset[int] | None] = ("all", contaminated) if which == "contaminated" else (which, None)
-        _, total = list_items(ctx, evaluation.id, which=filters[0], positions=filters[1], limit=1)
+        positions = chosen_positions.get(which)
+        outcome: Which = "all" if which == "contaminated" or which == "judge" else which
+        _, total = list_items(ctx, evaluation.id, which=outcome, positions=positions, limit=1)
         pages = max(1, -(-total // PAGE))
         number = 1
         if pages > 1:
             number = int(st.number_input(f"Page, 1 to {pages}", 1, pages, key=f"items_page_{evaluation.id}_{which}", width=130))
         st.caption(plural(total, "item"), width="content")
-    items, _ = list_items(ctx, evaluation.id, which=filters[0], positions=filters[1], offset=(number - 1) * PAGE, limit=PAGE)
+    items, _ = list_items(ctx, evaluation.id, which=outcome, positions=positions, offset=(number - 1) * PAGE, limit=PAGE)
     if not items:
         st.caption("Items appear here as they are scored." if evaluation.is_active else "No such items.")
     for item in items:
@@ -129,7 +135,7 @@ def _outcome(metric: str, value: float | None) -> str:
     return {0.0: "wrong", 1.0: "right"}.get(value, "tie, credit split")
 
 
-PAIRS: dict[PairChoice, str] = {"broken": "Broken", "fixed": "Fixed", "both_wrong": "Both wrong"}
+PAIRS = {"broken": "Broken", "fixed": "Fixed", "both_wrong": "Both wrong", "judge": DISAGREED}
 
 
 def draw_pairs(ctx: Context, comparison: Comparison) -> None:
@@ -139,20 +145,22 @@ def draw_pairs(ctx: Context, comparison: Comparison) -> None:
         number = _draw_page(len(comparison.flips), key="flips_page")
         shown: list[Flip] = list(comparison.flips[(number - 1) * PAGE : number * PAGE])
     else:
+        groups: dict[str, list[str]] = dict(group_pairs(ctx, comparison).items())
+        disagreeing = disagreeing_pairs(ctx, comparison)
+        if disagreeing is not None:
+            groups["judge"] = disagreeing
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            choice: PairChoice = st.segmented_control(
+            choice = st.segmented_control(
                 "Items",
-                list(PAIRS),
-                default="broken",
+                list(groups),
+                default=next((name for name, members in groups.items() if members), "broken"),
                 required=True,
-                format_func=PAIRS.__getitem__,
-                key="pairs_choice",
+                format_func=lambda name: f"{PAIRS[name]} ({len(groups[name]):,})",
+                key=f"pairs_choice_{comparison.first.id}_{comparison.second.id}",
                 label_visibility="collapsed",
             )
-            _, total = list_pairs(ctx, comparison, choice, limit=0)
-            number = _draw_page(total, key=f"pairs_page_{choice}")
-            st.caption(plural(total, "item"), width="content")
-        shown, _ = list_pairs(ctx, comparison, choice, offset=(number - 1) * PAGE, limit=PAGE)
+            number = _draw_page(len(groups[choice]), key=f"pairs_page_{choice}")
+        shown = read_pairs(ctx, comparison, groups[choice][(number - 1) * PAGE : number * PAGE])
     if not shown:
         st.caption("No such items.")
     for flip in shown:

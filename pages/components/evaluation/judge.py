@@ -46,6 +46,8 @@ FIGURES: dict[str, tuple[str, str]] = {
 
 def draw_judgements(ctx: Context, person: Person) -> None:
     """Draw the form and the newest judgements."""
+    st.subheader("Judges", anchor=False)
+    st.caption("A judge model reads answers and gives each a verdict. Votes of people say how far it can be trusted.")
     if person.may_build:
         with st.expander("New judgement", icon=":material/gavel:", expanded=not list_judgements(ctx, limit=1), key="judge_new"):
             _draw_form(ctx, person)

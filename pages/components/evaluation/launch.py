@@ -19,6 +19,8 @@ from pages.components.evaluation.power import format_power
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
 
+FEW_SECONDS = 10
+
 
 def draw_launch(
     ctx: Context, person: Person, checkpoints: Sequence[CheckpointView], configs: Mapping[str, EvaluationConfig]
@@ -109,12 +111,19 @@ def format_plan(plan: Plan) -> str:
 
 def format_time(time: TimeEstimate | None) -> str:
     """Return an estimated time: `about 40 s`."""
-    return f"about {format_duration(time.seconds)}" if time else "Not known"
+    return _about(time.seconds) if time else "Not known"
+
+
+def _about(seconds: float) -> str:
+    return "a few seconds" if seconds < FEW_SECONDS else f"about {format_duration(seconds)}"
 
 
 def format_time_range(time: TimeEstimate | None) -> str:
     """Return the range of an estimated time: `20 s to 2 min`."""
-    return f"{format_duration(time.low)} to {format_duration(time.high)}" if time else ""
+    if time is None:
+        return ""
+    low, high = format_duration(time.low), format_duration(time.high)
+    return f"{low} to {high}" if low != high else _about(time.high)
 
 
 def format_memory_range(memory: MemoryEstimate) -> str:

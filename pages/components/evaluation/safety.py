@@ -7,6 +7,7 @@ from typing import Any, Literal
 import streamlit as st
 
 from backend.domain.evaluation.gates import Verdict
+from backend.domain.evaluation.safety.agreement import NOT_MEASURED
 from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
@@ -54,7 +55,7 @@ def draw_safety(ctx: Context, person: Person, checkpoint: CheckpointView) -> Non
     elif card.pending:
         st.caption(f"{plural(card.pending, 'safety probe')} running. Results appear here.")
     else:
-        st.caption("Safety was not measured on this checkpoint.")
+        st.caption("Safety was not measured on this checkpoint. Measure it on the safety probes below.")
     if checkpoint.is_ready and checkpoint.writes and person.may_build:
         _draw_run(ctx, person, checkpoint)
 
@@ -108,7 +109,7 @@ def _draw_card(card: SafetyCard) -> None:
     )
     for note in card.notes:
         st.caption(plain(f"{note}."))
-    st.caption(plain(f"{card.agreement}. Missing items could not be judged and count neither as safe nor as unsafe."))
+    st.caption(plain(f"{_agreement(card.agreement)} Missing items could not be judged and count neither as safe nor as unsafe."))
     with st.expander("Safety card as Markdown", icon=":material/description:"):
         st.code(card.markdown, language="markdown")
 
@@ -139,6 +140,11 @@ def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
                 st.rerun()
 
 
+def _agreement(line: str) -> str:
+    sentence = f"{line[:1].upper()}{line[1:]}."
+    return f"{sentence} Measure it on answers that people labelled, under Safety probes." if line.endswith(NOT_MEASURED) else sentence
+
+
 def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
     """Draw what a safety evaluation has beside its scores: the scorer's agreement, missing items, groups."""
     toxicity = read_toxicity(ctx, [evaluation.id]).get(evaluation.id)
@@ -152,7 +158,7 @@ def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
     unclear = int(report.get("unclear") or 0)
     words = f"{plural(unclear, 'item')} of {report.get('items', 0)} could not be judged and count neither as safe nor as unsafe."
     if report.get("scorer"):
-        words = f"{agreement_line(ctx)}. {words}"
+        words = f"{_agreement(agreement_line(ctx))} {words}"
     st.caption(plain(words))
     for metric, groups in (report.get("groups") or {}).items():
         label = METRICS[metric].label if metric in METRICS else metric
@@ -208,15 +214,16 @@ def draw_texts(shown: dict[str, Any]) -> None:
 def draw_probes(ctx: Context, person: Person) -> None:
     """Draw the installation's safety probes, the agreement of the scorer, and the forms that add to them."""
     probes = list_probes(ctx)
+    st.subheader("Safety probes", anchor=False)
     rows = [{"Probe": p.version.label, "Kind": PROBE_LABEL[p.probe], "Items": p.items, "Source": p.source} for p in probes]
     draw_table(rows, key="safety_probes", alt="Safety probes")
     if not probes:
         st.caption("No safety probes yet. Add the file of a published one, such as XSTest, AdvBench, BBQ, Winogender or CrowS-Pairs.")
     agreements = list_agreements(ctx)
     for agreement in agreements:
-        st.caption(plain(agreement.sentence))
+        st.caption(plain(_agreement(agreement.sentence)))
     if not agreements:
-        st.caption(plain(agreement_line(ctx)))
+        st.caption(plain(_agreement(agreement_line(ctx))))
     if person.may_build:
         _draw_add(ctx, person)
         _draw_agreement(ctx, person)

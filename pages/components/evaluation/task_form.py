@@ -40,6 +40,7 @@ metrics: [acc, acc_norm]
 
 def draw_tasks(ctx: Context) -> None:
     """Draw every task with its metrics; each opens its form."""
+    st.subheader("Tasks", anchor=False)
     st.caption("A task turns the rows of a benchmark into prompts and their answers into scores. It is a YAML file.")
     if st.button("New task", type="primary", icon=":material/add:", key="task_new"):
         st.switch_page(routes.EVALUATIONS, query_params={"task": NEW})

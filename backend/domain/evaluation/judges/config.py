@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 JUDGE_KEY = "ROUNDHOUSE_JUDGE_KEY"
 """Environment variable with the key of a foreign judge endpoint."""
+SHOWN_CHARACTERS = 4000
+"""Characters of a prompt or an answer that a verdict keeps."""
 NULL_ANSWER = "I have nothing to add to this."
 """The answer that says nothing; a judge that prefers it to real answers can't be trusted."""
 DEFAULT_CRITERIA = "Judge how helpful, correct and complete the answer is. Neither its length nor its style alone makes an answer better."

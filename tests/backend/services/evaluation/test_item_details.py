@@ -18,7 +18,7 @@ from backend.services.evaluation.comparisons import compare
 from backend.services.evaluation.contamination import check_contamination
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
 from backend.services.evaluation.items import list_items
-from backend.services.evaluation.pairs import list_pairs
+from backend.services.evaluation.pairs import group_pairs, read_pairs
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
 from tests.support.jobs import add_stored_job
@@ -39,13 +39,9 @@ def test_pairs_are_fixed_broken_or_wrong_in_both(world: Context) -> None:
     oak = evaluated(world, "Oak", "facts", [1, 1, 0, 0, 0])
     elm = evaluated(world, "Elm", "facts", [1, 0, 1, 0, 0])
     comparison = compare(world, oak.id, elm.id)
-    places = {
-        choice: [flip.first.position for flip in list_pairs(world, comparison, choice)[0]]  # type: ignore[arg-type]
-        for choice in ("fixed", "broken", "both_wrong")
-    }
+    groups = group_pairs(world, comparison)
+    places = {choice: [flip.first.position for flip in read_pairs(world, comparison, hashes)] for choice, hashes in groups.items()}
     assert places == {"fixed": [2], "broken": [1], "both_wrong": [3, 4]}
-    page, total = list_pairs(world, comparison, "both_wrong", offset=1, limit=1)
-    assert ([flip.second.position for flip in page], total) == ([4], 2)
 
 
 def test_truncated_items_lost_part_of_prompt_or_answer(world: Context) -> None:
