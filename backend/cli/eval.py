@@ -22,9 +22,11 @@ from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
 from backend.errors import InvalidInput
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.checkpoints.generation import launch_loglikelihoods, read_loglikelihoods
 from backend.services.context import LOCAL
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation, list_evaluations, plan_evaluation
+from backend.services.evaluation.forecasts import describe_cap
 
 app = typer.Typer(no_args_is_help=True)
 app.command("score")(score_answers)
@@ -79,6 +81,8 @@ def run(
         seed=seed,
         task=definition,
     )
+    if cap := describe_cap(ctx, resolve_checkpoint(ctx, checkpoint), config):
+        note(cap)
     evaluation = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, config=config, person=LOCAL, again=again)
     if evaluation.reused:
         note("An evaluation with the same settings exists or is running; --again runs another.")

@@ -183,4 +183,4 @@ def _facts(engine: Engine, subject: Subject, ledger: Ledger, *, chat: bool, unit
     )
 
 
-COUNTED = (("truncated_items", "cut"), ("tied_items", "tied"), ("missing_items", "missing"))
+COUNTED = (("truncated_items", "cut"), ("capped_items", "capped"), ("tied_items", "tied"), ("missing_items", "missing"))

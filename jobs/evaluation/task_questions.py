@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from backend.domain.evaluation.answer_length import longest_answer
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, score_answers
 from backend.domain.evaluation.programs import write_program
 from backend.domain.evaluation.safety.task_scores import choice_bias, judge_task_answer
@@ -17,6 +18,7 @@ from backend.domain.evaluation.tasks.selection import Selection, name_row, rende
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from jobs.evaluation.choices import choice_values, counted, shown_choices
 from jobs.evaluation.engines.base import Answers, GenerateRequest, Sampling, ScoreRequest, Scores, WindowPolicy
+from jobs.evaluation.engines.plain import prompt_ids
 from jobs.evaluation.items import Item, Scored
 from jobs.evaluation.questions import Question, RollRequest
 from jobs.evaluation.sandbox.programs import run_program
@@ -116,7 +118,9 @@ class TaskQuestions:
     def _generation(self, item: Item, rendered: Rendered) -> Question:
         task, text = self._task, self._chat_text(rendered) if self._chat else rendered.context
         prompt: str | list[int] = encode_answer(self._subject.tokenizer, text, "")[0] if self._chat else text
-        sampling = Sampling(max_tokens=task.max_tokens, temperature=task.temperature, top_p=task.top_p, seed=self._seed)
+        size = len(prompt_ids(self._subject, prompt))
+        longest = longest_answer(task.max_tokens, prompt=size, context=self._subject.context)
+        sampling = Sampling(max_tokens=longest, temperature=task.temperature, top_p=task.top_p, seed=self._seed)
         request = GenerateRequest(prompt, stop=rendered.stop, sampling=sampling, samples=task.samples)
 
         def finish(answers: Answers) -> list[Scored]:
@@ -139,6 +143,8 @@ class TaskQuestions:
             more: dict[str, Any] = {"extracted": list(own.extracted), "filters": list(own.filters)} if task.extract else {}
             cut = max(answer.cut for answer in answers)
             counts = {"cut": float(cut)} if cut else {}
+            if longest < task.max_tokens and any(answer.finish_reason == "length" for answer in answers):
+                counts["capped"] = 1.0
             counts |= {"unparsed": float(own.unparsed)} if own.unparsed else {}
             refused = judge_task_answer(self._choice_metrics, answers[0].text, prompt=rendered.turns[-1].content, row=item.row)
             values, noted = own.values | counts | refused.values, shown | more | own.shown | refused.shown

@@ -104,7 +104,7 @@ def describe_result(result: SuiteResultView) -> dict[str, Any]:
         "finished": result.num_finished,
         "macro": _describe_estimate(result.macro),
         "micro": _describe_estimate(result.micro),
-        "left_out": result.left_out,
+        "left_out": list(result.left_out),
         "seconds": result.seconds,
         "tokens": result.tokens,
         "members": [
@@ -134,6 +134,8 @@ def format_result(result: SuiteResultView) -> str:
         if average is not None:
             error = "" if average.stderr is None else f" ± {average.stderr:.4f}"
             lines.append(f"  {name} average {average.value:.4f}{error}")
+    if result.left_out:
+        lines.append(f"  left out of the averages: {', '.join(result.left_out)}")
     return "\n".join(lines)
 
 

@@ -72,8 +72,8 @@ class EvaluationFacts(ReadRecord):
 
     `engine` computed the numbers; where that is not the one asked for, `engine_fallback` gives the reason. `bos` says whether a text begins
     with the begin token. Counted are items whose context was cut (`truncated_items`) or holds bytes that the tokenizer can't write
-    (`lost_items`, `lost_bytes`), ties, and items without a result. `audit_difference` is the largest difference in nats on `audit_items`
-    that the plainest path computed again.
+    (`lost_items`, `lost_bytes`), answers that the context cut before the task's longest (`capped_items`), ties, and items without a
+    result. `audit_difference` is the largest difference in nats on `audit_items` that the plainest path computed again.
     """
 
     used_chat_template: bool | None = None
@@ -87,6 +87,7 @@ class EvaluationFacts(ReadRecord):
     lost_bytes: int = 0
     lost_items: int = 0
     truncated_items: int = 0
+    capped_items: int = 0
     tied_items: int = 0
     missing_items: int = 0
     engine: str | None = None

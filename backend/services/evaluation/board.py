@@ -132,7 +132,7 @@ def read_columns(evaluations: Sequence[EvaluationView]) -> list[tuple[Column, li
 def caveats_of(evaluation: EvaluationView) -> tuple[str, ...]:
     """Return why the scores of an evaluation must not be read as they stand."""
     facts = evaluation.facts
-    return caveats(lost_bytes=facts.lost_bytes, truncated=facts.truncated_items, missing=facts.missing_items)
+    return caveats(lost_bytes=facts.lost_bytes, truncated=facts.truncated_items, missing=facts.missing_items, capped=facts.capped_items)
 
 
 def rank_board(ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapping[str, str] | None = None) -> dict[str, dict[str, Rank]]:

@@ -42,6 +42,7 @@ RESULTS_AMONG_FACTS = frozenset(
         "tokens",
         "weights_hash",
         "truncated_items",
+        "capped_items",
         "tied_items",
         "missing_items",
         "lost_items",

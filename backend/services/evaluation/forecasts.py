@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Evaluation, Job
+from backend.domain.evaluation.answer_length import is_capped
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.cost import MemoryEstimate, TimeEstimate, Timing, estimate_memory, estimate_time
+from backend.domain.evaluation.tasks.definition import Form
 from backend.domain.jobs.states import Status
 from backend.services.checkpoints.checkpoints import CheckpointView
+from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.evaluations import Plan, plan_evaluation
@@ -28,6 +31,8 @@ class EvaluationForecast:
     plan: Plan
     time: TimeEstimate | None
     memory: MemoryEstimate
+    cap: str = ""
+    """Says that the context cuts long answers, where it may."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,29 @@ def forecast_evaluations(ctx: Context, checkpoints: Sequence[CheckpointView], co
             job = Timing(checkpoint.id, version.id, plan.kind.value, plan.items, config.shots, parameters)
             vocab = checkpoint.facts.get("vocab_size")
             memory = estimate_memory(parameters=parameters, vocab_size=vocab if isinstance(vocab, int) else None)
-            forecasts.append(EvaluationForecast(checkpoint, version.label, plan, estimate_time(job, earlier), memory))
+            forecasts.append(
+                EvaluationForecast(
+                    checkpoint, version.label, plan, estimate_time(job, earlier), memory, describe_cap(ctx, checkpoint, config)
+                )
+            )
     times = [one.time for one in forecasts if one.time is not None]
     total = TimeEstimate(sum(t.seconds for t in times), sum(t.low for t in times), sum(t.high for t in times), "") if times else None
     largest = max((one.memory for one in forecasts), key=lambda memory: memory.bytes, default=None)
     return TotalForecast(tuple(forecasts), total, len(forecasts) - len(times), largest)
+
+
+def describe_cap(ctx: Context, checkpoint: CheckpointView, config: EvaluationConfig) -> str:
+    """Return what to know before the launch of a task whose longest answer does not fit beside its prompts; empty where it does."""
+    if config.task is None or config.task.form is not Form.GENERATE or checkpoint.folder is None:
+        return ""
+    shape, longest = read_network(ctx, checkpoint.folder), config.task.max_tokens
+    context = checkpoint.facts.get("context") or (shape.context if shape else None)
+    if not isinstance(context, int) or not is_capped(longest, context=context):
+        return ""
+    return (
+        f"Answers of {longest} tokens do not fit beside a prompt in the context of {context} of “{checkpoint.name}”: "
+        "each ends where the context does, and those that were cut are counted."
+    )
 
 
 def _earlier(ctx: Context) -> list[Timing]:

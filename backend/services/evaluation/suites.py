@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Job, Suite, SuiteResult, User
 from backend.domain.evaluation.suites import SuiteConfig, SuiteMember
+from backend.domain.evaluation.tasks.metric_names import is_averaged, metric_label
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
 from backend.domain.statistics.estimates import Estimate
@@ -20,9 +21,6 @@ from backend.errors import Conflict, RoundhouseError
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person, require_builder
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluations, launch_evaluation, plan_evaluation
-
-AVERAGED = frozenset({"acc", "acc_norm", "exact_match", "contains", "numeric"})
-"""Metrics that are shares of items, and so have an average."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class SuiteResultView:
     """A suite on a checkpoint. `seconds` and `tokens` sum what its evaluations took, where that is known.
 
     `macro` counts every benchmark the same, `micro` every item; both are None until every member with a share has its score.
-    `left_out` counts finished members whose metric is no share, such as bits per byte.
+    `left_out` names the finished members whose metric does not lie between 0 and 1, such as bits per byte.
     """
 
     id: str
@@ -68,7 +66,7 @@ class SuiteResultView:
     members: tuple[MemberResult, ...]
     macro: Estimate | None
     micro: Estimate | None
-    left_out: int
+    left_out: tuple[str, ...]
     seconds: float
     tokens: int
 
@@ -227,14 +225,14 @@ def _result(row: SuiteResult, checkpoint: Checkpoint, evaluations: dict[str, Eva
     )
 
 
-def average(members: Sequence[MemberResult]) -> tuple[Estimate | None, Estimate | None, int]:
-    """Return macro and micro average of the members' main scores, and how many scores are no share and so were left out."""
-    scores = [one.evaluation.main_score if one.evaluation else None for one in members]
-    shares = [score for score in scores if score is not None and score.metric in AVERAGED]
-    left_out = sum(score is not None and score.metric not in AVERAGED for score in scores)
-    if not shares or len(shares) + left_out < len(members):
+def average(members: Sequence[MemberResult]) -> tuple[Estimate | None, Estimate | None, tuple[str, ...]]:
+    """Return macro and micro average of the members' main scores, and the members whose scores have no average with others."""
+    scores = [(one.member.benchmark, one.evaluation.main_score) for one in members if one.evaluation and one.evaluation.main_score]
+    averaged = [score for _, score in scores if is_averaged(score.metric)]
+    left_out = tuple(f"{name} ({metric_label(score.metric)})" for name, score in scores if not is_averaged(score.metric))
+    if not averaged or len(scores) < len(members):
         return None, None, left_out
-    estimates = [Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method) for s in shares]
+    estimates = [Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method) for s in averaged]
     return macro_average(estimates), micro_average(estimates), left_out
 
 

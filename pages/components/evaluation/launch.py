@@ -62,6 +62,8 @@ def _draw_forecast(forecast: TotalForecast) -> None:
     for benchmark, plan in plans.items():
         name = f"{benchmark}: " if len(plans) > 1 else ""
         st.caption(plain(name + format_plan(plan)))
+    for cap in dict.fromkeys(one.cap for one in forecast.evaluations if one.cap):
+        st.caption(plain(cap))
     if not forecast.evaluations:
         st.caption("Choose at least one checkpoint and one benchmark.")
         return

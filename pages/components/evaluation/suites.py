@@ -155,9 +155,9 @@ def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultV
                     st.caption(format_duration(result.seconds))
                 if result.tokens:
                     st.caption(f"{result.tokens:,} tokens")
-    left_out = max(result.left_out for result in results)
+    left_out = list(dict.fromkeys(name for result in results for name in result.left_out))
     if left_out:
-        st.caption(f"{plural(left_out, 'benchmark')} measured by loss, not by a share of items, so left out of the averages.")
+        st.caption(plain(f"Left out of the averages, since they do not lie between 0 and 1: {', '.join(left_out)}."))
     st.caption("Macro: every benchmark counts the same. Micro: every item does. Small print: 95 % confidence intervals.")
 
 

@@ -138,6 +138,13 @@ def test_answers_are_extracted_stopped_and_scored_by_corpus_metrics(room: Evalua
     assert scores["bleu"]["n"] == 4
 
 
+def test_an_answer_longer_than_the_context_gets_what_its_prompt_leaves(room: EvaluationRoom) -> None:
+    text = WORDS.replace("max_tokens: 8", "max_tokens: 1280").replace('stop: ["t"]', "stop: []").replace("bleu", "contains")
+    scores, items = evaluate(room, "uniform", "words", text, job="long")
+    assert [item["shown"]["finish_reason"] for item in items] == ["length"] * 4
+    assert (scores["facts"]["capped_items"], scores["facts"].get("truncated_items", 0)) == (4, 0)
+
+
 def test_bbq_and_winogender_have_their_published_scores(room: EvaluationRoom) -> None:
     questions = [
         dict(row, question_polarity=polarity, question_index=str(index), context=f"Ann and Ben met {index}.")

@@ -50,6 +50,8 @@ METRIC_NAMES: dict[str, MetricName] = {
 }
 """Metrics that a task computes itself. Every metric of answers in `backend.domain.evaluation.metrics.registry` serves generation too."""
 
+_SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_token", "acc_pmi", "mc2", "refusal"})
+
 
 def check_metric(name: str, *, kind: str, options: Mapping[str, Any]) -> None:
     """Raise InvalidInput, naming the nearest metric, unless a metric scores tasks of a kind and has the options."""
@@ -101,3 +103,17 @@ def is_lower_better(name: str) -> bool:
         return not get_metric(name).higher_is_better
     except InvalidInput:
         return False
+
+
+def is_averaged(score: str) -> bool:
+    """Return whether a score, such as `acc` or `exact_match,filter`, lies between 0 and 1 and more is better: those have an average."""
+    name = score.split(",")[0]
+    if name in METRIC_NAMES:
+        return name in _SHARES
+    if name in IFEVAL_SCORES or name in ("contains", "numeric"):
+        return True
+    try:
+        metric = get_metric(name)
+    except InvalidInput:
+        return False
+    return (metric.low, metric.high) == (0.0, 1.0) and metric.higher_is_better

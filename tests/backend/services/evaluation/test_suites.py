@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from backend.db.tables import Evaluation, Job, Run, SuiteResult
 from backend.domain.evaluation.suites import Moment, SuiteConfig, read_suite
+from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.jobs.events import CheckpointEvent
 from backend.domain.jobs.results import TrainResult
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -57,7 +58,7 @@ def test_a_suite_runs_as_evaluations_and_averages_shares_alone(world: Context) -
     assert suites.get_result(world, result.id).macro is None  # a member is missing
     score(world, evaluations[2], "bits_per_byte", 2.0, 0.1, 3)
     done = suites.get_result(world, result.id)
-    assert (done.num_finished, done.left_out, done.is_active) == (3, 1, False)
+    assert (done.num_finished, done.left_out, done.is_active) == (3, ("stories (bits per byte)",), False)
     assert done.macro is not None
     assert done.micro is not None
     assert done.macro.value == pytest.approx(0.65)
@@ -65,6 +66,17 @@ def test_a_suite_runs_as_evaluations_and_averages_shares_alone(world: Context) -
     assert done.micro.value == pytest.approx((40 * 0.5 + 10 * 0.8) / 50)
     again = suites.run_suite(world, "core", checkpoint="Oak", person=LOCAL)
     assert [one.evaluation.id for one in again.members if one.evaluation] == [one.id for one in evaluations]  # stored answers
+
+
+@pytest.mark.parametrize(
+    ("metric", "averaged"),
+    [
+        *((name, True) for name in ("f1", "rougeL", "pass@1", "mc2", "prompt_strict", "exact_match,first")),
+        *((name, False) for name in ("bleu", "mcc", "wer", "brier", "bias_ambiguous", "bits_per_byte")),
+    ],
+)
+def test_scores_between_0_and_1_of_which_more_is_better_are_averaged(metric: str, averaged: bool) -> None:
+    assert is_averaged(metric) is averaged
 
 
 def test_a_crash_between_members_launches_none_twice(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
