@@ -56,7 +56,10 @@ def children_of(worker: subprocess.Popen[bytes], *, count: int = 1) -> list[psut
     """Return the processes of a worker's jobs, once they sleep."""
 
     def there() -> list[psutil.Process]:
-        processes = [child for child in psutil.Process(worker.pid).children() if "--child" in child.cmdline()]
+        try:
+            processes = [child for child in psutil.Process(worker.pid).children() if "--child" in child.cmdline()]
+        except psutil.Error:  # a process that has just ended has no command line
+            return []
         return processes if len(processes) == count else []
 
     children: list[psutil.Process] = wait_until(there, timeout_s=60, what=f"{count} children")

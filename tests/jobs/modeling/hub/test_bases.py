@@ -202,7 +202,7 @@ def spoil(hub: HubServer, how: str) -> None:
         ("cut", "cut short"),
         ("no tokenizer", "no tokenizer"),
         ("climbing", "not a file of the folder"),
-        ("missing shard", "lacks 1 of its 1 files"),
+        ("missing shard", "lacks 1 of its 1 weight files"),
         ("nothing", "holds no base"),
     ],
 )
