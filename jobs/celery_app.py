@@ -18,6 +18,7 @@ from celery import signals
 from backend.bootstrap import get_context
 from backend.infra.devices import read_gauges, visible_devices
 from backend.infra.queue import TASK, make_celery
+from backend.services.evaluation.open_suites import list_open_results
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.recovery import recover_jobs
@@ -111,3 +112,9 @@ def _beat_and_recover(queues: list[str]) -> None:
         from backend.services.training.sweeps import advance_sweeps  # imports most services
 
         advance_sweeps(ctx)
+    open_results = list_open_results(ctx) if "eval" in queues else []
+    if open_results:
+        from backend.services.evaluation.suites import launch_members  # imports most services
+
+        for result_id in open_results:
+            launch_members(ctx, result_id)

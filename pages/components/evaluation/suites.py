@@ -198,5 +198,5 @@ def draw_suite_choice(ctx: Context) -> tuple[SuiteChoice, ...]:
             "When", list(MOMENT_LABEL), default=Moment.END, required=True, format_func=MOMENT_LABEL.__getitem__, key="launch_suite_moment"
         )
     if moment == Moment.CHECKPOINT:
-        st.caption("A run that keeps few checkpoints may remove one before its evaluation starts.")
+        st.caption("A checkpoint that the run removes before its evaluation starts gets no score. Keep more of them: keep_last.")
     return (SuiteChoice(suite_id, Moment(moment)),)
