@@ -13,6 +13,7 @@ from backend.cli.evaluation.check import check
 from backend.cli.evaluation.compare import compare
 from backend.cli.evaluation.exchange import export, import_
 from backend.cli.evaluation.gate import gate as judge_gate
+from backend.cli.evaluation.group import find_group, run_group
 from backend.cli.evaluation.judge import judge as judge_answers
 from backend.cli.evaluation.safety import app as safety
 from backend.cli.evaluation.score import score as score_answers
@@ -48,7 +49,7 @@ Kind = Literal["auto", "perplexity", "multiple_choice", "generation"]
 def run(
     checkpoint: CheckpointOption,
     benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version. A task finds its own when left out.")] = "",
-    task: Annotated[str | None, typer.Option(help="Task: a name (see `roundhouse task list`), or a YAML file.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task or group: a name (see `roundhouse task list`), or a YAML file.")] = None,
     kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
     split: Annotated[Literal["auto", "all", "train", "val"], typer.Option(help="Which rows.")] = "auto",
     limit: Annotated[int | None, typer.Option(help="Score only this many items, drawn with the seed.")] = None,
@@ -66,12 +67,13 @@ def run(
 ) -> None:
     """Score a checkpoint on a benchmark, or on any dataset with text in it."""
     ctx = get_context()
-    definition = read_task_option(ctx, task, shots=shots, max_tokens=max_tokens) if task else None
+    group = find_group(ctx, task) if task else None
+    definition = read_task_option(ctx, task, shots=shots, max_tokens=max_tokens) if task and group is None else None
     config = EvaluationConfig(
         kind=kind,
         split=split,
         limit=limit,
-        shots=0 if definition else shots or 0,
+        shots=0 if task else shots or 0,
         chat=chat,
         windows=windows,
         max_tokens=max_tokens or 64,
@@ -81,6 +83,19 @@ def run(
         seed=seed,
         task=definition,
     )
+    if group is not None:
+        run_group(
+            ctx,
+            group,
+            checkpoint=checkpoint,
+            benchmark=benchmark,
+            config=config,
+            shots=shots,
+            max_tokens=max_tokens,
+            wait=wait,
+            as_json=as_json,
+        )
+        return
     if cap := describe_cap(ctx, resolve_checkpoint(ctx, checkpoint), config):
         note(cap)
     evaluation = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, config=config, person=LOCAL, again=again)

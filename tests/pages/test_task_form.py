@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from backend.domain.data.rows.records import record_text
-from backend.services.context import Context
+from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.evaluations import list_evaluations
-from backend.services.evaluation.tasks import get_task
+from backend.services.evaluation.suites import list_suites
+from backend.services.evaluation.tasks import get_task, save_task
 from tests.support.battle_world import add_checkpoint
 from tests.support.data.task_rows import TASK_ROWS
 from tests.support.evaluation_world import add_benchmark
@@ -58,3 +59,15 @@ def test_rows_as_they_are_are_evaluated_by_the_suggested_task(world: Context) ->
     (launched,) = list_evaluations(world)
     assert launched.config.task is not None
     assert (launched.config.task.name, launched.benchmark) == ("ifeval", "ifeval@1")
+
+
+def test_the_page_of_a_group_offers_a_suite(world: Context) -> None:
+    save_task(world, "name: both\ntasks: [bbq, ifeval]\n", person=LOCAL)
+    app = open_page(PAGE, task="both")
+    assert "roundhouse eval run --task both --checkpoint NAME" in [code.value for code in app.code]
+    app.button(key="group_suite").click().run()
+    (suite,) = list_suites(world)
+    assert [(one.benchmark, one.config.task.name) for one in suite.config.members if one.config.task] == [
+        ("bbq", "bbq"),
+        ("ifeval", "ifeval"),
+    ]

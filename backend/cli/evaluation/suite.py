@@ -13,7 +13,7 @@ from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.suites import parse_suite, read_suite
 from backend.domain.statistics.estimates import Estimate
 from backend.errors import InvalidInput, NotFound
-from backend.services.context import LOCAL
+from backend.services.context import LOCAL, Context
 from backend.services.evaluation.suites import (
     SuiteResultView,
     SuiteView,
@@ -62,7 +62,11 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Run a suite on a checkpoint. What was measured before with the same settings is not measured again."""
-    ctx = get_context()
+    run_and_emit(get_context(), suite, checkpoint=checkpoint, wait=wait, as_json=as_json)
+
+
+def run_and_emit(ctx: Context, suite: str, *, checkpoint: str, wait: bool, as_json: bool) -> None:
+    """Run a suite on a checkpoint and print its result."""
     result = run_suite(ctx, suite, checkpoint=checkpoint, person=LOCAL)
     for member in result.members:
         if wait and member.evaluation and member.evaluation.is_active and member.evaluation.job_id:

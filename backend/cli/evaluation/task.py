@@ -128,7 +128,11 @@ def read_task_option(ctx: Context, task: str, *, shots: int | None = None, max_t
 
     Raises NotFound, InvalidInput.
     """
-    definition = find_single_task(ctx, read_text(task) or task)
+    return with_options(find_single_task(ctx, read_text(task) or task), shots=shots, max_tokens=max_tokens)
+
+
+def with_options(definition: TaskDefinition, *, shots: int | None = None, max_tokens: int | None = None) -> TaskDefinition:
+    """Return a task with another number of examples, or another longest answer, where one is given. Raises InvalidInput."""
     values = definition.model_dump(exclude_defaults=True)
     if shots is not None:
         values["fewshot"] = {**values.get("fewshot", {}), "count": shots}

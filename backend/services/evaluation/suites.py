@@ -11,7 +11,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Job, Suite, SuiteResult, User
+from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.suites import SuiteConfig, SuiteMember
+from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.metric_names import is_averaged, metric_label
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
@@ -21,6 +24,8 @@ from backend.errors import Conflict, RoundhouseError
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person, require_builder
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluations, launch_evaluation, plan_evaluation
+from backend.services.evaluation.task_fit import resolve_benchmark
+from backend.services.evaluation.tasks import find_single_task
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,33 @@ def create_suite(ctx: Context, config: SuiteConfig, *, person: Person) -> SuiteV
             return _view(row, 0)
     except IntegrityError as error:
         raise Conflict(f"There is already a suite “{config.name}”.", remedy="Choose another name.", field="name") from error
+
+
+def tasks_of(ctx: Context, group: TaskGroup) -> list[TaskDefinition]:
+    """Return the tasks of a group. Raises NotFound."""
+    return [find_single_task(ctx, name) for name in group.tasks]
+
+
+def suite_of_group(
+    ctx: Context, group: TaskGroup, *, tasks: Sequence[TaskDefinition], config: EvaluationConfig, person: Person, benchmark: str = ""
+) -> SuiteView:
+    """Return the suite of a group's tasks with a config's other settings, creating it at first.
+
+    Its name is the group's, with a number where that is taken by other members.
+
+    Raises InvalidInput naming the task that finds no dataset or does not fit it, NotFound, NotAllowed.
+    """
+    members = []
+    for task in tasks:
+        name = benchmark or resolve_benchmark(ctx, "", task=task).dataset
+        members.append(SuiteMember(benchmark=name, config=config.model_copy(update={"task": task, "shots": 0})))
+    suites = {suite.name: suite for suite in list_suites(ctx)}
+    names = [group.name, *(f"{group.name} {number}" for number in range(2, len(suites) + 3))]
+    for name in names:
+        if name in suites and suites[name].config.members == tuple(members):
+            return suites[name]
+    free = next(name for name in names if name not in suites)
+    return create_suite(ctx, SuiteConfig(name=free, description=group.description, members=tuple(members)), person=person)
 
 
 def archive_suite(ctx: Context, suite: str, *, person: Person) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 from pydantic import ValidationError
 
+from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.groups import TaskGroup
 from backend.domain.evaluation.tasks.lm_eval_yaml import to_lm_eval
@@ -18,6 +19,7 @@ from backend.domain.validation import validation_message
 from backend.domain.wording import plural
 from backend.errors import InvalidInput, NotFound, RoundhouseError
 from backend.services.context import Context, Person
+from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.tasks import delete_task, get_task, list_tasks, save_task
 from pages.components import routes
 from pages.components.evaluation.task_preview import draw_preview
@@ -236,11 +238,22 @@ def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin:
             delete_task(ctx, name, person=person)
             st.switch_page(routes.EVALUATIONS, query_params={"tasks": "1"})
         st.download_button("YAML", data=text, file_name=f"{name}.yaml", mime="text/yaml", icon=":material/download:", key="task_yaml")
+    if isinstance(definition, TaskGroup):
+        _draw_group(ctx, person, definition)
     if isinstance(definition, TaskDefinition):
         with st.expander("For lm-evaluation-harness", icon=":material/sync_alt:"):
             _draw_harness_file(definition)
     if origin == "shipped":
         st.caption("Built in. To change it, give it another name and save it for the team.")
+
+
+def _draw_group(ctx: Context, person: Person, group: TaskGroup) -> None:
+    """Offer to run a group's tasks as a suite."""
+    if st.button("Create suite", icon=":material/checklist:", key="group_suite", help="One member for each task, on the dataset it finds."):
+        with errors_shown():
+            suite = suite_of_group(ctx, group, tasks=tasks_of(ctx, group), config=EvaluationConfig(), person=person)
+            st.switch_page(routes.EVALUATIONS, query_params={"suite": suite.id})
+    st.code(f"roundhouse eval run --task {group.name} --checkpoint NAME", language="bash", wrap_lines=True)
 
 
 def _definition_of(text: str) -> TaskDefinition | TaskGroup | None:

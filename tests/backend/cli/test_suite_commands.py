@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from backend.bootstrap import get_context
 from backend.cli.main import app
-from backend.services.context import Context
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.tasks import save_task
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
 
@@ -45,3 +46,18 @@ def test_a_suite_is_created_run_and_shown(world: Context, tmp_path: Path) -> Non
     assert (result["finished"], result["macro"]["value"], result["members"][0]["scores"][0]["value"]) == (1, 0.75, 0.75)
     assert call("eval", "suite", "show", "core")["results"] == [call("eval", "suite", "show", result["result"])]
     assert "Did you mean" in call("eval", "suite", "show", "cora", fails=True)["error"]
+
+
+def test_a_group_of_tasks_runs_as_a_suite(world: Context, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        text = f"name: {name}\nkind: multiple_choice\nprompt: '{{{{question}}}} {name}'\nchoices: choices\nanswer: answer\n"
+        save_task(world, text, person=LOCAL)
+    file = tmp_path / "both.yaml"
+    file.write_text("name: both\ntasks: [first, second]\n")
+    words = ("eval", "run", "--task", str(file), "--checkpoint", "Oak")
+    assert "No dataset has the name" in call(*words, fails=True)["error"]
+    result = call(*words, "--benchmark", "facts", "--limit", "8")
+    assert (result["suite"], [member["benchmark"] for member in result["members"]]) == ("both", ["facts", "facts"])
+    assert {member["status"] for member in result["members"]} == {"queued"}
+    assert call(*words, "--benchmark", "facts", "--limit", "8")["suite"] == "both"
+    assert call(*words, "--benchmark", "facts", "--limit", "4")["suite"] == "both 2"

@@ -1,0 +1,39 @@
+"""`roundhouse eval run --task GROUP`: the tasks of a group on a checkpoint, as a suite."""
+
+from __future__ import annotations
+
+from backend.cli.evaluation.suite import run_and_emit
+from backend.cli.evaluation.task import read_text, with_options
+from backend.cli.output import note
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.tasks.groups import TaskGroup
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.suites import suite_of_group, tasks_of
+from backend.services.evaluation.tasks import find_task
+
+
+def find_group(ctx: Context, task: str) -> TaskGroup | None:
+    """Return the group of a name or a YAML file; None if it is a single task. Raises NotFound, InvalidInput."""
+    definition = find_task(ctx, read_text(task) or task)
+    return definition if isinstance(definition, TaskGroup) else None
+
+
+def run_group(
+    ctx: Context,
+    group: TaskGroup,
+    *,
+    checkpoint: str,
+    benchmark: str,
+    config: EvaluationConfig,
+    shots: int | None,
+    max_tokens: int | None,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Run a group's tasks on a checkpoint as a suite, and print its result."""
+    tasks = [with_options(task, shots=shots, max_tokens=max_tokens) for task in tasks_of(ctx, group)]
+    suite = suite_of_group(ctx, group, tasks=tasks, config=config, person=LOCAL, benchmark=benchmark)
+    note(f"{group.shown_title}: {len(tasks)} tasks as the suite “{suite.name}”; roundhouse eval suite show {suite.id} shows its results.")
+    if group.centred:
+        note("The averages are of the scores themselves, not of what exceeds chance.")
+    run_and_emit(ctx, suite.id, checkpoint=checkpoint, wait=wait, as_json=as_json)
