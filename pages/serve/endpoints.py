@@ -8,12 +8,13 @@ import streamlit as st
 
 from backend.domain.serving.names import suggest_endpoint_name
 from backend.domain.wording import plural
+from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, list_deployments, list_endpoints
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
-from backend.services.serving.requirements import SafetyRequirement, requirement_of
+from backend.services.serving.requirements import SafetyRequirement, check_requirement, required_gates, requirement_of
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem
 from pages.components.links import row_link
@@ -25,6 +26,12 @@ BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
     "starting": ("blue", "hourglass_top"),
     "failing": ("red", "error"),
     "stopped": ("gray", "stop_circle"),
+}
+VERDICTS: dict[str | None, tuple[Literal["green", "red", "orange", "gray"], str, str]] = {
+    "PASS": ("green", "check_circle", "Passed"),
+    "FAIL": ("red", "cancel", "Failed"),
+    "INCONCLUSIVE": ("orange", "help", "Inconclusive"),
+    None: ("gray", "help", "Not judged yet"),
 }
 
 
@@ -68,6 +75,7 @@ def draw_form(
         help="Refuse a checkpoint whose change towards unsafe, measured against its base, is not shown to be small. "
         "Holds for later deployments.",
     )
+    draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
     draw_memory(deployment_memory(ctx, chosen), replicas)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
@@ -85,6 +93,27 @@ def draw_form(
             st.query_params.pop("checkpoint", None)
             st.toast(f"Deploying {plain(name)}", icon=":material/rocket_launch:")
             st.rerun()
+
+
+def draw_requirements(ctx: Context, name: str, checkpoint_id: str, safety: SafetyRequirement | None) -> None:
+    """Draw the gates that an endpoint of this name requires, and whether the checkpoint has passed them."""
+    for gate in required_gates(ctx, name, checkpoint_id=checkpoint_id):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            color, icon, words = VERDICTS[gate.verdict]
+            st.badge(words, color=color, icon=f":material/{icon}:")
+            row_link(
+                f"Requires gate {gate.name}", page=routes.EVALUATIONS, query={"gate": gate.gate_id}, icon="rule", key=f"gate_{gate.gate_id}"
+            )
+            st.caption("Judged again when you deploy.", width="content")
+    if safety is None:
+        return
+    try:
+        check_requirement(ctx, checkpoint_id, name=name, requirement=safety)
+    except Conflict as refusal:
+        st.warning(plain(f"{refusal.message} {refusal.remedy}"), icon=":material/shield:")
+        row_link("Measure its safety", page=routes.CHECKPOINTS, query={"checkpoint": checkpoint_id}, icon="shield", key="deploy_safety")
+    else:
+        st.caption(":material/verified_user: Passes the safety gate.")
 
 
 def suggest_name(checkpoint: str, taken: list[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from backend.domain.evaluation.gates import GateConfig
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.gates import create_gate, list_gates
+from backend.services.evaluation.gates import create_gate, list_gates, require_gate
 from backend.services.serving.deployments import deploy
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated
@@ -37,6 +37,38 @@ def test_a_gate_is_created_judged_and_required_on_the_page(world: Context) -> No
     assert_sound(app)
     (gate,) = list_gates(world)
     assert (gate.name, gate.config.margin) == ("release", 0.02)
+
+
+def test_a_gate_may_have_another_margin_on_a_benchmark(world: Context) -> None:
+    add_benchmark(world, "more facts", CHOICES[:8])
+    evaluated(world, "Oak", "more facts", [1] * 8)
+    app = open_page(PAGE, gates="1")
+    app.text_input(key="gate_name").set_value("release")
+    app.multiselect(key="gate_benchmarks").set_value(["facts@1", "more facts@1"]).run()
+    app.number_input(key="gate_margin_more facts@1").set_value(5.0).run()
+    app.button(key="gate_create").click().run()
+    assert_sound(app)
+    (gate,) = list_gates(world)
+    assert {part.benchmark: part.margin for part in gate.config.benchmarks} == {"facts@1": None, "more facts@1": 0.05}
+
+
+def test_the_deployment_form_names_the_gates_that_an_endpoint_requires(world: Context) -> None:
+    config = GateConfig.model_validate({"champion": "Oak", "benchmarks": [{"benchmark": "facts"}], "margin": 0.02})
+    gate = create_gate(world, name="release", config=config, person=LOCAL)
+    require_gate(world, "release", endpoint="tales", person=LOCAL)
+    elm = resolve_checkpoint(world, "Elm").id
+    app = open_page("serve/endpoints.py", checkpoint=elm)
+    assert "Not judged yet" not in words(app)
+    app.text_input(key="deploy_name").set_value("tales").run()
+    assert "Not judged yet" in words(app)
+    assert "Requires gate release" in words(app)
+    app.button(key="deploy").click().run()  # refused in words, and the form keeps what was typed
+    assert "says FAIL" in app.error[0].value.replace("\\", "")
+    assert app.text_input(key="deploy_name").value == "tales"
+    app.checkbox(key="deploy_gate_tales").check().run()
+    assert "was never measured" in words(app)
+    assert "Failed" in words(app)
+    assert list_gates(world)[0].id == gate.id
 
 
 def test_a_verdict_shows_difference_interval_threshold_and_what_settles_it(world: Context) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from backend.db.tables import Checkpoint, Deployment, Endpoint
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate
 from backend.errors import Conflict, InvalidInput
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_admin
@@ -23,6 +23,25 @@ class SafetyRequirement:
     """The safety gate: the change towards unsafe must be shown to be smaller than `margin`."""
 
     margin: float = MARGIN
+
+
+@dataclass(frozen=True)
+class GateRequirement:
+    """A gate that an endpoint requires, with a checkpoint's newest verdict; None where the gate has not judged it."""
+
+    gate_id: str
+    name: str
+    verdict: str | None
+
+
+def required_gates(ctx: Context, name: str, *, checkpoint_id: str) -> list[GateRequirement]:
+    """Return the gates that an endpoint of this name requires, with the checkpoint's newest verdicts."""
+    query = select(Gate.id, Gate.name).join(RequiredGate, RequiredGate.gate_id == Gate.id).where(RequiredGate.endpoint == name)
+    with ctx.db.read() as session:
+        gates = session.execute(query.order_by(Gate.name)).all()
+        results = select(GateResult.gate_id, GateResult.verdict).where(GateResult.checkpoint_id == checkpoint_id)
+        verdicts = {row[0]: row[1] for row in session.execute(results.order_by(GateResult.created_at))}  # the newest comes last
+    return [GateRequirement(gate_id, gate, verdicts.get(gate_id)) for gate_id, gate in gates]
 
 
 def requirement_of(ctx: Context, name: str) -> SafetyRequirement | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import streamlit as st
@@ -115,11 +115,29 @@ def _draw_form(ctx: Context, person: Person) -> None:
                 help="Hundredths of the metric's unit: 2 is two points of accuracy, or 0.02 bits per byte.",
             )
             rule = st.selectbox("Several benchmarks", list(RULES), format_func=lambda key: RULES[key], key="gate_rule")
+        margins = _draw_margins(chosen, points) if len(chosen) > 1 else {}
         if st.button("Create", type="primary", key="gate_create", icon=":material/add:", disabled=not (name.strip() and chosen)):
             with errors_shown():
-                values = {"champion": champion, "benchmarks": [{"benchmark": one} for one in chosen], "test": test, "rule": rule}
+                values = {
+                    "champion": champion,
+                    "benchmarks": [{"benchmark": one, "margin": margins.get(one)} for one in chosen],
+                    "test": test,
+                    "rule": rule,
+                }
                 view = create_gate(ctx, name=name, config=_read_config({**values, "margin": points / 100}), person=person)
                 st.switch_page(PAGE, query_params={"gate": view.id})
+
+
+def _draw_margins(benchmarks: Sequence[str], points: float) -> dict[str, float]:
+    """Draw a margin for each benchmark; one left empty has the gate's."""
+    fields = st.grid(3, min_column_width=200)
+    margins = {
+        name: fields.number_input(
+            plain(f"Margin on {name}"), min_value=0.0, value=None, step=0.5, placeholder=f"{points:g}", key=f"gate_margin_{name}"
+        )
+        for name in benchmarks
+    }
+    return {name: margin / 100 for name, margin in margins.items() if margin is not None}
 
 
 def _champion_label(checkpoints: Mapping[str, CheckpointView], key: str) -> str:
