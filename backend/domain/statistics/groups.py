@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from backend.domain.statistics.estimates import Estimate, normal_quantile, percent
+from backend.domain.statistics.estimates import Estimate
 from backend.errors import InvalidInput
 
 
-def macro_average(tasks: Sequence[Estimate], *, level: float = 0.95) -> Estimate:
+def macro_average(tasks: Sequence[Estimate]) -> Estimate:
     """Average tasks with equal weights: SE = sqrt(sum se_i^2) / k, the tasks being fixed and their items independent.
 
     `n` is the number of items. A task without an error leaves the average without one.
     """
     count = len(_some(tasks))
-    return _weighted(tasks, [1 / count] * count, level=level, name=f"macro average of {count} tasks")
+    return _weighted(tasks, [1 / count] * count, name=f"macro average of {count} tasks")
 
 
-def micro_average(tasks: Sequence[Estimate], *, level: float = 0.95) -> Estimate:
+def micro_average(tasks: Sequence[Estimate]) -> Estimate:
     """Average tasks weighted by items, stratified: SE = sqrt(sum n_i^2 se_i^2) / N (Cochran, Sampling Techniques, 5.4)."""
     total = sum(task.n for task in _some(tasks))
-    return _weighted(tasks, [task.n / total for task in tasks], level=level, name=f"micro average of {len(tasks)} tasks")
+    return _weighted(tasks, [task.n / total for task in tasks], name=f"micro average of {len(tasks)} tasks")
 
 
 def _some(tasks: Sequence[Estimate]) -> Sequence[Estimate]:
@@ -30,12 +30,19 @@ def _some(tasks: Sequence[Estimate]) -> Sequence[Estimate]:
     return tasks
 
 
-def _weighted(tasks: Sequence[Estimate], weights: Sequence[float], *, level: float, name: str) -> Estimate:
+def _weighted(tasks: Sequence[Estimate], weights: Sequence[float], *, name: str) -> Estimate:
+    """Average tasks. The interval is made of theirs and so stays within their bounds (MOVER: Zou and Donner 2008, Stat. Med. 27, 1693)."""
     value = sum(weight * task.value for weight, task in zip(weights, tasks, strict=True))
     n = sum(task.n for task in tasks)
-    errors = [task.stderr for task in tasks if task.stderr is not None]
-    if len(errors) < len(tasks):
+    stderr = _root_sum([task.stderr for task in tasks], weights)
+    below = _root_sum([None if task.low is None else task.value - task.low for task in tasks], weights)
+    above = _root_sum([None if task.high is None else task.high - task.value for task in tasks], weights)
+    if stderr is None or below is None or above is None:
         return Estimate(value, None, None, None, n, f"{name}: a task without an error")
-    stderr = math.sqrt(sum((weight * error) ** 2 for weight, error in zip(weights, errors, strict=True)))
-    margin = normal_quantile(level) * stderr
-    return Estimate(value, stderr, value - margin, value + margin, n, f"{name}, {percent(level)}")
+    return Estimate(value, stderr, value - below, value + above, n, f"{name}, MOVER")
+
+
+def _root_sum(lengths: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    """Return the weighted lengths' root of the sum of squares; None if one is missing."""
+    squares = [(weight * length) ** 2 for weight, length in zip(weights, lengths, strict=True) if length is not None]
+    return math.sqrt(sum(squares)) if len(squares) == len(lengths) else None

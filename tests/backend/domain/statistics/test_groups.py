@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from backend.domain.statistics.estimates import Estimate, mean_estimate
+from backend.domain.statistics.estimates import Estimate, mean_estimate, proportion_estimate
 from backend.domain.statistics.groups import macro_average, micro_average
 from backend.errors import InvalidInput
 
@@ -32,6 +32,19 @@ def test_micro_average_is_stratified_and_so_no_wider_than_that_of_the_pooled_ite
     assert micro.stderr is not None
     assert pooled.stderr is not None
     assert micro.stderr < 0.6 * pooled.stderr
+
+
+def test_the_interval_of_an_average_is_made_of_its_tasks_and_stays_within_their_bounds() -> None:
+    wrong, right = proportion_estimate(0, 1), proportion_estimate(3, 3)
+    for average in (macro_average, micro_average):
+        assert average([wrong, wrong]).low == 0.0
+        assert average([right, right]).high == 1.0
+        alone = average([right])
+        assert (alone.low, alone.high) == (pytest.approx(right.low), 1.0)
+    assert wrong.high is not None
+    assert macro_average([wrong, wrong]).high == pytest.approx(wrong.high / math.sqrt(2))
+    macro = macro_average(TASKS)
+    assert (macro.low, macro.high) == (pytest.approx(0.65 - math.hypot(0.1, 0.04) / 2), pytest.approx(0.65 + math.hypot(0.1, 0.04) / 2))
 
 
 def test_a_task_without_an_error_leaves_the_average_without_one() -> None:
