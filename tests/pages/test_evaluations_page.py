@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
+from backend.db.tables import Checkpoint, SuiteResult
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.suites import SuiteConfig
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
@@ -17,7 +20,7 @@ from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.board import read_board
 from backend.services.evaluation.evaluations import get_evaluation, launch_evaluation, list_evaluations
 from backend.services.evaluation.run_scores import read_run_scores
-from backend.services.evaluation.suites import list_suites
+from backend.services.evaluation.suites import create_suite, launch_members, list_suites
 from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import CurveLine, ScoreDot, curve_figure, difference_figure, score_figure
 from tests.support.battle_world import add_checkpoint
@@ -233,6 +236,15 @@ def test_scores_of_a_run_follow_its_steps_beside_the_loss(world: Context) -> Non
     app = open_page("build/run.py", run=run.id)
     assert not app.exception
     assert "The loss is that of each checkpoint" in plain_words(app)
+    assert "Not scored" not in plain_words(app)
+    suite = create_suite(world, SuiteConfig.model_validate({"name": "core", "members": ["facts"]}), person=LOCAL)
+    with world.db.write() as session:  # the run removed its first checkpoint before a worker launched the evaluation
+        first = session.scalars(select(Checkpoint).where(Checkpoint.run_id == run.id, Checkpoint.step == 10)).one()
+        first.deleted_at = world.now()
+        values = suite.config.model_dump(mode="json")
+        session.add(SuiteResult(id="gone", suite_id=suite.id, checkpoint_id=first.id, config=values, created_at=world.now()))
+    launch_members(world, "gone")
+    assert "Not scored: the checkpoints of steps 10." in plain_words(open_page("build/run.py", run=run.id))
 
 
 def test_curves_have_intervals_and_the_loss_its_own_panel() -> None:

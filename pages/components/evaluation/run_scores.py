@@ -18,11 +18,18 @@ MOMENTS = {"end": "when the run ends", "checkpoint": "at each checkpoint"}
 def draw_run_scores(ctx: Context, run_id: str) -> None:
     """Draw scores by step with intervals above the validation loss; nothing for a run without suites and evaluations."""
     chosen, scores = list_choices(ctx, run_id), read_run_scores(ctx, run_id)
-    if not chosen and not scores.curves and not scores.num_active:
+    if not (chosen or scores.curves or scores.num_active):
         return
     st.subheader("Scores", anchor=False)
     for name, moment in chosen:
         st.caption(plain(f"Suite {name} is evaluated {MOMENTS[moment]}."))
+    if scores.failed_steps:
+        steps = ", ".join(f"{step:,}" for step in scores.failed_steps[:12])
+        st.warning(
+            f"Not scored: the checkpoints of steps {steps}. A run that keeps more checkpoints (keep_last) does not remove them before they "
+            "are evaluated; other reasons are on the suite's page.",
+            icon=":material/warning:",
+        )
     if scores.num_active:
         st.caption(f":material/progress_activity: {plural(scores.num_active, 'evaluation')} queued or running.")
     if not scores.curves:
