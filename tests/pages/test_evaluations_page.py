@@ -256,13 +256,15 @@ def test_curves_have_intervals_and_the_loss_its_own_panel() -> None:
 
 def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    rows = {"acc": (0.6, 10), "acc:algebra": (0.5, 8), "acc:botany": (1.0, 2)}
+    rows = {"acc": (0.75, 10), "acc:micro": (0.6, 10), "acc:algebra": (0.5, 8), "acc:botany": (1.0, 2)}
     scores = [
         {"metric": name, "value": value, "stderr": 0.1, "low": 0.0, "high": 1.0, "n": n, "method": ""} for name, (value, n) in rows.items()
     ]
-    finish(world, claim_of(world, launched), [item(0, {"acc": 1.0})], scores=scores, facts={"unit": "items"})
+    finish(world, claim_of(world, launched), [item(0, {"acc": 1.0})], scores=scores, facts={"unit": "items", "truncated_items": 3})
     app = open_page(PAGE, evaluation=launched.id)
     assert not app.exception
+    assert "3 items truncated to the context." in plain_words(app)
+    assert [metric.label for metric in app.metric] == ["Accuracy (macro average)"]
     (table,) = [frame.value for frame in app.table if "Subgroup" in frame.value]
     cells = {name.replace("\\", ""): score.replace("\\", "") for name, score in zip(table["Subgroup"], table["Score"], strict=True)}
     assert cells == {"Macro average": "75.0 %", "Micro average": "60.0 %", "algebra": "50.0 %", "botany": "100.0 %"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.evaluation.boards import caveats
 from backend.domain.evaluation.config import KIND_LABEL, LOWER_IS_BETTER, PREFIX_POLICY, EvaluationKind
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
@@ -91,12 +92,13 @@ def _draw_again(ctx: Context, person: Person, evaluation: EvaluationView) -> Non
 
 
 def _draw_scores(evaluation: EvaluationView) -> None:
-    totals = [score for score in evaluation.scores if ":" not in score.metric]
+    totals, names = [score for score in evaluation.scores if ":" not in score.metric], {score.metric for score in evaluation.scores}
     for at in range(0, len(totals), 4):
         columns = st.columns(max(3, min(4, len(totals))))
         for column, score in zip(columns, totals[at : at + 4], strict=False):
             with column.container(border=True, height="stretch"):
-                st.metric(metric_label(score.metric), score_text(score.metric, score.value))
+                average = " (macro average)" if f"{score.metric}:micro" in names else ""
+                st.metric(metric_label(score.metric) + average, score_text(score.metric, score.value))
                 st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
     draw_subgroups(evaluation)
     main = evaluation.main_score or evaluation.scores[0]
@@ -105,7 +107,11 @@ def _draw_scores(evaluation: EvaluationView) -> None:
     if chance is not None:
         words += f" Chance level: {100 * chance:.1f} %."
     st.caption(plain(words))
-    lost = evaluation.facts.lost_bytes
+    facts = evaluation.facts
+    cut = caveats(lost_bytes=0, truncated=facts.truncated_items, missing=facts.missing_items, capped=facts.capped_items)
+    if cut:
+        st.caption(f":material/warning: {plain('; '.join(cut))}.")
+    lost = facts.lost_bytes
     if lost:
         st.warning(
             f"The tokenizer can't encode {plural(lost, 'byte')} of this text, so they were not scored: bits per byte are too low "
