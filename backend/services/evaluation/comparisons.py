@@ -17,6 +17,7 @@ from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, unlike_settings
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
+from backend.domain.evaluation.tasks.metric_names import is_lower_better
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_ratio
@@ -108,8 +109,8 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
     metric = metric or (first.main_score or first.scores[0]).metric
     before, after = _values(ctx, first.id), _values(ctx, second.id)
     common = _common(before, after, metric)
-    paired = _pair(metric, [before[key] for key in common], [after[key] for key in common])
-    lower = metric in LOWER_IS_BETTER
+    paired = _pair(metric, [before[key] for key in common], [after[key] for key in common], options=_options(first, metric))
+    lower = metric in LOWER_IS_BETTER or is_lower_better(metric)
     return Comparison(
         first=first,
         second=second,
@@ -170,11 +171,14 @@ def comparison_at(ctx: Context, first_id: str, second_id: str, metric: str) -> C
     before, after = _values(ctx, first_id), _values(ctx, second_id)
     common = _common(before, after, metric)
     sides = [before[key] for key in common], [after[key] for key in common]
-    _pair(metric, *sides)
-    return cache(lambda level: _pair(metric, *sides, level=level))
+    options = _options(get_evaluation(ctx, first_id), metric)
+    _pair(metric, *sides, options=options)
+    return cache(lambda level: _pair(metric, *sides, options=options, level=level))
 
 
 def _common(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], metric: str) -> list[str]:
+    if metric == "gender_gap":
+        raise InvalidInput("The gap by gender is one of pairs of items, so it is not compared item by item.", remedy="Compare acc.")
     partial = metric in SAFETY_METRICS  # measured on some items: refusals of unsafe prompts, say
     common = [key for key in before if key in after and not (partial and (metric not in before[key] or metric not in after[key]))]
     if len(common) < 2:
@@ -185,10 +189,17 @@ def _common(before: dict[str, dict[str, float]], after: dict[str, dict[str, floa
     return common
 
 
-def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, float]], *, level: float = 1 - ALPHA) -> PairedComparison:
+def _pair(
+    metric: str,
+    before: list[dict[str, float]],
+    after: list[dict[str, float]],
+    *,
+    options: dict[str, Any] | None = None,
+    level: float = 1 - ALPHA,
+) -> PairedComparison:
     """Pair two lists of item values, by cluster where the items have one.
 
-    Of bits per byte the difference is that of the corpus: summed over summed bytes.
+    Of bits per byte the difference is that of the corpus: summed over summed bytes. So it is of BLEU and its like, from stored parts.
     """
     clusters = next(([item[CLUSTER] for item in side] for side in (before, after) if all(CLUSTER in item for item in side)), None)
     if metric in CORPUS_SIZE:
@@ -200,9 +211,43 @@ def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, flo
         scale = math.log(2) if size == "bytes" else 1.0  # nats in a bit
         gaps = [(b["sum_nll"] - a["sum_nll"]) / scale for a, b in zip(before, after, strict=True)]
         return paired_ratio(gaps, [a[size] for a in before], clusters=clusters, level=level)
+    if before and f"{metric}:0" in before[0]:
+        return _pair_corpus(metric, before, after, options=options or {}, clusters=clusters, level=level)
     if any(metric not in values for values in (*before, *after)):
         raise InvalidInput(f"These evaluations have no metric {metric!r}.", field="metric")
     return paired_difference([a[metric] for a in before], [b[metric] for b in after], clusters=clusters, level=level)
+
+
+def _pair_corpus(
+    metric: str,
+    before: list[dict[str, float]],
+    after: list[dict[str, float]],
+    *,
+    options: dict[str, Any],
+    clusters: list[float] | None,
+    level: float,
+) -> PairedComparison:
+    """Pair a corpus metric by bootstrap; its p value is that of a normal difference with the bootstrap's error."""
+    from backend.domain.evaluation.metrics.items import corpus_of  # scorers load when they are needed
+    from backend.domain.evaluation.metrics.registry import get_metric
+    from backend.domain.evaluation.metrics.score import estimate_corpus_difference
+
+    known = get_metric(metric.split(",")[0], **options)
+    if any(f"{metric}:0" not in values for values in (*before, *after)):
+        raise InvalidInput(f"Some items have no parts of {metric}.", remedy="Run both evaluations again.", field="metric")
+    first, second = corpus_of(known, metric, before), corpus_of(known, metric, after)
+    difference = estimate_corpus_difference(known, first, second, clusters=clusters, level=level)
+    p_value = math.erfc(abs(difference.value) / difference.stderr / math.sqrt(2)) if difference.stderr else None
+    gaps = [b.get(metric, 0.0) - a.get(metric, 0.0) for a, b in zip(before, after, strict=True)]
+    wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+    count = len(set(clusters)) if clusters else None
+    return PairedComparison(len(gaps), difference, p_value, wins, losses, len(gaps) - wins - losses, difference.method, count)
+
+
+def _options(evaluation: EvaluationView, metric: str) -> dict[str, Any]:
+    """Return the options that an evaluation's task gives a metric."""
+    uses = evaluation.config.task.metric_uses if evaluation.config.task else ()
+    return next((dict(use.options) for use in uses if use.name == metric.split(",")[0]), {})
 
 
 def _better(paired: PairedComparison, *, lower: bool) -> str | None:
@@ -302,7 +347,9 @@ def _judge(values: dict[str, ItemValues], evaluation_ids: list[str], metric: str
         return {}
     tables = [values[one].table[np.searchsorted(values[one].keys, keys)] for one in judged]
     column = "sum_nll" if metric in CORPUS_SIZE else metric
-    if any(column not in values[one].metrics for one in judged):
+    if any(
+        column not in values[one].metrics or f"{metric}:0" in values[one].metrics for one in judged
+    ):  # a corpus metric has no item scores
         return {}
     scores = np.column_stack([table[:, values[one].metrics.index(column)] for one, table in zip(judged, tables, strict=True)])
     first = values[judged[0]]

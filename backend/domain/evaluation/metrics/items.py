@@ -135,12 +135,17 @@ def estimate_answers(
 def _estimate(metric: Metric, name: str, items: Sequence[Mapping[str, float]], clusters: Sequence[str] | None) -> MetricScore:
     if metric.kind is not MetricKind.CORPUS:
         return MetricScore(metric, estimate_mean([item[name] for item in items], metric=metric, clusters=clusters), procedure(metric))
+    corpus = corpus_of(metric, name, items)
+    return MetricScore(metric, estimate_corpus(metric, corpus, clusters=clusters), corpus.signature)
+
+
+def corpus_of(metric: Metric, name: str, items: Sequence[Mapping[str, float]]) -> Corpus:
+    """Return the corpus of a corpus metric from what its items store under a name."""
     if metric.of_classes:
         golds, labels = ([str(int(item[f"{name}:{part}"])) for item in items] for part in (0, 1))
         corpus: Corpus = metric.function(labels, [[gold] for gold in golds])
-        return MetricScore(metric, estimate_corpus(metric, corpus, clusters=clusters), corpus.signature)
+        return corpus
     counts = [int(item[f"{name}:references"]) for item in items]
     blank: Corpus = metric.function(["a"] * len({*counts}), [["a"] * count for count in {*counts}])
     table = np.array([[item[f"{name}:{part}"] for part in range(blank.table.shape[1])] for item in items])
-    corpus = Corpus(table, blank.statistic, blank.signature)
-    return MetricScore(metric, estimate_corpus(metric, corpus, clusters=clusters), corpus.signature)
+    return Corpus(table, blank.statistic, blank.signature)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from backend.domain.evaluation.metrics.corpus import Corpus
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind, score_item
-from backend.domain.statistics.bootstrap import bootstrap_corpus, bootstrap_interval
+from backend.domain.statistics.bootstrap import bootstrap_corpus, bootstrap_difference, bootstrap_interval
 from backend.domain.statistics.estimates import (
     Estimate,
     clustered_mean_estimate,
@@ -199,6 +199,37 @@ def estimate_corpus(metric: Metric, corpus: Corpus, *, clusters: Sequence[str | 
             seed=seed,
         )
     return _cut(_without_certainty(estimate), metric)
+
+
+def estimate_corpus_difference(
+    metric: Metric,
+    first: Corpus,
+    second: Corpus,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Return a corpus metric's difference on the same documents, second minus first, which are resampled together."""
+    width = first.table.shape[1]
+    if metric.of_classes:
+        return bootstrap_interval(
+            np.hstack([first.table, second.table]),
+            statistic=lambda rows: second.statistic(rows[:, width:]) - first.statistic(rows[:, :width]),
+            clusters=clusters,
+            num_resamples=NUM_RESAMPLES,
+            seed=seed,
+            level=level,
+        )
+    return bootstrap_difference(
+        first.table,
+        second.table,
+        lambda sums: np.array([first.statistic(row[None, :]) for row in sums]),
+        clusters=clusters,
+        num_resamples=NUM_RESAMPLES,
+        seed=seed,
+        level=level,
+    )
 
 
 def estimate_mean(values: Sequence[float], *, metric: Metric, clusters: Sequence[str | None] | None = None) -> Estimate:
