@@ -149,6 +149,7 @@ def test_a_comparison_names_the_better_one_and_the_changed_items(world: Context)
     assert "Question 18?" in shown
     (segments,) = app.segmented_control
     assert segments.options == ["Broken (2)", "Fixed (10)", "Both wrong (2)"]
+    assert "Swap" in [button.label for button in app.button]
     app = open_page(PAGE, first=elm.id, second=oak.id)
     assert app.segmented_control[0].value == "broken"
 

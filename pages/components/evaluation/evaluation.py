@@ -170,6 +170,8 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     st.subheader(plain(f"{second} against {first}"), anchor=False)
     st.caption(plain(f"On {comparison.first.benchmark}, {plural(comparison.n, noun)} given to both in the same way"))
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        if st.button("Swap", type="tertiary", icon=":material/swap_horiz:", key="eval_turn"):
+            st.switch_page(PAGE, query_params={"first": second_id, "second": first_id})
         for side in (comparison.first, comparison.second):
             row_link(
                 _short(side.checkpoint),
@@ -179,8 +181,6 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
                 key=f"side_{side.id}",
                 help=side.checkpoint,
             )
-        if st.button("Swap", type="tertiary", icon=":material/swap_horiz:", key="eval_turn"):
-            st.switch_page(PAGE, query_params={"first": second_id, "second": first_id})
     if comparison.better is None:
         st.info("Not significant: the difference may be chance. More items would narrow the interval.", icon=":material/balance:")
     else:
