@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, Checkpoint, Contestant, Deployment, Endpoint, Job, Replica
-from backend.domain.evaluation.config import LOWER_IS_BETTER
+from backend.domain.evaluation.config import is_lower_better
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.services.battles.views import count_votes
 from backend.services.context import Context, Person
@@ -165,7 +165,7 @@ def group_results(evaluations: list[EvaluationView]) -> tuple[BenchmarkResults, 
 def _ranked(evaluations: list[EvaluationView]) -> BenchmarkResults:
     scored = [(evaluation, score) for evaluation in evaluations if (score := evaluation.main_score) is not None]
     metric = scored[0][1].metric
-    scored.sort(key=lambda pair: pair[1].value if metric in LOWER_IS_BETTER else -pair[1].value)
+    scored.sort(key=lambda pair: pair[1].value if is_lower_better(metric) else -pair[1].value)
     best = scored[0][1].value
     lines = tuple(
         ResultLine(evaluation, score, score.value - best if number else None) for number, (evaluation, score) in enumerate(scored)

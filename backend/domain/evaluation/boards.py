@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from backend.domain.evaluation.config import LOWER_IS_BETTER
+from backend.domain.evaluation.config import is_lower_better
 from backend.domain.wording import plural
 
 
@@ -20,9 +20,9 @@ def choose_metric(main: str, values: Mapping[str, Sequence[float]]) -> str:
     """
     if main not in values:
         return next(iter(values), main)
-    if main in LOWER_IS_BETTER or any(values[main]):
+    if is_lower_better(main) or any(values[main]):
         return main
-    return next((metric for metric, scores in values.items() if metric not in LOWER_IS_BETTER and any(scores)), main)
+    return next((metric for metric, scores in values.items() if not is_lower_better(metric) and any(scores)), main)
 
 
 def caveats(*, lost_bytes: int, truncated: int, missing: int = 0, capped: int = 0) -> tuple[str, ...]:

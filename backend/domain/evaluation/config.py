@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from enum import StrEnum
 from typing import Any, Literal, Self
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
+from backend.domain.evaluation.tasks.metric_names import is_lower_better as is_lower_better_metric
 
 SCORING_VERSION = 3
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
@@ -59,9 +61,12 @@ MAIN_METRIC: dict[EvaluationKind, str] = {
     EvaluationKind.GENERATION: "exact_match",
 }
 
-LOWER_IS_BETTER = frozenset({"nll_per_token", "perplexity", "bits_per_byte"}) | {
-    name for name, metric in SAFETY_METRICS.items() if metric.higher_is_safer is False
-}
+_LOWER_IS_SAFER = frozenset(name for name, metric in SAFETY_METRICS.items() if metric.higher_is_safer is False)
+
+
+def is_lower_better(score: str) -> bool:
+    """Return whether less of a score is better. A filter or a subgroup, as in `ter,strict` or `acc:physics`, changes nothing."""
+    return score in _LOWER_IS_SAFER or is_lower_better_metric(re.split("[,:]", score, maxsplit=1)[0])
 
 
 class EvaluationConfig(BaseModel):

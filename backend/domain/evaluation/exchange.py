@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.domain.evaluation.config import LOWER_IS_BETTER
+from backend.domain.evaluation.config import is_lower_better
 from backend.errors import InvalidInput
 
 MOST_TASKS = 5000
@@ -139,7 +139,7 @@ def write_results(
         "configs": {task: {"task": task, "num_fewshot": settings.get("shots", 0), "metadata": {"roundhouse": dict(settings)}}},
         "versions": {task: str(settings.get("scoring_version", ""))},
         "n-shot": {task: settings.get("shots", 0)},
-        "higher_is_better": {task: {score["metric"]: score["metric"] not in LOWER_IS_BETTER for score in scores}},
+        "higher_is_better": {task: {score["metric"]: not is_lower_better(score["metric"]) for score in scores}},
         "n-samples": {task: {"original": n, "effective": n}},
         "config": {"model": "roundhouse", "model_args": f"pretrained={model}", "limit": settings.get("limit"), **dict(facts)},
         "date": date,

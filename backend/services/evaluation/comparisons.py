@@ -15,9 +15,8 @@ from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.clusters import CLUSTER
-from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC, unlike_settings
+from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better, unlike_settings
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
-from backend.domain.evaluation.tasks.metric_names import is_lower_better
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_ratio
@@ -110,7 +109,7 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
     before, after = _values(ctx, first.id), _values(ctx, second.id)
     common = _common(before, after, metric)
     paired = _pair(metric, [before[key] for key in common], [after[key] for key in common], options=_options(first, metric))
-    lower = metric in LOWER_IS_BETTER or is_lower_better(metric)
+    lower = is_lower_better(metric)
     return Comparison(
         first=first,
         second=second,
@@ -306,7 +305,7 @@ def rank_evaluations(ctx: Context, evaluations: Sequence[EvaluationView], *, met
     placed = [(evaluation, score) for evaluation in evaluations if (score := evaluation.score(metric)) is not None]
     if not placed:
         return []
-    placed.sort(key=lambda pair: pair[1].value if metric in LOWER_IS_BETTER else -pair[1].value)
+    placed.sort(key=lambda pair: pair[1].value if is_lower_better(metric) else -pair[1].value)
     places = rank_together(ctx, [evaluation.id for evaluation, _ in placed[:MAX_RANKED]], metric)
     ranks = []
     for index, (evaluation, score) in enumerate(placed):
@@ -358,7 +357,7 @@ def _judge(values: dict[str, ItemValues], evaluation_ids: list[str], metric: str
     if known.sum() < 2:
         return {}
     scores, labels = scores[known], None if clusters is None else clusters[known].tolist()
-    joint = rank_jointly(scores, clusters=labels, lower_is_better=metric in LOWER_IS_BETTER)
+    joint = rank_jointly(scores, clusters=labels, lower_is_better=is_lower_better(metric))
     p_first = joint.p_first
     if len(judged) == 2 and metric not in CORPUS_SIZE:  # two: as their comparison says
         p_value = paired_difference(scores[:, 0], scores[:, 1], clusters=labels).p_value

@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate
-from backend.domain.evaluation.config import LOWER_IS_BETTER, MAIN_METRIC
+from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better
 from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, GateDecision, Verdict, decide_gate, describe_procedure
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
@@ -191,7 +191,7 @@ def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOut
         missing += silent
         if silent:
             continue
-        evidence.append(Evidence(part, metric, metric in LOWER_IS_BETTER, comparison_at(ctx, first.id, second.id, metric)))
+        evidence.append(Evidence(part, metric, is_lower_better(metric), comparison_at(ctx, first.id, second.id, metric)))
         pairs.append((first.id, second.id))
         available.append(version.rows)
     return GateOutcome(subject.name, champion.name, decide_gate(config, evidence), tuple(pairs), tuple(available), tuple(missing))

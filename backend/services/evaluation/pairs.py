@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem, Job
-from backend.domain.evaluation.config import LOWER_IS_BETTER
+from backend.domain.evaluation.config import is_lower_better
 from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeConfig
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
@@ -82,7 +82,7 @@ def disagreeing_pairs(ctx: Context, comparison: Comparison) -> list[str] | None:
         return None
     sides = (comparison.first, comparison.second)
     first, second = ({item.item_hash: item for item in list_items(ctx, side.id, limit=ALL)[0]} for side in sides)
-    sign = -1.0 if comparison.metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if is_lower_better(comparison.metric) else 1.0
     judged, disagreeing = 0, []
     for key, before in first.items():
         after = second.get(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.evaluation.boards import caveats
-from backend.domain.evaluation.config import KIND_LABEL, LOWER_IS_BETTER, PREFIX_POLICY, EvaluationKind
+from backend.domain.evaluation.config import KIND_LABEL, PREFIX_POLICY, EvaluationKind, is_lower_better
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
@@ -207,7 +207,7 @@ def _draw_difference(comparison: Comparison, *, noun: str) -> None:
     with columns[2].container(border=True, height="stretch"):
         st.metric("Better, worse, same", f"{comparison.wins} · {comparison.losses} · {comparison.ties}")
         st.caption(plain(f"{noun}s, as {comparison.second.checkpoint} did"))
-    good = "left is better" if metric in LOWER_IS_BETTER else "right is better"
+    good = "left is better" if is_lower_better(metric) else "right is better"
     st.plotly_chart(
         difference_figure(gap.value, gap.low, gap.high, metric=metric, better=good),
         key="eval_difference",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from backend.domain.evaluation.config import LOWER_IS_BETTER
+from backend.domain.evaluation.config import is_lower_better
 from backend.domain.jobs.states import Status
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import Board, BoardRow, Cell, Column, rank_board, read_board
@@ -148,7 +148,7 @@ def _draw_table(
 
 
 def _title(column: Column, metric: str) -> str:
-    return f"{column.label} · {metric_label(metric)}{' (lower is better)' if metric in LOWER_IS_BETTER else ''}"
+    return f"{column.label} · {metric_label(metric)}{' (lower is better)' if is_lower_better(metric) else ''}"
 
 
 def _draw_cell(
