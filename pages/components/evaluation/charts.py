@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from pages.components.charts.style import ACCENT, COLORS, LEGEND_BELOW, MARGIN, MUTED
-from pages.components.evaluation.scores import SHARES, interval_text, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, is_share, metric_label, score_text
 from pages.components.words import figure_text
 
 ROW_HEIGHT = 34
@@ -28,7 +28,7 @@ class ScoreDot:
 
 def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None = None) -> go.Figure:
     """Return a dot with an interval for each score, top to bottom; `chance` is a dotted line."""
-    scale = 100.0 if metric in SHARES else 1.0
+    scale = 100.0 if is_share(metric) else 1.0
     names = [figure_text(dot.name) for dot in dots]
     figure = go.Figure()
     figure.add_scatter(
@@ -52,7 +52,7 @@ def score_figure(dots: Sequence[ScoreDot], *, metric: str, chance: float | None 
         figure.add_vline(
             x=scale * chance, line={"dash": "dot", "width": 1.5, "color": MUTED}, annotation_text="chance", annotation_position="top"
         )
-    title = metric_label(metric) + (", %" if metric in SHARES else "")
+    title = metric_label(metric) + (", %" if is_share(metric) else "")
     figure.update_layout(
         height=70 + ROW_HEIGHT * len(dots) + (16 if chance is not None else 0),
         margin={**MARGIN, "t": 24 if chance is not None else 8},
@@ -75,8 +75,8 @@ class CurveLine:
 def curve_figure(losses: Sequence[tuple[int, float]], lines: Sequence[CurveLine]) -> go.Figure:
     """Return scores by step above the validation loss at the same steps; one panel for shares, one for other metrics, one for the loss."""
     panels = [
-        ("score, %", [line for line in lines if line.metric in SHARES]),
-        ("bits per byte", [line for line in lines if line.metric not in SHARES]),
+        ("score, %", [line for line in lines if is_share(line.metric)]),
+        ("bits per byte", [line for line in lines if not is_share(line.metric)]),
     ]
     panels = [(title, members) for title, members in panels if members]
     rows = len(panels) + bool(losses)
@@ -97,7 +97,7 @@ def curve_figure(losses: Sequence[tuple[int, float]], lines: Sequence[CurveLine]
 
 
 def _score_line(line: CurveLine, *, color: str) -> go.Scatter:
-    scale = 100.0 if line.metric in SHARES else 1.0
+    scale = 100.0 if is_share(line.metric) else 1.0
     values = [value for _, value, _, _ in line.points]
     return go.Scatter(
         x=[step for step, *_ in line.points],
@@ -118,7 +118,7 @@ def _score_line(line: CurveLine, *, color: str) -> go.Scatter:
 
 def difference_figure(value: float, low: float | None, high: float | None, *, metric: str, better: str) -> go.Figure:
     """Return a difference with its interval and a line at zero. `better` names the good direction."""
-    scale = 100.0 if metric in SHARES else 1.0
+    scale = 100.0 if is_share(metric) else 1.0
     interval = interval_text(metric, low, high, signed=True)
     figure = go.Figure()
     figure.add_vline(x=0, line={"width": 1.5, "color": MUTED})
@@ -143,7 +143,7 @@ def difference_figure(value: float, low: float | None, high: float | None, *, me
         height=120,
         margin=MARGIN,
         xaxis={
-            "title": f"{metric_label(metric)}, difference{' in points' if metric in SHARES else ''} ({better})",
+            "title": f"{metric_label(metric)}, difference{' in points' if is_share(metric) else ''} ({better})",
             "range": [-reach, reach],
         },
         yaxis={"visible": False},

@@ -17,7 +17,7 @@ from backend.services.evaluation.pairs import disagreeing_items, disagreeing_pai
 from backend.services.evaluation.safety.probes import is_probe
 from pages.components.evaluation.folding import folded
 from pages.components.evaluation.safety import draw_safety_item, draw_safety_items
-from pages.components.evaluation.scores import SHARES, metric_label, score_text
+from pages.components.evaluation.scores import is_share, metric_label, score_text
 from pages.components.frame import plain
 
 PAGE = 10
@@ -130,7 +130,7 @@ def _outcome(metric: str, value: float | None) -> str:
     """Return the outcome of one item."""
     if value is None:
         return "not scored"
-    if metric not in SHARES:
+    if not is_share(metric):
         return f"{score_text(metric, value)} {metric_label(metric).lower()}"
     return {0.0: "wrong", 1.0: "right"}.get(value, "tie, credit split")
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import re
+
 from backend.domain.evaluation.config import METRIC_LABEL
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
+from backend.domain.evaluation.tasks.metric_names import is_averaged
+from backend.domain.evaluation.tasks.metric_names import metric_label as label_of_metric
 
-SHARES = frozenset(
-    {"acc", "acc_norm", "exact_match", "contains", "numeric"}
-    | {name for name, metric in SAFETY_METRICS.items() if metric.is_share and not name.startswith("bias_")}
-)
+_SAFETY_SHARES = frozenset(name for name, metric in SAFETY_METRICS.items() if metric.is_share and not name.startswith("bias_"))
+_SUFFIX = re.compile("[,:]")
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a score is a share of 1, shown in percent. A filter or a subgroup, as in `exact_match,strict`, changes nothing."""
+    return metric in _SAFETY_SHARES or is_averaged(_SUFFIX.split(metric, maxsplit=1)[0])
 
 
 def metric_label(metric: str) -> str:
-    """Return a metric's label: `Bits per byte`."""
-    label = METRIC_LABEL.get(metric, metric.replace("_", " "))
-    return label[:1].upper() + label[1:]
+    """Return a metric's label: `Bits per byte`, `Exact match (strict-match)`."""
+    name, *suffix = _SUFFIX.split(metric, maxsplit=1)
+    label = METRIC_LABEL.get(metric) or METRIC_LABEL.get(name) or label_of_metric(name).replace("_", " ")
+    label = label[:1].upper() + label[1:]
+    return f"{label} ({suffix[0]})" if suffix and metric not in METRIC_LABEL else label
 
 
 def score_text(metric: str, value: float, *, signed: bool = False) -> str:
     """Format a score: shares as percentages, others in four digits. `signed` adds the sign of a difference."""
-    if metric in SHARES:
+    if is_share(metric):
         unit = "points" if signed else "%"
         return f"{100 * value:{'+' if signed else ''}.1f} {unit}"
     return f"{value:{'+' if signed else ''}.4g}"
@@ -29,7 +38,7 @@ def interval_text(metric: str, low: float | None, high: float | None, *, signed:
     """Format an interval: `55.3 to 69.1 %`; empty without one."""
     if low is None or high is None:
         return ""
-    if metric in SHARES:
+    if is_share(metric):
         sign = "+" if signed else ""
         return f"{100 * low:{sign}.1f} to {100 * high:{sign}.1f} {'points' if signed else '%'}"
     return f"{score_text(metric, low, signed=signed)} to {score_text(metric, high, signed=signed)}"

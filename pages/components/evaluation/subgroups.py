@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.groups import macro_average, micro_average
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView
-from pages.components.evaluation.scores import SHARES, interval_text, metric_label, score_text
+from pages.components.evaluation.scores import interval_text, is_share, metric_label, score_text
 from pages.components.tables import draw_table
 
 AVERAGES = {"macro", "micro"}
@@ -33,7 +33,7 @@ def draw_subgroups(evaluation: EvaluationView) -> None:
 
 
 def _averages(scores: list[ScoreView], metric: str) -> list[dict[str, object]]:
-    if metric not in SHARES or not scores or any(score.n < 1 for score in scores):
+    if not is_share(metric) or not scores or any(score.n < 1 for score in scores):
         return []
     estimates = [Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method) for s in scores]
     averages = {"Macro average": macro_average(estimates), "Micro average": micro_average(estimates)}
