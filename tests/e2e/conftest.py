@@ -1,4 +1,4 @@
-"""One Chromium for the browser tests that run in one process; each opens contexts of its own."""
+"""One Chromium for the browser tests of a file; each opens contexts of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.support.browser import FLAGS, chromium
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A running Chromium."""
+    """A running Chromium. Playwright holds the thread's event loop, so it ends before other tests of the process begin."""
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield running

@@ -37,8 +37,10 @@ def _weighted(tasks: Sequence[Estimate], weights: Sequence[float], *, name: str)
     stderr = _root_sum([task.stderr for task in tasks], weights)
     below = _root_sum([None if task.low is None else task.value - task.low for task in tasks], weights)
     above = _root_sum([None if task.high is None else task.high - task.value for task in tasks], weights)
-    if stderr is None or below is None or above is None:
+    if stderr is None:
         return Estimate(value, None, None, None, n, f"{name}: a task without an error")
+    if below is None or above is None:
+        return Estimate(value, stderr, None, None, n, f"{name}: a task without an interval")
     return Estimate(value, stderr, value - below, value + above, n, f"{name}, MOVER")
 
 

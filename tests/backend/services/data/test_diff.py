@@ -172,7 +172,7 @@ def test_a_version_is_downloaded_as_a_zip_of_card_and_rows(ctx: Context) -> None
 
 def test_card_facts_are_validated(ctx: Context) -> None:
     version = imported(ctx, "sayings", ROWS)
-    with pytest.raises(InvalidInput, match="'English' is no code"):
+    with pytest.raises(InvalidInput, match="'English' is not a language code"):
         set_card(ctx, version.id, licence="", languages="English", notes="", person=LOCAL)
     with pytest.raises(NotAllowed):
         set_card(ctx, version.id, licence="mit", languages="", notes="", person=RATER)

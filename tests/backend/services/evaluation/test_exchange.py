@@ -101,11 +101,11 @@ def test_imported_scores_stand_beside_ours_without_a_rank(world: Context) -> Non
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"not json", "no JSON"),
+        (b"not json", "not JSON"),
         (b"[1]", "holds no results"),
         (b'{"results": {}}', "holds no results"),
         (b'{"results": {"a": {"acc": "N/A"}}}', "none of them has a finite number"),
-        (b"[" * 100_000, "no JSON"),
+        (b"[" * 100_000, "not JSON"),
     ],
     ids=["text", "list", "empty", "no number", "deep"],
 )

@@ -94,7 +94,7 @@ def test_an_address_is_named_by_the_operator_or_on_this_machine_alone(ctx: Conte
         launch(REMOTE, account)
     with pytest.raises(InvalidInput, match="No API"):
         launch(Judge("model", "m"), LOCAL)
-    with pytest.raises(InvalidInput, match="no address"):
+    with pytest.raises(InvalidInput, match="not an API address"):
         launch(Judge("model", "m", "file:///etc"), LOCAL)
     with pytest.raises(NotFound):
         launch(Judge("endpoint", "absent"), LOCAL)

@@ -99,8 +99,8 @@ def test_the_gguf_file_holds_tokenizer_and_template(family: str, tokenizer: Any,
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: network_of("bloom"), "family bloom can't be written"),
-        (lambda: network_of("smollm3"), "family smollm3 can't be written"),
+        (lambda: network_of("bloom"), "family bloom can't be exported"),
+        (lambda: network_of("smollm3"), "family smollm3 can't be exported"),
         (lambda: network_of("mistral", window=64), "no sliding window, and this network has one of 64 tokens"),
         (lambda: network_of("gemma3", window=8, global_every=3), "this network differs"),
         (lambda: _stretched(), "RoPE is scaled \\(linear\\)"),
