@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,15 @@ def raw_values(tab: Page, name: str) -> dict[str, object]:
 
 
 def misfits(tab: Page) -> dict[str, object]:
-    """Return what does not fit into the window."""
+    """Return what does not fit into the window, ten seconds after a resize: charts follow the window's size with a delay."""
+    deadline = time.monotonic() + 10
+    while (faults := misfits_now(tab)) and time.monotonic() < deadline:
+        tab.wait_for_timeout(100)
+    return faults
+
+
+def misfits_now(tab: Page) -> dict[str, object]:
+    """Return what does not fit into the window at this moment."""
     overflow = tab.evaluate(OVERFLOW)
     faults = {"overflow": max(0, overflow), "unreachable": tab.evaluate(UNREACHABLE), "broken": tab.evaluate(BROKEN_WORDS)}
     return {what: value for what, value in faults.items() if value}
