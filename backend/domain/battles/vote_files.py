@@ -4,8 +4,8 @@
     question_id  judge    model_a  model_b  winner    model_a, model_b, tie, tie (inconsistent) or tie (bothbad)
     prompt       worker   left     right    winner    left, right or tie
 
-MT-bench's `turn` is not read: both turns of a question are votes on one prompt, so intervals clustered by prompt take their dependence
-into account.
+MT-bench's `turn` tells two votes of a rater apart; both turns of a question are votes on one prompt, so intervals clustered by prompt take
+their dependence into account.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str) -
         raise InvalidInput(f"{where} has the unknown winner {cells['winner'][:60]!r}.", remedy=f"{LABEL_REMEDY}{sides}", field="winner")
     if cells["a"] == cells["b"]:
         raise InvalidInput(f"{where} compares {cells['a']!r} with itself.", remedy="A battle needs two different contestants.", field="b")
-    return VoteRecord(prompt=cells["prompt"], rater=cells["rater"], a=cells["a"], b=cells["b"], winner=label)
+    turn = _cell(row.get("turn"))
+    return VoteRecord(prompt=cells["prompt"], rater=cells["rater"], a=cells["a"], b=cells["b"], winner=label, turn=turn)
 
 
 def _cell(value: Any) -> str:

@@ -31,13 +31,18 @@ LABEL_REMEDY = "Use A, B, TIE or BOTH_BAD."
 
 @dataclass(frozen=True, slots=True)
 class VoteRecord:
-    """One vote: contestant `a` was shown as side a, `b` as side b; `winner` is A, B, TIE or BOTH_BAD."""
+    """One vote: contestant `a` was shown as side a, `b` as side b; `winner` is A, B, TIE or BOTH_BAD.
+
+    `turn` tells the turns of one prompt apart, where raters vote on each. `identical` marks a TIE that no one cast: two equal answers.
+    """
 
     prompt: str
     rater: str
     a: str
     b: str
     winner: str
+    turn: str = ""
+    identical: bool = False
 
 
 @dataclass(frozen=True, slots=True)
