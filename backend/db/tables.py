@@ -1,28 +1,20 @@
 """Every table, by room. The only ORM classes; docs/schema.md is generated from them."""
 
 from backend.db.base import Table
+from backend.db.tables_battles import AnswerRating, Battle, Campaign, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.db.tables_boards import ImportedEvaluation, PackedItems, RunSuite, Suite, SuiteResult
 from backend.db.tables_build import Analysis, Architecture, Checkpoint, Dataset, DatasetVersion, Tokenizer
-from backend.db.tables_evaluate import (
-    Battle,
-    Campaign,
-    CampaignPrompt,
-    Completion,
-    Contestant,
-    Evaluation,
-    EvaluationItem,
-    EvaluationTask,
-    Rater,
-    Score,
-    Vote,
-)
+from backend.db.tables_decisions import Alias, FrozenBoard, JudgeVote, Promotion, RaterExclusion
+from backend.db.tables_evaluate import Evaluation, EvaluationItem, EvaluationTask, Score
 from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
 from backend.db.tables_people import ApiKey, User
 from backend.db.tables_serve import Conversation, Deployment, Endpoint, Message, Replica, Usage
 
 __all__ = [
+    "Alias",
     "Analysis",
+    "AnswerRating",
     "ApiKey",
     "Architecture",
     "Battle",
@@ -39,10 +31,12 @@ __all__ = [
     "Evaluation",
     "EvaluationItem",
     "EvaluationTask",
+    "FrozenBoard",
     "Gate",
     "GateResult",
     "ImportedEvaluation",
     "Job",
+    "JudgeVote",
     "LogLine",
     "Measurement",
     "Message",
@@ -50,7 +44,9 @@ __all__ = [
     "MetricName",
     "MetricPoint",
     "PackedItems",
+    "Promotion",
     "Rater",
+    "RaterExclusion",
     "Replica",
     "RequiredGate",
     "Run",

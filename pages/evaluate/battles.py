@@ -100,7 +100,7 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
                 routes.CHECKPOINTS,
                 label=plain(contestant.name),
                 icon=":material/deployed_code:",
-                query_params={"checkpoint": contestant.checkpoint_id},
+                query_params={"checkpoint": contestant.checkpoint_id or ""},
             )
             if contestant.job is not None:
                 status_badge(contestant.job.status, ready="written")

@@ -197,7 +197,7 @@ def enter(session: Session, ctx: Context, campaign: Campaign, checkpoint: Checkp
 
 def start_generation(session: Session, ctx: Context, campaign: Campaign, contestant: Contestant, *, person_id: str | None) -> Job:
     """Queue the job that generates a contestant's missing completions, inside the caller's transaction."""
-    checkpoint = usable_checkpoint(session, contestant.checkpoint_id)
+    checkpoint = usable_checkpoint(session, contestant.checkpoint_id or "")
     config = CampaignConfig.model_validate(campaign.config.get("config", {}))
     prompts = _owed_prompts(session, contestant)
     payload = GeneratePayload(

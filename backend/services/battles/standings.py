@@ -47,7 +47,9 @@ def standings(ctx: Context, campaign_id: str) -> Standings:
         gap = CampaignConfig.model_validate(campaign.config.get("config", {})).smallest_gap
         names = _names(session, campaign_id)
         checkpoints = {
-            names[row.id]: row.checkpoint_id for row in session.scalars(select(Contestant).where(Contestant.campaign_id == campaign_id))
+            names[row.id]: row.checkpoint_id
+            for row in session.scalars(select(Contestant).where(Contestant.campaign_id == campaign_id))
+            if row.checkpoint_id is not None
         }
         votes = valid_votes(session, campaign_id)
     records = [_record(vote, names) for vote in votes]

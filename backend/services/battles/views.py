@@ -21,10 +21,10 @@ UNDONE = "UNDONE"
 
 @dataclass(frozen=True)
 class ContestantView:
-    """A checkpoint in a campaign. `job` writes its completions; None while a rematch waits for its run."""
+    """A contestant: a checkpoint, an endpoint or a file. `job` writes its completions; None while a rematch waits for its run."""
 
     id: str
-    checkpoint_id: str
+    checkpoint_id: str | None
     name: str
     completions: int
     job: JobView | None
