@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any
 
 import typer
 
 from backend.cli.output import JsonFlag, command, emit
-from backend.domain.battles.ratings import ClusterBy, RatingTable, fit_bradley_terry
-from backend.domain.battles.vote_files import parse_votes
+from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.rating_table import RatingTable
+from backend.domain.battles.ratings import rate
+from backend.domain.battles.vote_tables import read_votes
 from backend.errors import InvalidInput, NotFound
 
 app = typer.Typer(no_args_is_help=True)
+
+ROW_KEYS = ("contestant", "rating", "low", "high", "rank_low", "rank_high", "stderr", "votes", "wins", "losses", "ties", "both_bad", "df")
 
 
 @app.callback()
@@ -28,35 +32,59 @@ def fit(
         Path,
         typer.Argument(
             help="CSV or JSON lines with the columns prompt,rater,a,b,winner (A, B, TIE or BOTH_BAD), or MT-bench's "
-            "question_id,judge,model_a,model_b,winner (model_a, model_b, tie, tie (inconsistent) or tie (bothbad))."
+            "question_id,judge,model_a,model_b,winner (model_a, model_b, tie, tie (inconsistent) or tie (bothbad)). Optional columns: "
+            "category, probability, length_a, length_b, and headers, lists and bold of both sides."
         ),
     ],
-    cluster_by: Annotated[str, typer.Option(help="Clusters of dependent votes: prompt, rater, two_way or none.")] = "prompt",
+    method: Annotated[str, typer.Option(help="bradley_terry (half credit for ties), davidson or rao_kupper.")] = "bradley_terry",
+    cluster_by: Annotated[str, typer.Option(help="Clusters of dependent votes: two_way, prompt, rater or none.")] = "two_way",
+    control: Annotated[str, typer.Option(help="Hold answers equal in length, style, or length,style.")] = "",
+    reweight: Annotated[bool, typer.Option("--reweight", help="Weight votes as if each pair had been drawn equally often.")] = False,
+    category: Annotated[str | None, typer.Option(help="Only votes on prompts of this category.")] = None,
+    level: Annotated[float, typer.Option(help="Level of the intervals.")] = 0.95,
     anchor: Annotated[str | None, typer.Option(help="Fix this contestant at the anchor rating.")] = None,
     anchor_rating: Annotated[float, typer.Option(help="Rating of the anchor; without an anchor the mean is 1000.")] = 1000.0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Rate contestants by Bradley-Terry, with intervals clustered by prompt."""
-    if cluster_by not in get_args(ClusterBy):
-        raise InvalidInput(f"Intervals can't be clustered by {cluster_by!r}.", remedy=f"Use {', '.join(get_args(ClusterBy))}.")
+    """Rate contestants by Bradley-Terry, Davidson or Rao-Kupper, with intervals clustered by prompt and rater."""
+    options = RatingOptions.of(
+        method=method,
+        cluster_by=cluster_by,
+        control=[name.strip() for name in control.split(",") if name.strip()],
+        reweight=reweight,
+        category=category,
+        level=level,
+        anchor=anchor,
+        anchor_rating=anchor_rating,
+    )
     if not votes.is_file():
         raise NotFound(f"There is no file {votes}.")
     try:
-        text = votes.read_text(encoding="utf-8-sig")
+        table = rate(read_votes(votes.read_bytes()), options)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{votes.name} is not UTF-8 text.", remedy="Save it as UTF-8.") from error
-    table = fit_bradley_terry(parse_votes(text), cluster_by=cluster_by, anchor=anchor, anchor_rating=anchor_rating)  # type: ignore[arg-type]
     emit(to_document(table), as_json=as_json, text=to_text(table))
 
 
-def to_document(table: RatingTable) -> dict[str, object]:
-    """Return a table as the JSON document of `rating fit --json`."""
-    keys = ("contestant", "rating", "low", "high", "rank_low", "rank_high", "stderr", "votes", "wins", "losses", "ties", "both_bad")
+def to_document(table: RatingTable) -> dict[str, Any]:
+    """Return a table as the JSON document of `rating fit --json`. Endless degrees of freedom are null."""
+    rows = [{key: getattr(row, key) for key in ROW_KEYS} for row in table.ratings]
+    if table.controls:
+        for entry, row in zip(rows, table.ratings, strict=True):
+            entry["uncontrolled"] = row.uncontrolled
     return {
-        "ratings": [{key: getattr(row, key) for key in keys} for row in table.ratings],
+        "ratings": rows,
         "position_bias": asdict(table.position_bias) if table.position_bias else None,
-        "method": table.method,
+        "method": table.options.method,
+        "description": table.method,
+        "log_likelihood": table.log_likelihood,
+        "tie_parameter": table.tie_parameter,
+        "fits": [asdict(row) for row in table.fits],
+        "controls": [asdict(row) for row in table.controls],
+        "differences": [asdict(row) for row in table.neighbours()],
+        "options": table.options.model_dump(mode="json"),
         "notes": list(table.notes),
+        "regularised": table.regularised,
         "votes": table.num_votes,
         "prompts": table.num_prompts,
         "raters": table.num_raters,
@@ -66,9 +94,18 @@ def to_document(table: RatingTable) -> dict[str, object]:
 def to_text(table: RatingTable) -> str:
     """Return a table as aligned lines."""
     width = max(len("contestant"), *(len(row.contestant) for row in table.ratings))
-    lines = [f"{'rank':<7}{'contestant':<{width}}  {'rating':>7}  {'interval':>15}  {'votes':>6}"]
-    for row in table.ratings:
+    lines = [f"{'rank':<7}{'contestant':<{width}}  {'rating':>7}  {'interval':>15}  {'votes':>6}  {'above the next by':>22}"]
+    gaps = [f"{gap.difference:.0f} ({gap.low:.0f} to {gap.high:.0f})" for gap in table.neighbours()] + [""]
+    for row, gap in zip(table.ratings, gaps, strict=True):
         rank = f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}-{row.rank_high}"
         interval = f"{row.low:.0f} to {row.high:.0f}"
-        lines.append(f"{rank:<7}{row.contestant:<{width}}  {row.rating:>7.0f}  {interval:>15}  {row.votes:>6}")
-    return "\n".join([*lines, table.method, *table.notes])
+        line = f"{rank:<7}{row.contestant:<{width}}  {row.rating:>7.0f}  {interval:>15}  {row.votes:>6}  {gap:>22}"
+        lines.append(line.rstrip())
+    bias = table.position_bias
+    extra = [f"Side A gains {bias.value:+.0f} points ({bias.low:+.0f} to {bias.high:+.0f})."] if bias else []
+    extra += [
+        f"{feature.capitalize()}: {effect.value:+.0f} points per standard deviation ({effect.low:+.0f} to {effect.high:+.0f})."
+        for feature, effect in ((row.feature, row.effect) for row in table.controls)
+    ]
+    extra += [f"{row.method}: log-likelihood {row.log_likelihood:,.1f}, order {row.kendall_tau:.3f} (Kendall's tau)" for row in table.fits]
+    return "\n".join([*lines, table.method, *extra, *table.notes])

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import Run, Vote
-from backend.domain.battles.ratings import VoteRecord, fit_bradley_terry
+from backend.domain.battles.ratings import VoteRecord, fit_ratings
 from backend.services.battles.raters import create_rater_link, list_raters, rater_for
 from backend.services.battles.views import get_campaign, list_campaigns
 from backend.services.context import LOCAL, Context
@@ -147,7 +147,7 @@ def test_a_forged_link_shows_nothing_but_the_reason(site: Context) -> None:
 
 def test_charts_keep_the_order_of_the_table_and_names_stay_names() -> None:
     votes = [VoteRecord(str(n), "r", "<b>x</b>", "y", "A" if n % 3 else "B") for n in range(9)]
-    table = fit_bradley_terry(votes)
+    table = fit_ratings(votes)
     dots = interval_chart(rating_marks(table.ratings), title="Rating")
     assert list(dots.layout.yaxis.ticktext) == ["&lt;b&gt;x&lt;/b&gt;", "y"]
     assert dots.data[0].x[0] > dots.data[0].x[1]

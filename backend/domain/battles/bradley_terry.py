@@ -1,8 +1,8 @@
-"""Bradley-Terry fit by Newton's method, with half credit for ties, and its sandwich covariance.
+"""Fit strengths to votes by Newton's method: Bradley-Terry and its two models with ties, with covariates and weights.
 
-theta is on the natural scale: P(a beats b) = 1 / (1 + exp(theta_b - theta_a - side)). Works on arrays; `ratings` adds names.
-Sources: Bradley and Terry (1952); Ford (1957) for when a maximum exists; Chiang et al. (2024, arXiv 2403.04132) for the sandwich;
-Cameron, Gelbach and Miller (2011) for two-way clusters.
+theta is on the natural scale: the gap of a vote is theta_a - theta_b + covariates @ effects. Votes that share everything are summed first,
+so that a fit without covariates of the answers costs the same for ten thousand votes and for ten million. Works on arrays; `ratings` adds
+names. Source for when a maximum exists: Ford (1957), American Mathematical Monthly 64.
 """
 
 from __future__ import annotations
@@ -12,186 +12,208 @@ from typing import Literal
 
 import numpy as np
 import scipy
-from numpy.typing import NDArray
 
-from backend.domain.battles.votes import VoteColumns
+from backend.domain.battles.likelihoods import LOSS, TIE, WIN, FloatArray, IntArray, Method, Terms, first_tie, terms_of
+from backend.domain.battles.votes import LABELS, Label, VoteColumns
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-ClusterBy = Literal["prompt", "rater", "two_way", "none"]
+_OUTCOMES = np.array([{Label.A: WIN, Label.B: LOSS}.get(label, TIE) for label in LABELS])
+LARGEST_EFFECT = 8.0
+"""A side's advantage beyond this (natural units) is infinite: one side won every vote."""
+LARGEST_STRENGTH = 20.0
+"""A model with ties has no maximum if strengths pass this (3,474 Elo): its likelihood rises without limit."""
 
-DENSE_CELLS = 4_000_000
-"""Up to this many clusters x contestants a dense table of scores is faster than a sparse one (and takes at most 32 MB)."""
+FLAT = 1e-10
+"""A likelihood that curves less than this in one direction, against its steepest, has no maximum there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Votes summed by everything a likelihood depends on: `weight` votes of contestants `a` and `b` (codes) with `outcome`.
+
+    `covariates` has a row per cell and a column per effect, `of_vote` the cell of each vote.
+    """
+
+    size: int
+    a: IntArray
+    b: IntArray
+    outcome: IntArray
+    weight: FloatArray
+    covariates: FloatArray
+    of_vote: IntArray
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A maximum: `theta` (contestants, mean 0), `side` (advantage of side a; 0 unless fitted), `inverse_hessian` over theta, then side."""
+    """A maximum: `theta` (contestants, mean 0), `effects` of the covariates, `tie` parameter (None without ties).
 
+    `inverse_hessian` is over theta, effects and tie parameter; `precision` is that of the prior on theta, 0 without. `log_likelihood` is
+    without the prior.
+    """
+
+    method: Method
     theta: FloatArray
-    side: float
-    with_side: bool
+    effects: FloatArray
+    tie: float | None
     precision: float
     inverse_hessian: FloatArray
+    log_likelihood: float
+
+    @property
+    def params(self) -> FloatArray:
+        """All parameters in the order of `inverse_hessian`."""
+        return np.concatenate([self.theta, self.effects, [] if self.tie is None else [self.tie]])
+
+
+def sum_votes(columns: VoteColumns, *, weights: FloatArray | None = None, covariates: FloatArray | None = None) -> Cells:
+    """Sum votes by ordered pair and outcome; with `covariates` that differ from vote to vote each vote is a cell of its own."""
+    size, outcome = len(columns.contestants), _OUTCOMES[columns.label]
+    if covariates is not None:
+        ones = np.ones(len(columns)) if weights is None else weights
+        return Cells(size, columns.a, columns.b, outcome, ones, covariates, np.arange(len(columns)))
+    code = (columns.a * size + columns.b) * 3 + outcome
+    sums = np.bincount(code, minlength=3 * size * size)
+    used = np.flatnonzero(sums)
+    position = np.zeros(len(sums), dtype=np.int64)
+    position[used] = np.arange(len(used))
+    weight = (sums if weights is None else np.bincount(code, weights, len(sums)))[used].astype(np.float64)
+    return Cells(size, used // (3 * size), used // 3 % size, used % 3, weight, np.zeros((len(used), 0)), position[code])
+
+
+def with_side(cells: Cells) -> Cells:
+    """Add the advantage of side a as first covariate."""
+    ones = np.ones((len(cells.a), 1))
+    return Cells(cells.size, cells.a, cells.b, cells.outcome, cells.weight, np.hstack([ones, cells.covariates]), cells.of_vote)
+
+
+def strong_components(cells: Cells) -> IntArray:
+    """Number each contestant's strong component in the graph of who earned points from whom; a maximum exists if there is only one."""
+    earned_a, earned_b = cells.outcome != LOSS, cells.outcome != WIN
+    rows = np.concatenate([cells.a[earned_a], cells.b[earned_b]])
+    columns = np.concatenate([cells.b[earned_a], cells.a[earned_b]])
+    return _components(rows, columns, size=cells.size, connection="strong")
+
+
+def weak_components(cells: Cells) -> IntArray:
+    """Number each contestant's component in the graph of who met whom."""
+    return _components(cells.a, cells.b, size=cells.size, connection="weak")
+
+
+def maximise(cells: Cells, *, method: Method = "bradley_terry", precision: float = 0.0, penalty: FloatArray | None = None) -> Fit | None:
+    """Maximise the log-likelihood less half of `precision` * theta^2 and `penalty` * effects^2 by damped Newton steps.
+
+    None if there is no maximum: an effect is unidentified or infinite, or strengths of a model with ties grow without limit.
+    """
+    ties = float(cells.weight[cells.outcome == TIE].sum())
+    has_tie = method != "bradley_terry" and ties > 0
+    start = [first_tie(method, share=ties / float(cells.weight.sum()))] if has_tie else []
+    params = np.concatenate([np.zeros(cells.size + cells.covariates.shape[1]), start])
+    ridge = np.zeros(len(params))
+    ridge[: cells.size] = precision
+    if penalty is not None:
+        ridge[cells.size : cells.size + len(penalty)] = penalty
+    if has_tie and precision:
+        ridge[-1] = precision
+    objective = _Objective(cells, method, has_tie, ridge)
+    fitted = objective.climb(params)
+    if fitted is None:
+        return None
+    params, hessian = fitted
+    size = cells.size
+    theta = params[:size] - params[:size].mean()
+    end = len(params) - has_tie
+    return Fit(
+        method=method,
+        theta=theta,
+        effects=params[size:end],
+        tie=float(params[-1]) if has_tie else None,
+        precision=precision,
+        inverse_hessian=np.linalg.inv(hessian).astype(np.float64),
+        log_likelihood=float(cells.weight @ objective.terms(params).value),
+    )
+
+
+def gaps_of(cells: Cells, *, theta: FloatArray, effects: FloatArray) -> FloatArray:
+    """Return each cell's gap in favour of side a, natural units."""
+    gap = theta[cells.a] - theta[cells.b]
+    return gap + cells.covariates @ effects if cells.covariates.shape[1] else gap
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """Votes summed by ordered pair: `counts[a, b]` were shown with a left and b right, and a earned `points[a, b]` of them."""
+class _Objective:
+    cells: Cells
+    method: Method
+    has_tie: bool
+    ridge: FloatArray
 
-    counts: FloatArray
-    points: FloatArray
+    def terms(self, params: FloatArray) -> Terms:
+        size, end = self.cells.size, len(params) - self.has_tie
+        gap = gaps_of(self.cells, theta=params[:size], effects=params[size:end])
+        return terms_of(self.method, gap, self.cells.outcome, tie=float(params[-1]) if self.has_tie else None)
 
+    def value(self, params: FloatArray, terms: Terms) -> float:
+        return float(self.cells.weight @ terms.value) - float(self.ridge @ params**2) / 2
 
-def tally_votes(columns: VoteColumns) -> Tally:
-    """Sum votes by ordered pair; afterwards a fit costs the same for ten votes and for ten million."""
-    size = len(columns.contestants)
-    pair = columns.a * size + columns.b
-    counts = np.bincount(pair, minlength=size * size).astype(np.float64).reshape(size, size)
-    points = np.bincount(pair, columns.points, size * size).astype(np.float64).reshape(size, size)
-    return Tally(counts, points)
+    def climb(self, params: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+        """Return the maximum and its negative Hessian."""
+        size, num_effects = self.cells.size, self.cells.covariates.shape[1]
+        terms = self.terms(params)
+        value = self.value(params, terms)
+        for _ in range(200):
+            gradient, hessian = self.derivatives(params, terms)
+            if num_effects and np.linalg.matrix_rank(hessian, tol=1e-9 * float(np.abs(hessian).max()), hermitian=True) < len(params):
+                return None
+            try:
+                step = np.linalg.solve(hessian, gradient)
+            except np.linalg.LinAlgError:
+                return None
+            damping = 1.0
+            while True:
+                tried = params + damping * step
+                if not (self.has_tie and self.method == "rao_kupper" and tried[-1] <= 0):
+                    terms = self.terms(tried)
+                    rise = self.value(tried, terms)
+                    if rise >= value - 1e-9 * abs(value) or damping < 1e-6:
+                        break
+                damping /= 2
+            params, value = tried, rise
+            beyond = np.abs(params[size : size + num_effects]).max(initial=0.0) > LARGEST_EFFECT
+            if beyond or (self.has_tie and np.abs(params[:size]).max() > LARGEST_STRENGTH):
+                return None
+            if np.abs(step).max() < 1e-10:
+                hessian = self.derivatives(params, terms)[1]
+                spectrum = np.linalg.eigvalsh(hessian)
+                return (params, hessian) if spectrum[0] > FLAT * spectrum[-1] else None
+        raise ArithmeticError(f"{self.method} did not converge in 200 Newton steps")
 
-
-def strong_components(tally: Tally) -> IntArray:
-    """Number each contestant's strong component in the graph of who earned points from whom; a maximum exists if there is only one."""
-    earned = tally.points + (tally.counts - tally.points).T
-    return np.asarray(
-        scipy.sparse.csgraph.connected_components(
-            scipy.sparse.csr_array((earned > 0).astype(np.float64)), directed=True, connection="strong"
-        )[1],
-        dtype=np.int64,
-    )
-
-
-def weak_components(tally: Tally) -> IntArray:
-    """Number each contestant's component in the graph of who met whom."""
-    return np.asarray(
-        scipy.sparse.csgraph.connected_components(scipy.sparse.csr_array((tally.counts > 0).astype(np.float64)), directed=False)[1],
-        dtype=np.int64,
-    )
-
-
-def maximise(tally: Tally, *, with_side: bool = False, precision: float = 0.0) -> Fit | None:
-    """Maximise the likelihood less `precision` * theta^2 / 2 by damped Newton steps; None if the side's advantage is unidentified or
-    infinite.
-    """
-    size = len(tally.counts)
-    params = np.zeros(size + with_side)
-    value = _objective(params, tally, precision=precision)
-    for _ in range(200):
-        gradient, hessian = _derivatives(params, tally, with_side=with_side, precision=precision)
-        if with_side and np.linalg.matrix_rank(hessian, tol=1e-9 * float(np.abs(hessian).max()), hermitian=True) < size + 1:
-            return None
-        step = np.linalg.solve(hessian, gradient)
-        damping = 1.0
-        while (tried := _objective(params + damping * step, tally, precision=precision)) < value - 1e-9 * abs(value) and damping > 1e-6:
-            damping /= 2
-        params, value = params + damping * step, tried
-        if with_side and abs(params[-1]) > 8.0:
-            return None
-        if np.abs(step).max() < 1e-10:
-            break
-    else:
-        raise ArithmeticError("Bradley-Terry did not converge in 200 Newton steps")
-    _, hessian = _derivatives(params, tally, with_side=with_side, precision=precision)
-    inverse: FloatArray = np.linalg.inv(hessian).astype(np.float64)
-    return Fit(params[:size] - params[:size].mean(), float(params[-1]) if with_side else 0.0, with_side, precision, inverse)
-
-
-def sandwich(fit: Fit, columns: VoteColumns, *, cluster_by: ClusterBy, dense_cells: int = DENSE_CELLS) -> FloatArray:
-    """Covariance of theta (then side): H^-1 B H^-1, where B sums the outer products of each cluster's score, times G / (G - 1).
-
-    Two-way: B_prompt + B_rater - B_(prompt and rater); negative eigenvalues of the covariance are set to 0. A regularised fit gets at
-    least its posterior variance: without a single loss, residuals vanish and the sandwich would be 0.
-    """
-    residuals = columns.points - scipy.special.expit(fit.theta[columns.a] - fit.theta[columns.b] + fit.side)
-
-    def meat_of(codes: IntArray, count: int) -> FloatArray:
-        is_dense = count * (len(fit.theta) + fit.with_side) <= dense_cells
-        return _cluster_meat(residuals, columns, codes=codes, count=count, with_side=fit.with_side, is_dense=is_dense)
-
-    if cluster_by == "none":
-        meat = _vote_meat(residuals, columns, with_side=fit.with_side)
-    elif cluster_by == "prompt":
-        meat = meat_of(columns.prompt, columns.num_prompts)
-    elif cluster_by == "rater":
-        meat = meat_of(columns.rater, columns.num_raters)
-    else:
-        cells, crossed = np.unique(columns.prompt * columns.num_raters + columns.rater, return_inverse=True)
-        meat = meat_of(columns.prompt, columns.num_prompts) + meat_of(columns.rater, columns.num_raters) - meat_of(crossed, len(cells))
-    if fit.precision > 0:
-        return _at_least_posterior(fit, meat)
-    return _clip_spectrum(fit.inverse_hessian @ meat @ fit.inverse_hessian, floor=0.0)
+    def derivatives(self, params: FloatArray, terms: Terms) -> tuple[FloatArray, FloatArray]:
+        """Gradient and negative Hessian; without a prior, 1 / M on every cell of theta's block fixes the mean at 0."""
+        cells, size = self.cells, self.cells.size
+        extra = cells.covariates.shape[1]
+        slope, weight = cells.weight * terms.gap, cells.weight * terms.gap_gap
+        gradient, hessian = -self.ridge * params, np.diag(self.ridge)
+        gradient[:size] += _signed_sum(cells, slope)
+        table = np.bincount(cells.a * size + cells.b, weight, size * size).reshape(size, size)
+        hessian[:size, :size] += np.diag(table.sum(1) + table.sum(0)) - table - table.T + (0.0 if self.ridge[0] else 1 / size)
+        for number in range(extra):
+            column = cells.covariates[:, number]
+            hessian[size + number, :size] = hessian[:size, size + number] = _signed_sum(cells, weight * column)
+        if extra:
+            gradient[size : size + extra] += cells.covariates.T @ slope
+            hessian[size : size + extra, size : size + extra] += (cells.covariates * weight[:, None]).T @ cells.covariates
+        if terms.tie is not None and terms.tie_tie is not None and terms.gap_tie is not None:
+            mixed = cells.weight * terms.gap_tie
+            gradient[-1] += cells.weight @ terms.tie
+            hessian[-1, -1] += cells.weight @ terms.tie_tie
+            hessian[-1, :size] = hessian[:size, -1] = _signed_sum(cells, mixed)
+            if extra:
+                hessian[-1, size : size + extra] = hessian[size : size + extra, -1] = cells.covariates.T @ mixed
+        return gradient, hessian
 
 
-def _objective(params: FloatArray, tally: Tally, *, precision: float) -> float:
-    size = len(tally.counts)
-    theta, side = params[:size], params[size] if len(params) > size else 0.0
-    gap = theta[:, None] - theta[None, :] + side
-    return float((tally.points * gap - tally.counts * np.logaddexp(0.0, gap)).sum() - precision / 2 * (theta @ theta))
+def _signed_sum(cells: Cells, values: FloatArray) -> FloatArray:
+    return np.asarray(np.bincount(cells.a, values, cells.size) - np.bincount(cells.b, values, cells.size), dtype=np.float64)
 
 
-def _derivatives(params: FloatArray, tally: Tally, *, with_side: bool, precision: float) -> tuple[FloatArray, FloatArray]:
-    """Gradient and negative Hessian; without a prior, 1 / M on every cell of theta's block fixes the mean at 0."""
-    size = len(tally.counts)
-    theta, side = params[:size], params[size] if with_side else 0.0
-    chance = scipy.special.expit(theta[:, None] - theta[None, :] + side)
-    rest, weight = tally.points - tally.counts * chance, tally.counts * chance * (1 - chance)
-    gradient, hessian = np.empty(len(params)), np.empty((len(params), len(params)))
-    gradient[:size] = rest.sum(1) - rest.sum(0) - precision * theta
-    hessian[:size, :size] = np.diag(weight.sum(1) + weight.sum(0) + precision) - weight - weight.T + (0.0 if precision else 1 / size)
-    if with_side:
-        gradient[size] = rest.sum()
-        hessian[size, :size] = hessian[:size, size] = weight.sum(1) - weight.sum(0)
-        hessian[size, size] = weight.sum()
-    return gradient, hessian
-
-
-def _cluster_meat(
-    residuals: FloatArray, columns: VoteColumns, *, codes: IntArray, count: int, with_side: bool, is_dense: bool
-) -> FloatArray:
-    width = len(columns.contestants) + with_side
-    if is_dense:
-        flat = np.bincount(codes * width + columns.a, residuals, count * width) - np.bincount(
-            codes * width + columns.b, residuals, count * width
-        )
-        table = flat.reshape(count, width)
-        if with_side:
-            table[:, -1] = np.bincount(codes, residuals, count)
-        meat = table.T @ table
-    else:
-        pieces = [(residuals, columns.a), (-residuals, columns.b)] + (
-            [(residuals, np.full(len(residuals), width - 1))] if with_side else []
-        )
-        data, places = np.concatenate([piece[0] for piece in pieces]), np.concatenate([piece[1] for piece in pieces])
-        sparse = scipy.sparse.coo_array((data, (np.tile(codes, len(pieces)), places)), shape=(count, width)).tocsr()
-        meat = (sparse.T @ sparse).toarray()
-    result: FloatArray = meat * (count / (count - 1))
-    return result
-
-
-def _vote_meat(residuals: FloatArray, columns: VoteColumns, *, with_side: bool) -> FloatArray:
-    size = len(columns.contestants)
-    squares = np.bincount(columns.a * size + columns.b, residuals**2, size * size).reshape(size, size)
-    meat = np.zeros((size + with_side, size + with_side))
-    meat[:size, :size] = np.diag(squares.sum(1) + squares.sum(0)) - squares - squares.T
-    if with_side:
-        meat[size, :size] = meat[:size, size] = squares.sum(1) - squares.sum(0)
-        meat[size, size] = squares.sum()
-    return meat
-
-
-def _at_least_posterior(fit: Fit, meat: FloatArray) -> FloatArray:
-    values, vectors = np.linalg.eigh(fit.inverse_hessian)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    prior = np.zeros_like(meat)
-    size = len(fit.theta)
-    prior[:size, :size] = fit.precision * np.eye(size)
-    covariance: FloatArray = root @ _clip_spectrum(root @ (meat + prior) @ root, floor=1.0) @ root
-    return covariance
-
-
-def _clip_spectrum(matrix: FloatArray, *, floor: float) -> FloatArray:
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    clipped: FloatArray = (vectors * np.maximum(values, floor)) @ vectors.T
-    return clipped
+def _components(rows: IntArray, columns: IntArray, *, size: int, connection: Literal["weak", "strong"]) -> IntArray:
+    graph = scipy.sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(size, size))
+    return np.asarray(scipy.sparse.csgraph.connected_components(graph, directed=True, connection=connection)[1], dtype=np.int64)

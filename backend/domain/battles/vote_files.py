@@ -4,6 +4,9 @@
     question_id  judge    model_a  model_b  winner    model_a, model_b, tie, tie (inconsistent) or tie (bothbad)
     prompt       worker   left     right    winner    left, right or tie
 
+Optional: `category` of the prompt; `probability` (or `sampling_probability`) with which the battle was drawn; the form of the answers, for
+control of length and style: `length_a`, `length_b` and the same of `headers`, `lists` and `bold`. `vote_tables` reads large files.
+
 MT-bench's `turn` tells two votes of a rater apart; both turns of a question are votes on one prompt, so intervals clustered by prompt take
 their dependence into account.
 """
@@ -13,9 +16,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from backend.domain.battles.answer_features import FEATURES, AnswerFeatures
 from backend.domain.battles.votes import LABEL_REMEDY, Label, VoteRecord
 from backend.errors import InvalidInput
 
@@ -25,6 +30,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "a": ("a", "model_a", "left"),
     "b": ("b", "model_b", "right"),
     "winner": ("winner",),
+}
+WORDS = ("category", "turn")
+"""Optional columns of words; the others are numbers."""
+OPTIONAL: dict[str, tuple[str, ...]] = {
+    "turn": ("turn",),
+    "category": ("category",),
+    "probability": ("probability", "sampling_probability"),
+    **{f"{feature}_{side}": (f"{feature}_{side}",) for feature in FEATURES for side in "ab"},
 }
 COLUMNS_REMEDY = f"Name the columns {','.join(COLUMNS)}, or MT-bench's question_id,judge,model_a,model_b,winner."
 _WORDS = {
@@ -91,7 +104,7 @@ def _object(value: Any, *, where: str) -> Mapping[str, Any]:
 
 
 def _columns(names: Sequence[str], where: str) -> dict[str, str]:
-    """Return field -> column. Raises InvalidInput naming the fields without one."""
+    """Return field -> column, optional fields only if there are columns for them. Raises InvalidInput naming the fields without one."""
     columns = {field: next((name for name in known if name in names), "") for field, known in COLUMNS.items()}
     missing = [field for field, column in columns.items() if not column]
     if missing:
@@ -101,22 +114,52 @@ def _columns(names: Sequence[str], where: str) -> dict[str, str]:
             remedy=COLUMNS_REMEDY,
             field=missing[0],
         )
-    return columns
+    return columns | {field: name for field, known in OPTIONAL.items() for name in known if name in names}
 
 
 def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str) -> VoteRecord:
     cells = {field: _cell(row.get(column)) for field, column in columns.items()}
-    empty = [field for field, cell in cells.items() if not cell]
+    empty = [field for field in COLUMNS if not cells[field]]
     if empty:
         raise InvalidInput(f"{where} has no {columns[empty[0]]}.", remedy="Fill it in or remove the vote.", field=empty[0])
-    label = _label(cells["winner"], columns)
+    label = label_of(cells["winner"], columns)
     if label is None:
         sides = "" if columns["a"] == "a" else f" Here the sides are {columns['a']} and {columns['b']}."
         raise InvalidInput(f"{where} has the unknown winner {cells['winner'][:60]!r}.", remedy=f"{LABEL_REMEDY}{sides}", field="winner")
     if cells["a"] == cells["b"]:
         raise InvalidInput(f"{where} compares {cells['a']!r} with itself.", remedy="A battle needs two different contestants.", field="b")
-    turn = _cell(row.get("turn"))
-    return VoteRecord(prompt=cells["prompt"], rater=cells["rater"], a=cells["a"], b=cells["b"], winner=label, turn=turn)
+    numbers = {field: _number(cells[field], field, where=where) for field in OPTIONAL if field not in WORDS and cells.get(field)}
+    return VoteRecord(
+        prompt=cells["prompt"],
+        rater=cells["rater"],
+        a=cells["a"],
+        b=cells["b"],
+        winner=label,
+        turn=cells.get("turn", ""),
+        category=cells.get("category", ""),
+        probability=numbers.get("probability"),
+        form_a=_form(numbers, "a"),
+        form_b=_form(numbers, "b"),
+    )
+
+
+def _number(cell: str, field: str, *, where: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    is_probability = field == "probability"
+    if not math.isfinite(value) or value < 0 or (is_probability and not 0 < value <= 1):
+        remedy = (
+            "Write the chance with which the battle was drawn, above 0 and at most 1" if is_probability else "Write a count of 0 or more"
+        )
+        raise InvalidInput(f"{where} has the {field} {cell[:60]!r}.", remedy=f"{remedy}, or leave it empty.", field=field)
+    return value
+
+
+def _form(numbers: Mapping[str, float], side: str) -> AnswerFeatures | None:
+    values = [numbers.get(f"{feature}_{side}", math.nan) for feature in FEATURES]
+    return None if all(map(math.isnan, values)) else AnswerFeatures(*values)
 
 
 def _cell(value: Any) -> str:
@@ -126,8 +169,8 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _label(winner: str, columns: Mapping[str, str]) -> Label | None:
-    """Return the label of a verdict; the name of a side's column means that side."""
+def label_of(winner: str, columns: Mapping[str, str]) -> Label | None:
+    """Return the label of a verdict, None if it is none; the name of a side's column means that side."""
     word = winner.upper().replace(" ", "_").replace("-", "_")
     for side in (Label.A, Label.B):
         if columns[side.lower()] != side.lower() and word == columns[side.lower()].upper():

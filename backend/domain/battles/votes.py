@@ -6,13 +6,17 @@ A correction of a vote supersedes the first one before it comes here: each recor
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.domain.battles.answer_features import AnswerFeatures, relative_difference
 from backend.errors import InvalidInput
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 class Label(StrEnum):
@@ -27,6 +31,7 @@ class Label(StrEnum):
 LABELS = tuple(Label)
 POINTS_OF_A = {Label.A: 1.0, Label.B: 0.0, Label.TIE: 0.5, Label.BOTH_BAD: 0.5}
 LABEL_REMEDY = "Use A, B, TIE or BOTH_BAD."
+UNKNOWN = AnswerFeatures(np.nan, np.nan, np.nan, np.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class VoteRecord:
     """One vote: contestant `a` was shown as side a, `b` as side b; `winner` is A, B, TIE or BOTH_BAD.
 
     `turn` tells the turns of one prompt apart, where raters vote on each. `identical` marks a TIE that no one cast: two equal answers.
+    `category` is the prompt's; `probability` the chance with which this battle was drawn, in (0, 1]; `form_a` and `form_b` the form of the
+    answers, for control of length and style.
     """
 
     prompt: str
@@ -43,31 +50,79 @@ class VoteRecord:
     winner: str
     turn: str = ""
     identical: bool = False
+    category: str = ""
+    probability: float | None = None
+    form_a: AnswerFeatures | None = None
+    form_b: AnswerFeatures | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class VoteColumns:
-    """Votes as arrays of one entry per vote: codes of `contestants` (sorted by name), LABELS, prompts and raters (by first appearance)."""
+    """Votes as arrays of one entry per vote: codes of `contestants` (sorted by name), LABELS, `prompts` and `raters` (by first appearance).
+
+    `category` codes `categories`; `probability` is NaN where unknown; `forms` has a row per vote and a column per feature, the relative
+    difference of the two answers, NaN where unknown. Each of the three is None if no vote has it.
+    """
 
     contestants: tuple[str, ...]
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
-    label: NDArray[np.int64]
-    prompt: NDArray[np.int64]
-    rater: NDArray[np.int64]
-    num_prompts: int
-    num_raters: int
+    prompts: tuple[str, ...]
+    raters: tuple[str, ...]
+    a: IntArray
+    b: IntArray
+    label: IntArray
+    prompt: IntArray
+    rater: IntArray
+    categories: tuple[str, ...] = ()
+    category: IntArray | None = None
+    probability: FloatArray | None = None
+    forms: FloatArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.a)
 
     @property
-    def points(self) -> NDArray[np.float64]:
+    def num_prompts(self) -> int:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    @property
+    def num_raters(self) -> int:
+        """Number of raters."""
+        return len(self.raters)
+
+    @property
+    def points(self) -> FloatArray:
         """Points of side a: 1, 0 or a half."""
         return np.array([POINTS_OF_A[label] for label in LABELS])[self.label]
+
+    def select(self, votes: NDArray[np.bool_] | IntArray) -> VoteColumns:
+        """Return some of the votes; contestants, prompts and raters without a vote among them disappear."""
+        a, b = self.a[votes], self.b[votes]
+        contestants, sides = _used(self.contestants, np.concatenate([a, b]))
+        prompts, prompt = _used(self.prompts, self.prompt[votes])
+        raters, rater = _used(self.raters, self.rater[votes])
+        categories, category = _used(self.categories, self.category[votes]) if self.category is not None else ((), None)
+        return replace(
+            self,
+            contestants=contestants,
+            prompts=prompts,
+            raters=raters,
+            a=sides[: len(a)],
+            b=sides[len(a) :],
+            label=self.label[votes],
+            prompt=prompt,
+            rater=rater,
+            categories=categories,
+            category=category,
+            probability=self.probability[votes] if self.probability is not None else None,
+            forms=self.forms[votes] if self.forms is not None else None,
+        )
 
 
 def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
     """Turn records into arrays (about half a second per million).
 
-    Raises InvalidInput for an unknown label (never read as a tie) and for a contestant that meets itself.
+    Raises InvalidInput for an unknown label (never read as a tie), a contestant that meets itself and a probability outside (0, 1].
     """
     records = votes if isinstance(votes, Sequence) else list(votes)
     sides_a, sides_b = [vote.a for vote in records], [vote.b for vote in records]
@@ -88,20 +143,64 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
         raise InvalidInput(
             f"Vote {labels.index(unknown[0]) + 1} has the unknown winner {unknown[0]!r}.", remedy=LABEL_REMEDY, field="winner"
         )
-    prompts, raters = [vote.prompt for vote in records], [vote.rater for vote in records]
-    prompt_index = {name: code for code, name in enumerate(dict.fromkeys(prompts))}
-    rater_index = {name: code for code, name in enumerate(dict.fromkeys(raters))}
+    prompts, prompt = _numbered([vote.prompt for vote in records])
+    raters, rater = _numbered([vote.rater for vote in records])
+    categories, category = _numbered([vote.category for vote in records])
     return VoteColumns(
         contestants=contestants,
+        prompts=prompts,
+        raters=raters,
         a=a,
         b=b,
         label=_codes(labels, label_index),
-        prompt=_codes(prompts, prompt_index),
-        rater=_codes(raters, rater_index),
-        num_prompts=len(prompt_index),
-        num_raters=len(rater_index),
+        prompt=prompt,
+        rater=rater,
+        categories=categories if any(categories) else (),
+        category=category if any(categories) else None,
+        probability=_probabilities(records),
+        forms=_forms(records),
     )
 
 
-def _codes(values: Sequence[str], index: dict[str, int]) -> NDArray[np.int64]:
+def _probabilities(records: Sequence[VoteRecord]) -> FloatArray | None:
+    if all(vote.probability is None for vote in records):
+        return None
+    values = np.array([np.nan if vote.probability is None else vote.probability for vote in records], dtype=np.float64)
+    check_probabilities(values)
+    return values
+
+
+def check_probabilities(values: FloatArray) -> None:
+    """Raise InvalidInput for a sampling probability outside (0, 1]; NaN is unknown."""
+    outside = np.flatnonzero((values <= 0) | (values > 1))
+    if len(outside):
+        raise InvalidInput(
+            f"Vote {int(outside[0]) + 1} has the sampling probability {values[outside[0]]:g}.",
+            remedy="Give the chance with which the battle was drawn, above 0 and at most 1, or leave it empty.",
+            field="probability",
+        )
+
+
+def _forms(records: Sequence[VoteRecord]) -> FloatArray | None:
+    if all(vote.form_a is None or vote.form_b is None for vote in records):
+        return None
+    sides = [np.array([getattr(vote, side) or UNKNOWN for vote in records], dtype=np.float64) for side in ("form_a", "form_b")]
+    return relative_difference(sides[0], sides[1])
+
+
+def _numbered(values: Sequence[str]) -> tuple[tuple[str, ...], IntArray]:
+    index = {name: code for code, name in enumerate(dict.fromkeys(values))}
+    return tuple(index), _codes(values, index)
+
+
+def _codes(values: Sequence[str], index: dict[str, int]) -> IntArray:
     return np.fromiter(map(index.__getitem__, values), dtype=np.int64, count=len(values))
+
+
+def _used(names: tuple[str, ...], codes: IntArray) -> tuple[tuple[str, ...], IntArray]:
+    """Return the names that the codes use, and the codes among them."""
+    counts = np.bincount(codes, minlength=len(names))
+    present = np.flatnonzero(counts)
+    position = np.zeros(len(names), dtype=np.int64)
+    position[present] = np.arange(len(present))
+    return tuple(names[code] for code in present), position[codes]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import CampaignPrompt, Checkpoint, Contestant, Rater
 from backend.domain.battles.agreement import Agreement, vote_agreement
 from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.ratings import RatingTable, fit_bradley_terry
+from backend.domain.battles.ratings import RatingTable, fit_ratings
 from backend.domain.battles.verdicts import PairVerdict, pair_verdict
 from backend.domain.battles.votes import VoteRecord
 from backend.services.battles.views import ValidVote, find_campaign, valid_votes
@@ -41,7 +41,7 @@ class Standings:
 
 
 def standings(ctx: Context, campaign_id: str) -> Standings:
-    """Rate the contestants of a campaign by the valid votes. Intervals are clustered by prompt."""
+    """Rate the contestants of a campaign by the valid votes. Intervals are clustered by prompt and rater."""
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
         gap = CampaignConfig.model_validate(campaign.config.get("config", {})).smallest_gap
@@ -55,7 +55,7 @@ def standings(ctx: Context, campaign_id: str) -> Standings:
     records = [_record(vote, names) for vote in votes]
     times = [vote.duration_ms / 1000 for vote in votes if vote.duration_ms is not None]
     pace = median(times) if times else None
-    table = fit_bradley_terry(records, cluster_by="prompt") if records else None
+    table = fit_ratings(records) if records else None
     rated = table.contestants if table else ()
     order = [*rated, *sorted(set(checkpoints) - set(rated))]
     return Standings(

@@ -37,11 +37,11 @@ MT_BENCH = [
     _mt_bench("tie (bothbad)", 83, "expert_0"),
 ]
 MT_BENCH_RECORDS = [
-    VoteRecord("81", "author_2", "x", "y", "A"),
-    VoteRecord("81", "author_2", "x", "y", "B"),
-    VoteRecord("82", "author_2", "x", "y", "TIE"),
-    VoteRecord("82", "gpt-4 pair-v2", "x", "y", "TIE"),
-    VoteRecord("83", "expert_0", "x", "y", "BOTH_BAD"),
+    VoteRecord("81", "author_2", "x", "y", "A", turn="1"),
+    VoteRecord("81", "author_2", "x", "y", "B", turn="2"),
+    VoteRecord("82", "author_2", "x", "y", "TIE", turn="1"),
+    VoteRecord("82", "gpt-4 pair-v2", "x", "y", "TIE", turn="1"),
+    VoteRecord("83", "expert_0", "x", "y", "BOTH_BAD", turn="1"),
 ]
 
 

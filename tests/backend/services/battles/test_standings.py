@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from backend.cli.rating import app
 from backend.db.tables import Checkpoint
-from backend.domain.battles.ratings import fit_bradley_terry
+from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.vote_files import parse_votes_csv
 from backend.services.battles.ballots import cast_vote, next_battle, undo
 from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
@@ -94,7 +94,7 @@ def test_the_export_names_no_rater_and_rates_as_the_page_does(ctx: Context) -> N
     text = export_votes_csv(ctx, campaign.id)
     assert text.splitlines()[0].startswith("prompt,rater,a,b,winner")
     assert "Secretive" not in text
-    again, table = fit_bradley_terry(parse_votes_csv(text)), standings(ctx, campaign.id).table
+    again, table = fit_ratings(parse_votes_csv(text)), standings(ctx, campaign.id).table
     assert table is not None
     assert [(row.contestant, row.votes) for row in again.ratings] == [(row.contestant, row.votes) for row in table.ratings]
     assert [row.rating for row in again.ratings] == pytest.approx([row.rating for row in table.ratings])

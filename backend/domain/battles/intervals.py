@@ -1,0 +1,57 @@
+"""Intervals of ratings: standard errors of strengths and differences, and rank ranges that hold for all pairs at once."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import scipy
+
+from backend.domain.battles.bradley_terry import Fit
+from backend.domain.battles.clusters import Covariance, Spread, gap_variances, own_variances
+from backend.domain.battles.likelihoods import FloatArray, IntArray
+from backend.domain.battles.options import RatingOptions
+
+EMPTY = 1e-9
+"""A sandwich below this share of the model's variance is empty: votes that never differ."""
+
+
+def floored(fit: Fit, spread: Covariance, *, anchor_at: int | None) -> tuple[Spread, Spread, bool]:
+    """Return the spread of all differences and of each rating; where the sandwich is empty (only ties), the model's, and True."""
+    size = len(fit.theta)
+    model_gaps, model_own = gap_variances(fit.inverse_hessian, size), own_variances(fit.inverse_hessian, size, anchor_at)
+    empty_gaps, empty_own = spread.gaps.variance < EMPTY * model_gaps, spread.own.variance < EMPTY * model_own
+    gaps = Spread(np.where(empty_gaps, model_gaps, spread.gaps.variance), spread.gaps.df)
+    own = Spread(np.where(empty_own, model_own, spread.own.variance), spread.own.df)
+    return gaps, own, bool(empty_gaps.any() or empty_own.any())
+
+
+def rank_ranges(fit: Fit, spread: Covariance, gaps: Spread, options: RatingOptions) -> IntArray:
+    """Best and worst rank of each contestant from simultaneous intervals of all differences (max-t).
+
+    The critical value is a quantile of the simulated largest |t| at the pairs' median degrees of freedom; each pair gets Student's t at
+    the same error rate with its own. Source: Hothorn, Bretz and Westfall (2008), Biometrical Journal 50.
+    """
+    size = len(fit.theta)
+    rows, columns = np.triu_indices(size, 1)
+    block = spread.matrix[:size, :size]
+    values, vectors = np.linalg.eigh(block)
+    deviations = np.sqrt(np.maximum(gap_variances(block, size), EMPTY * gaps.variance))[rows, columns]
+    rng, df = np.random.default_rng(options.seed), float(np.median(gaps.df[rows, columns]))
+    draws = rng.standard_normal((options.num_draws, size)) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    largest = _largest(draws, rows, columns, deviations)
+    if math.isfinite(df):
+        largest /= np.sqrt(rng.chisquare(df, options.num_draws) / df)
+    error_rate = min(2 * float(scipy.stats.t.sf(np.quantile(largest, options.level), df)), 1 - options.level)
+    margins = scipy.stats.t.isf(error_rate / 2, gaps.df) * np.sqrt(gaps.variance)
+    clearly_above = fit.theta[:, None] - fit.theta[None, :] > np.where(margins > 0, margins, np.inf)
+    return np.column_stack([1 + clearly_above.sum(0), size - clearly_above.sum(1)]).astype(np.int64)
+
+
+def _largest(draws: FloatArray, rows: IntArray, columns: IntArray, deviations: FloatArray) -> FloatArray:
+    largest = np.zeros(len(draws))
+    chunk = max(1, 4_000_000 // max(1, len(rows)))
+    for start in range(0, len(draws), chunk):
+        part = draws[start : start + chunk]
+        largest[start : start + chunk] = (np.abs(part[:, rows] - part[:, columns]) / deviations).max(1)
+    return largest
