@@ -15,7 +15,7 @@ Control = Literal["length", "style"]
 
 
 class RatingOptions(BaseModel):
-    """How votes become ratings. The same votes, options and seed give the same table."""
+    """Choices that turn votes into ratings. The same votes, options and seed give the same table."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

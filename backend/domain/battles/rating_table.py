@@ -99,7 +99,7 @@ class MethodFit:
 
 @dataclass(frozen=True, slots=True)
 class ControlEffect:
-    """What a feature of answers earns beside their quality: Elo points per standard deviation of its relative difference."""
+    """Effect of a feature of the answers beside their quality: Elo points per standard deviation of its relative difference."""
 
     feature: str
     effect: Estimate
