@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from backend.bootstrap import get_context, host_rules
 from backend.infra.hosts import HostGuard
 from backend.settings import Settings
+from backend.web.ballots import ballot_routes
 from backend.web.downloads import download_routes
 from backend.web.live import live_routes
 from backend.web.not_found import UnknownPages
@@ -42,6 +43,7 @@ app = st.App(
     lifespan=lifespan,
     routes=[
         *live_routes(get_context),
+        *ballot_routes(get_context),
         *download_routes(get_context),
         *sign_in_routes(get_context, proxies=TrustedProxies.parse(settings.trust_proxy)),
     ],

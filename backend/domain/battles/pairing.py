@@ -1,42 +1,40 @@
-"""Choose a rater's next battle: the pair and prompt with the fewest votes, with some random exploration. Pure, no I/O. Exploration keeps
-every battle's probability above zero, so that votes can be reweighted later; the probability is returned for logging, because it can't be
-reconstructed (Chiang et al. 2024, arXiv 2403.04132, section 5).
+"""Value of one more vote on each pair. Pure, no I/O.
+
+Active sampling after Chiang et al. 2024 (arXiv 2403.04132, section 5): a pair's weight is the expected reduction, by one more vote, of the
+variances of the rating differences that are still undecided. Weights are above zero, and the probability of every draw is logged, because
+it can't be reconstructed.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
 
-EPSILON = 0.15
-"""Share of battles that are drawn uniformly."""
-
-LIGHT = 0.5
-"""Lead in votes allowed to an undecided neighbour: a pair of interest 1 counts its votes at 1 / (1 + LIGHT)."""
+import numpy as np
+from numpy.typing import NDArray
 
 Pair = tuple[str, str]
+FloatArray = NDArray[np.float64]
 
+PRIOR_SD = 2.5
+"""Standard deviation of a rating before any vote, natural units."""
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A battle that could be served. `votes` counts votes on this prompt and pair, `prompt_votes` all votes on the prompt."""
+CLEAR = 2.5
+"""A difference of so many standard errors counts as decided."""
 
-    prompt: str
-    pair: Pair
-    votes: int
-    prompt_votes: int
+NEWTON_STEPS = 8
+LEAST_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class PairCount:
-    """Votes of a pair, in the order of its names: wins of the first, wins of the second, everything else."""
+    """Votes of a pair, in the order of its names: wins of the first, of the second, everything else; and battles that are open now."""
 
     first: int = 0
     second: int = 0
     halves: int = 0
+    open: int = 0
 
     @property
     def total(self) -> int:
@@ -49,40 +47,60 @@ def pair_of(one: str, other: str) -> Pair:
     return (one, other) if one < other else (other, one)
 
 
-def interest(counts: Mapping[Pair, PairCount]) -> dict[Pair, float]:
-    """Return 1 for each pair of neighbours in the order of average score whose sign test is not clear (|z| < 2), else 0."""
-    earned: dict[str, float] = {}
-    met: dict[str, int] = {}
-    for (one, other), count in counts.items():
-        for name, wins in ((one, count.first), (other, count.second)):
-            earned[name] = earned.get(name, 0.0) + wins + count.halves / 2
-            met[name] = met.get(name, 0) + count.total
-    order = sorted(met, key=lambda name: (-(earned[name] / met[name] if met[name] else 0.5), name))
-    neighbours = {pair_of(one, other) for one, other in itertools.pairwise(order)}
-    return {pair: float(pair in neighbours and not _is_clear(count)) for pair, count in counts.items()}
+def all_pairs(contestants: Iterable[str]) -> list[Pair]:
+    """Return every pair of contestants in its fixed order."""
+    return list(itertools.combinations(sorted(contestants), 2))
 
 
-def _is_clear(count: PairCount) -> bool:
-    decisive = count.first + count.second
-    return decisive > 0 and abs(count.first - count.second) >= 2 * math.sqrt(decisive)
+def information_weights(contestants: Sequence[str], counts: Mapping[Pair, PairCount]) -> dict[Pair, float]:
+    """Return for each pair of contestants the expected reduction of the undecided differences' variances by one more vote.
 
-
-def choose_battle(
-    candidates: Sequence[Candidate], counts: Mapping[Pair, PairCount], *, rng: Random, epsilon: float = EPSILON
-) -> tuple[Candidate, float]:
-    """Draw the next battle and return it with the probability with which it was drawn.
-
-    With chance 1 - epsilon uniformly among the best (the pair with the fewest votes, then its prompt with the fewest), else uniformly
-    among all. `candidates` must not be empty.
+    The ratings' covariance V is the inverse of the Bradley-Terry information with a normal prior; open battles count as votes to come. One
+    vote on (i, j) with win probability p adds h = p(1 - p) in the direction i - j, and takes h c^2 / (1 + h v) off the variance of any
+    difference whose covariance with that of i and j is c, where v is the variance of the latter (Sherman and Morrison 1950).
     """
-    weights = interest(counts)
+    names = sorted(contestants)
+    pairs = all_pairs(names)
+    if not pairs:
+        return {}
+    index = {name: number for number, name in enumerate(names)}
+    first = np.array([index[one] for one, _ in pairs])
+    second = np.array([index[other] for _, other in pairs])
+    tallies = [counts.get(pair, PairCount()) for pair in pairs]
+    votes = np.array([tally.total for tally in tallies], dtype=np.float64)
+    points = np.array([tally.first + tally.halves / 2 for tally in tallies])
+    pending = np.array([tally.open for tally in tallies], dtype=np.float64)
+    theta = _fit(first, second, votes, points, len(names))
+    win = 1 / (1 + np.exp(-(theta[first] - theta[second])))
+    spread = win * (1 - win)
+    covariance = np.linalg.inv(_information(first, second, (votes + pending) * spread, len(names)))
+    differences = covariance[first][:, first] + covariance[second][:, second] - covariance[first][:, second] - covariance[second][:, first]
+    variance = np.diag(differences)
+    undecided = np.abs(theta[first] - theta[second]) < CLEAR * np.sqrt(variance)
+    if not undecided.any():
+        undecided[:] = True
+    gains = spread / (1 + spread * variance) * (differences[:, undecided] ** 2).sum(axis=1)
+    return {pair: max(float(gain), LEAST_WEIGHT) for pair, gain in zip(pairs, gains, strict=True)}
 
-    def cost(candidate: Candidate) -> tuple[float, int, int]:
-        votes = counts.get(candidate.pair, PairCount()).total
-        return (votes / (1 + LIGHT * weights.get(candidate.pair, 0.0)), candidate.votes, candidate.prompt_votes)
 
-    costs = [cost(candidate) for candidate in candidates]
-    least = min(costs)
-    best = [candidate for candidate, its in zip(candidates, costs, strict=True) if its == least]
-    chosen = rng.choice(candidates) if rng.random() < epsilon else rng.choice(best)
-    return chosen, epsilon / len(candidates) + ((1 - epsilon) / len(best) if chosen in best else 0.0)
+def _fit(first: NDArray[np.int64], second: NDArray[np.int64], votes: FloatArray, points: FloatArray, size: int) -> FloatArray:
+    """Return the posterior mode of the ratings by Newton's method."""
+    theta = np.zeros(size)
+    for _ in range(NEWTON_STEPS):
+        win = 1 / (1 + np.exp(-(theta[first] - theta[second])))
+        surprise = points - votes * win
+        gradient = np.bincount(first, surprise, size) - np.bincount(second, surprise, size) - theta / PRIOR_SD**2
+        step = np.linalg.solve(_information(first, second, votes * win * (1 - win), size), gradient)
+        theta = theta + np.clip(step, -2.0, 2.0)
+        if float(np.abs(step).max()) < 1e-6:
+            break
+    return theta
+
+
+def _information(first: NDArray[np.int64], second: NDArray[np.int64], weight: FloatArray, size: int) -> FloatArray:
+    matrix = np.eye(size) / PRIOR_SD**2
+    np.add.at(matrix, (first, first), weight)
+    np.add.at(matrix, (second, second), weight)
+    np.add.at(matrix, (first, second), -weight)
+    np.add.at(matrix, (second, first), -weight)
+    return matrix

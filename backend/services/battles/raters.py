@@ -57,7 +57,7 @@ def rater_for(ctx: Context, person: Person) -> RaterView:
     with ctx.db.read() as session:
         existing = _rater_of(session, person)
         if existing is not None:
-            return _view(existing)
+            return view_of_rater(existing)
     try:
         with ctx.db.write() as session:
             if person.id is not None and session.get(User, person.id) is None:
@@ -67,20 +67,20 @@ def rater_for(ctx: Context, person: Person) -> RaterView:
                 row.id = rater_id
             session.add(row)
             session.flush()
-            return _view(row)
+            return view_of_rater(row)
     except IntegrityError:  # a second tab made the row in the same moment
         with ctx.db.read() as session:
             existing = _rater_of(session, person)
             if existing is None:
                 raise
-            return _view(existing)
+            return view_of_rater(existing)
 
 
 def find_rater(ctx: Context, person: Person) -> RaterView:
     """Return a person's rater without storing one: a person who never voted gets a rater without votes."""
     with ctx.db.read() as session:
         row = _rater_of(session, person)
-        return _view(row) if row is not None else RaterView(id="", name=person.name, campaign_id=None, expires_at=None)
+        return view_of_rater(row) if row is not None else RaterView(id="", name=person.name, campaign_id=None, expires_at=None)
 
 
 def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 14, person: Person) -> RaterLink:
@@ -102,7 +102,7 @@ def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 
         )
         session.add(row)
         session.flush()
-        return RaterLink(f"{ctx.pages_url.rstrip('/')}/ballot?link={secret}", _view(row))
+        return RaterLink(f"{ctx.pages_url.rstrip('/')}/ballot?link={secret}", view_of_rater(row))
 
 
 def rater_from_link(ctx: Context, secret: str) -> RaterView:
@@ -114,7 +114,7 @@ def rater_from_link(ctx: Context, secret: str) -> RaterView:
         row = session.scalar(query.where(Rater.link_hash == _hash(secret)))
         if row is None or row.expires_at is None or row.expires_at <= ctx.now():
             raise NotAllowed("This ballot link is not valid any more.", remedy="Ask the person who sent it for a new one.")
-        return _view(row)
+        return view_of_rater(row)
 
 
 def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
@@ -142,7 +142,7 @@ def _row(row: Rater, votes: list[tuple[str, int | None]]) -> RaterRow:
     times = [ms for _, ms in votes if ms is not None]
     sides = [label for label, _ in votes if label in ("A", "B")]
     return RaterRow(
-        rater=_view(row),
+        rater=view_of_rater(row),
         is_link=row.link_hash is not None,
         num_votes=len(votes),
         median_s=median(times) / 1000 if times else None,
@@ -156,8 +156,14 @@ def _rater_of(session: Session, person: Person) -> Rater | None:
     return session.scalar(select(Rater).where(Rater.user_id == person.id))
 
 
-def _view(row: Rater) -> RaterView:
+def view_of_rater(row: Rater) -> RaterView:
+    """Copy a row into a view that outlives its session."""
     return RaterView(id=row.id, name=row.name, campaign_id=row.campaign_id, expires_at=row.expires_at)
+
+
+def browser_hash(cookie: str) -> str:
+    """Return what is stored of a browser's cookie."""
+    return _hash(cookie)
 
 
 def _hash(secret: str) -> str:

@@ -62,7 +62,7 @@ def record_side_by_side_vote(
         last = last_vote(session, battle.id)
         if last is not None and last.label == label:
             return last.id
-        return append_vote(session, ctx, battle, rater, label=label, last=last, duration_ms=None).id
+        return append_vote(session, ctx, battle, rater, label=label, last=last).id
 
 
 def _playground(session: Session, ctx: Context, person: Person) -> Campaign:

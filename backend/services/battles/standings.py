@@ -10,13 +10,13 @@ from statistics import median
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import CampaignPrompt, Checkpoint, Contestant, Rater
+from backend.db.tables import CampaignPrompt, Contestant, Rater
 from backend.domain.battles.agreement import Agreement, vote_agreement
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import RatingTable, fit_ratings
 from backend.domain.battles.verdicts import PairVerdict, pair_verdict
 from backend.domain.battles.votes import VoteRecord
-from backend.services.battles.views import ValidVote, find_campaign, valid_votes
+from backend.services.battles.views import ValidVote, contestant_names, find_campaign, valid_votes
 from backend.services.context import Context
 
 ALPHA = 0.05
@@ -119,12 +119,13 @@ def _verdicts(records: list[VoteRecord], order: list[str], *, gap: float, pace: 
 
 
 def _record(vote: ValidVote, names: dict[str, str]) -> VoteRecord:
-    return VoteRecord(prompt=vote.prompt_id, rater=vote.rater_id, a=names[vote.a], b=names[vote.b], winner=vote.label)
+    return VoteRecord(
+        prompt=vote.prompt_key, rater=vote.rater_id, a=names[vote.a], b=names[vote.b], winner=vote.label, identical=vote.identical
+    )
 
 
 def _names(session: Session, campaign_id: str) -> dict[str, str]:
-    query = select(Contestant.id, Checkpoint.name).join(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
-    return dict(session.execute(query.where(Contestant.campaign_id == campaign_id)).all())
+    return contestant_names(session, campaign_id)
 
 
 def _safe_cell(cell: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,12 +11,21 @@ from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Dataset, DatasetVersion, Job, Run, Vote
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.votes import LABELS
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.errors import NotFound
 from backend.services.context import Context
 from backend.services.jobs.jobs import JobView, view
 
 UNDONE = "UNDONE"
+SKIPPED = "SKIPPED"
+RATED = "RATED"
+"""Label of a battle of one answer; the grade is an answer rating."""
+
+VOTES = ("vote", "identical")
+"""Purposes of the battles whose votes count on a board. Repeats and gold pairs measure raters."""
+
+GOLD_KINDS = ("gold_better", "gold_worse")
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,7 @@ class ContestantView:
     name: str
     completions: int
     job: JobView | None
+    kind: str = "checkpoint"
 
     @property
     def is_writing(self) -> bool:
@@ -75,7 +85,7 @@ class CampaignView:
     @property
     def expected_completions(self) -> int:
         """Number of completions when all are generated."""
-        return self.num_prompts * len(self.contestants)
+        return self.num_prompts * len(self.contestants) * self.config.answers_per_prompt
 
     @property
     def completions(self) -> int:
@@ -85,16 +95,24 @@ class CampaignView:
 
 @dataclass(frozen=True)
 class ValidVote:
-    """A valid vote: a battle's newest revision, if not undone. `a` and `b` are the contestants shown on these sides."""
+    """A valid vote: a battle's newest revision, if neither undone nor skipped. `a` and `b` are the contestants shown on these sides.
+
+    `prompt_key` is equal for equal prompts: the cluster of dependent votes. `purpose` identical marks a TIE that no one cast.
+    """
 
     id: str
     battle_id: str
     rater_id: str
     prompt_id: str
+    prompt_key: str
     a: str
     b: str
+    completion_a_id: str
+    completion_b_id: str
     label: str
     duration_ms: int | None
+    purpose: str
+    repeat_of_id: str | None
     sampling_probability: float
     created_at: datetime
 
@@ -103,9 +121,14 @@ class ValidVote:
         """The contestant that was preferred, or None."""
         return {"A": self.a, "B": self.b}.get(self.label)
 
+    @property
+    def identical(self) -> bool:
+        """Return whether both answers were equal, so that no one voted."""
+        return self.purpose == "identical"
 
-def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = None) -> list[ValidVote]:
-    """Return a campaign's valid votes, oldest first."""
+
+def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = None, purposes: Collection[str] = VOTES) -> list[ValidVote]:
+    """Return a campaign's valid votes of these purposes (vote, identical, repeat, gold), oldest first."""
     side_a, side_b = aliased(Completion), aliased(Completion)
     query = (
         select(
@@ -113,17 +136,23 @@ def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = No
             Vote.battle_id,
             Vote.rater_id,
             Battle.prompt_id,
+            CampaignPrompt.content_hash,
             side_a.contestant_id,
             side_b.contestant_id,
+            side_a.id,
+            side_b.id,
             Vote.label,
             Vote.duration_ms,
+            Battle.purpose,
+            Battle.repeat_of_id,
             Battle.sampling_probability,
             Vote.created_at,
         )
         .join(Battle, Battle.id == Vote.battle_id)
+        .join(CampaignPrompt, CampaignPrompt.id == Battle.prompt_id)
         .join(side_a, side_a.id == Battle.completion_a_id)
         .join(side_b, side_b.id == Battle.completion_b_id)
-        .where(Battle.campaign_id == campaign_id, _holds())
+        .where(Battle.campaign_id == campaign_id, _holds(), Battle.purpose.in_(purposes))
         .order_by(Vote.created_at, Battle.served_at, Vote.id)
     )
     if rater_id is not None:
@@ -132,15 +161,15 @@ def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = No
 
 
 def count_votes(session: Session, campaign_id: str) -> tuple[int, int]:
-    """Return the number of a campaign's valid votes, and of their raters."""
+    """Return the number of votes that people cast on a campaign's board, and of their raters."""
     counting = select(func.count(), func.count(Vote.rater_id.distinct())).join(Battle, Battle.id == Vote.battle_id)
-    votes, raters = session.execute(counting.where(Battle.campaign_id == campaign_id, _holds())).one()
+    votes, raters = session.execute(counting.where(Battle.campaign_id == campaign_id, Battle.purpose == "vote", _holds())).one()
     return votes, raters
 
 
 def _holds() -> ColumnElement[bool]:
     later = aliased(Vote)
-    return and_(~select(later.id).where(later.supersedes_id == Vote.id).exists(), Vote.label != UNDONE)
+    return and_(~select(later.id).where(later.supersedes_id == Vote.id).exists(), Vote.label.in_(LABELS))
 
 
 def list_campaigns(ctx: Context) -> list[CampaignView]:
@@ -188,7 +217,7 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
         config=CampaignConfig.model_validate(row.config.get("config", {})),
         is_standing=bool(row.config.get("standing")),
         dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
-        num_prompts=session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == row.id)) or 0,
+        num_prompts=session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == row.id, CampaignPrompt.purpose == "vote")) or 0,
         num_votes=votes,
         num_raters=raters,
         contestants=tuple(_contestants(session, row.id)),
@@ -214,12 +243,29 @@ def _contestants(session: Session, campaign_id: str) -> Iterable[ContestantView]
     )
     rows = session.execute(
         select(Contestant, Checkpoint.name)
-        .join(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
-        .where(Contestant.campaign_id == campaign_id)
-        .order_by(Contestant.created_at, Checkpoint.name)
+        .outerjoin(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
+        .where(Contestant.campaign_id == campaign_id, Contestant.kind.not_in(GOLD_KINDS))
+        .order_by(Contestant.created_at, Checkpoint.name, Contestant.label)
     )
     for contestant, name in rows:
-        yield ContestantView(contestant.id, contestant.checkpoint_id, name, counts.get(contestant.id, 0), _job(session, contestant.job_id))
+        yield ContestantView(
+            id=contestant.id,
+            checkpoint_id=contestant.checkpoint_id,
+            name=contestant.label or name or "",
+            completions=counts.get(contestant.id, 0),
+            job=_job(session, contestant.job_id),
+            kind=contestant.kind,
+        )
+
+
+def contestant_names(session: Session, campaign_id: str) -> dict[str, str]:
+    """Return the name of each contestant by its id, without the authors of gold pairs."""
+    query = (
+        select(Contestant.id, Contestant.label, Checkpoint.name)
+        .outerjoin(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
+        .where(Contestant.campaign_id == campaign_id, Contestant.kind.not_in(GOLD_KINDS))
+    )
+    return {contestant: label or name or contestant for contestant, label, name in session.execute(query)}
 
 
 def _job(session: Session, job_id: str | None) -> JobView | None:

@@ -1,0 +1,57 @@
+"""Admission to the ballot's HTTP interface: signed tokens, checked against the rater's row at every request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Rater, User
+from backend.errors import NotAllowed
+from backend.services.battles.raters import LOCAL_RATER, RaterView, browser_hash, view_of_rater
+from backend.services.context import Context
+from backend.services.people.signatures import sign, unsign
+
+PURPOSE = "ballot"
+TOKEN_AGE_S = 12 * 3600
+
+
+@dataclass(frozen=True)
+class Voter:
+    """A rater who may vote in one campaign now."""
+
+    campaign_id: str
+    rater: RaterView
+
+
+def ballot_token(ctx: Context, campaign_id: str, rater: RaterView) -> str:
+    """Return the signed statement that this rater was admitted to this campaign; it holds for twelve hours. Send it as
+    `Authorization: Bearer`.
+    """
+    return sign(ctx, {"campaign": campaign_id, "rater": rater.id}, purpose=PURPOSE)
+
+
+def voter_of_token(ctx: Context, token: str, *, browser: str = "") -> Voter:
+    """Return whom a token admits. Raises NotAllowed if it is forged or too old, if the link behind it has expired, was revoked or belongs
+    to another browser (`browser` is its cookie), and if the account of the rater or of the link's maker is disabled.
+    """
+    data = unsign(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S)
+    with ctx.db.read() as session:
+        row = session.get(Rater, data.get("rater", ""))
+        if row is None or not _may_vote(session, ctx, row, browser):
+            raise NotAllowed("This ballot is not valid any more.", remedy="Open your link again, or ask for a new one.")
+        return Voter(data.get("campaign", ""), view_of_rater(row))
+
+
+def _may_vote(session: Session, ctx: Context, row: Rater, browser: str) -> bool:
+    if row.id == LOCAL_RATER:
+        return not ctx.sign_in
+    for user_id in (row.user_id, row.created_by):
+        user = session.get(User, user_id) if user_id else None
+        if user is not None and user.disabled_at is not None:
+            return False
+    if row.link_hash is None:
+        return True
+    if row.browser_hash is not None and row.browser_hash != browser_hash(browser):
+        return False
+    return row.expires_at is not None and row.expires_at > ctx.now()

@@ -1,0 +1,178 @@
+"""Campaigns' battle pools in this process's memory, kept up to date by reading what is newer than the last row seen.
+
+A pool only says what should be served; what is served is decided by the database's unique constraints, so several processes may each hold
+one. Rows that another process commits later than their own time by more than `OVERLAP` are missed here: a battle may then be drawn a little
+too often, and never twice for one rater.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend.db.engine import Database
+from backend.db.tables import Battle, Campaign, Checkpoint, Completion, Contestant, Run, Vote
+from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.masking import Masker
+from backend.domain.battles.pairing import Pair, pair_of
+from backend.domain.battles.pool import Answer, BattlePool
+from backend.services.battles.ledgers import pair_of_key
+from backend.services.battles.views import GOLD_KINDS
+from backend.services.context import Context
+
+OVERLAP = timedelta(seconds=10)
+REFRESH_S = 0.25
+"""Rows of other processes are read so often; this process's own are counted at once."""
+
+SMALL = 2000
+"""With fewer completions they are counted at every request, with more once a second."""
+
+MAX_POOLS = 32
+POOLED = ("vote", "identical", "single")
+
+
+@dataclass(frozen=True)
+class Gold:
+    """A gold pair: its two authors, and the better and the worse completion."""
+
+    prompt_id: str
+    pair: Pair
+    better: str
+    worse: str
+
+
+@dataclass
+class CampaignPool:
+    """A campaign's pool, gold pairs and masked names. Use it under `opened_pool` alone."""
+
+    campaign_id: str
+    stored_config: dict[str, Any]
+    config: CampaignConfig
+    pool: BattlePool
+    gold: dict[str, Gold] = field(default_factory=dict)
+    masker: Masker = field(default_factory=lambda: Masker(()))
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _authors: dict[str, str] = field(default_factory=dict)
+    _num_completions: int = 0
+    _completed_at: datetime | None = None
+    _served_at: datetime | None = None
+    _voted_at: datetime | None = None
+    _next_count: float = 0.0
+    _next_refresh: float = 0.0
+
+    def advance(self, session: Session, now: datetime) -> None:
+        """Read new completions, battles and votes."""
+        clock = time.monotonic()
+        if clock >= self._next_count:
+            self._read_completions(session)
+            self._next_count = clock + (1.0 if self._num_completions > SMALL else 0.0)
+        if clock >= self._next_refresh:
+            self._read_battles(session, now)
+            self._read_votes(session, now)
+            self._next_refresh = clock + REFRESH_S
+        self.pool.expire(now)
+
+    def author_of(self, completion_id: str) -> str:
+        """Return the contestant that wrote a completion."""
+        return self._authors[completion_id]
+
+    def _read_completions(self, session: Session) -> None:
+        ours = Contestant.campaign_id == self.campaign_id
+        counting = select(func.count(Completion.id)).join(Contestant, Contestant.id == Completion.contestant_id).where(ours)
+        number = session.scalar(counting) or 0
+        if number == self._num_completions:
+            return
+        query = (
+            select(
+                Completion.id, Completion.prompt_id, Completion.contestant_id, Completion.text_hash, Completion.created_at, Contestant.kind
+            )
+            .join(Contestant, Contestant.id == Completion.contestant_id)
+            .where(ours)
+            .order_by(Completion.created_at, Completion.id)
+        )
+        if self._completed_at is not None:
+            query = query.where(Completion.created_at >= self._completed_at - OVERLAP)
+        gold: dict[str, dict[str, tuple[str, str]]] = {}
+        for completion, prompt, contestant, digest, created_at, kind in session.execute(query):
+            self._completed_at = max(created_at, self._completed_at or created_at)
+            if completion in self._authors:
+                continue
+            self._authors[completion] = contestant
+            if kind in GOLD_KINDS:
+                gold.setdefault(prompt, {})[kind] = (completion, contestant)
+            else:
+                self.pool.add_answer(prompt, contestant, Answer(completion, digest))
+        for prompt, sides in gold.items():
+            if len(sides) == len(GOLD_KINDS):
+                (better, first), (worse, second) = (sides[kind] for kind in GOLD_KINDS)
+                self.gold[prompt] = Gold(prompt, pair_of(first, second), better, worse)
+        self._num_completions = number
+        self.masker = Masker([*self.config.masked_words, *_identities(session, self.campaign_id)])
+
+    def _read_battles(self, session: Session, now: datetime) -> None:
+        query = select(
+            Battle.id, Battle.prompt_id, Battle.pair, Battle.completion_a_id, Battle.expires_at, Battle.served_at, Battle.purpose
+        ).where(Battle.campaign_id == self.campaign_id)
+        if self._served_at is not None:
+            query = query.where(Battle.served_at >= self._served_at - OVERLAP)
+        for battle, prompt, pair, completion_a, expires_at, served_at, purpose in session.execute(query):
+            self._served_at = max(served_at, self._served_at or served_at)
+            if purpose in POOLED and completion_a in self._authors:
+                self.pool.add_battle(battle, (prompt, pair_of_key(pair)), a=self._authors[completion_a], expires_at=expires_at, now=now)
+
+    def _read_votes(self, session: Session, now: datetime) -> None:
+        query = select(Vote.battle_id, Vote.label, Vote.revision, Vote.created_at)
+        if self._voted_at is None:
+            query = query.join(Battle, Battle.id == Vote.battle_id).where(Battle.campaign_id == self.campaign_id)
+        else:  # of every campaign: an index finds them, and the pool skips battles that it doesn't hold
+            query = query.where(Vote.created_at >= self._voted_at - OVERLAP)
+        for battle, label, revision, created_at in session.execute(query):
+            self._voted_at = max(created_at, self._voted_at or created_at)
+            self.pool.add_vote(battle, label=label, revision=revision, now=now)
+
+
+_pools: WeakKeyDictionary[Database, OrderedDict[str, CampaignPool]] = WeakKeyDictionary()
+_pools_lock = threading.Lock()
+
+
+@contextmanager
+def opened_pool(ctx: Context, session: Session, campaign: Campaign) -> Iterator[CampaignPool]:
+    """Hold a campaign's pool, brought up to date, under its lock."""
+    with _pools_lock:
+        pools = _pools.setdefault(ctx.db, OrderedDict())
+        held = pools.get(campaign.id)
+        if held is None or held.stored_config != campaign.config:
+            config = CampaignConfig.model_validate(campaign.config.get("config", {}))
+            held = pools[campaign.id] = CampaignPool(campaign.id, campaign.config, config, BattlePool(config))
+        pools.move_to_end(campaign.id)
+        while len(pools) > MAX_POOLS:
+            pools.popitem(last=False)
+    with held.lock:
+        held.advance(session, ctx.now())
+        yield held
+
+
+def _identities(session: Session, campaign_id: str) -> set[str]:
+    """Return what identifies a campaign's contestants: their names and those of their runs, ids, models of endpoints."""
+    query = (
+        select(Contestant, Checkpoint, Run)
+        .outerjoin(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
+        .outerjoin(Run, Run.id == Checkpoint.run_id)
+        .where(Contestant.campaign_id == campaign_id, Contestant.kind.not_in(GOLD_KINDS))
+    )
+    names: set[str] = set()
+    for contestant, checkpoint, run in session.execute(query):
+        names |= {contestant.label, str(contestant.source.get("model", ""))}
+        names |= {checkpoint.name, checkpoint.id} if checkpoint else set()
+        names |= {run.name, run.id} if run else set()
+    return names

@@ -1,0 +1,150 @@
+"""Actions of the ballot's HTTP interface: the form of a campaign, checked votes and grades, with limits on their pace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from sqlalchemy import func, select
+
+from backend.db.tables import AnswerRating, Battle, Vote
+from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.votes import Label
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.battles.admission import Voter
+from backend.services.battles.ballots import Served, VoteInput, check_label, rater_progress, serve_battles, undo
+from backend.services.battles.views import RATED, find_campaign
+from backend.services.context import Context
+
+DIMENSION_LABELS = (Label.A, Label.B, Label.TIE)
+MAX_NOTE, MAX_REWRITE, MAX_FLAG = 4000, 50_000, 200
+MAX_DURATION_MS = 24 * 3600 * 1000
+NUM_HELD = 2
+"""Battles that a browser holds: the current one and the next."""
+
+
+class TooFast(Conflict):
+    """A rater votes faster than the campaign allows."""
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """First answer to a browser: battles with the rater's progress, and the campaign's questions."""
+
+    served: Served
+    config: CampaignConfig
+
+
+def open_ballot(ctx: Context, voter: Voter) -> Ballot:
+    """Return the rater's current battle and the next. A closed campaign has none, and says so in the progress."""
+    with ctx.db.read() as session:
+        campaign = find_campaign(session, voter.campaign_id)
+        config = CampaignConfig.model_validate(campaign.config.get("config", {}))
+        closed = campaign.closed_at is not None
+    if closed:
+        return Ballot(Served((), rater_progress(ctx, voter.campaign_id, voter.rater)), config)
+    return Ballot(serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD), config)
+
+
+def submit_vote(ctx: Context, voter: Voter, vote: VoteInput) -> Served:
+    """Store a vote and return the rater's open battles. A duration can't exceed the time since the battle was served.
+
+    Raises InvalidInput for what the campaign's form doesn't offer, TooFast, and what `cast_vote` raises.
+    """
+    check_label(vote.label, skip=True)
+    with ctx.db.read() as session:
+        config = CampaignConfig.model_validate(find_campaign(session, voter.campaign_id).config.get("config", {}))
+    _check_form(vote, config)
+    longest_ms = _check_pace(ctx, voter, vote.battle_id, config)
+    if vote.duration_ms is not None:
+        vote = replace(vote, duration_ms=max(0, min(vote.duration_ms, longest_ms, MAX_DURATION_MS)))
+    return serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD, vote=vote)
+
+
+def submit_rating(ctx: Context, voter: Voter, battle_id: str, *, value: int, note: str = "") -> Served:
+    """Store the grade of a single answer, 1 to 5, and return the rater's open battles. A later grade supersedes it."""
+    if not 1 <= value <= 5:
+        raise InvalidInput(f"A grade of {value} is not between 1 and 5.", remedy="Grade 1 to 5.", field="value")
+    _check_length(note, MAX_NOTE, field="note")
+    with ctx.db.read() as session:
+        config = CampaignConfig.model_validate(find_campaign(session, voter.campaign_id).config.get("config", {}))
+    if not config.is_single:
+        raise InvalidInput("This campaign compares two answers.", remedy="Send a vote instead.", field="value")
+    _check_pace(ctx, voter, battle_id, config)
+    served = serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD, vote=VoteInput(battle_id, RATED, note=note))
+    store_answer_rating(ctx, voter, battle_id, value=value, note=note)
+    return served
+
+
+def undo_vote(ctx: Context, voter: Voter) -> Served:
+    """Undo the rater's newest vote or grade; its battle is the first of the open ones."""
+    battle_id = undo(ctx, voter.campaign_id, voter.rater)
+    served = serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD)
+    if served.battles and served.battles[0].is_single:
+        store_answer_rating(ctx, voter, battle_id, value=0)
+    return served
+
+
+def store_answer_rating(ctx: Context, voter: Voter, battle_id: str, *, value: int, note: str = "") -> None:
+    """Append a grade of a battle's answer; 0 takes the last one back."""
+    with ctx.db.write() as session:
+        battle = session.get_one(Battle, battle_id)
+        mine = (AnswerRating.completion_id == battle.completion_a_id) & (AnswerRating.rater_id == voter.rater.id)
+        last = session.scalar(select(AnswerRating).where(mine).order_by(AnswerRating.revision.desc()).limit(1))
+        if last is not None and last.value == value:
+            return
+        session.add(
+            AnswerRating(
+                campaign_id=voter.campaign_id,
+                completion_id=battle.completion_a_id,
+                rater_id=voter.rater.id,
+                revision=last.revision + 1 if last else 1,
+                value=value,
+                note=note,
+                created_at=ctx.now(),
+            )
+        )
+
+
+def _check_form(vote: VoteInput, config: CampaignConfig) -> None:
+    if config.is_single:
+        raise InvalidInput("This campaign grades single answers.", remedy="Send a grade instead.", field="label")
+    known = [dimension.name for dimension in config.dimensions]
+    for name, label in vote.dimensions.items():
+        if name not in known:
+            raise InvalidInput(
+                f"The rubric has no dimension {name[:60]!r}.", remedy=f"Use {', '.join(known) or 'none'}.", field="dimensions"
+            )
+        if label not in DIMENSION_LABELS:
+            raise InvalidInput(f"There is no verdict {label[:60]!r}.", remedy=f"Use {', '.join(DIMENSION_LABELS)}.", field="dimensions")
+    for reason in vote.reasons:
+        if reason not in config.reasons:
+            raise InvalidInput(f"There is no reason {reason[:60]!r}.", remedy="Use the reasons of the form.", field="reasons")
+    if vote.note and not config.note:
+        raise InvalidInput("This campaign takes no notes.", field="note")
+    if vote.rewrite is not None and not config.rewrite:
+        raise InvalidInput("This campaign takes no rewritten answers.", field="rewrite")
+    for text, limit, field in ((vote.note, MAX_NOTE, "note"), (vote.rewrite or "", MAX_REWRITE, "rewrite"), (vote.flag, MAX_FLAG, "flag")):
+        _check_length(text, limit, field=field)
+
+
+def _check_length(text: str, limit: int, *, field: str) -> None:
+    if len(text) > limit:
+        raise InvalidInput(f"The {field} has {len(text):,} characters.", remedy=f"Use at most {limit:,}.", field=field)
+
+
+def _check_pace(ctx: Context, voter: Voter, battle_id: str, config: CampaignConfig) -> int:
+    """Return the milliseconds since the battle was served. Raises TooFast above the campaign's votes a minute, NotFound."""
+    since = ctx.now() - timedelta(minutes=1)
+    with ctx.db.read() as session:
+        battle = session.get(Battle, battle_id)
+        if battle is None or battle.rater_id != voter.rater.id or battle.campaign_id != voter.campaign_id:
+            raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
+        recent = (
+            select(func.count(Vote.id))
+            .join(Battle, Battle.id == Vote.battle_id)
+            .where(Vote.rater_id == voter.rater.id, Vote.created_at > since, Battle.purpose != "identical")
+        )
+        if (session.scalar(recent) or 0) >= config.votes_per_minute:
+            raise TooFast(f"That is more than {config.votes_per_minute} votes a minute.", remedy="Read both answers, then vote again.")
+        return round((ctx.now() - battle.served_at).total_seconds() * 1000)
