@@ -1,16 +1,18 @@
 """Environment variables of job processes: an allow-list, because checkpoints and datasets are not trusted.
 
 The database's URL, passwords and keys stay with the worker. Jobs that use the Hub or an object store get those keys and the proxies;
-a judge behind an API gets the key of judges; training, evaluation and replicas get none.
+a judge behind an API gets the key of judges, the evaluation of an endpoint the key that the endpoint names; training and replicas get none.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from backend.domain.evaluation.judges.config import JUDGE_KEY
+from backend.domain.jobs.payloads import EvaluatePayload, JudgePayload
+from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind
 from backend.infra.processes import SUPERVISED_BY
 
@@ -57,15 +59,35 @@ SECRET = re.compile(r"_TOKEN|_KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNOREC
 
 HUB_KINDS = frozenset({JobKind.IMPORT_DATASET, JobKind.ADD_BASE, JobKind.EXPORT})
 HUB_NAMES = frozenset({"HF_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
-JUDGE_NAMES = frozenset({JUDGE_KEY, "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
+PROXY_NAMES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"})
 STORE_KINDS = frozenset({JobKind.IMPORT_DATASET})
 STORE_PREFIXES = ("AWS_", "S3_", "GOOGLE_", "GCS_", "CLOUDSDK_", "FSSPEC_")
 
 
-def child_environment(kind: JobKind, *, judge_key: bool = False, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the part of a worker's environment that a job of this kind gets."""
+def child_environment(
+    kind: JobKind, *, api_keys: Collection[str] | None = None, environment: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the part of a worker's environment that a job of this kind gets.
+
+    `api_keys` names the keys of a job that calls an API, which gets the proxies too; None: it calls none.
+    """
     variables = os.environ if environment is None else environment
-    return {name: value for name, value in variables.items() if _is_allowed(name, kind) or (judge_key and name.upper() in JUDGE_NAMES)}
+
+    def serves_call(name: str) -> bool:
+        return api_keys is not None and (name in api_keys or name.upper() in PROXY_NAMES)
+
+    return {name: value for name, value in variables.items() if _is_allowed(name, kind) or serves_call(name)}
+
+
+def api_keys_of(payload: Payload) -> frozenset[str] | None:
+    """Return the variables with the keys of the APIs that a job calls; None where it calls none."""
+    if isinstance(payload, JudgePayload) and payload.url is not None:
+        return frozenset({JUDGE_KEY})
+    if isinstance(payload, EvaluatePayload):
+        called = [payload.endpoint, payload.judge.endpoint if payload.judge else None]
+        targets = [target for target in called if target is not None]
+        return frozenset(target.key_env for target in targets if target.key_env) if targets else None
+    return None
 
 
 def _is_allowed(name: str, kind: JobKind) -> bool:

@@ -31,7 +31,6 @@ from backend.domain.jobs.events import (
     ResultEvent,
     SampleEvent,
 )
-from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.results import RESULTS
 from backend.domain.jobs.states import JobKind, Status
@@ -40,7 +39,7 @@ from backend.services import job_events as outcomes
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim, Fenced, StoredPayload, claim_job, end_job, give_back, renew, requeue, stop_request
 from backend.services.jobs.jobs import get_job
-from jobs.environment import child_environment
+from jobs.environment import api_keys_of, child_environment
 from jobs.memory_limit import MemoryWatch, job_limit_bytes
 from jobs.memory_reuse import with_memory_reuse
 from jobs.reporter import JobSpec
@@ -139,8 +138,7 @@ def _start_child(ctx: Context, claim: Claim[Payload], folder: Path, *, nice: int
     limits = {"memory_bytes": job_limit_bytes(ctx.policy.job_memory_mb), "nice": nice if claim.kind in NICED else 0}
     spec.write(folder / "job.json", parent=os.getpid(), **limits)
     (folder / "control").unlink(missing_ok=True)
-    calls_api = isinstance(claim.payload, JudgePayload) and claim.payload.url is not None
-    environment = child_environment(claim.kind, judge_key=calls_api)
+    environment = child_environment(claim.kind, api_keys=api_keys_of(claim.payload))
     environment["CUDA_VISIBLE_DEVICES"] = claim.device or ""
     environment["TOKENIZERS_PARALLELISM"] = "false"
     environment["PYTHONUNBUFFERED"] = "1"

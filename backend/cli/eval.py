@@ -1,4 +1,4 @@
-"""`roundhouse eval`: evaluate a checkpoint on a benchmark, or compute log-likelihoods of continuations."""
+"""`roundhouse eval`: evaluate a checkpoint or an endpoint on a benchmark, or compute log-likelihoods of continuations."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.evaluation.check import check
 from backend.cli.evaluation.compare import compare
+from backend.cli.evaluation.endpoint import app as endpoints
+from backend.cli.evaluation.endpoint import find_or_add
 from backend.cli.evaluation.exchange import export, import_
 from backend.cli.evaluation.gate import gate as judge_gate
 from backend.cli.evaluation.group import find_group, run_group
@@ -39,15 +41,18 @@ app.command("import")(import_)
 app.command("check")(check)
 app.add_typer(safety, name="safety")
 app.add_typer(suite, name="suite")
+app.add_typer(endpoints, name="endpoint")
 
-CheckpointOption = Annotated[str, typer.Option(help="Name or id; a run's name means its newest checkpoint.")]
 Kind = Literal["auto", "perplexity", "multiple_choice", "generation"]
 
 
 @app.command("run")
 @command
 def run(
-    checkpoint: CheckpointOption,
+    checkpoint: Annotated[str | None, typer.Option(help="Name or id; a run's name means its newest checkpoint.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Endpoint: its name, or the address of a registered API.")] = None,
+    model: Annotated[str, typer.Option(help="Model of the API at --endpoint; an address that is not registered is registered.")] = "",
+    key_env: Annotated[str | None, typer.Option(help="Environment variable of the workers that holds the key of a new API.")] = None,
     benchmark: Annotated[str, typer.Option(help="Dataset: name, or name@version. A task finds its own when left out.")] = "",
     task: Annotated[str | None, typer.Option(help="Task or group: a name (see `roundhouse task list`), or a YAML file.")] = None,
     kind: Annotated[Kind, typer.Option(help="Scoring rule; auto takes the one that fits the dataset.")] = "auto",
@@ -65,8 +70,9 @@ def run(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the scores.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Score a checkpoint on a benchmark, or on any dataset with text in it."""
+    """Score a checkpoint or an endpoint on a benchmark, or a checkpoint on any dataset with text in it."""
     ctx = get_context()
+    endpoint = find_or_add(ctx, endpoint, model=model, key_env=key_env) if endpoint is not None else None
     group = find_group(ctx, task) if task else None
     definition = read_task_option(ctx, task, shots=shots, max_tokens=max_tokens) if task and group is None else None
     config = EvaluationConfig(
@@ -84,21 +90,14 @@ def run(
         task=definition,
     )
     if group is not None:
-        run_group(
-            ctx,
-            group,
-            checkpoint=checkpoint,
-            benchmark=benchmark,
-            config=config,
-            shots=shots,
-            max_tokens=max_tokens,
-            wait=wait,
-            as_json=as_json,
-        )
+        given = (shots, max_tokens)
+        run_group(ctx, group, checkpoint=checkpoint, benchmark=benchmark, config=config, given=given, wait=wait, as_json=as_json)
         return
-    if cap := describe_cap(ctx, resolve_checkpoint(ctx, checkpoint), config):
+    if checkpoint is not None and (cap := describe_cap(ctx, resolve_checkpoint(ctx, checkpoint), config)):
         note(cap)
-    evaluation = launch_evaluation(ctx, checkpoint=checkpoint, benchmark=benchmark, config=config, person=LOCAL, again=again)
+    evaluation = launch_evaluation(
+        ctx, checkpoint=checkpoint, endpoint=endpoint, benchmark=benchmark, config=config, person=LOCAL, again=again
+    )
     if evaluation.reused:
         note("An evaluation with the same settings exists or is running; --again runs another.")
     if wait and evaluation.job_id:
@@ -125,11 +124,11 @@ def loglikelihood(
 @app.command("list")
 @command
 def list_(
-    checkpoint: Annotated[str | None, typer.Option(help="Only evaluations of one checkpoint.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Only evaluations of one checkpoint or endpoint.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List evaluations, newest first."""
-    evaluations = [e for e in list_evaluations(get_context()) if checkpoint in (None, e.checkpoint, e.checkpoint_id)]
+    evaluations = [e for e in list_evaluations(get_context()) if checkpoint in (None, e.checkpoint, e.subject_id)]
     emit(
         {"evaluations": [as_data(e) for e in evaluations]},
         as_json=as_json,
@@ -163,7 +162,8 @@ def as_data(evaluation: EvaluationView) -> dict[str, Any]:
     """Return an evaluation as the command line's JSON."""
     return {
         "evaluation": evaluation.id,
-        "checkpoint": evaluation.checkpoint,
+        "checkpoint": None if evaluation.endpoint else evaluation.checkpoint,
+        "endpoint": evaluation.endpoint.name if evaluation.endpoint else None,
         "benchmark": evaluation.benchmark,
         "kind": evaluation.kind.value,
         "status": evaluation.status.value,

@@ -5,7 +5,7 @@ from backend.db.tables_battles import AnswerRating, Battle, Campaign, CampaignPr
 from backend.db.tables_boards import ImportedEvaluation, PackedItems, RunSuite, Suite, SuiteResult
 from backend.db.tables_build import Analysis, Architecture, Checkpoint, Dataset, DatasetVersion, Tokenizer
 from backend.db.tables_decisions import Alias, FrozenBoard, JudgeVote, Promotion, RaterExclusion
-from backend.db.tables_evaluate import Evaluation, EvaluationItem, EvaluationTask, Score
+from backend.db.tables_evaluate import EvaluatedEndpoint, Evaluation, EvaluationItem, EvaluationTask, JudgedItem, Score
 from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
 from backend.db.tables_people import ApiKey, User
@@ -28,6 +28,7 @@ __all__ = [
     "DatasetVersion",
     "Deployment",
     "Endpoint",
+    "EvaluatedEndpoint",
     "Evaluation",
     "EvaluationItem",
     "EvaluationTask",
@@ -37,6 +38,7 @@ __all__ = [
     "ImportedEvaluation",
     "Job",
     "JudgeVote",
+    "JudgedItem",
     "LogLine",
     "Measurement",
     "Message",

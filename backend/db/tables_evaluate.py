@@ -11,12 +11,32 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.db.base import Table, new_id, utc_now
 
 
+class EvaluatedEndpoint(Table):
+    """An endpoint that evaluations score: one of this installation (`url` is empty), or a model behind an OpenAI-compatible API.
+
+    `config` is an EndpointConfig, which names the place of a key and never holds one; `capabilities` say what the API offers.
+    """
+
+    __tablename__ = "evaluated_endpoints"
+    __table_args__ = (UniqueConstraint("name", "url", "model"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(80))
+    url: Mapped[str] = mapped_column(String(300), default="")
+    model: Mapped[str] = mapped_column(String(200))
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    capabilities: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    archived_at: Mapped[datetime | None]
+
+
 class Evaluation(Table):
-    """One benchmark on one checkpoint. `metric` family: `perplexity`, `multiple_choice` or `generation`."""
+    """One benchmark on one checkpoint or endpoint. `metric` family: `perplexity`, `multiple_choice` or `generation`."""
 
     __tablename__ = "evaluations"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
-    checkpoint_id: Mapped[str] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("evaluated_endpoints.id"), index=True)
     dataset_version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), index=True)
     kind: Mapped[str] = mapped_column(String(20))
     config: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -53,6 +73,24 @@ class EvaluationItem(Table):
     position: Mapped[int]
     values: Mapped[dict[str, Any]]
     shown: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class JudgedItem(Table):
+    """A judge's verdict on one item of a judgement, with the texts that it judged. Append-only; `record` is open JSON for display.
+
+    `evaluation_id` is that of the answer, if it is an evaluation's.
+    """
+
+    __tablename__ = "judged_items"
+    __table_args__ = (UniqueConstraint("job_id", "item"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    evaluation_id: Mapped[str | None] = mapped_column(ForeignKey("evaluations.id"), index=True)
+    position: Mapped[int]
+    item: Mapped[str] = mapped_column(String(200))
+    verdict: Mapped[str | None] = mapped_column(String(80))
+    record: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class EvaluationTask(Table):

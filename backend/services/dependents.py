@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import String, cast, false, or_, select
+from sqlalchemy import String, cast, false, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import (
@@ -19,6 +19,7 @@ from backend.db.tables import (
     DatasetVersion,
     Deployment,
     Endpoint,
+    EvaluatedEndpoint,
     Evaluation,
     Job,
     Run,
@@ -63,10 +64,11 @@ def users_of_versions(session: Session, ids: Sequence[str]) -> list[Use]:
         rows = session.execute(select(table.id, table.name).where(table.dataset_version_id.in_(ids)).order_by(table.name))
         uses += [Use(what, name, id_) for id_, name in rows]
     evaluated = session.execute(
-        select(Evaluation.id, Checkpoint.name)
-        .join(Checkpoint, Evaluation.checkpoint_id == Checkpoint.id)
+        select(Evaluation.id, func.coalesce(Checkpoint.name, EvaluatedEndpoint.name))
+        .outerjoin(Checkpoint, Evaluation.checkpoint_id == Checkpoint.id)
+        .outerjoin(EvaluatedEndpoint, Evaluation.endpoint_id == EvaluatedEndpoint.id)
         .where(Evaluation.dataset_version_id.in_(ids))
-        .order_by(Checkpoint.name, Evaluation.created_at)
+        .order_by(func.coalesce(Checkpoint.name, EvaluatedEndpoint.name), Evaluation.created_at)
     )
     uses += [Use("evaluation", name, id_) for id_, name in evaluated]
     return [*uses, *_groups_on(session, ids), *_made_from(session, ids), *_reports_on(session, ids)]

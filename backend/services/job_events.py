@@ -36,7 +36,8 @@ from backend.services.context import Context
 from backend.services.data import imports
 from backend.services.data import reports as data_reports
 from backend.services.estimates import measurements
-from backend.services.evaluation import evaluations, open_suites
+from backend.services.evaluation import items, open_suites
+from backend.services.evaluation.judges import records
 from backend.services.evaluation.safety import records as safety_records
 from backend.services.evaluation.safety import toxicity
 from backend.services.jobs.claims import Claim, StoredPayload, renew
@@ -108,7 +109,7 @@ Finisher = Callable[[Session, Context, Claim[Any], Any], JobResult | None]
 """Records a result, and returns it if it was completed."""
 
 RECORDERS: dict[tuple[JobKind, type[Event]], Recorder] = {
-    (JobKind.EVALUATE, ItemEvent): evaluations.record_item,
+    (JobKind.EVALUATE, ItemEvent): items.record_item,
     (JobKind.GENERATE, CompletionEvent): campaigns.record_completion,
     (JobKind.REPLICA, ReadyEvent): replicas.record_ready,
     (JobKind.REPLICA, GaugeEvent): replicas.record_gauge,
@@ -126,8 +127,9 @@ FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
     JobKind.TOKENIZER_REPORT: (tokenizer_reports.record_report,),
     JobKind.ADD_BASE: (bases.record_base,),
     JobKind.TRAIN: (run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch, open_suites.start_at_end),
-    JobKind.EVALUATE: (safety_records.complete_scores, evaluations.record_scores),
+    JobKind.EVALUATE: (safety_records.complete_scores, items.record_scores),
     JobKind.CLASSIFY: (toxicity.record_toxicity,),
+    JobKind.JUDGE: (records.record_verdicts,),
     JobKind.GENERATE: (campaigns.record_generated,),
     JobKind.REPLICA: (replicas.record_end,),
     JobKind.INSPECT: (inspections.record_inspection,),

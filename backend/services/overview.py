@@ -13,7 +13,7 @@ from backend.domain.evaluation.config import is_lower_better
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.services.battles.views import count_votes
 from backend.services.context import Context, Person
-from backend.services.evaluation.comparisons import column_key
+from backend.services.evaluation.comparisons import column_keys
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
 from backend.services.jobs.jobs import JobView, view
 from backend.services.jobs.workers import WorkerView, list_workers
@@ -156,9 +156,10 @@ def read_gauges(ctx: Context, workers: list[WorkerView]) -> Gauges:
 def group_results(evaluations: list[EvaluationView]) -> tuple[BenchmarkResults, ...]:
     """Group comparable scores by benchmark, that of the newest first. `evaluations` are newest first."""
     groups: dict[str, dict[str, EvaluationView]] = {}
-    for evaluation in evaluations:
-        if evaluation.status is Status.FINISHED and evaluation.main_score is not None:
-            groups.setdefault(column_key(evaluation), {}).setdefault(evaluation.checkpoint_id, evaluation)
+    finished = [one for one in evaluations if one.status is Status.FINISHED and one.main_score is not None]
+    keys = column_keys(finished)
+    for evaluation in finished:
+        groups.setdefault(keys[evaluation.id], {}).setdefault(evaluation.subject_id, evaluation)
     return tuple(_ranked(list(group.values())) for group in list(groups.values())[:MOST_BENCHMARKS])
 
 

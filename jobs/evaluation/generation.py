@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from backend.domain.evaluation.metrics.answers import contains, exact_match
 from backend.domain.evaluation.metrics.numbers import numeric_match
 from backend.errors import InvalidInput
-from jobs.evaluation.engines.base import Answers, GenerateRequest, Sampling
+from jobs.evaluation.engines.base import Answers, GenerateRequest, Messages, Sampling
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.multiple_choice import glue, right_choice
 from jobs.evaluation.questions import Question
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EndpointSubject, Subject
 
 
 def answers_of(row: Row) -> list[str]:
@@ -28,7 +28,7 @@ def check_rows(items: Sequence[Item]) -> None:
             )
 
 
-def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> str | list[int]:
+def ask(subject: Subject | EndpointSubject, row: Row, *, examples: Sequence[Item], chat: bool) -> str | list[int] | Messages:
     """Return the prompt: few-shot examples, then the question. Without a chat template, blank lines separate them."""
     if chat:
         messages = []
@@ -37,12 +37,15 @@ def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> 
                 {"role": "user", "content": example.row["question"]},
                 {"role": "assistant", "content": answers_of(example.row)[0]},
             ]
-        return subject.prompt_ids([*messages, {"role": "user", "content": row["question"]}], chat=True)
+        messages.append({"role": "user", "content": row["question"]})
+        return subject.prompt_messages(messages) if isinstance(subject, EndpointSubject) else subject.prompt_ids(messages, chat=True)
     parts = [f"{e.row['question']}{glue(e.row['question'], answer)}{answer}" for e in examples for answer in [answers_of(e.row)[0]]]
     return "\n\n".join([*parts, str(row["question"])])
 
 
-def question_of(subject: Subject, item: Item, *, examples: Sequence[Item], chat: bool, max_tokens: int, numeric: bool) -> Question:
+def question_of(
+    subject: Subject | EndpointSubject, item: Item, *, examples: Sequence[Item], chat: bool, max_tokens: int, numeric: bool
+) -> Question:
     """Return the request of a generated answer. Values: `exact_match`, `contains` and, if requested, `numeric`.
 
     Without a chat template an answer ends at the first blank line, since a network trained on plain text would continue with another

@@ -9,8 +9,9 @@ from jobs.evaluation.choices import choice_values, shown_choices
 from jobs.evaluation.engines.base import ScoreRequest, Scores
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.questions import Question
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EndpointSubject, Subject
 from jobs.modeling.chat.render import encode_answer, render_chat, text_alone
+from jobs.modeling.loglikelihood import Pair
 
 
 def glue(question: str, choice: str) -> str:
@@ -18,16 +19,16 @@ def glue(question: str, choice: str) -> str:
     return " " if question and not question[-1].isspace() and not choice[:1].isspace() else ""
 
 
-def ask(subject: Subject, row: Row, *, examples: Sequence[Item], chat: bool) -> tuple[str, list[str]]:
+def ask(subject: Subject | EndpointSubject, row: Row, *, examples: Sequence[Item], chat: bool) -> tuple[str, list[str]]:
     """Return (context, continuations) of a question. Few-shot examples precede it, separated by blank lines or as chat turns.
 
     Special tokens spelled in questions or choices stay text: a choice `<|end|>` ends nothing.
     """
 
     def free(text: str) -> str:
-        return text_alone(subject.tokenizer, text)
+        return text if isinstance(subject, EndpointSubject) else text_alone(subject.tokenizer, text)
 
-    if chat:
+    if chat and not isinstance(subject, EndpointSubject):
         messages = [turn for example in examples for turn in _turns(example.row)]
         context = render_chat(subject.tokenizer, [*messages, {"role": "user", "content": row["question"]}], generation_prompt=True)
         return context, [free(choice.strip() or choice) for choice in row["choices"]]
@@ -56,10 +57,12 @@ def check_rows(items: Sequence[Item]) -> None:
             )
 
 
-def question_of(subject: Subject, item: Item, *, examples: Sequence[Item], chat: bool) -> Question:
+def question_of(subject: Subject | EndpointSubject, item: Item, *, examples: Sequence[Item], chat: bool) -> Question:
     """Return the request of a multiple-choice item. Values: accuracy by each of the usual rules (see `choice_values`)."""
     context, choices = ask(subject, item.row, examples=examples, chat=chat)
-    pairs = tuple(encode_answer(subject.tokenizer, context, choice) if chat else (context, choice) for choice in choices)
+    pairs: tuple[Pair, ...] = tuple((context, choice) for choice in choices)
+    if chat and not isinstance(subject, EndpointSubject):
+        pairs = tuple(encode_answer(subject.tokenizer, context, choice) for choice in choices)
     right, listed = (int(item.row["answer"]),), [str(choice) for choice in item.row["choices"]]
 
     def finish(scores: Scores) -> list[Scored]:

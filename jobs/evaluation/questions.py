@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from jobs.evaluation.engines.base import Batch, Engine, GenerateRequest, ScoreRequest, WindowPolicy
+from jobs.evaluation.engines.base import Batch, Engine, GenerateRequest, Messages, ScoreRequest, WindowPolicy
 from jobs.evaluation.items import Item, Scored
 from jobs.modeling.tokenizers import lost_bytes
 
@@ -57,12 +57,14 @@ class Question:
         """Return the end of what the network is shown before it answers, examples and template included; empty for a scored text."""
         match self.request:
             case ScoreRequest(pairs=pairs):
-                shown: str | list[int] = pairs[0][0] if pairs else ""
+                shown: str | list[int] | Messages = pairs[0][0] if pairs else ""
             case GenerateRequest(prompt=prompt):
                 shown = prompt
             case RollRequest():
                 return ""
-        if not isinstance(shown, str):
+        if isinstance(shown, tuple):
+            shown = "\n\n".join(f"{message['role']}: {message['content']}" for message in shown)
+        elif not isinstance(shown, str):
             shown = tokenizer.decode(shown) if tokenizer is not None else ""
         return shown if len(shown) <= SHOWN_PROMPT else f"… {shown[-SHOWN_PROMPT:]}"
 
@@ -110,10 +112,23 @@ def _results(engine: Engine, questions: Sequence[Question]) -> list[Any]:
     return [results[index] for index in range(len(questions))]
 
 
+def no_tokens(_: object) -> dict[str, float]:
+    """Return nothing: the tokens of an engine that counts none for a request."""
+    return {}
+
+
 def answer_questions(
-    engine: Engine, tokenizer: PreTrainedTokenizerBase | None, questions: Sequence[Question], *, audit: Audit | None = None
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase | None,
+    questions: Sequence[Question],
+    *,
+    audit: Audit | None = None,
+    spent: Callable[[object], dict[str, float]] = no_tokens,
 ) -> Iterator[list[Scored]]:
-    """Yield scored items batch by batch, each with its prompt's hash and, where there are any, bytes that the tokenizer lost."""
+    """Yield scored items batch by batch, each with its prompt's hash and, where there are any, bytes that the tokenizer lost.
+
+    `spent` gives the tokens that an endpoint counted for a request.
+    """
     for batch in run_requests(engine, [question.request for question in questions]):
         scored: list[Scored] = []
         for index, result in batch:
@@ -121,7 +136,7 @@ def answer_questions(
             if audit is not None and question.item.hash in audit.chosen:
                 audit.results.append((question, result))
             lost = sum(lost_bytes(tokenizer, text) for text in question.texts) if tokenizer is not None else 0
-            more = {"lost_bytes": float(lost)} if lost else {}
+            more = ({"lost_bytes": float(lost)} if lost else {}) | spent(question.request)
             shown = {"prompt_hash": question.prompt_hash, "prompt": question.prompt_text(tokenizer)}
             scored += [replace(one, values=more | one.values, shown=one.shown | shown) for one in question.finish(result)]
         yield scored

@@ -1,13 +1,13 @@
-"""Entry of an evaluation job: one benchmark on one checkpoint.
+"""Entry of an evaluation job: one benchmark on one checkpoint or endpoint.
 
-Payload: `checkpoint` and `dataset` (folders relative to the artifacts), `kind`, `split` and `config` (an EvaluationConfig),
+Payload: `checkpoint` and `dataset` (folders relative to the artifacts) or `endpoint`, `kind`, `split` and `config` (an EvaluationConfig),
 `fingerprint`. Reports an `item` event for each item; the result holds `scores` and `facts`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,21 +15,25 @@ from backend.domain.data.rows.conversations import conversation_of
 from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.clusters import cluster_values
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.endpoints import price_tokens
 from backend.domain.evaluation.tasks.selection import render_row
-from backend.domain.jobs.payloads import EvaluatePayload
+from backend.domain.jobs.payloads import EvaluatePayload, require_folder
 from backend.domain.jobs.results import EvaluateResult, EvaluationFacts, ScoreRow
 from backend.errors import NotAllowed
+from backend.infra.openai_api import read_key
 from jobs.evaluation import generation, multiple_choice, perplexity
 from jobs.evaluation.check import check_engines
 from jobs.evaluation.engines.base import Engine
 from jobs.evaluation.engines.choose import open_engine
+from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
 from jobs.evaluation.estimates import estimate_scores
 from jobs.evaluation.items import Item, choose_items, read_items
+from jobs.evaluation.judges.metric import graded, judge_facts, open_judge
 from jobs.evaluation.ledger import Ledger
-from jobs.evaluation.questions import Audit, Question, answer_questions
+from jobs.evaluation.questions import Audit, Question, answer_questions, no_tokens
 from jobs.evaluation.sandbox.programs import check_sandbox
-from jobs.evaluation.subject import Subject, load_subject
+from jobs.evaluation.subject import EndpointSubject, Subject, load_subject
 from jobs.evaluation.task_estimates import estimate_task
 from jobs.evaluation.task_questions import TaskQuestions, choose_task_items
 from jobs.modeling.devices import set_threads
@@ -53,26 +57,42 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
         _check_code_execution(payload)
     set_threads(payload.threads)
     work = choose_work(spec)
-    reporter.progress(0, len(work.items), unit="items", message="Loading the network")
-    subject = load_subject(spec.path(payload.checkpoint), dtype=config.dtype)
+    subject = open_subject(spec, reporter, items=len(work.items))
     chat = uses_chat(subject, work.items, kind=kind, config=config)
     by_window = config.task is None and kind is EvaluationKind.PERPLEXITY and not chat and perplexity.counts_windows(work.items)
     ledger = Ledger(spec.folder / "items.jsonl", reporter, fingerprint=payload.fingerprint)
     ledger.expect(len(work.items))
     questions = make_questions(subject, work, kind=kind, config=config, chat=chat, by_window=by_window)
-    if payload.check is not None:
+    if payload.check is not None and not isinstance(subject, EndpointSubject):
         return check_engines(spec, reporter, subject, questions)
     ledger.clusters = _clusters(work, config)
     left = questions if by_window else [question for question in questions if question.item.hash not in ledger.values]
     engine = open_engine(config.engine, subject, batch_size=config.batch_size, check_stop=ledger.check_stop)
-    audit = Audit.draw(left, count=config.audit_items if config.engine != "plain" else 0, seed=config.seed)
-    for batch in answer_questions(engine, subject.tokenizer, left, audit=audit):
+    audits = config.engine != "plain" and not isinstance(subject, EndpointSubject)
+    audit = Audit.draw(left, count=config.audit_items if audits else 0, seed=config.seed)
+    spent = engine.spent if isinstance(engine, EndpointEngine) else no_tokens
+    judge = open_judge(spec, check_stop=ledger.check_stop)
+    for batch in graded(answer_questions(engine, subject.tokenizer, left, audit=audit, spent=spent), judge):
         ledger.add(batch)
     unit = "windows" if by_window else "documents" if kind is EvaluationKind.PERPLEXITY else "items"
-    difference = audit.difference(PlainEngine(subject, check_stop=ledger.check_stop))
     facts = _facts(engine, subject, ledger, chat=chat, unit=unit, kind=kind)
-    facts = facts.model_copy(update={"audit_items": len(audit.results), "audit_difference": difference})
+    facts = facts.model_copy(update={"judge": judge_facts(payload.judge, list(ledger.values.values()))} if payload.judge else {})
+    if not isinstance(subject, EndpointSubject):
+        difference = audit.difference(PlainEngine(subject, check_stop=ledger.check_stop))
+        facts = facts.model_copy(update={"audit_items": len(audit.results), "audit_difference": difference})
     return EvaluateResult(scores=_scores(ledger, kind=kind, config=config, unit=unit), facts=facts)
+
+
+def open_subject(spec: JobSpec[EvaluatePayload], reporter: Reporter, *, items: int) -> Subject | EndpointSubject:
+    """Load the checkpoint, or read the endpoint's key. Raises NotFound or InvalidInput for a folder, Unavailable without the key."""
+    payload = spec.payload
+    if payload.endpoint is not None:
+        reporter.progress(0, items, unit="items", message=f"Asking {payload.endpoint.name}")
+        target = payload.endpoint
+        return EndpointSubject(target, read_key(key_env=target.key_env, key_file=target.key_file))
+    reporter.progress(0, items, unit="items", message="Loading the network")
+    folder = require_folder(payload.checkpoint, what="checkpoint")
+    return load_subject(spec.path(folder), dtype=payload.config.dtype)
 
 
 def _check_code_execution(payload: EvaluatePayload) -> None:
@@ -105,7 +125,13 @@ def _with_columns(item: Item) -> Item:
 
 
 def make_questions(
-    subject: Subject, work: Work, *, kind: EvaluationKind, config: EvaluationConfig, chat: bool, by_window: bool = False
+    subject: Subject | EndpointSubject,
+    work: Work,
+    *,
+    kind: EvaluationKind,
+    config: EvaluationConfig,
+    chat: bool,
+    by_window: bool = False,
 ) -> list[Question]:
     """Return the request of every item. Raises InvalidInput for rows that the kind can't score, TemplateFault for those a task can't."""
     items, examples = work.items, work.examples
@@ -113,7 +139,7 @@ def make_questions(
         task = TaskQuestions(config.task, subject, work.selection, chat=chat, seed=config.seed, windows=config.windows)
         return [task.question(item) for item in items]
     if kind is EvaluationKind.PERPLEXITY:
-        if chat:
+        if chat and not isinstance(subject, EndpointSubject):
             return [perplexity.conversation_question(subject, item) for item in items]
         return [perplexity.text_question(item, windows=config.windows, by_window=by_window) for item in items]
     if kind is EvaluationKind.MULTIPLE_CHOICE:
@@ -126,7 +152,7 @@ def make_questions(
     ]
 
 
-def uses_chat(subject: Subject, items: Sequence[Item], *, kind: EvaluationKind, config: EvaluationConfig) -> bool:
+def uses_chat(subject: Subject | EndpointSubject, items: Sequence[Item], *, kind: EvaluationKind, config: EvaluationConfig) -> bool:
     """Decide on the chat template: `auto` uses it for generated answers and conversations, never for choices or running text."""
     setting = config.task.chat if config.task is not None and config.chat == "auto" else config.chat
     if kind is EvaluationKind.PERPLEXITY and (config.task is not None or conversation_of(items[0].row) is None):
@@ -149,7 +175,9 @@ def _scores(ledger: Ledger, *, kind: EvaluationKind, config: EvaluationConfig, u
     return tuple(estimate_scores(kind, list(ledger.values.values()), unit=unit))
 
 
-def _facts(engine: Engine, subject: Subject, ledger: Ledger, *, chat: bool, unit: str, kind: EvaluationKind) -> EvaluationFacts:
+def _facts(
+    engine: Engine, subject: Subject | EndpointSubject, ledger: Ledger, *, chat: bool, unit: str, kind: EvaluationKind
+) -> EvaluationFacts:
     values, computed = list(ledger.values.values()), engine.facts()
 
     def count(name: str) -> int:
@@ -162,7 +190,9 @@ def _facts(engine: Engine, subject: Subject, ledger: Ledger, *, chat: bool, unit
     if lost := int(sum(item.get("lost_bytes", 0) for item in values)):
         more |= {"lost_bytes": lost, "lost_items": count("lost_bytes")}
     more |= {name: number for name, part in COUNTED if (number := count(part))}
-    if chat:
+    if isinstance(subject, EndpointSubject):
+        more |= _endpoint_facts(engine, subject, values)
+    elif chat:
         more["template_hash"] = hashlib.sha256(str(subject.tokenizer.chat_template).encode()).hexdigest()
     return EvaluationFacts(
         used_chat_template=chat,
@@ -181,6 +211,14 @@ def _facts(engine: Engine, subject: Subject, ledger: Ledger, *, chat: bool, unit
         item_ids_hash=hashlib.sha256("".join(sorted(ledger.values)).encode()).hexdigest(),
         **more,
     )
+
+
+def _endpoint_facts(engine: Engine, subject: EndpointSubject, values: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    target = subject.target
+    tokens = {name: int(sum(item.get(name, 0) for item in values)) for name in ("prompt_tokens", "completion_tokens")}
+    price = price_tokens(*tokens.values(), input_price=target.input_price, output_price=target.output_price)
+    model = engine.reported_model if isinstance(engine, EndpointEngine) else None
+    return {"endpoint": target.name, "url": target.url, "model": model or target.model, "price_usd": price, **tokens}
 
 
 COUNTED = (("truncated_items", "cut"), ("capped_items", "capped"), ("tied_items", "tied"), ("missing_items", "missing"))

@@ -1,15 +1,17 @@
-"""The checkpoint under evaluation: network, tokenizer and use of its chat template."""
+"""The subject of an evaluation: a checkpoint with network, tokenizer and use of its chat template, or an endpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
+from backend.domain.evaluation.endpoints import EndpointTarget
+from jobs.evaluation.engines.base import Messages
 from jobs.modeling.chat.render import Message, encode_prompt, turn_end
 from jobs.modeling.checkpoints import check_folder, hash_weights, load_network, load_tokenizer, read_card, stored_dtype
 from jobs.modeling.devices import pick_device, scoring_dtype
@@ -56,6 +58,25 @@ class Subject:
         """Return whether a text begins with the begin token: the tokenizer decides."""
         begin = self.tokenizer.bos_token_id
         return begin is not None and encode_plain_prompt(self.tokenizer, "a")[:1] == [begin]
+
+
+@dataclass(frozen=True)
+class EndpointSubject:
+    """An endpoint under evaluation: it tokenizes and renders chats itself, and its context is not known."""
+
+    target: EndpointTarget
+    key: str | None = field(default=None, repr=False)
+    tokenizer: None = None
+    context: None = None
+    stored_dtype: None = None
+
+    def uses_chat(self, setting: Literal["auto", "on", "off"]) -> bool:
+        """Return True if the endpoint is asked by messages under a setting."""
+        return self.target.capabilities.chat if setting == "auto" else setting == "on"
+
+    def prompt_messages(self, messages: Sequence[Message]) -> Messages:
+        """Return a conversation as the endpoint takes it."""
+        return tuple({"role": str(message["role"]), "content": str(message["content"])} for message in messages)
 
 
 def load_subject(folder: Path, *, dtype: str = "auto") -> Subject:

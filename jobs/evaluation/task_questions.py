@@ -17,12 +17,12 @@ from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.selection import Selection, name_row, render_row, select_rows
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from jobs.evaluation.choices import choice_values, counted, shown_choices
-from jobs.evaluation.engines.base import Answers, GenerateRequest, Sampling, ScoreRequest, Scores, WindowPolicy
+from jobs.evaluation.engines.base import Answers, GenerateRequest, Messages, Sampling, ScoreRequest, Scores, WindowPolicy
 from jobs.evaluation.engines.plain import prompt_ids
 from jobs.evaluation.items import Item, Scored
 from jobs.evaluation.questions import Question, RollRequest
 from jobs.evaluation.sandbox.programs import run_program
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EndpointSubject, Subject
 from jobs.modeling.chat.render import encode_answer, render_chat
 from jobs.modeling.loglikelihood import Pair, TextNll
 
@@ -47,7 +47,14 @@ class TaskQuestions:
     """Makes the questions of a task for a subject."""
 
     def __init__(
-        self, task: TaskDefinition, subject: Subject, selection: Selection, *, chat: bool, seed: int, windows: WindowPolicy
+        self,
+        task: TaskDefinition,
+        subject: Subject | EndpointSubject,
+        selection: Selection,
+        *,
+        chat: bool,
+        seed: int,
+        windows: WindowPolicy,
     ) -> None:
         self._task, self._subject, self._selection = task, subject, selection
         self._chat, self._seed, self._windows = chat, seed, windows
@@ -73,14 +80,30 @@ class TaskQuestions:
         return self._generation(item, rendered)
 
     def _pairs(self, rendered: Rendered) -> tuple[Pair, ...]:
-        if not self._chat or rendered.contexts is not None:
+        subject = self._subject
+        if not self._chat or rendered.contexts is not None or isinstance(subject, EndpointSubject):
             return tuple(rendered.pairs())
-        context = self._chat_text(rendered)
-        return tuple(encode_answer(self._subject.tokenizer, context, part.lstrip(" ")) for part in rendered.continuations or ())
+        context = self._chat_text(subject, rendered)
+        return tuple(encode_answer(subject.tokenizer, context, part.lstrip(" ")) for part in rendered.continuations or ())
 
-    def _chat_text(self, rendered: Rendered) -> str:
+    def _chat_text(self, subject: Subject, rendered: Rendered) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in rendered.turns]
-        return render_chat(self._subject.tokenizer, messages, generation_prompt=True) + rendered.answer_prefix
+        return render_chat(subject.tokenizer, messages, generation_prompt=True) + rendered.answer_prefix
+
+    def _prompt(self, rendered: Rendered) -> tuple[str | list[int] | Messages, int]:
+        """Return the prompt of a generated answer, and the longest answer that the context leaves room for.
+
+        An endpoint takes the beginning of an answer as the last message, as lm-evaluation-harness sends it.
+        """
+        subject, longest = self._subject, self._task.max_tokens
+        if isinstance(subject, EndpointSubject):
+            turns = [{"role": turn.role, "content": turn.content} for turn in rendered.turns]
+            turns += [{"role": "assistant", "content": rendered.answer_prefix}] if rendered.answer_prefix else []
+            return (subject.prompt_messages(turns) if self._chat else rendered.context), longest
+        prompt: str | list[int] = rendered.context
+        if self._chat:
+            prompt = encode_answer(subject.tokenizer, self._chat_text(subject, rendered), "")[0]
+        return prompt, longest_answer(longest, prompt=len(prompt_ids(subject, prompt)), context=subject.context)
 
     def _choices(self, item: Item, rendered: Rendered) -> Question:
         pairs, count = self._pairs(rendered), len(rendered.choices)
@@ -116,10 +139,8 @@ class TaskQuestions:
         return Question(item, RollRequest(text, self._windows), finish)
 
     def _generation(self, item: Item, rendered: Rendered) -> Question:
-        task, text = self._task, self._chat_text(rendered) if self._chat else rendered.context
-        prompt: str | list[int] = encode_answer(self._subject.tokenizer, text, "")[0] if self._chat else text
-        size = len(prompt_ids(self._subject, prompt))
-        longest = longest_answer(task.max_tokens, prompt=size, context=self._subject.context)
+        task = self._task
+        prompt, longest = self._prompt(rendered)
         sampling = Sampling(max_tokens=longest, temperature=task.temperature, top_p=task.top_p, seed=self._seed)
         request = GenerateRequest(prompt, stop=rendered.stop, sampling=sampling, samples=task.samples)
 

@@ -1,6 +1,6 @@
 """Evaluations: the matrix, one benchmark (`?benchmark=`), one evaluation (`?evaluation=`), a comparison (`?first=&second=`), the form.
 
-The form opens with `?new=1`, or for a checkpoint or dataset with `?checkpoint=` or `?dataset=`.
+The form opens with `?new=1`, or for a checkpoint, endpoint or dataset with `?checkpoint=`, `?endpoint=` or `?dataset=`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from backend.services.data.datasets import get_dataset
 from backend.services.evaluation.board import Board, read_board
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from pages.components import routes
+from pages.components.evaluation.endpoints import draw_endpoints
 from pages.components.evaluation.evaluation import draw_comparison, draw_evaluation
 from pages.components.evaluation.exchange import draw_board_exchange
 from pages.components.evaluation.form import draw_form
@@ -34,7 +35,7 @@ PAGE = routes.EVALUATIONS
 TABLE = WidgetTable("evaluations", {"Checkpoint": 3.0, "Benchmark": 2.0, "Kind": 1.5, "Score": 2.4, "When": 1.1})
 SHOWN = 20
 INNER = (
-    *("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety"),
+    *("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "endpoint", "endpoints"),
     *("suite", "suites", "gates", "judges", "tasks"),
 )
 """Names in the address that open something else than the matrix."""
@@ -91,6 +92,7 @@ def draw_overview(ctx: Context, person: Person) -> None:
         row_link("Judges", page=PAGE, query={"judges": "1"}, icon="gavel", key="eval_judges")
         row_link("Tasks", page=PAGE, query={"tasks": "1"}, icon="assignment", key="eval_tasks")
         row_link("Safety probes", page=PAGE, query={"safety": "1"}, icon="shield", key="eval_safety")
+        row_link("Endpoints", page=PAGE, query={"endpoints": "1"}, icon="dns", key="eval_endpoints")
         row_link("Gates", page=PAGE, query={"gates": "1"}, icon="rule", key="eval_gates")
     if not board.rows:
         empty_state(
@@ -115,7 +117,9 @@ def draw_new(ctx: Context, person: Person) -> None:
     """Draw the form; after the launch go to the evaluation, or to the matrix of several."""
     query = st.query_params
     check_address(ctx, query.get("checkpoint"), query.get("dataset"))
-    launched = draw_form(ctx, person, checkpoint_id=query.get("checkpoint"), dataset_id=query.get("dataset"))
+    launched = draw_form(
+        ctx, person, checkpoint_id=query.get("checkpoint"), dataset_id=query.get("dataset"), endpoint_key=query.get("endpoint")
+    )
     if len(launched) == 1:
         st.switch_page(PAGE, query_params={"evaluation": launched[0].id})
     elif launched:
@@ -142,7 +146,7 @@ with page_frame("Evaluations", "Scores with confidence intervals, paired compari
     elif "judgement" in query:
         draw_judgement(ctx, person, query["judgement"])
     elif "judges" in query:
-        draw_judgements(ctx, person)
+        draw_judgements(ctx, person, evaluation_id=query["judges"] if query["judges"] != "1" else "")
     elif "suites" in query:
         draw_suites(ctx, person)
     elif "task" in query:
@@ -151,7 +155,9 @@ with page_frame("Evaluations", "Scores with confidence intervals, paired compari
         draw_tasks(ctx)
     elif "benchmark" in query:
         draw_leaderboard(ctx, read_board(ctx), query["benchmark"])
-    elif "new" in query or "checkpoint" in query or "dataset" in query:
+    elif "endpoints" in query:
+        draw_endpoints(ctx, person)
+    elif {"new", "checkpoint", "dataset", "endpoint"} & set(query):
         draw_new(ctx, person)
     elif "gate" in query or "gates" in query:
         draw_gates(ctx, person, query.get("gate", ""))

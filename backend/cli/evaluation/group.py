@@ -7,6 +7,7 @@ from backend.cli.evaluation.task import read_text, with_options
 from backend.cli.output import note
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.groups import TaskGroup
+from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.tasks import find_task
@@ -22,15 +23,20 @@ def run_group(
     ctx: Context,
     group: TaskGroup,
     *,
-    checkpoint: str,
+    checkpoint: str | None,
     benchmark: str,
     config: EvaluationConfig,
-    shots: int | None,
-    max_tokens: int | None,
+    given: tuple[int | None, int | None],
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Run a group's tasks on a checkpoint as a suite, and print its result."""
+    """Run a group's tasks on a checkpoint as a suite, and print its result. `given`: few-shot examples and max new tokens for all.
+
+    Raises InvalidInput without a checkpoint.
+    """
+    if checkpoint is None:
+        raise InvalidInput("A group of tasks runs on checkpoints.", remedy="Name a checkpoint, or run its tasks one by one.", field="task")
+    shots, max_tokens = given
     tasks = [with_options(task, shots=shots, max_tokens=max_tokens) for task in tasks_of(ctx, group)]
     suite = suite_of_group(ctx, group, tasks=tasks, config=config, person=LOCAL, benchmark=benchmark)
     note(f"{group.shown_title}: {len(tasks)} tasks as the suite “{suite.name}”; roundhouse eval suite show {suite.id} shows its results.")

@@ -10,9 +10,9 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
-from backend.domain.evaluation.judges.config import DEFAULT_CRITERIA, JudgeConfig
+from backend.domain.evaluation.judges.config import DEFAULT_CRITERIA, JudgeConfig, JudgeItem
 from backend.errors import InvalidInput
-from backend.services.context import LOCAL
+from backend.services.context import LOCAL, Context
 from backend.services.evaluation.judgements import (
     Judge,
     campaign_items,
@@ -21,6 +21,7 @@ from backend.services.evaluation.judgements import (
     read_judge_file,
     read_verdicts,
 )
+from backend.services.evaluation.judges.answers import evaluation_items
 
 
 @command
@@ -30,6 +31,8 @@ def judge(
     model: Annotated[str | None, typer.Option(help="The judge: a model of the API at --url or ROUNDHOUSE_JUDGE_URL.")] = None,
     url: Annotated[str, typer.Option(help="OpenAI-compatible API, such as https://host/v1.")] = "",
     file: Annotated[Path | None, typer.Option(help='JSONL of {"prompt", "answer", "answer_b"}; "human" holds votes.')] = None,
+    evaluation: Annotated[str | None, typer.Option(help="Judge the answers of a finished evaluation, by its id.")] = None,
+    against: Annotated[str | None, typer.Option(help="Pairs with the answers of this evaluation on the same items.")] = None,
     campaign: Annotated[str | None, typer.Option(help="Compare the voted pairs of a campaign.")] = None,
     mode: Annotated[Literal["rubric", "pairwise"] | None, typer.Option(help="Default: pairwise where there are two answers.")] = None,
     criteria: Annotated[str, typer.Option(help="What the judge looks for.")] = DEFAULT_CRITERIA,
@@ -46,9 +49,7 @@ def judge(
 ) -> None:
     """Judge answers by a model: scores or a win rate with biases, canaries, cost and agreement with people's votes."""
     ctx = get_context()
-    if (file is None) == (campaign is None):
-        raise InvalidInput("Name either a file or a campaign.", remedy="Give --file or --campaign.", field="file")
-    items = campaign_items(ctx, campaign) if campaign is not None else read_judge_file(file or Path())
+    items = _read_items(ctx, file, campaign, evaluation, against)
     config = JudgeConfig(
         mode=mode or ("pairwise" if items and all(item.answer_b is not None for item in items) else "rubric"),
         criteria=criteria,
@@ -61,7 +62,9 @@ def judge(
         input_price=input_price,
         output_price=output_price,
     )
-    job = launch_judgement(ctx, judge=_choose(checkpoint, endpoint, model, url), items=items, config=config, person=LOCAL)
+    evaluations = [name for name in (evaluation, against) if name]
+    chosen = _choose(checkpoint, endpoint, model, url)
+    job = launch_judgement(ctx, judge=chosen, items=items, config=config, person=LOCAL, evaluations=evaluations)
     if not wait:
         emit({"job": job.id, "status": job.status.value}, as_json=as_json, text=f"Queued as job {job.id}.")
         return
@@ -69,6 +72,16 @@ def judge(
     judgement = get_judgement(ctx, job.id)
     data = {"job": job.id, "judge": judgement.judge, "mode": judgement.mode, **judgement.summary, "verdicts": read_verdicts(ctx, job.id)}
     emit(data, as_json=as_json, text=_as_text(judgement.judge, judgement.summary))
+
+
+def _read_items(ctx: Context, file: Path | None, campaign: str | None, evaluation: str | None, against: str | None) -> list[JudgeItem]:
+    if sum(source is not None for source in (file, campaign, evaluation)) != 1 or (against and evaluation is None):
+        raise InvalidInput(
+            "Name one source of answers.", remedy="Give --file, --campaign, or --evaluation with or without --against.", field="file"
+        )
+    if evaluation is not None:
+        return evaluation_items(ctx, evaluation, against=against)
+    return campaign_items(ctx, campaign) if campaign is not None else read_judge_file(file or Path())
 
 
 def _choose(checkpoint: str | None, endpoint: str | None, model: str | None, url: str) -> Judge:

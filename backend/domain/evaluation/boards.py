@@ -25,13 +25,14 @@ def choose_metric(main: str, values: Mapping[str, Sequence[float]]) -> str:
     return next((metric for metric, scores in values.items() if not is_lower_better(metric) and any(scores)), main)
 
 
-def caveats(*, lost_bytes: int, truncated: int, missing: int = 0, capped: int = 0) -> tuple[str, ...]:
+def caveats(*, lost_bytes: int, truncated: int, missing: int = 0, capped: int = 0, unjudged: int = 0) -> tuple[str, ...]:
     """Return why a score must not be read as it stands: text that the tokenizer lost, items that were cut or have no result."""
     texts = [
         f"{plural(lost_bytes, 'byte')} lost by the tokenizer" if lost_bytes else "",
         f"{plural(truncated, 'item')} truncated to the context" if truncated else "",
         f"{plural(capped, 'answer')} cut by the context" if capped else "",
         f"{plural(missing, 'item')} without a result" if missing else "",
+        f"{plural(unjudged, 'answer')} without a judge's verdict" if unjudged else "",
     ]
     return tuple(text for text in texts if text)
 

@@ -117,8 +117,10 @@ class EvaluationConfig(BaseModel):
         return self
 
 
-def settings_of(config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash: str, split: str) -> dict[str, Any]:
-    """Return the settings that determine a score, without those that this kind does not use."""
+def settings_of(
+    config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash: str, split: str, engine: str | None = None
+) -> dict[str, Any]:
+    """Return the settings that determine a score, without those that this kind does not use. `engine`: the one of an endpoint."""
     settings: dict[str, Any] = {
         "scoring_version": SCORING_VERSION,
         "kind": kind.value,
@@ -126,7 +128,7 @@ def settings_of(config: EvaluationConfig, *, kind: EvaluationKind, dataset_hash:
         "split": split,
         "limit": config.limit,
         "chat": config.chat,
-        "engine": config.engine,
+        "engine": engine or config.engine,
         "dtype": config.dtype,
     }
     if config.task is not None:
@@ -154,9 +156,9 @@ def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, 
     return settings
 
 
-def fingerprint_of(settings: dict[str, Any], *, checkpoint: str) -> str:
-    """Return the SHA-256 of settings and checkpoint: equal fingerprints mean equal scores."""
-    text = json.dumps({"checkpoint": checkpoint, **settings}, sort_keys=True, separators=(",", ":"))
+def fingerprint_of(settings: dict[str, Any], *, subject: str) -> str:
+    """Return the SHA-256 of settings and subject, a checkpoint's id or an endpoint's identity: equal fingerprints mean equal scores."""
+    text = json.dumps({"checkpoint": subject, **settings}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -175,6 +177,7 @@ SETTING_WORDS: dict[str, str] = {
     "numeric": "the comparison of numbers",
     "used_chat_template": "whether text went through a chat template",
     "unit": "what counts as one item",
+    "judge": "the judge",
     "engine": "the engine",
     "dtype": "the number format asked for",
     "number_format": "the number format of the weights",

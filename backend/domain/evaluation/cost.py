@@ -19,7 +19,11 @@ ENOUGH = 3
 
 @dataclass(frozen=True)
 class Timing:
-    """Facts that an evaluation's time depends on; `seconds` is None before it has run."""
+    """Facts that an evaluation's time depends on; `seconds` is None before it has run.
+
+    An endpoint's network is not known: `parameters` is 0, its rate is one of items alone, and only endpoints give one. `prompt_tokens`
+    and `completion_tokens` are what an endpoint counted.
+    """
 
     checkpoint: str
     benchmark: str
@@ -28,6 +32,9 @@ class Timing:
     shots: int
     parameters: int
     seconds: float | None = None
+    is_endpoint: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,8 @@ def estimate_time(job: Timing, earlier: Sequence[Timing]) -> TimeEstimate | None
     A rate is seconds per item and parameter, and per block of few-shot examples. The median of the earlier rates gives the time; the
     range is the largest factor by which one of them misses the median of the others, or a stated factor where there are fewer than three.
     """
-    alike = [one for one in earlier if one.kind == job.kind and one.seconds is not None and one.items > 0]
+    comparable = [one for one in earlier if one.is_endpoint == job.is_endpoint]
+    alike = [one for one in comparable if one.kind == job.kind and one.seconds is not None and one.items > 0]
     nearest = (
         [one for one in alike if (one.checkpoint, one.benchmark) == (job.checkpoint, job.benchmark)],
         [one for one in alike if one.benchmark == job.benchmark],
@@ -79,9 +87,21 @@ def estimate_time(job: Timing, earlier: Sequence[Timing]) -> TimeEstimate | None
                 START_S + seconds,
                 START_S + seconds / factor,
                 START_S + seconds * factor,
-                f"{plural(len(rates), 'earlier evaluation')} {basis}",
+                f"{plural(len(rates), 'earlier evaluation')} {basis.replace('checkpoint', 'endpoint') if job.is_endpoint else basis}",
             )
     return None
+
+
+def estimate_tokens(job: Timing, earlier: Sequence[Timing]) -> tuple[float, float] | None:
+    """Return the prompt and answer tokens that an endpoint will count, by the mean per item of the nearest earlier evaluation; None
+    where no endpoint was asked this benchmark with as many examples.
+    """
+    alike = [one for one in earlier if one.is_endpoint and (one.benchmark, one.kind, one.shots) == (job.benchmark, job.kind, job.shots)]
+    counted = [one for one in alike if one.items > 0 and one.prompt_tokens]
+    nearest = next((one for one in counted if one.checkpoint == job.checkpoint), counted[0] if counted else None)
+    if nearest is None:
+        return None
+    return nearest.prompt_tokens / nearest.items * job.items, nearest.completion_tokens / nearest.items * job.items
 
 
 def estimate_memory(*, parameters: int, vocab_size: int | None, number_bytes: int = 4) -> MemoryEstimate:

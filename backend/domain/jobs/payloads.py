@@ -19,6 +19,7 @@ from backend.domain.data.reports.report import ReportQuestion
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.domain.data.versions.changes import Change
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.endpoints import EndpointTarget, JudgeTarget
 from backend.domain.evaluation.judges.config import JudgeConfig
 from backend.domain.jobs.records import Payload, Record
 from backend.domain.jobs.states import JobKind
@@ -87,11 +88,12 @@ class CheckRequest(Record):
 
 
 class EvaluatePayload(ComputePayload):
-    """Score a checkpoint on a benchmark."""
+    """Score a checkpoint or an endpoint on a benchmark."""
 
     job_kind = JobKind.EVALUATE
     evaluation_id: str
-    checkpoint: str
+    checkpoint: str | None = None
+    endpoint: EndpointTarget | None = None
     dataset: str
     kind: EvaluationKind
     split: Literal["all", "train", "val"]
@@ -101,8 +103,16 @@ class EvaluatePayload(ComputePayload):
     """Folder of the dataset that a task's few-shot examples come from, if it is another one."""
     run_code: bool = False
     """Whether the operator lets benchmarks run programs that a model wrote."""
+    judge: JudgeTarget | None = None
+    """The judge that the task names as a metric."""
     check: CheckRequest | None = None
     """Compute items by two engines and compare them; nothing is scored."""
+
+    @model_validator(mode="after")
+    def _check_subject(self) -> Self:
+        if (self.checkpoint is None) == (self.endpoint is None):
+            raise ValueError("an evaluation scores either a checkpoint or an endpoint")
+        return self
 
 
 class Prompt(Record):
@@ -322,6 +332,8 @@ class JudgePayload(ComputePayload):
     uses_key: bool = False
     items_file: str
     config: JudgeConfig
+    evaluations: tuple[str, ...] = ()
+    """Evaluations whose answers are judged: one by a rubric, two as pairs."""
 
     @model_validator(mode="after")
     def _check_judge(self) -> Self:

@@ -67,13 +67,24 @@ class ScoreRow(ReadRecord):
     method: str = ""
 
 
+class JudgeFacts(ReadRecord):
+    """The judge of a task: answers without a verdict, and the tokens of its questions and verdicts, with their price if known."""
+
+    name: str
+    missing: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    price_usd: float | None = None
+
+
 class EvaluationFacts(ReadRecord):
     """Facts of an evaluation: `unit` is what counts as one item, `chance` the score of guessing.
 
     `engine` computed the numbers; where that is not the one asked for, `engine_fallback` gives the reason. `bos` says whether a text begins
     with the begin token. Counted are items whose context was cut (`truncated_items`) or holds bytes that the tokenizer can't write
     (`lost_items`, `lost_bytes`), answers that the context cut before the task's longest (`capped_items`), ties, and items without a
-    result. `audit_difference` is the largest difference in nats on `audit_items` that the plainest path computed again.
+    result. `audit_difference` is the largest difference in nats on `audit_items` that the plainest path computed again. Of an endpoint: its
+    name, address and model as it names itself, and the tokens that it counted with their price.
     """
 
     used_chat_template: bool | None = None
@@ -101,6 +112,13 @@ class EvaluationFacts(ReadRecord):
     item_ids_hash: str | None = None
     audit_items: int = 0
     audit_difference: float | None = None
+    endpoint: str | None = None
+    url: str | None = None
+    model: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    price_usd: float | None = None
+    judge: JudgeFacts | None = None
 
 
 class CheckedItem(ReadRecord):

@@ -15,7 +15,7 @@ from backend.domain.evaluation.boards import caveats, choose_metric, same_benchm
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import Rank, column_key, rank_evaluations
+from backend.services.evaluation.comparisons import Rank, column_keys, rank_evaluations
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, list_evaluations
 
 LIMIT = 5000
@@ -69,11 +69,12 @@ class ImportedRow:
 
 @dataclass(frozen=True)
 class BoardRow:
-    """A checkpoint with its cells by column key."""
+    """A checkpoint or an endpoint with its cells by column key. `checkpoint` is its name."""
 
-    checkpoint_id: str
+    subject_id: str
     checkpoint: str
     cells: dict[str, Cell]
+    is_endpoint: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def read_board(ctx: Context) -> Board:
     evaluations = list_evaluations(ctx, limit=LIMIT)
     columns: dict[str, list[EvaluationView]] = {}
     column_of_settings: dict[str, str] = {}
-    finished = {e.id: column_key(e) for e in evaluations if e.status is Status.FINISHED and e.scores}
+    finished = column_keys([e for e in evaluations if e.status is Status.FINISHED and e.scores])
     for evaluation in evaluations:
         if (key := finished.get(evaluation.id)) is not None:
             columns.setdefault(key, []).append(evaluation)
@@ -113,7 +114,8 @@ def read_board(ctx: Context) -> Board:
         settings = _settings_key(evaluation)
         key = finished.get(evaluation.id) or column_of_settings.setdefault(settings, settings)
         columns.setdefault(key, [evaluation])
-        row = rows.setdefault(evaluation.checkpoint_id, BoardRow(evaluation.checkpoint_id, evaluation.checkpoint, {}))
+        name, is_endpoint = evaluation.checkpoint, evaluation.endpoint is not None
+        row = rows.setdefault(evaluation.subject_id, BoardRow(evaluation.subject_id, name, {}, is_endpoint))
         row.cells[key] = _add_to_cell(row.cells.get(key, Cell()), evaluation, has_scores=evaluation.id in finished)
     ordered = sorted((_column(key, members) for key, members in columns.items()), key=lambda column: (column.benchmark, column.detail))
     return Board(_distinct(ordered), tuple(rows.values()), _imported(ctx, ordered))
@@ -122,9 +124,10 @@ def read_board(ctx: Context) -> Board:
 def read_columns(evaluations: Sequence[EvaluationView]) -> list[tuple[Column, list[EvaluationView]]]:
     """Return finished evaluations by the column that they may be compared in, labels distinct."""
     members: dict[str, list[EvaluationView]] = {}
-    for evaluation in evaluations:
-        if evaluation.status is Status.FINISHED and evaluation.scores:
-            members.setdefault(column_key(evaluation), []).append(evaluation)
+    finished = [evaluation for evaluation in evaluations if evaluation.status is Status.FINISHED and evaluation.scores]
+    keys = column_keys(finished)
+    for evaluation in finished:
+        members.setdefault(keys[evaluation.id], []).append(evaluation)
     columns = _distinct([_column(key, group) for key, group in members.items()])
     return sorted(zip(columns, members.values(), strict=True), key=lambda pair: pair[0].label)
 
@@ -132,7 +135,13 @@ def read_columns(evaluations: Sequence[EvaluationView]) -> list[tuple[Column, li
 def caveats_of(evaluation: EvaluationView) -> tuple[str, ...]:
     """Return why the scores of an evaluation must not be read as they stand."""
     facts = evaluation.facts
-    return caveats(lost_bytes=facts.lost_bytes, truncated=facts.truncated_items, missing=facts.missing_items, capped=facts.capped_items)
+    return caveats(
+        lost_bytes=facts.lost_bytes,
+        truncated=facts.truncated_items,
+        missing=facts.missing_items,
+        capped=facts.capped_items,
+        unjudged=facts.judge.missing if facts.judge else 0,
+    )
 
 
 def rank_board(ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapping[str, str] | None = None) -> dict[str, dict[str, Rank]]:
@@ -147,7 +156,8 @@ def rank_board(ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapp
 
 
 def _settings_key(evaluation: EvaluationView) -> str:
-    text = json.dumps([evaluation.version_id, evaluation.settings], sort_keys=True)
+    settings = evaluation.settings if evaluation.endpoint is None else {**evaluation.settings, "engine": "fast"}  # beside checkpoints
+    text = json.dumps([evaluation.version_id, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -161,7 +171,7 @@ def _add_to_cell(cell: Cell, evaluation: EvaluationView, *, has_scores: bool) ->
 
 
 def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
-    newest = evaluations[0]
+    newest = next((one for one in evaluations if one.endpoint is None), evaluations[0])
     metrics = tuple(dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.scores if ":" not in score.metric))
     values = {metric: [score.value for e in evaluations if (score := e.score(metric)) is not None] for metric in metrics}
     return Column(

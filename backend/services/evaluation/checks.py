@@ -28,6 +28,11 @@ def launch_check(ctx: Context, evaluation_id: str, *, person: Person, against: A
     evaluation = get_evaluation(ctx, evaluation_id)
     if evaluation.status is not Status.FINISHED:
         raise Conflict(f"The evaluation is {evaluation.status}.", remedy="Check it when it has finished.")
+    if evaluation.endpoint is not None:
+        raise InvalidInput(
+            "The network of an endpoint is not here, so no other engine can compute its items.",
+            remedy="Check an evaluation of a checkpoint.",
+        )
     with ctx.db.write() as session:
         row = session.get(Job, evaluation.job_id) if evaluation.job_id else None
         if row is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -48,9 +49,18 @@ RESULTS_AMONG_FACTS = frozenset(
         "lost_items",
         "audit_items",
         "audit_difference",
+        "endpoint",
+        "url",
+        "model",
+        "prompt_tokens",
+        "completion_tokens",
+        "price_usd",
+        "judge",
     }
 )
-"""Facts that are counts of the outcome, not conditions."""
+"""Facts that are counts of the outcome or name the subject, not conditions."""
+PART_OF_AN_ENDPOINT = frozenset({"engine", "dtype", "number_format"})
+"""What an endpoint brings with its network, so that it does not set it apart from a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,8 @@ def refuse_unlike(first: EvaluationView, second: EvaluationView) -> None:
     for evaluation in (first, second):
         if evaluation.status is not Status.FINISHED or not evaluation.scores:
             raise Conflict(f"The evaluation of “{evaluation.checkpoint}” is {evaluation.status}.", remedy="Compare finished ones.")
-    reasons = unlike_settings(_decisive(first), _decisive(second))
+    across = first.endpoint is not None or second.endpoint is not None
+    reasons = unlike_settings(_decisive(first, across=across), _decisive(second, across=across))
     if reasons:
         chat = first.facts.used_chat_template != second.facts.used_chat_template
         remedy = "Evaluate both with the chat template on, or both with it off." if chat else "Evaluate both with the same settings."
@@ -151,9 +162,11 @@ def unlike_facts(first: EvaluationView, second: EvaluationView) -> tuple[str, ..
     )
 
 
-def _decisive(evaluation: EvaluationView) -> dict[str, Any]:
+def _decisive(evaluation: EvaluationView, *, across: bool = False) -> dict[str, Any]:
+    """Return what must agree. `across`: between an endpoint and another subject, whose engines and number formats are their own."""
     settings = {name: value for name, value in evaluation.settings.items() if name != "chat"}  # what it came to is in the facts
-    return {**settings, **{name: getattr(evaluation.facts, name) for name in FACTS_THAT_MUST_AGREE}}
+    decisive = {**settings, **{name: getattr(evaluation.facts, name) for name in FACTS_THAT_MUST_AGREE}}
+    return {name: value for name, value in decisive.items() if not (across and name in PART_OF_AN_ENDPOINT)}
 
 
 def _values(ctx: Context, evaluation_id: str) -> dict[str, dict[str, float]]:
@@ -277,20 +290,34 @@ def _flips(
 
 
 def list_comparable(ctx: Context, evaluation: EvaluationView) -> list[EvaluationView]:
-    """Return the newest finished evaluation of every other checkpoint that may be compared with this one."""
-    key = column_key(evaluation)
+    """Return the newest finished evaluation of every other checkpoint and endpoint that may be compared with this one."""
     newest: dict[str, EvaluationView] = {}
     for other in list_evaluations(ctx, version_id=evaluation.version_id):
-        fits = other.status is Status.FINISHED and other.scores and other.checkpoint_id != evaluation.checkpoint_id
-        if fits and column_key(other) == key:
-            newest.setdefault(other.checkpoint_id, other)
+        across = evaluation.endpoint is not None or other.endpoint is not None
+        fits = other.status is Status.FINISHED and other.scores and other.subject_id != evaluation.subject_id
+        if fits and column_key(other, across=across) == column_key(evaluation, across=across):
+            newest.setdefault(other.subject_id, other)
     return list(newest.values())
 
 
-def column_key(evaluation: EvaluationView) -> str:
-    """Return the key of the column of evaluations comparable with this one."""
-    decisive = json.dumps([evaluation.version_id, _decisive(evaluation)], sort_keys=True)
+def column_key(evaluation: EvaluationView, *, across: bool = False) -> str:
+    """Return the key of the column of evaluations comparable with this one; `across` leaves out what an endpoint brings itself."""
+    decisive = json.dumps([evaluation.version_id, _decisive(evaluation, across=across)], sort_keys=True)
     return hashlib.sha256(decisive.encode()).hexdigest()[:12]
+
+
+def column_keys(evaluations: Sequence[EvaluationView]) -> dict[str, str]:
+    """Return the column of each finished evaluation by its id. An endpoint stands in the largest column of checkpoints that it fits in."""
+    keys = {e.id: column_key(e) for e in evaluations if e.endpoint is None}
+    sizes, columns = Counter(keys.values()), dict[str, list[str]]()
+    for evaluation in evaluations:
+        if evaluation.endpoint is None:
+            columns.setdefault(column_key(evaluation, across=True), []).append(keys[evaluation.id])
+    for evaluation in evaluations:
+        if evaluation.endpoint is not None:
+            shared = column_key(evaluation, across=True)
+            keys[evaluation.id] = max(columns.get(shared, [shared]), key=lambda key: sizes[key])
+    return keys
 
 
 def rank_evaluations(ctx: Context, evaluations: Sequence[EvaluationView], *, metric: str | None = None) -> list[Rank]:

@@ -1,4 +1,4 @@
-"""Launch, list and record evaluations: one benchmark on one checkpoint."""
+"""Launch, list and record evaluations: one benchmark on one checkpoint or endpoint."""
 
 from __future__ import annotations
 
@@ -7,28 +7,35 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import delete, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, EvaluationItem, Job, Score
+from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, Job, Score
 from backend.domain.evaluation.config import MAIN_METRIC, EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
-from backend.domain.jobs.events import ItemEvent
+from backend.domain.evaluation.endpoints import ENGINE, JudgeTarget, check_request
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
-from backend.domain.jobs.results import EvaluateResult, EvaluationFacts
+from backend.domain.jobs.results import EvaluationFacts
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.statistics.power import PowerPlan
-from backend.errors import NotFound
+from backend.errors import InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, require_writer, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.views import VersionView
-from backend.services.evaluation.packed_items import store_packed
+from backend.services.evaluation.endpoints.registry import (
+    EvaluatedEndpointView,
+    identity_of,
+    read_subjects,
+    resolve_evaluated,
+    store_own,
+    target_of,
+)
+from backend.services.evaluation.endpoints.resuming import resume_evaluation
+from backend.services.evaluation.judges.metric import resolve_task_judge
 from backend.services.evaluation.power import plan_comparison
 from backend.services.evaluation.scoring_choice import Split, choose_kind, choose_split
 from backend.services.evaluation.task_fit import check_task, examples_folder, resolve_benchmark
-from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, request_stop, wake
 
 
@@ -47,10 +54,13 @@ class ScoreView:
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """An evaluation. `benchmark` is `name@version`; `settings` determine the score, `facts` are reported by the job."""
+    """An evaluation. `benchmark` is `name@version`; `settings` determine the score, `facts` are reported by the job.
+
+    `checkpoint` is the name of what was evaluated: a checkpoint, or an endpoint where `endpoint` is set.
+    """
 
     id: str
-    checkpoint_id: str
+    checkpoint_id: str | None
     checkpoint: str
     version_id: str
     benchmark: str
@@ -66,7 +76,13 @@ class EvaluationView:
     scores: tuple[ScoreView, ...]
     created_at: datetime
     finished_at: datetime | None
+    endpoint: EvaluatedEndpointView | None = None
     reused: bool = False  # a launch found the same measurement made or under way
+
+    @property
+    def subject_id(self) -> str:
+        """Id of the checkpoint or endpoint."""
+        return self.checkpoint_id or (self.endpoint.id if self.endpoint else "")
 
     @property
     def is_active(self) -> bool:
@@ -101,52 +117,85 @@ class Plan:
 def launch_evaluation(
     ctx: Context,
     *,
-    checkpoint: str,
     benchmark: str,
     person: Person,
+    checkpoint: str | None = None,
+    endpoint: str | None = None,
+    model: str = "",
     kind: Literal["auto", "perplexity", "multiple_choice", "generation"] | None = None,
     config: EvaluationConfig | None = None,
     idempotency_key: str | None = None,
     again: bool = False,
 ) -> EvaluationView:
-    """Queue the evaluation of a checkpoint (name or id) on a benchmark (`name` or `name@version`, or any dataset with text).
+    """Queue the evaluation of a checkpoint or an endpoint (name or id) on a benchmark (`name`, `name@version`, any dataset with text).
 
-    A measurement that was made already, or is under way, with the same settings is returned as `reused`, unless `again`. Raises
-    NotFound, Conflict if checkpoint or dataset is not ready, InvalidInput if the dataset can't be scored that way, NotAllowed.
+    A measurement that was made already, or is under way, with the same settings is returned as `reused`, unless `again`; that of an
+    endpoint which failed or was stopped is resumed. Raises
+    NotFound, Conflict if subject or dataset is not ready, InvalidInput if the dataset or the endpoint can't be scored that way, NotAllowed.
     """
     require_builder(person)
     config = config or EvaluationConfig()
     if kind is not None:
         config = EvaluationConfig.model_validate({**config.model_dump(), "kind": kind})
-    subject, version = resolve_checkpoint(ctx, checkpoint), resolve_benchmark(ctx, benchmark, task=config.task)
+    subject, version = resolve_subject(ctx, checkpoint, endpoint, model=model), resolve_benchmark(ctx, benchmark, task=config.task)
     chosen, split = _choose(ctx, version, config)
+    if isinstance(subject, EvaluatedEndpointView):
+        check_request(subject.name, config, chosen, subject.capabilities)
     if config.task is not None:
         check_task(ctx, config.task, version, split=split, config=config)
-    settings = settings_of(config, kind=chosen, dataset_hash=version.content_hash or version.id, split=split)
-    fingerprint = fingerprint_of(settings, checkpoint=subject.id)
+    engine, identity = (ENGINE, identity_of(ctx, subject)) if isinstance(subject, EvaluatedEndpointView) else (None, subject.id)
+    settings = settings_of(config, kind=chosen, dataset_hash=version.content_hash or version.id, split=split, engine=engine)
+    judge = resolve_task_judge(ctx, config)
+    settings |= {"judge": judge[1]} if judge else {}
+    fingerprint = fingerprint_of(settings, subject=identity)
     with ctx.db.write() as session:
-        require_writer(session, subject.id)
+        if isinstance(subject, CheckpointView):
+            require_writer(session, subject.id)
         existing_id = _already_there(session, fingerprint=None if again else fingerprint, idempotency_key=idempotency_key)
-        if existing_id is None:
-            row = _add_evaluation(
-                session,
-                ctx,
-                subject=subject,
-                version=version,
-                kind=chosen,
-                split=split,
-                config=config,
-                settings=settings,
-                fingerprint=fingerprint,
-                person=person,
-                idempotency_key=idempotency_key,
+        evaluation_id = existing_id
+        if evaluation_id is None and isinstance(subject, EvaluatedEndpointView) and not again:
+            evaluation_id = resume_evaluation(
+                session, ctx, fingerprint=fingerprint, target=target_of(ctx, subject), judge=judge[0] if judge else None, person=person
             )
-            evaluation_id = row.id
-        else:
-            evaluation_id = existing_id
+        evaluation_id = evaluation_id or _add_evaluation(
+            session,
+            ctx,
+            subject=subject,
+            version=version,
+            kind=chosen,
+            split=split,
+            config=config,
+            settings=settings,
+            fingerprint=fingerprint,
+            person=person,
+            judge=judge[0] if judge else None,
+            idempotency_key=idempotency_key,
+        )
     if existing_id is None:
         wake(ctx, "eval")
     return replace(get_evaluation(ctx, evaluation_id), reused=existing_id is not None)
+
+
+def resolve_subject(
+    ctx: Context, checkpoint: str | None, endpoint: str | None, *, model: str = ""
+) -> CheckpointView | EvaluatedEndpointView:
+    """Return the checkpoint or the endpoint that is named. Raises InvalidInput unless one of them is, and what resolving them raises."""
+    if (checkpoint is None) == (endpoint is None):
+        raise InvalidInput("An evaluation has one subject.", remedy="Name a checkpoint or an endpoint.", field="checkpoint")
+    return resolve_checkpoint(ctx, checkpoint) if checkpoint is not None else resolve_evaluated(ctx, endpoint or "", model=model)
+
+
+def launch_again(ctx: Context, evaluation: EvaluationView, *, person: Person, again: bool = False) -> EvaluationView:
+    """Launch what an evaluation measured once more; see `launch_evaluation`."""
+    return launch_evaluation(
+        ctx,
+        checkpoint=evaluation.checkpoint_id,
+        endpoint=evaluation.endpoint.id if evaluation.endpoint else None,
+        benchmark=evaluation.version_id,
+        config=evaluation.config,
+        person=person,
+        again=again,
+    )
 
 
 def plan_evaluation(ctx: Context, *, benchmark: str, config: EvaluationConfig) -> Plan:
@@ -184,7 +233,7 @@ def _add_evaluation(
     session: Session,
     ctx: Context,
     *,
-    subject: CheckpointView,
+    subject: CheckpointView | EvaluatedEndpointView,
     version: VersionView,
     kind: EvaluationKind,
     split: Split,
@@ -192,11 +241,14 @@ def _add_evaluation(
     settings: dict[str, Any],
     fingerprint: str,
     person: Person,
+    judge: JudgeTarget | None,
     idempotency_key: str | None,
-) -> Evaluation:
+) -> str:
     stored = config.model_dump(mode="json")
+    is_endpoint = isinstance(subject, EvaluatedEndpointView)
     row = Evaluation(
-        checkpoint_id=subject.id,
+        checkpoint_id=None if is_endpoint else subject.id,
+        endpoint_id=store_own(session, ctx, subject, person=person) if isinstance(subject, EvaluatedEndpointView) else None,
         dataset_version_id=version.id,
         kind=kind.value,
         fingerprint=fingerprint,
@@ -208,7 +260,8 @@ def _add_evaluation(
     session.flush()
     payload = EvaluatePayload(
         evaluation_id=row.id,
-        checkpoint=require_folder(subject.folder, what="checkpoint"),
+        checkpoint=require_folder(subject.folder, what="checkpoint") if isinstance(subject, CheckpointView) else None,
+        endpoint=target_of(ctx, subject) if isinstance(subject, EvaluatedEndpointView) else None,
         dataset=require_folder(version.folder, what="dataset"),
         kind=kind,
         split=split,
@@ -216,22 +269,29 @@ def _add_evaluation(
         fingerprint=fingerprint,
         examples=examples_folder(ctx, config.task),
         run_code=ctx.policy.run_code,
+        judge=judge,
     )
     job = add_job(
         session,
         ctx,
         payload,
+        device="cpu" if is_endpoint else "auto",
         title=f"{config.task.shown_title if config.task else version.label} on {subject.name}",
         idempotency_key=idempotency_key,
         created_by=person.id,
     )
     row.job_id = job.id
     session.flush()
-    return row
+    return str(row.id)
 
 
 def list_evaluations(
-    ctx: Context, *, checkpoint_id: str | None = None, version_id: str | None = None, active: bool = False, limit: int = 500
+    ctx: Context,
+    *,
+    checkpoint_id: str | None = None,
+    version_id: str | None = None,
+    active: bool = False,
+    limit: int = 500,
 ) -> list[EvaluationView]:
     """Return evaluations with their scores, newest first."""
     query = select(Evaluation).order_by(Evaluation.created_at.desc(), Evaluation.id).limit(limit)
@@ -266,7 +326,9 @@ def _views(session: Session, rows: Sequence[Evaluation]) -> list[EvaluationView]
     scores: dict[str, list[ScoreView]] = {}
     for s in session.scalars(select(Score).where(Score.evaluation_id.in_(ids)).order_by(Score.id)):
         scores.setdefault(s.evaluation_id, []).append(ScoreView(s.metric, s.value, s.stderr, s.low, s.high, s.n, s.method))
-    names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_({r.checkpoint_id for r in rows}))).all())
+    checkpoint_ids = {r.checkpoint_id for r in rows if r.checkpoint_id}
+    names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(checkpoint_ids))).all())
+    endpoints = read_subjects(session, (r.endpoint_id for r in rows if r.endpoint_id))
     versions = {
         key: f"{name}@{number}"
         for key, name, number in session.execute(
@@ -276,14 +338,27 @@ def _views(session: Session, rows: Sequence[Evaluation]) -> list[EvaluationView]
         )
     }
     jobs = {job.id: job for job in session.scalars(select(Job).where(Job.id.in_({r.job_id for r in rows if r.job_id})))}
-    return [_view(r, names[r.checkpoint_id], versions[r.dataset_version_id], jobs.get(r.job_id or ""), scores.get(r.id, [])) for r in rows]
+    return [
+        _view(
+            row,
+            names.get(row.checkpoint_id or "", ""),
+            versions[row.dataset_version_id],
+            jobs.get(row.job_id or ""),
+            scores.get(row.id, []),
+            endpoints.get(row.endpoint_id or ""),
+        )
+        for row in rows
+    ]
 
 
-def _view(row: Evaluation, checkpoint: str, benchmark: str, job: Job | None, scores: Sequence[ScoreView]) -> EvaluationView:
+def _view(
+    row: Evaluation, checkpoint: str, benchmark: str, job: Job | None, scores: Sequence[ScoreView], endpoint: EvaluatedEndpointView | None
+) -> EvaluationView:
     return EvaluationView(
         id=row.id,
         checkpoint_id=row.checkpoint_id,
-        checkpoint=checkpoint,
+        checkpoint=endpoint.name if endpoint else checkpoint,
+        endpoint=endpoint,
         version_id=row.dataset_version_id,
         benchmark=benchmark,
         kind=EvaluationKind(row.kind),
@@ -307,39 +382,3 @@ def stop_evaluation(ctx: Context, evaluation_id: str, *, person: Person) -> None
     job_id = get_evaluation(ctx, evaluation_id).job_id
     if job_id:
         request_stop(ctx, job_id)
-
-
-def record_item(session: Session, ctx: Context, claim: Claim[EvaluatePayload], event: ItemEvent) -> None:
-    """Store the outcome of one item. A repeated one, as after a lost worker, changes nothing."""
-    insert = (sqlite.insert if ctx.db.is_sqlite else postgresql.insert)(EvaluationItem)
-    row = {
-        "evaluation_id": claim.payload.evaluation_id,
-        "item_hash": event.item_hash[:64],
-        "position": event.position,
-        "values": {name: value for name, value in event.values.items() if value is not None},
-        "shown": _without_nul(event.shown),
-    }
-    session.execute(insert.values(row).on_conflict_do_nothing(index_elements=["evaluation_id", "item_hash"]))
-
-
-def record_scores(session: Session, ctx: Context, claim: Claim[EvaluatePayload], result: EvaluateResult) -> None:
-    """Write the scores of a finished evaluation. A score that is not a number, as of a network that computes NaN, is left out."""
-    row = session.get(Evaluation, claim.payload.evaluation_id)
-    if row is None:
-        return
-    if claim.payload.check is not None:
-        row.config = {**row.config, "check": result.check.model_dump(mode="json") if result.check else None}
-        return
-    session.execute(delete(Score).where(Score.evaluation_id == row.id))
-    session.add_all(Score(evaluation_id=row.id, **score.model_dump()) for score in result.scores if score.value is not None)
-    row.config = {**row.config, "facts": result.facts.model_dump(exclude_unset=True)}
-    store_packed(session, row.id)
-
-
-def _without_nul(value: Any) -> Any:
-    """PostgreSQL holds no NUL in text."""
-    if isinstance(value, str):
-        return value.replace("\x00", "")
-    if isinstance(value, list):
-        return [_without_nul(part) for part in value]
-    return {key: _without_nul(part) for key, part in value.items()} if isinstance(value, dict) else value

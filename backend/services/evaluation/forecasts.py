@@ -1,4 +1,4 @@
-"""Forecast of evaluations before their launch: items, time and memory of each checkpoint on each benchmark."""
+"""Forecast of evaluations before their launch: items, time, memory and price of each checkpoint and endpoint on each benchmark."""
 
 from __future__ import annotations
 
@@ -10,29 +10,54 @@ from sqlalchemy import select
 from backend.db.tables import Checkpoint, Evaluation, Job
 from backend.domain.evaluation.answer_length import is_capped
 from backend.domain.evaluation.config import EvaluationConfig
-from backend.domain.evaluation.cost import MemoryEstimate, TimeEstimate, Timing, estimate_memory, estimate_time
+from backend.domain.evaluation.cost import (
+    RUNTIME_BYTES,
+    MemoryEstimate,
+    TimeEstimate,
+    Timing,
+    estimate_memory,
+    estimate_time,
+    estimate_tokens,
+)
+from backend.domain.evaluation.endpoints import check_request, price_tokens
 from backend.domain.evaluation.tasks.definition import Form
 from backend.domain.jobs.states import Status
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
+from backend.services.data.views import VersionView
+from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import Plan, plan_evaluation
 
 MOST_EARLIER = 500
 
 
+Subject = CheckpointView | EvaluatedEndpointView
+"""What an evaluation scores."""
+
+
 @dataclass(frozen=True)
 class EvaluationForecast:
-    """One checkpoint on one benchmark: its plan, and its time if something like it has run."""
+    """One checkpoint or endpoint on one benchmark: its plan, and its time if something like it has run.
 
-    checkpoint: CheckpointView
+    `cap` says that the context cuts long answers, where it may. Of an endpoint, `tokens` are those of prompts and answers that it will
+    count, and `price` theirs, where an earlier evaluation tells.
+    """
+
+    subject: Subject
     benchmark: str
     plan: Plan
     time: TimeEstimate | None
     memory: MemoryEstimate
     cap: str = ""
-    """Says that the context cuts long answers, where it may."""
+    tokens: tuple[float, float] | None = None
+    price: float | None = None
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Return whether the network runs elsewhere."""
+        return isinstance(self.subject, EvaluatedEndpointView)
 
 
 @dataclass(frozen=True)
@@ -45,29 +70,46 @@ class TotalForecast:
     memory: MemoryEstimate | None
 
 
-def forecast_evaluations(ctx: Context, checkpoints: Sequence[CheckpointView], configs: Mapping[str, EvaluationConfig]) -> TotalForecast:
-    """Return the forecast of every checkpoint on every benchmark (`name` or `name@version`, with its config).
+def forecast_evaluations(ctx: Context, subjects: Sequence[Subject], configs: Mapping[str, EvaluationConfig]) -> TotalForecast:
+    """Return the forecast of every checkpoint and endpoint on every benchmark (`name` or `name@version`, with its config).
 
-    Raises what `plan_evaluation` raises.
+    Raises what `plan_evaluation` raises, and InvalidInput where an endpoint can't give what a benchmark needs.
     """
     earlier = _earlier(ctx)
     forecasts = []
     for benchmark, config in configs.items():
         plan, version = plan_evaluation(ctx, benchmark=benchmark, config=config), resolve_version(ctx, benchmark)
-        for checkpoint in checkpoints:
-            parameters = checkpoint.parameters or 0
-            job = Timing(checkpoint.id, version.id, plan.kind.value, plan.items, config.shots, parameters)
-            vocab = checkpoint.facts.get("vocab_size")
-            memory = estimate_memory(parameters=parameters, vocab_size=vocab if isinstance(vocab, int) else None)
-            forecasts.append(
-                EvaluationForecast(
-                    checkpoint, version.label, plan, estimate_time(job, earlier), memory, describe_cap(ctx, checkpoint, config)
-                )
-            )
+        for subject in subjects:
+            if isinstance(subject, EvaluatedEndpointView):
+                check_request(subject.name, config, plan.kind, subject.capabilities)
+                forecasts.append(_forecast_endpoint(subject, version, plan, config, earlier))
+            else:
+                forecasts.append(_forecast_checkpoint(ctx, subject, version, plan, config, earlier))
     times = [one.time for one in forecasts if one.time is not None]
     total = TimeEstimate(sum(t.seconds for t in times), sum(t.low for t in times), sum(t.high for t in times), "") if times else None
     largest = max((one.memory for one in forecasts), key=lambda memory: memory.bytes, default=None)
     return TotalForecast(tuple(forecasts), total, len(forecasts) - len(times), largest)
+
+
+def _forecast_checkpoint(
+    ctx: Context, checkpoint: CheckpointView, version: VersionView, plan: Plan, config: EvaluationConfig, earlier: Sequence[Timing]
+) -> EvaluationForecast:
+    parameters, vocab = checkpoint.parameters or 0, checkpoint.facts.get("vocab_size")
+    job = Timing(checkpoint.id, version.id, plan.kind.value, plan.items, config.shots, parameters)
+    memory = estimate_memory(parameters=parameters, vocab_size=vocab if isinstance(vocab, int) else None)
+    cap = describe_cap(ctx, checkpoint, config)
+    return EvaluationForecast(checkpoint, version.label, plan, estimate_time(job, earlier), memory, cap)
+
+
+def _forecast_endpoint(
+    endpoint: EvaluatedEndpointView, version: VersionView, plan: Plan, config: EvaluationConfig, earlier: Sequence[Timing]
+) -> EvaluationForecast:
+    shots = config.task.fewshot.count if config.task else config.shots
+    job = Timing(endpoint.id, version.id, plan.kind.value, plan.items, shots, 0, is_endpoint=True)
+    tokens, prices = estimate_tokens(job, earlier), endpoint.config
+    price = None if tokens is None else price_tokens(*tokens, input_price=prices.input_price, output_price=prices.output_price)
+    process = MemoryEstimate(RUNTIME_BYTES, RUNTIME_BYTES, RUNTIME_BYTES)
+    return EvaluationForecast(endpoint, version.label, plan, estimate_time(job, earlier), process, tokens=tokens, price=price)
 
 
 def describe_cap(ctx: Context, checkpoint: CheckpointView, config: EvaluationConfig) -> str:
@@ -87,23 +129,32 @@ def describe_cap(ctx: Context, checkpoint: CheckpointView, config: EvaluationCon
 def _earlier(ctx: Context) -> list[Timing]:
     """Return the newest evaluations that one attempt finished."""
     query = (
-        select(Evaluation.checkpoint_id, Evaluation.dataset_version_id, Evaluation.kind, Evaluation.config, Checkpoint.parameters, Job)
+        select(Evaluation, Checkpoint.parameters, Job.started_at, Job.finished_at)
         .join(Job, Job.id == Evaluation.job_id)
-        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .where(Job.status == Status.FINISHED, Job.attempt == 1, Job.started_at.is_not(None), Job.finished_at.is_not(None))
         .order_by(Evaluation.created_at.desc())
         .limit(MOST_EARLIER)
     )
     with ctx.db.read() as session:
         return [
-            Timing(
-                checkpoint=checkpoint,
-                benchmark=version,
-                kind=kind,
-                items=int(config.get("facts", {}).get("items") or 0),
-                shots=int(config.get("settings", {}).get("shots") or 0),
-                parameters=parameters or 0,
-                seconds=(job.finished_at - job.started_at).total_seconds(),
-            )
-            for checkpoint, version, kind, config, parameters, job in session.execute(query)
+            _timing(evaluation, parameters or 0, (finished - started).total_seconds())
+            for evaluation, parameters, started, finished in session.execute(query)
+            if started is not None and finished is not None and not evaluation.config.get("resumed")
         ]
+
+
+def _timing(evaluation: Evaluation, parameters: int, seconds: float) -> Timing:
+    facts, settings = evaluation.config.get("facts", {}), evaluation.config.get("settings", {})
+    return Timing(
+        checkpoint=evaluation.checkpoint_id or evaluation.endpoint_id or "",
+        benchmark=evaluation.dataset_version_id,
+        kind=evaluation.kind,
+        items=int(facts.get("items") or 0),
+        shots=int(settings.get("shots") or 0),
+        parameters=parameters,
+        seconds=seconds,
+        is_endpoint=evaluation.endpoint_id is not None,
+        prompt_tokens=int(facts.get("prompt_tokens") or 0),
+        completion_tokens=int(facts.get("completion_tokens") or 0),
+    )

@@ -1,4 +1,4 @@
-"""Judge answers by a model, in a job: answers of a file, or the voted pairs of a campaign. Verdicts never become votes."""
+"""Judge answers by a model, in a job: those of a file or of evaluations, or the voted pairs of a campaign. Verdicts never become votes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.battles.views import ValidVote, find_campaign, valid_votes
 from backend.services.checkpoints.generation import folder_of
 from backend.services.context import Context, Person, require_builder
+from backend.services.evaluation.judges.records import stored_verdicts
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
 from backend.services.serving.endpoints import get_endpoint
 
@@ -49,14 +50,25 @@ class JudgementView:
     summary: dict[str, Any]
 
 
-def launch_judgement(ctx: Context, *, judge: Judge, items: Sequence[JudgeItem], config: JudgeConfig, person: Person) -> JobView:
-    """Queue a judgement of items. Raises InvalidInput for items that the mode can't judge, NotFound, NotAllowed."""
+def launch_judgement(
+    ctx: Context,
+    *,
+    judge: Judge,
+    items: Sequence[JudgeItem],
+    config: JudgeConfig,
+    person: Person,
+    evaluations: Sequence[str] = (),
+) -> JobView:
+    """Queue a judgement of items, which are answers of `evaluations` if those are given.
+
+    Raises InvalidInput for items that the mode can't judge, NotFound, NotAllowed.
+    """
     require_builder(person)
     _check_items(items, config)
     source = _resolve(ctx, judge, person=person)
     file = ctx.artifacts.folder("uploads", new_id()) / "judged.jsonl"
     file.write_text("".join(item.model_dump_json() + "\n" for item in items), encoding="utf-8")
-    payload = JudgePayload(**source, items_file=ctx.artifacts.relative(file), config=config)
+    payload = JudgePayload(**source, items_file=ctx.artifacts.relative(file), config=config, evaluations=tuple(evaluations))
     with ctx.db.write() as session:
         job = view(add_job(session, ctx, payload, title=f"Verdicts of {payload.judge}", priority=3, created_by=person.id))
     wake(ctx, job.queue)
@@ -208,6 +220,8 @@ def _view(job: JobView) -> JudgementView:
 
 def read_verdicts(ctx: Context, job_id: str) -> list[dict[str, Any]]:
     """Return each item's verdict with the judge's texts: {id, verdict, orders, inconsistent, human, judge}. Raises NotFound."""
+    if verdicts := stored_verdicts(ctx, job_id):
+        return verdicts
     result = get_judgement(ctx, job_id).job.result_as(JudgeResult)
     file = ctx.artifacts.path(result.verdicts_file) if result is not None and result.verdicts_file else None
     if file is None or not file.is_file():

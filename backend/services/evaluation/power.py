@@ -6,7 +6,7 @@ from itertools import combinations
 from statistics import median
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from backend.db.tables import Evaluation, Job
 from backend.domain.evaluation.clusters import CLUSTER
@@ -40,7 +40,7 @@ def plan_comparison(ctx: Context, *, version_id: str, kind: EvaluationKind, item
 
 def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemValues]:
     query = (
-        select(Evaluation.id, Evaluation.checkpoint_id, Evaluation.config)
+        select(Evaluation.id, func.coalesce(Evaluation.checkpoint_id, Evaluation.endpoint_id).label("subject_id"), Evaluation.config)
         .join(Job, Job.id == Evaluation.job_id)
         .where(Evaluation.dataset_version_id == version_id, Evaluation.kind == kind.value, Job.status == Status.FINISHED)
         .order_by(Evaluation.created_at.desc())
@@ -49,7 +49,7 @@ def _newest(ctx: Context, version_id: str, kind: EvaluationKind) -> list[ItemVal
     with ctx.db.read() as session:
         rows = session.execute(query).all()
     alike = [row for row in rows if row.config.get("settings") == rows[0].config.get("settings")]
-    newest = {row.checkpoint_id: row.id for row in reversed(alike)}
+    newest = {row.subject_id: row.id for row in reversed(alike)}
     return list(read_item_values(ctx, list(newest.values())[-MOST_CHECKPOINTS:]).values())
 
 

@@ -52,7 +52,7 @@ def read_run_scores(ctx: Context, run_id: str) -> RunScores:
     for column, members in read_columns(evaluations):
         newest: dict[int, ScoreView] = {}
         for evaluation in members:
-            step, score = checkpoints[evaluation.checkpoint_id].step, evaluation.score(column.metric)
+            step, score = checkpoints[evaluation.subject_id].step, evaluation.score(column.metric)
             if step is not None and score is not None:
                 newest.setdefault(step, score)
         if newest:

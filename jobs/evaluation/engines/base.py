@@ -16,6 +16,8 @@ R = TypeVar("R")
 Batch = list[tuple[int, R]]
 """Results with the indices of their requests."""
 
+Messages = tuple[dict[str, str], ...]
+"""A conversation, each message {role, content}: the prompt of an engine that renders chats itself."""
 WindowPolicy = Literal["each_window", "first_window"]
 CheckStop = Callable[[], None]
 """Raises to end the work; engines call it between forward passes."""
@@ -45,12 +47,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """A prompt to answer, as text or as token ids; `samples` answers are drawn, with seeds derived from the sampling's.
+    """A prompt to answer, as text, as token ids or as messages; `samples` answers are drawn, with seeds derived from the sampling's.
 
-    An answer ends before the first stop string, at an end token, or at `sampling.max_tokens`.
+    An answer ends before the first stop string, at an end token, or at `sampling.max_tokens`. Messages are for endpoints alone.
     """
 
-    prompt: str | list[int]
+    prompt: str | list[int] | Messages
     stop: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
     samples: int = 1

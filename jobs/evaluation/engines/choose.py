@@ -8,14 +8,22 @@ import torch
 
 from jobs.evaluation.engines.base import CheckStop, Engine, never_stop
 from jobs.evaluation.engines.fast import FastEngine
+from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
-from jobs.evaluation.subject import Subject
+from jobs.evaluation.subject import EndpointSubject, Subject
 
 
 def open_engine(
-    name: Literal["fast", "plain", "lm_eval"], subject: Subject, *, batch_size: int = 0, check_stop: CheckStop = never_stop
+    name: Literal["fast", "plain", "lm_eval"],
+    subject: Subject | EndpointSubject,
+    *,
+    batch_size: int = 0,
+    check_stop: CheckStop = never_stop,
 ) -> Engine:
-    """Return an engine for a subject; the fast one uses every visible GPU."""
+    """Return an engine for a subject; the fast one uses every visible GPU. An endpoint has one engine."""
+    if isinstance(subject, EndpointSubject):
+        target = subject.target
+        return EndpointEngine(target.url, model=target.model, key=subject.key, concurrency=target.concurrency, check_stop=check_stop)
     if name == "plain":
         return PlainEngine(subject, batch_size=batch_size, check_stop=check_stop)
     if name == "lm_eval":

@@ -103,8 +103,10 @@ class HarnessEngine:
             yield [(at + place, (self._answer(request, text),)) for place, (request, text) in enumerate(zip(part, texts, strict=True))]
 
     def _text(self, request: GenerateRequest) -> str:
-        tokenizer = self._subject.tokenizer
-        return request.prompt if isinstance(request.prompt, str) else str(tokenizer.decode(request.prompt, skip_special_tokens=False))
+        if isinstance(request.prompt, str):
+            return request.prompt
+        ids = prompt_ids(self._subject, request.prompt)
+        return str(self._subject.tokenizer.decode(ids, skip_special_tokens=False))
 
     def _answer(self, request: GenerateRequest, text: str) -> Answer:
         tokenizer, longest = self._subject.tokenizer, request.sampling.max_tokens

@@ -1,20 +1,19 @@
 """Any OpenAI-compatible endpoint as an engine: answers, and log-likelihoods where `completions` echoes a prompt with log-probabilities.
 
-The address is the operator's or this installation's own; redirects are not followed. The key is read by the caller, sent in the header
-and never logged. A call that fails after retries leaves its item missing, not wrong.
+A call that fails after its retries leaves its item missing, not wrong; many failures in a row end the work, because the next ones would
+fail too.
 """
 
 from __future__ import annotations
 
 import math
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-import httpx
-
 from backend.errors import InvalidInput, Unavailable
+from backend.infra.openai_api import FIRST_PAUSE_S, REFUSED, ApiClient, CallFailed
 from jobs.evaluation.engines.base import (
     Answer,
     Answers,
@@ -30,20 +29,15 @@ from jobs.evaluation.engines.base import (
 from jobs.evaluation.engines.plain import sample_sampling
 from jobs.modeling.loglikelihood import ContinuationScore, TextNll
 
-CONCURRENT, ATTEMPTS = 8, 4
-TIMEOUT_S, FIRST_PAUSE_S = 180.0, 1.0
-PERMANENT = frozenset({401, 403, 404})
-"""Statuses of a wrong key, address or model: every call would fail."""
+CONCURRENCY = 8
+MOST_FAILURES = 16
+"""Calls in a row that may fail before the work ends."""
 MISSING = ContinuationScore(math.nan, 0, False)
 T = TypeVar("T")
 
 
-class CallFailed(Exception):
-    """A call failed after its last retry; its item is missing."""
-
-
 class EndpointEngine:
-    """Asks the model of an endpoint. `url` ends in `/v1`; `chat` sends prompts as a user's message."""
+    """Asks the model of an endpoint. `url` ends in `/v1`; `concurrency` calls run at once."""
 
     name = "openai_http"
 
@@ -53,24 +47,27 @@ class EndpointEngine:
         *,
         model: str,
         key: str | None = None,
-        chat: bool = False,
+        concurrency: int = CONCURRENCY,
         check_stop: CheckStop = never_stop,
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
-        self._url, self._model, self._chat, self._check_stop, self._pause_s = url.rstrip("/"), model, chat, check_stop, first_pause_s
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(TIMEOUT_S, connect=10.0), follow_redirects=False)
+        self._concurrency = concurrency
+        self._client = ApiClient(url, model=model, key=key, check_stop=check_stop, first_pause_s=first_pause_s, connections=concurrency)
+        self._lock = threading.Lock()
+        self._spent: dict[int, list[int]] = {}
+        self._failures = 0
+        self.reported_model: str | None = None
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Batch[Scores]]:
         """Yield log-likelihoods; see Engine.score. Raises InvalidInput for token ids, and if the endpoint echoes no log-probabilities."""
         for request in requests:
             if not all(isinstance(part, str) for pair in request.pairs for part in pair):
                 raise InvalidInput("An endpoint scores texts, not a chat template's tokens.", remedy="Set chat to off.", field="chat")
-        yield from self._in_batches(requests, lambda request: tuple(self._score(*pair) for pair in request.pairs))
+        yield from self._as_completed(requests, lambda request: tuple(self._score(request, *pair) for pair in request.pairs))
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[Batch[Answers]]:
         """Yield answers; see Engine.generate. The endpoint decides whether it draws by the seed."""
-        yield from self._in_batches(requests, self._answers)
+        yield from self._as_completed(requests, self._answers)
 
     def roll(self, texts: Sequence[str], *, policy: WindowPolicy = "each_window") -> Iterator[Batch[TextNll]]:
         """Raise InvalidInput: the endpoint's tokenizer and context are unknown, so windows can't be planned."""
@@ -80,11 +77,31 @@ class EndpointEngine:
         """Return what the engine computes with; the rest is the endpoint's own."""
         return EngineFacts(name=self.name)
 
-    def _in_batches(self, requests: Sequence[Any], answer: Callable[[Any], T]) -> Iterator[Batch[T]]:
-        with ThreadPoolExecutor(CONCURRENT) as pool:
-            for at in range(0, len(requests), CONCURRENT):
-                self._check_stop()
-                yield list(enumerate(pool.map(answer, requests[at : at + CONCURRENT]), at))
+    def spent(self, request: object) -> dict[str, float]:
+        """Return the tokens that the endpoint counted for a request, and forget them: prompt_tokens and completion_tokens."""
+        with self._lock:
+            prompt, completion = self._spent.pop(id(request), [0, 0])
+        return {"prompt_tokens": float(prompt), "completion_tokens": float(completion)} if prompt or completion else {}
+
+    def _as_completed(self, requests: Sequence[Any], answer: Callable[[Any], T]) -> Iterator[Batch[T]]:
+        """Yield results as they come, with a bounded number of requests under way; those end before an error leaves here."""
+        waiting = iter(enumerate(requests))
+        running: dict[Future[T], int] = {}
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            while True:
+                for index, request in waiting:
+                    running[pool.submit(answer, request)] = index
+                    if len(running) >= self._concurrency:
+                        break
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                if any(future.exception() for future in done):
+                    done, _ = wait(running)  # what has been paid for is recorded before the work ends
+                error = next((error for future in done if (error := future.exception())), None)
+                yield [(running.pop(future), future.result()) for future in done if future.exception() is None]
+                if error is not None:
+                    raise error
 
     def _answers(self, request: GenerateRequest) -> Answers:
         return tuple(self._answer(request, sample) for sample in range(request.samples))
@@ -98,61 +115,72 @@ class EndpointEngine:
             "seed": sampling.seed,
             **({"stop": list(request.stop)[:4]} if request.stop else {}),
         }
-        body |= {"messages": [{"role": "user", "content": request.prompt}]} if self._chat else {"prompt": request.prompt}
+        chat = isinstance(request.prompt, tuple)
+        body |= {"messages": list(request.prompt)} if chat else {"prompt": request.prompt}
         try:
-            record = self._call("chat/completions" if self._chat else "completions", body)
-            choice, usage = record["choices"][0], record.get("usage") or {}
-            text = str((choice["message"]["content"] if self._chat else choice["text"]) or "")
-        except (CallFailed, KeyError, IndexError, TypeError) as error:
-            return Answer("", 0, 0, "failed", failed=f"{type(error).__name__}: {error}"[:300])
+            record = self._call(request, "chat/completions" if chat else "completions", body)
+            choice = record["choices"][0]
+            text = str((choice["message"]["content"] if chat else choice["text"]) or "")
+            finish = choice.get("finish_reason")
+        except (CallFailed, KeyError, IndexError, TypeError, AttributeError) as error:
+            reason = str(error) if isinstance(error, CallFailed) else "the answer has no choice with a text"
+            self._count_failure(reason)
+            return Answer("", 0, 0, "failed", failed=reason[:300])
+        self._failures = 0
+        tokens, prompt_tokens = _counts(record)
         ends = [text.index(mark) for mark in request.stop if mark in text]  # an endpoint may take fewer stop strings than were asked
-        reason = "length" if choice.get("finish_reason") == "length" and not ends else "stop"
-        tokens, prompt_tokens = int(usage.get("completion_tokens") or 0), int(usage.get("prompt_tokens") or 0)
-        return Answer(text[: min(ends)] if ends else text, tokens, prompt_tokens, reason)  # type: ignore[arg-type]
+        return Answer(text[: min(ends)] if ends else text, tokens, prompt_tokens, "length" if finish == "length" and not ends else "stop")
 
-    def _score(self, context: str, continuation: str) -> ContinuationScore:
+    def _score(self, request: ScoreRequest, context: str, continuation: str) -> ContinuationScore:
         body = {"prompt": context + continuation, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
         try:
-            record = self._call("completions", body)["choices"][0].get("logprobs")
-        except (CallFailed, KeyError, IndexError, TypeError):
+            record = self._call(request, "completions", body)["choices"][0].get("logprobs")
+        except CallFailed as error:
+            if error.status in REFUSED:
+                raise InvalidInput(
+                    f"The endpoint refuses to echo a prompt: {error}", remedy="Use a task of generated answers.", field="engine"
+                ) from error
+            self._count_failure(str(error))
+            return MISSING
+        except (KeyError, IndexError, TypeError, AttributeError):
+            self._count_failure("the answer has no choice")
             return MISSING
         if not record or not record.get("token_logprobs") or not record.get("text_offset"):
             raise InvalidInput(
                 "The endpoint echoes no log-probabilities of a prompt.", remedy="Use a task of generated answers.", field="engine"
             )
+        self._failures = 0
         return read_echo(record, start=len(context.rstrip()) if context.strip() else len(context), end=len(context) + len(continuation))
 
-    def _call(self, path: str, body: dict[str, Any]) -> Any:
-        """Post a request, again after a pause where that may help. Raises CallFailed, Unavailable if every call would fail."""
-        problem = ""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(self._pause_s * 2.0 ** (attempt - 1))
-            self._check_stop()
-            try:
-                response = self._client.post(f"{self._url}/{path}", json={"model": self._model, **body})
-            except httpx.ConnectError as error:
-                raise Unavailable(f"The endpoint at {self._url} can't be reached: {error}.", remedy="Check its address.") from error
-            except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
-                continue
-            if response.status_code in PERMANENT:
-                raise Unavailable(f"The endpoint answers {response.status_code}.", remedy="Check key, address and model.")
-            if response.status_code == 200:
-                try:
-                    return response.json()
-                except ValueError:
-                    raise CallFailed("the answer is not JSON") from None
-            problem = f"status {response.status_code}"
-            if response.status_code == 400 and body.get("echo"):
-                raise InvalidInput(
-                    f"The endpoint refuses to echo a prompt: {response.text[:200]}",
-                    remedy="Use a task of generated answers.",
-                    field="engine",
-                )
-            if response.status_code != 429 and response.status_code < 500:
-                break
-        raise CallFailed(problem)
+    def _call(self, request: object, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        record = self._client.call(path, body)
+        tokens, prompt_tokens = _counts(record)
+        model = record.get("model")
+        with self._lock:
+            spent = self._spent.setdefault(id(request), [0, 0])
+            spent[0], spent[1] = spent[0] + prompt_tokens, spent[1] + tokens
+            self.reported_model = model[:200] if isinstance(model, str) else self.reported_model
+        return record
+
+    def _count_failure(self, reason: str) -> None:
+        """Count a failed call. Raises Unavailable after many in a row: the rest would be missing too."""
+        with self._lock:
+            self._failures += 1
+            if self._failures < MOST_FAILURES:
+                return
+        raise Unavailable(
+            f"{MOST_FAILURES} calls in a row failed, the last with: {reason[:300]}",
+            remedy="The answers so far are kept: try again when the endpoint answers.",
+        )
+
+
+def _counts(record: dict[str, Any]) -> tuple[int, int]:
+    """Return the tokens of answer and prompt that an endpoint counted; 0 where it says nothing usable."""
+    usage = record.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    counts = [usage.get(name) for name in ("completion_tokens", "prompt_tokens")]
+    tokens, prompt_tokens = (count if isinstance(count, int) and count > 0 else 0 for count in counts)
+    return tokens, prompt_tokens
 
 
 def read_echo(record: dict[str, Any], *, start: int, end: int) -> ContinuationScore:

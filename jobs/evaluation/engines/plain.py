@@ -18,6 +18,7 @@ from jobs.evaluation.engines.base import (
     CheckStop,
     EngineFacts,
     GenerateRequest,
+    Messages,
     Sampling,
     ScoreRequest,
     Scores,
@@ -121,8 +122,10 @@ def subject_facts(subject: Subject, *, name: str, batch_tokens: int) -> EngineFa
     )
 
 
-def prompt_ids(subject: Subject, prompt: str | list[int]) -> list[int]:
+def prompt_ids(subject: Subject, prompt: str | list[int] | Messages) -> list[int]:
     """Return a prompt's token ids."""
+    if isinstance(prompt, tuple):
+        return subject.prompt_ids(prompt, chat=True)
     return encode_plain_prompt(subject.tokenizer, prompt) if isinstance(prompt, str) else prompt
 
 

@@ -6,16 +6,18 @@ import streamlit as st
 
 from backend.domain.evaluation.boards import caveats
 from backend.domain.evaluation.config import KIND_LABEL, PREFIX_POLICY, EvaluationKind, is_lower_better
+from backend.domain.jobs.results import EvaluationFacts, JudgeFacts
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable
-from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
+from backend.services.evaluation.evaluations import EvaluationView, launch_again
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import difference_figure
 from pages.components.evaluation.check import draw_check
 from pages.components.evaluation.details import draw_details
+from pages.components.evaluation.endpoints import draw_subject
 from pages.components.evaluation.exchange import draw_downloads
 from pages.components.evaluation.items import draw_items, draw_pairs
 from pages.components.evaluation.safety import draw_report
@@ -39,13 +41,7 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         status_badge(evaluation.status, ready="finished")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         st.caption(f"{KIND_LABEL[evaluation.kind]}, {ago(evaluation.created_at, now=ctx.now())}", width="content")
-        st.page_link(
-            routes.CHECKPOINTS,
-            label=plain(evaluation.checkpoint),
-            icon=":material/deployed_code:",
-            query_params={"checkpoint": evaluation.checkpoint_id},
-        )
-        row_link("New evaluation", page=PAGE, query={"checkpoint": evaluation.checkpoint_id}, icon="add", key="eval_more")
+        draw_subject(evaluation)
     if evaluation.is_active and evaluation.job_id:
         draw_job(ctx, person, evaluation.job_id, doing="Scoring items")
     elif evaluation.status is not Status.FINISHED:
@@ -55,8 +51,11 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         draw_report(ctx, evaluation)
         _draw_partner(ctx, evaluation)
         draw_details(ctx, evaluation)
-        draw_check(ctx, person, evaluation)
+        if evaluation.endpoint is None:
+            draw_check(ctx, person, evaluation)
         draw_downloads(ctx, evaluation)
+        if evaluation.kind is EvaluationKind.GENERATION:
+            row_link("Judge the answers", page=PAGE, query={"judges": evaluation.id}, icon="gavel", key="eval_judge")
         _draw_again(ctx, person, evaluation)
     st.subheader("Items", anchor=False)
     draw_items(ctx, evaluation)
@@ -69,9 +68,7 @@ def _draw_unfinished(ctx: Context, person: Person, evaluation: EvaluationView) -
         st.info("Stopped before the end. The items scored so far are below, without a score.", icon=":material/block:")
     if st.button("Run again", icon=":material/replay:", key="eval_retry"):
         with errors_shown():
-            launched = launch_evaluation(
-                ctx, checkpoint=evaluation.checkpoint_id, benchmark=evaluation.version_id, config=evaluation.config, person=person
-            )
+            launched = launch_again(ctx, evaluation, person=person)
             st.switch_page(PAGE, query_params={"evaluation": launched.id})
 
 
@@ -79,16 +76,12 @@ def _draw_again(ctx: Context, person: Person, evaluation: EvaluationView) -> Non
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Measure again", icon=":material/replay:", key="eval_again"):
             with errors_shown():
-                launched = launch_evaluation(
-                    ctx,
-                    checkpoint=evaluation.checkpoint_id,
-                    benchmark=evaluation.version_id,
-                    config=evaluation.config,
-                    person=person,
-                    again=True,
-                )
+                launched = launch_again(ctx, evaluation, person=person, again=True)
                 st.switch_page(PAGE, query_params={"evaluation": launched.id})
-        st.caption("A launch with an equal fingerprint returns this stored answer.", width="content")
+        words = "A launch with an equal fingerprint returns this stored answer."
+        if evaluation.endpoint is not None and not evaluation.endpoint.is_own:
+            words += " The model behind an address may change without notice: measure again to find out."
+        st.caption(words, width="content")
 
 
 def _draw_scores(evaluation: EvaluationView) -> None:
@@ -108,7 +101,8 @@ def _draw_scores(evaluation: EvaluationView) -> None:
         words += f" Chance level: {100 * chance:.1f} %."
     st.caption(plain(words))
     facts = evaluation.facts
-    cut = caveats(lost_bytes=0, truncated=facts.truncated_items, missing=facts.missing_items, capped=facts.capped_items)
+    unjudged = facts.judge.missing if facts.judge else 0
+    cut = caveats(lost_bytes=0, truncated=facts.truncated_items, missing=facts.missing_items, capped=facts.capped_items, unjudged=unjudged)
     if cut:
         st.caption(f":material/warning: {plain('; '.join(cut))}.")
     lost = facts.lost_bytes
@@ -136,11 +130,22 @@ def _how(evaluation: EvaluationView) -> list[tuple[str, str]]:
         ("Engine", f"{facts.engine} ({facts.engine_fallback})" if facts.engine and facts.engine_fallback else facts.engine or ""),
         ("Begin token", "" if facts.bos is None else "before each text" if facts.bos else "none"),
         ("Weights", (facts.weights_hash or "")[:16]),
+        ("Address", facts.url or ""),
+        ("Model, as it names itself", facts.model or ""),
+        ("Tokens", _tokens(facts)),
+        ("Judge", f"{facts.judge.name}, {_tokens(facts.judge)}" if facts.judge else ""),
         ("Self-audit", _audit(facts.audit_items, facts.audit_difference)),
         *((f"Confidence interval, {metric_label(s.metric).lower()}", s.method) for s in evaluation.scores),
         ("Fingerprint", evaluation.fingerprint[:16]),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _tokens(facts: EvaluationFacts | JudgeFacts) -> str:
+    if not facts.prompt_tokens and not facts.completion_tokens:
+        return ""
+    price = "" if facts.price_usd is None else f", {facts.price_usd:.4f} USD"
+    return f"{facts.prompt_tokens:,} prompt and {facts.completion_tokens:,} answer tokens{price}"
 
 
 def _audit(items: int, difference: float | None) -> str:

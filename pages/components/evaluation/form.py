@@ -1,4 +1,4 @@
-"""Form that launches evaluations: checkpoints, benchmarks, settings."""
+"""Form that launches evaluations: checkpoints and endpoints, benchmarks, settings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.data.views import DatasetView, VersionView
+from backend.services.evaluation.endpoints.registry import list_evaluated
 from backend.services.evaluation.evaluations import EvaluationView, plan_evaluation
+from backend.services.evaluation.forecasts import Subject
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
 from backend.services.evaluation.tasks import suggest_tasks
 from pages.components import routes
+from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.launch import draw_launch
 from pages.components.evaluation.task_form import choose_task
 from pages.components.frame import empty_state, errors_shown
@@ -28,11 +31,14 @@ CHAT_WORDS = {"auto": "Automatic", "on": "On", "off": "Off"}
 WINDOW_WORDS = {"each_window": "Non-overlapping", "first_window": "As in lm-evaluation-harness"}
 
 
-def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, dataset_id: str | None) -> list[EvaluationView]:
+def draw_form(
+    ctx: Context, person: Person, *, checkpoint_id: str | None, dataset_id: str | None, endpoint_key: str | None = None
+) -> list[EvaluationView]:
     """Draw the form; return the evaluations it launched."""
     checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True)}
+    endpoints = {endpoint.key: endpoint for endpoint in list_evaluated(ctx)}
     datasets = {d.id: d for d in list_datasets(ctx, kinds=(*EVALUATED_KINDS, "records"), ready=True)}
-    if not checkpoints:
+    if not checkpoints and not endpoints:
         empty_state(
             "No checkpoints yet. Train a network, or add a base.",
             page=routes.LAUNCH,
@@ -52,11 +58,12 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
         chosen = st.multiselect(
             "Checkpoints",
             list(checkpoints),
-            default=[checkpoint_id] if checkpoint_id in checkpoints else list(checkpoints)[:1],
+            default=[checkpoint_id] if checkpoint_id in checkpoints else [] if endpoint_key in endpoints else list(checkpoints)[:1],
             format_func=lambda key: checkpoints[key].name,
             max_selections=MAX_AT_ONCE,
-            key=f"eval_checkpoints_{checkpoint_id}",
+            key=f"eval_checkpoints_{checkpoint_id}_{endpoint_key}",
         )
+        remote = choose_endpoints(endpoints, endpoint_key=endpoint_key, max_selections=MAX_AT_ONCE)
         keys = sorted(datasets, key=lambda key: (datasets[key].kind not in ("benchmark", "records"), datasets[key].name))
         picked = st.multiselect(
             "Benchmarks",
@@ -66,12 +73,13 @@ def draw_form(ctx: Context, person: Person, *, checkpoint_id: str | None, datase
             max_selections=MAX_AT_ONCE,
             key=f"eval_datasets_{dataset_id}",
             help="Benchmarks, or any dataset with text, whose validation split is then scored by its loss. "
-            "Each checkpoint is evaluated on each benchmark.",
+            "Each checkpoint and endpoint is evaluated on each benchmark.",
         )
         versions = [version for key in picked if (version := datasets[key].newest) is not None]
         tasks = {version.label: _draw_task(ctx, version) for version in versions}
         configs = _draw_settings(ctx, tasks)
-        return draw_launch(ctx, person, [checkpoints[key] for key in chosen], configs)
+        subjects: list[Subject] = [*(checkpoints[key] for key in chosen), *(endpoints[key] for key in remote)]
+        return draw_launch(ctx, person, subjects, configs)
 
 
 def _dataset_label(dataset: DatasetView) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import streamlit as st
@@ -23,8 +25,10 @@ from backend.services.evaluation.judgements import (
     read_judge_items,
     read_verdicts,
 )
+from backend.services.evaluation.judges.answers import evaluation_items, list_answered
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
+from pages.components.evaluation.endpoints import subject_label
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
@@ -44,13 +48,15 @@ FIGURES: dict[str, tuple[str, str]] = {
 }
 
 
-def draw_judgements(ctx: Context, person: Person) -> None:
-    """Draw the form and the newest judgements."""
+def draw_judgements(ctx: Context, person: Person, *, evaluation_id: str = "") -> None:
+    """Draw the form, open for the answers of an evaluation if one is given, and the newest judgements."""
     st.subheader("Judges", anchor=False)
     st.caption("A judge model reads answers and gives each a verdict. Votes of people say how far it can be trusted.")
     if person.may_build:
-        with st.expander("New judgement", icon=":material/gavel:", expanded=not list_judgements(ctx, limit=1), key="judge_new"):
-            _draw_form(ctx, person)
+        with st.expander(
+            "New judgement", icon=":material/gavel:", expanded=bool(evaluation_id) or not list_judgements(ctx, limit=1), key="judge_new"
+        ):
+            _draw_form(ctx, person, evaluation_id)
     for judgement in list_judgements(ctx):
         with st.container(horizontal=True, vertical_alignment="center"):
             row_link(judgement.job.title, page=PAGE, query={"judgement": judgement.job.id}, icon="gavel", key=f"judged_{judgement.job.id}")
@@ -66,25 +72,71 @@ def _short(judgement: JudgementView) -> str:
     return f"{plural(summary['items'], 'item')}, {summary['missing']} without a verdict{marked}"
 
 
-def _draw_form(ctx: Context, person: Person) -> None:
-    judge = _choose_judge(ctx)
-    source = st.segmented_control("Answers", ["Campaign", "File"], default="Campaign", key="judge_source")
-    campaigns = {campaign.id: campaign.name for campaign in list_campaigns(ctx) if campaign.num_votes}
-    campaign, file = None, None
-    if source == "File":
+@dataclass(frozen=True)
+class AnswerSource:
+    """Answers to judge. `read` gives the items, None while nothing is chosen; `evaluations` are those whose answers they are."""
+
+    read: Callable[[], list[JudgeItem]] | None
+    is_pairwise: bool
+    evaluations: tuple[str, ...] = ()
+
+
+def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
+    names = ["Evaluation", "Campaign", "File"]
+    name = st.segmented_control(
+        "Answers", names, default="Evaluation" if chosen else "Campaign", required=True, key=f"judge_source_{chosen}"
+    )
+    if name == "Evaluation":
+        return _choose_evaluations(ctx, chosen)
+    if name == "File":
         file = st.file_uploader(
             "JSON Lines",
             type=["jsonl", "json"],
             key="judge_file",
             help='{"prompt", "answer"}, with "answer_b" for pairs, "human" for votes.',
         )
-    elif campaigns:
-        campaign = st.selectbox("Campaign", list(campaigns), format_func=campaigns.__getitem__, key="judge_campaign")
-    else:
+        pairwise = st.toggle("Pairwise", value=False, key="judge_pairwise", help="Compare answer and answer_b, in both orders.")
+        read = partial(read_judge_items, file.getvalue().decode("utf-8-sig", "replace").splitlines()) if file else None
+        return AnswerSource(read, pairwise)
+    campaigns = {campaign.id: campaign.name for campaign in list_campaigns(ctx) if campaign.num_votes}
+    if not campaigns:
         st.caption("No campaign has votes yet.")
-    pairwise = source != "File" or st.toggle(
-        "Pairwise", value=False, key="judge_pairwise", help="Compare answer and answer_b, in both orders."
+        return AnswerSource(None, True)
+    campaign = st.selectbox("Campaign", list(campaigns), format_func=campaigns.__getitem__, key="judge_campaign")
+    return AnswerSource(partial(campaign_items, ctx, campaign), True)
+
+
+def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
+    answered = {one.id: one for one in list_answered(ctx)}
+    if not answered:
+        st.caption("No finished evaluation has generated answers yet.")
+        return AnswerSource(None, False)
+
+    def label(key: str) -> str:
+        one = answered[key]
+        return f"{subject_label(one)} on {one.benchmark}, {ago(one.created_at, now=ctx.now())}"
+
+    keys = list(answered)
+    at = keys.index(chosen) if chosen in answered else 0
+    first = st.selectbox("Evaluation", keys, index=at, format_func=label, key=f"judge_evaluation_{chosen}")
+    others = [one.id for one in list_answered(ctx, like=answered[first])]
+    second = st.selectbox(
+        "Compare with",
+        others,
+        index=None,
+        format_func=label,
+        placeholder="None: grade each answer by a rubric",
+        key=f"judge_against_{first}",
+        help="Pairs of answers to the same items, judged in both orders.",
+        disabled=not others,
     )
+    return AnswerSource(partial(evaluation_items, ctx, first, against=second), second is not None, tuple(filter(None, (first, second))))
+
+
+def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
+    judge = _choose_judge(ctx)
+    source = _choose_source(ctx, chosen)
+    pairwise = source.is_pairwise
     criteria = st.text_area("Criteria", value=DEFAULT_CRITERIA, max_chars=8000, key="judge_criteria")
     labels = (
         ""
@@ -96,15 +148,9 @@ def _draw_form(ctx: Context, person: Person) -> None:
     canaries = right.number_input(
         "Canaries", 0, 1000, 20, key="judge_canaries", help="Prompts that are also judged with an answer that says nothing."
     )
-    if st.button(
-        "Judge", type="primary", icon=":material/gavel:", key="judge_start", disabled=judge is None or (campaign is None and file is None)
-    ):
+    if st.button("Judge", type="primary", icon=":material/gavel:", key="judge_start", disabled=judge is None or source.read is None):
         with errors_shown():
-            items = (
-                read_judge_items(file.getvalue().decode("utf-8-sig", "replace").splitlines())
-                if file
-                else campaign_items(ctx, campaign or "")
-            )
+            items = source.read() if source.read is not None else []
             config = JudgeConfig(
                 mode="pairwise" if pairwise else "rubric",
                 criteria=criteria,
@@ -112,12 +158,14 @@ def _draw_form(ctx: Context, person: Person) -> None:
                 max_tokens=int(max_tokens),
                 canaries=int(canaries),
             )
-            _start(ctx, person, judge, items, config)
+            _start(ctx, person, judge, items, config, source.evaluations)
 
 
-def _start(ctx: Context, person: Person, judge: Judge | None, items: Sequence[JudgeItem], config: JudgeConfig) -> None:
+def _start(
+    ctx: Context, person: Person, judge: Judge | None, items: Sequence[JudgeItem], config: JudgeConfig, evaluations: Sequence[str]
+) -> None:
     if judge is not None:
-        job = launch_judgement(ctx, judge=judge, items=items, config=config, person=person)
+        job = launch_judgement(ctx, judge=judge, items=items, config=config, person=person, evaluations=evaluations)
         st.switch_page(PAGE, query_params={"judgement": job.id})
 
 

@@ -11,10 +11,10 @@ import streamlit as st
 from backend.domain.evaluation.config import KIND_LABEL, EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.cost import MemoryEstimate, TimeEstimate
 from backend.domain.wording import format_bytes, format_duration, plural
-from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
+from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView, Plan, launch_evaluation
-from backend.services.evaluation.forecasts import TotalForecast, forecast_evaluations
+from backend.services.evaluation.forecasts import EvaluationForecast, Subject, TotalForecast, forecast_evaluations
 from pages.components.evaluation.power import format_power
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
@@ -22,16 +22,14 @@ from pages.components.tables import draw_table
 FEW_SECONDS = 10
 
 
-def draw_launch(
-    ctx: Context, person: Person, checkpoints: Sequence[CheckpointView], configs: Mapping[str, EvaluationConfig]
-) -> list[EvaluationView]:
-    """Draw the forecast of every checkpoint on every benchmark and the launch button; return what was launched."""
+def draw_launch(ctx: Context, person: Person, subjects: Sequence[Subject], configs: Mapping[str, EvaluationConfig]) -> list[EvaluationView]:
+    """Draw the forecast of every checkpoint and endpoint on every benchmark and the launch button; return what was launched."""
     forecast: TotalForecast | None = None
     with errors_shown():
-        forecast = forecast_evaluations(ctx, checkpoints, configs)
+        forecast = forecast_evaluations(ctx, subjects, configs)
     if forecast is None:
         return []
-    _draw_forecast(forecast)
+    _draw_forecast(forecast, configs)
     launched: list[EvaluationView] = []
     nonce = st.session_state.setdefault("eval_nonce", uuid.uuid4().hex)
     count = len(forecast.evaluations)
@@ -43,29 +41,39 @@ def draw_launch(
                 launched.append(
                     launch_evaluation(
                         ctx,
-                        checkpoint=one.checkpoint.id,
+                        checkpoint=None if one.is_endpoint else _key(one),
+                        endpoint=_key(one) if one.is_endpoint else None,
                         benchmark=one.benchmark,
                         config=configs[one.benchmark],
                         person=person,
-                        idempotency_key=f"{nonce}-{one.checkpoint.id}-{one.benchmark}",
+                        idempotency_key=f"{nonce}-{_key(one)}-{one.benchmark}",
                     )
                 )
             st.session_state["eval_nonce"] = uuid.uuid4().hex
     with st.expander("Command line", icon=":material/terminal:"):
-        lines = [_command(one.checkpoint.name, one.benchmark, configs[one.benchmark]) for one in forecast.evaluations]
-        st.code("\n".join(lines) or "Choose a checkpoint and a benchmark.", language="bash", wrap_lines=True)
+        lines = [_command(one, configs[one.benchmark]) for one in forecast.evaluations]
+        st.code("\n".join(lines) or "Choose a checkpoint or an endpoint, and a benchmark.", language="bash", wrap_lines=True)
     return launched
 
 
-def _draw_forecast(forecast: TotalForecast) -> None:
+def _key(one: EvaluationForecast) -> str:
+    return one.subject.key if isinstance(one.subject, EvaluatedEndpointView) else one.subject.id
+
+
+def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConfig]) -> None:
     plans = {one.benchmark: one.plan for one in forecast.evaluations}
     for benchmark, plan in plans.items():
         name = f"{benchmark}: " if len(plans) > 1 else ""
         st.caption(plain(name + format_plan(plan)))
+    for benchmark, plan in plans.items():
+        task = configs[benchmark].task
+        if task is not None and task.judge is not None:
+            name = task.judge.endpoint or task.judge.checkpoint
+            st.caption(plain(f"“{name}” judges each answer: {plural(plan.items, 'more question')} for each checkpoint and endpoint."))
     for cap in dict.fromkeys(one.cap for one in forecast.evaluations if one.cap):
         st.caption(plain(cap))
     if not forecast.evaluations:
-        st.caption("Choose at least one checkpoint and one benchmark.")
+        st.caption("Choose at least one checkpoint or endpoint, and one benchmark.")
         return
     with st.container(horizontal=True):
         with st.container(border=True):
@@ -74,12 +82,15 @@ def _draw_forecast(forecast: TotalForecast) -> None:
         if forecast.memory is not None:
             with st.container(border=True):
                 st.metric("Peak memory", f"about {format_bytes(forecast.memory.bytes)}")
-                st.caption(plain(f"{format_memory_range(forecast.memory)} on the CPU, one evaluation at a time."))
+                only = all(one.is_endpoint for one in forecast.evaluations)
+                words = "the process that asks; no weights are loaded" if only else f"{format_memory_range(forecast.memory)} on the CPU"
+                st.caption(plain(f"{words[0].upper()}{words[1:]}, one evaluation at a time."))
+        _draw_requests([one for one in forecast.evaluations if one.is_endpoint], configs)
     if len(forecast.evaluations) > 1:
         with st.expander("Each evaluation", icon=":material/list:"):
             rows = [
                 {
-                    "Checkpoint": one.checkpoint.name,
+                    "Subject": f"{one.subject.name} (endpoint)" if one.is_endpoint else one.subject.name,
                     "Benchmark": one.benchmark,
                     "Items": one.plan.items,
                     "Time": format_time(one.time),
@@ -90,6 +101,26 @@ def _draw_forecast(forecast: TotalForecast) -> None:
                 for one in forecast.evaluations
             ]
             draw_table(rows, key="eval_forecast", alt="Forecast of each evaluation")
+
+
+def _draw_requests(remote: Sequence[EvaluationForecast], configs: Mapping[str, EvaluationConfig]) -> None:
+    """Draw how many requests endpoints get, with the tokens and the price that earlier evaluations tell."""
+    if not remote:
+        return
+    tokens = [one.tokens for one in remote if one.tokens is not None]
+    prices = [one.price for one in remote if one.price is not None]
+    choices = any(one.plan.kind is EvaluationKind.MULTIPLE_CHOICE for one in remote)
+    samples = [(config.task.samples if (config := configs[one.benchmark]).task else 1) for one in remote]
+    count = sum(one.plan.items * number for one, number in zip(remote, samples, strict=True))
+    with st.container(border=True):
+        st.metric("Requests to endpoints", f"{count:,}{' or more' if choices else ''}")
+        words = "One for each choice of an item." if choices else "One for each answer."
+        if len(tokens) == len(remote):
+            words += f" About {sum(t[0] for t in tokens):,.0f} prompt and {sum(t[1] for t in tokens):,.0f} answer tokens"
+            words += f", {sum(prices):.2f} USD." if len(prices) == len(remote) else "; no prices set."
+        else:
+            words += " Tokens are not known yet; the first evaluation counts them."
+        st.caption(plain(words))
 
 
 def _time_caption(forecast: TotalForecast) -> str:
@@ -133,8 +164,16 @@ def format_memory_range(memory: MemoryEstimate) -> str:
     return f"{format_bytes(memory.low)} to {format_bytes(memory.high)}"
 
 
-def _command(checkpoint: str, benchmark: str, config: EvaluationConfig) -> str:
-    parts = ["roundhouse", "eval", "run", "--checkpoint", checkpoint, "--benchmark", benchmark]
+def _command(one: EvaluationForecast, config: EvaluationConfig) -> str:
+    parts = [
+        "roundhouse",
+        "eval",
+        "run",
+        "--endpoint" if one.is_endpoint else "--checkpoint",
+        one.subject.name,
+        "--benchmark",
+        one.benchmark,
+    ]
     if config.task is not None:
         parts += ["--task", config.task.name]
     for name, value in config.model_dump(exclude_defaults=True, exclude={"task"}).items():

@@ -13,6 +13,7 @@ from backend.services.evaluation.comparisons import Rank, rank_evaluations
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import ScoreDot, score_figure
+from pages.components.evaluation.endpoints import subject_label
 from pages.components.evaluation.matrix import draw_metric_choice, metric_of
 from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
 from pages.components.frame import empty_state, plain
@@ -47,7 +48,8 @@ def draw_leaderboard(ctx: Context, board: Board, key: str) -> None:
 
 def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
     dots = [
-        ScoreDot(rank.evaluation.checkpoint, rank.score.value, rank.score.low, rank.score.high, rank.shares_first_place) for rank in ranks
+        ScoreDot(subject_label(rank.evaluation), rank.score.value, rank.score.low, rank.score.high, rank.shares_first_place)
+        for rank in ranks
     ]
     chance = ranks[0].evaluation.facts.chance if metric in ("acc", "acc_norm") else None
     st.plotly_chart(
@@ -78,7 +80,7 @@ def _draw_ranks(ranks: Sequence[Rank], *, metric: str) -> None:
                     rank.evaluation.checkpoint,
                     page=PAGE,
                     query={"evaluation": rank.evaluation.id},
-                    icon="deployed_code",
+                    icon="dns" if rank.evaluation.endpoint else "deployed_code",
                     key=f"rank_{rank.evaluation.id}",
                 )
             with columns[2]:
@@ -105,7 +107,7 @@ def _draw_pair(ranks: Sequence[Rank]) -> None:
     if len(ranks) < 2:
         st.caption("Evaluate another checkpoint with the same settings to compare item by item.")
         return
-    names = {rank.evaluation.id: rank.evaluation.checkpoint for rank in ranks}
+    names = {rank.evaluation.id: subject_label(rank.evaluation) for rank in ranks}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         first = st.selectbox("Compare", list(names), format_func=names.__getitem__, key="pair_first", width=300)
         others = [key for key in names if key != first]

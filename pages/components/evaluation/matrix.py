@@ -122,7 +122,7 @@ def _draw_table(
     page: int,
 ) -> None:
     if not rows:
-        st.caption("No checkpoint has this name.")
+        st.caption("No checkpoint or endpoint has this name.")
         return
     titles = {_title(column, metrics[column.key]): 1.6 for column in columns}
     table = WidgetTable("matrix", {"Checkpoint": 2.2, **titles})
@@ -133,14 +133,15 @@ def _draw_table(
             with place:
                 row_link("Open", page=PAGE, query={"benchmark": column.key}, icon="leaderboard", key=f"board_{column.key}")
         for row in rows:
-            places = table.row(row.checkpoint_id)
+            places = table.row(row.subject_id)
             with places[0]:
                 row_link(
                     row.checkpoint,
-                    page=routes.CHECKPOINTS,
-                    query={"checkpoint": row.checkpoint_id},
-                    icon="deployed_code",
-                    key=f"matrix_{page}_{row.checkpoint_id}",
+                    page=PAGE if row.is_endpoint else routes.CHECKPOINTS,
+                    query={"endpoint" if row.is_endpoint else "checkpoint": row.subject_id},
+                    icon="dns" if row.is_endpoint else "deployed_code",
+                    key=f"matrix_{page}_{row.subject_id}",
+                    help="Endpoint" if row.is_endpoint else None,
                 )
             for place, column in zip(places[1:], columns, strict=True):
                 cell = row.cells.get(column.key, Cell())
@@ -162,7 +163,7 @@ def _draw_cell(
     metric: str,
     ranks: Mapping[str, Rank],
 ) -> None:
-    key = f"{column.key}_{row.checkpoint_id}"
+    key = f"{column.key}_{row.subject_id}"
     with place.container(gap=None):
         if cell.finished is not None:
             _draw_score(cell, metric=metric, rank=ranks.get(cell.finished.id), first=next(iter(ranks), None), key=key)
@@ -172,7 +173,10 @@ def _draw_cell(
             "Run", type="tertiary", icon=":material/play_arrow:", key=f"run_{key}", help=plain(f"{column.label} on {row.checkpoint}")
         ):
             with errors_shown():
-                launch_evaluation(ctx, checkpoint=row.checkpoint_id, benchmark=column.version_id, config=column.config, person=person)
+                checkpoint, endpoint = (None, row.subject_id) if row.is_endpoint else (row.subject_id, None)
+                launch_evaluation(
+                    ctx, checkpoint=checkpoint, endpoint=endpoint, benchmark=column.version_id, config=column.config, person=person
+                )
                 st.rerun()
 
 

@@ -28,6 +28,11 @@ FIRST_ROWS = (
     " VALUES ('c', 'first@7', 'run', 'r', 7, '', 'llama', false, true, 9, '{}', '{}', '', '2026-01-01 00:00:00')",
 )
 
+FIRST_EVALUATION = (
+    "INSERT INTO evaluations (id, checkpoint_id, dataset_version_id, kind, config, fingerprint, created_at)"
+    " VALUES ('e', 'c', 'v', 'generation', '{}', 'f', '2026-01-01 00:00:00')",
+    "INSERT INTO scores (evaluation_id, metric, value, n, method) VALUES ('e', 'acc', 0.5, 2, '')",
+)
 
 FIRST_CONVERSATIONS = (
     "INSERT INTO conversations (id, title, endpoint, system_prompt, sampling, created_at, updated_at, deleted_at)"
@@ -60,7 +65,7 @@ def test_rows_of_the_first_revision_survive_every_later_one_and_the_last_equals_
     command.upgrade(config, revisions[0])
     database = Database(url)
     with database.write() as session:
-        for statement in FIRST_ROWS:
+        for statement in (*FIRST_ROWS, *FIRST_EVALUATION):
             session.execute(text(statement))
     for revision in revisions[1:]:
         command.upgrade(config, revision)
@@ -71,6 +76,8 @@ def test_rows_of_the_first_revision_survive_every_later_one_and_the_last_equals_
     with database.read() as session:
         assert session.execute(text("SELECT last_step FROM runs WHERE id = 'r'")).scalar_one() == 7
         assert session.execute(text("SELECT run_id FROM checkpoints")).scalar_one() == "r"
+        joined = "SELECT checkpoint_id, value FROM evaluations JOIN scores ON scores.evaluation_id = evaluations.id"
+        assert session.execute(text(joined)).one() == ("c", 0.5)
     database.engine.dispose()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 import regex
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from backend.domain.evaluation.judges.metric import JUDGE, JudgeMetric, read_judge
 from backend.domain.evaluation.tasks.metric_names import check_metric, scores_of
 from backend.domain.evaluation.tasks.templates import check_template, names_in
 
@@ -151,6 +152,8 @@ class TaskDefinition(_Part):
             raise ValueError("fewshot.same_subgroup needs `subgroup`")
         if self.fewshot.examples and self.fewshot.count > len(self.fewshot.examples):
             raise ValueError(f"fewshot.count is {self.fewshot.count}, and {len(self.fewshot.examples)} examples are given")
+        if sum(use.name == JUDGE for use in self.metrics) > 1:
+            raise ValueError("a task has one judge: name its judge once")
         for use in self.metric_uses:
             check_metric(use.name, kind=self.kind, options=use.options)
         return self
@@ -215,6 +218,11 @@ class TaskDefinition(_Part):
         return self.metrics or (MetricUse(name=DEFAULT_METRIC[self.kind]),)
 
     @property
+    def judge(self) -> JudgeMetric | None:
+        """The judge that grades the answers, if the task names one."""
+        return next((read_judge(use.options) for use in self.metrics if use.name == JUDGE), None)
+
+    @property
     def score_names(self) -> tuple[str, ...]:
         """Names of the scores, the main one first: a metric by the first filter that matches, then `metric,filter` for each filter."""
         filters = ["", *(f",{extraction.name}" for extraction in self.extract)]
@@ -232,4 +240,6 @@ class TaskDefinition(_Part):
 def _with_options(use: dict[str, Any]) -> dict[str, Any]:
     if "options" in use:
         return use
+    if len(use) == 1 and isinstance(options := next(iter(use.values())), dict):  # `- judge: {endpoint: chat}`
+        return {"name": next(iter(use)), "options": options}
     return {"name": use.get("name"), "options": {key: value for key, value in use.items() if key != "name"}}

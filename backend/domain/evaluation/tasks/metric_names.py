@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from backend.domain.evaluation.judges.metric import JUDGE, read_judge
 from backend.domain.evaluation.metrics.registry import get_metric, metric_names
 from backend.domain.names import nearest
 from backend.errors import InvalidInput
@@ -41,7 +42,7 @@ METRIC_NAMES: dict[str, MetricName] = {
     "ifeval": MetricName("instructions followed", _ANSWER, scores=IFEVAL_SCORES),
     "refusal": MetricName("refusals of unsafe prompts", _ANSWER),
     "over_refusal": MetricName("refusals of safe prompts", _ANSWER, lower_is_better=True),
-    "judge": MetricName("judge", _ANSWER),
+    "judge": MetricName("judge's score, share of the scale", _ANSWER),
     "bits_per_byte": MetricName("bits per byte", _LIKELIHOOD, lower_is_better=True),
     "perplexity": MetricName("perplexity", _LIKELIHOOD, lower_is_better=True),
     "byte_perplexity": MetricName("perplexity per byte", _LIKELIHOOD, lower_is_better=True),
@@ -50,14 +51,16 @@ METRIC_NAMES: dict[str, MetricName] = {
 }
 """Metrics that a task computes itself. Every metric of answers in `backend.domain.evaluation.metrics.registry` serves generation too."""
 
-_SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_token", "acc_pmi", "mc2", "refusal"})
+_SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_token", "acc_pmi", "mc2", "refusal", "judge"})
 
 
 def check_metric(name: str, *, kind: str, options: Mapping[str, Any]) -> None:
     """Raise InvalidInput, naming the nearest metric, unless a metric scores tasks of a kind and has the options."""
     known = METRIC_NAMES.get(name)
     if known is not None and kind in known.kinds:
-        if options:
+        if name == JUDGE:
+            read_judge(options)
+        elif options:
             raise InvalidInput(f"{name} has no options (given: {', '.join(options)}).", field="metrics")
         return
     if kind == "generation":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from backend.domain.evaluation.judges.config import JUDGE_KEY, JudgeConfig, JudgeItem
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import JobKind
-from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.raters import rater_for
 from backend.services.battles.standings import standings
 from backend.services.context import LOCAL, Context, Person
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
 from backend.services.evaluation.judgements import (
     Judge,
     campaign_items,
@@ -22,8 +24,11 @@ from backend.services.evaluation.judgements import (
     read_judge_items,
     read_verdicts,
 )
+from backend.services.evaluation.judges.answers import evaluation_items, list_answered
+from backend.services.evaluation.judges.records import list_judged
 from jobs.environment import child_environment
-from tests.support.battle_world import make_campaign, prefer, vote_all
+from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
+from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
 from tests.support.jobs import take_job
 from tests.support.judge_world import finish_judgement
 
@@ -104,4 +109,48 @@ def test_an_address_is_named_by_the_operator_or_on_this_machine_alone(ctx: Conte
 def test_the_key_reaches_judges_behind_an_api_alone() -> None:
     given: dict[str, Any] = {JUDGE_KEY: "sesame", "PATH": "/bin"}
     assert JUDGE_KEY not in child_environment(JobKind.JUDGE, environment=given)
-    assert child_environment(JobKind.JUDGE, judge_key=True, environment=given)[JUDGE_KEY] == "sesame"
+    assert child_environment(JobKind.JUDGE, api_keys={JUDGE_KEY}, environment=given)[JUDGE_KEY] == "sesame"
+
+
+def test_answers_of_evaluations_are_judged_alone_or_as_pairs_and_the_verdicts_outlive_the_jobs_folder(ctx: Context) -> None:
+    for name in ("Oak", "Elm", "Ash"):
+        add_checkpoint(ctx, name)
+    add_benchmark(ctx, "questions", ANSWERS)
+    add_benchmark(ctx, "facts", CHOICES)
+    first, second = (answered(ctx, name, 6) for name in ("Oak", "Elm"))
+    items = evaluation_items(ctx, first.id)
+    assert [(item.prompt, item.answer, item.reference, item.group) for item in items[:1]] == [("Question 0?", "Oak says 0", "0", "Oak")]
+    pairs = evaluation_items(ctx, first.id, against=second.id)
+    assert [(pair.answer, pair.answer_b, pair.group_b) for pair in pairs[:1]] == [("Oak says 0", "Elm says 0", "Elm")]
+    assert [one.id for one in list_answered(ctx, like=first)] == [second.id]
+    job = launch_judgement(
+        ctx,
+        judge=Judge("checkpoint", "Ash"),
+        items=pairs,
+        config=JudgeConfig(mode="pairwise", canaries=0),
+        person=LOCAL,
+        evaluations=[first.id, second.id],
+    )
+    finish_judgement(ctx, job.id, "A")
+    shutil.rmtree(ctx.artifacts.job_folder(job.id))
+    verdicts = read_verdicts(ctx, job.id)
+    assert [(verdict["verdict"], verdict["groups"]) for verdict in verdicts] == [("A", ["Oak", "Elm"])] * 6
+    assert list_judged(ctx, first.id) == [job.id]
+    other = evaluated(ctx, "Oak", "facts", [1, 0])
+    with pytest.raises(InvalidInput, match="two benchmarks"):
+        evaluation_items(ctx, first.id, against=other.id)
+    with pytest.raises(InvalidInput, match="no generated answers"):
+        evaluation_items(ctx, other.id)
+    waiting = launch_evaluation(ctx, checkpoint="Ash", benchmark="questions", person=LOCAL)
+    with pytest.raises(Conflict, match="Wait until"):
+        evaluation_items(ctx, waiting.id)
+
+
+def answered(ctx: Context, checkpoint: str, count: int) -> EvaluationView:
+    """An evaluation of generated answers, one item of which failed."""
+    launched = launch_evaluation(ctx, checkpoint=checkpoint, benchmark="questions", person=LOCAL)
+    items = [item(n, {"exact_match": 0.0}, completion=f"{checkpoint} says {n}", answer=[str(n)]) for n in range(count)]
+    items.append(item(count, {"missing": 1.0}, completion="", answer=["x"], failed="500"))
+    score = {"metric": "exact_match", "value": 0.0, "n": count}
+    finish(ctx, claim_of(ctx, launched), items, scores=[score], facts={"unit": "items"})
+    return get_evaluation(ctx, launched.id)

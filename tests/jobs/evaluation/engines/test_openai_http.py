@@ -2,91 +2,122 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import threading
+import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from backend.errors import InvalidInput, Unavailable
+from backend.errors import InvalidInput, JobFailed, Unavailable
+from backend.infra import openai_api
 from jobs.evaluation.choices import choice_values
 from jobs.evaluation.engines.base import GenerateRequest, Sampling, ScoreRequest
-from jobs.evaluation.engines.openai_http import EndpointEngine
-
-
-class Endpoint(BaseHTTPRequestHandler):
-    """Says the prompt backwards; every character is a token, with log-probability minus its place in the alphabet."""
-
-    received: ClassVar[list[tuple[str, dict[str, Any], str | None]]] = []
-    failures: ClassVar[dict[str, list[int]]] = {}
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body.get("prompt") or body["messages"][0]["content"]
-        type(self).received.append((self.path, body, self.headers.get("Authorization")))
-        waiting = self.failures.get(prompt, [])
-        status = waiting.pop(0) if waiting else 200
-        choice: dict[str, Any] = {"text": prompt[::-1], "message": {"content": prompt[::-1]}, "finish_reason": "stop"}
-        if body.get("echo"):
-            values = [None, *(-(ord(letter) % 32) / 10 for letter in prompt[1:])]
-            tops = [None, *({letter: value} for letter, value in zip(prompt[1:], values[1:], strict=True))]
-            choice["logprobs"] = {"token_logprobs": values, "text_offset": list(range(len(prompt))), "top_logprobs": tops}
-        answer = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+from jobs.evaluation.engines.openai_http import MOST_FAILURES, EndpointEngine
+from tests.support.fake_api import FakeApi, serve_api
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    Endpoint.received, Endpoint.failures = [], {}
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+def api() -> Iterator[FakeApi]:
+    with serve_api() as served:
+        yield served
 
 
-def test_answers_end_at_stop_strings_and_the_key_is_sent(url: str) -> None:
-    engine = EndpointEngine(url, model="m", key="secret", chat=True)
-    requests = [GenerateRequest("abc", stop=("a",), sampling=Sampling(max_tokens=7, seed=2)), GenerateRequest("xyz")]
+def message(text: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "user", "content": text},)
+
+
+def engine_of(api: FakeApi, **values: Any) -> EndpointEngine:
+    return EndpointEngine(api.url, model="m", **{"first_pause_s": 0.0, **values})
+
+
+def test_answers_end_at_stop_strings_and_the_key_is_sent(api: FakeApi) -> None:
+    engine = engine_of(api, key="secret")
+    requests = [GenerateRequest(message("abc"), stop=("a",), sampling=Sampling(max_tokens=7, seed=2)), GenerateRequest("xyz")]
     results = dict(pair for batch in engine.generate(requests) for pair in batch)
     assert [results[index][0].text for index in range(2)] == ["cb", "zyx"]
-    path, body, authorization = next(call for call in Endpoint.received if call[1]["messages"][0]["content"] == "abc")
-    assert (path, authorization, body["model"], body["max_tokens"], body["seed"]) == ("/v1/chat/completions", "Bearer secret", "m", 7, 2)
+    at = next(index for index, (path, _) in enumerate(api.received) if path == "/v1/chat/completions")
+    body = api.received[at][1]
+    assert (body["model"], body["max_tokens"], body["seed"], api.headers[at]["Authorization"]) == ("m", 7, 2, "Bearer secret")
+    assert engine.spent(requests[0]) == {"prompt_tokens": 3.0, "completion_tokens": 5.0}
+    assert engine.spent(requests[0]) == {}, "tokens are counted once"
+    assert engine.reported_model == "m-0715"
 
 
-def test_echoed_logprobs_are_those_of_the_continuation(url: str) -> None:
-    engine = EndpointEngine(url, model="m")
-    ((_, scores),) = next(engine.score([ScoreRequest.of("question", [" ab", " c"])]))
+def test_echoed_logprobs_are_those_of_the_continuation(api: FakeApi) -> None:
+    api.echo = True
+    ((_, scores),) = next(engine_of(api).score([ScoreRequest.of("question", [" ab", " c"])]))
     assert [score.sum_logprob for score in scores] == pytest.approx([-(0 + 1 + 2) / 10, -(0 + 3) / 10])
     assert [score.tokens for score in scores] == [3, 2]
     assert scores[0].greedy
 
 
-def test_busy_endpoint_is_asked_again_and_a_failed_call_is_missing(url: str) -> None:
-    Endpoint.failures = {"busy": [429, 503], "broken": [500] * 9, "question a": [500] * 9}
-    engine = EndpointEngine(url, model="m", first_pause_s=0.0)
-    results = dict(pair for batch in engine.generate([GenerateRequest("busy"), GenerateRequest("broken")]) for pair in batch)
-    assert (results[0][0].text, results[0][0].failed) == ("ysub", "")
-    assert (results[1][0].finish_reason, "500" in results[1][0].failed) == ("failed", True)
-    ((_, scores),) = next(engine.score([ScoreRequest.of("question", [" a", " b"])]))
+@pytest.mark.parametrize("failures", [[429, 503], [b"<html>a proxy's page</html>", b"[]"]], ids=["busy", "malformed"])
+def test_an_endpoint_that_is_busy_or_answers_no_json_is_asked_again(api: FakeApi, failures: list[int | bytes]) -> None:
+    api.failures = list(failures)
+    ((_, (answer,)),) = next(engine_of(api).generate([GenerateRequest("busy")]))
+    assert (answer.text, answer.failed, len(api.received)) == ("ysub", "", 3)
+
+
+def test_the_pause_that_a_busy_endpoint_asks_for_is_kept_and_ends_with_a_stop(api: FakeApi) -> None:
+    api.failures, api.retry_after = [429], "30"
+    started = time.monotonic()
+
+    def stop() -> None:
+        if api.received:
+            raise JobFailed("The job was stopped on request.")
+
+    with pytest.raises(JobFailed):
+        list(engine_of(api, check_stop=stop).generate([GenerateRequest("x")]))
+    assert (len(api.received), time.monotonic() - started < 20) == (1, True)
+    assert openai_api.LONGEST_PAUSE_S >= 30
+
+
+@pytest.mark.parametrize("body", [b'{"choices": []}', b'{"choices": [{"text": null}], "usage": "none"}', b'{"choices": ["x"]}'])
+def test_a_body_without_a_text_is_no_crash(api: FakeApi, body: bytes) -> None:
+    api.failures = [body]
+    ((_, (answer,)),) = next(engine_of(api).generate([GenerateRequest("x")]))
+    assert answer.text == ""
+    assert bool(answer.failed) == (b"null" not in body)
+
+
+def test_a_call_that_fails_for_good_is_missing_and_many_in_a_row_end_the_work(api: FakeApi) -> None:
+    api.failures = [500] * openai_api.ATTEMPTS
+    ((_, (answer,)),) = next(engine_of(api).generate([GenerateRequest("x")]))
+    assert (answer.finish_reason, "500" in answer.failed) == ("failed", True)
+    api.echo, api.failures = True, [500] * openai_api.ATTEMPTS
+    ((_, scores),) = next(engine_of(api).score([ScoreRequest.of("question", [" a", " b"])]))
     assert math.isnan(scores[0].sum_logprob)
     assert choice_values(scores, ["a", "b"], [0]) == {"missing": 1.0}
+    api.failures = [400] * 99
+    with pytest.raises(Unavailable, match=f"{MOST_FAILURES} calls in a row failed, the last with: 400"):
+        list(engine_of(api, concurrency=1).generate([GenerateRequest(str(n)) for n in range(50)]))
 
 
-def test_wrong_key_ends_the_work_and_token_ids_are_refused(url: str) -> None:
-    Endpoint.failures = {"x": [401]}
-    with pytest.raises(Unavailable, match="401"):
-        list(EndpointEngine(url, model="m").generate([GenerateRequest("x")]))
+def test_what_was_answered_before_an_error_is_given_out_first(api: FakeApi) -> None:
+    api.answer = lambda prompt: prompt
+    results: list[int] = []
+    api.failures = [*([400] * (MOST_FAILURES - 1)), b'{"choices": [{"text": "paid"}]}', *([400] * MOST_FAILURES)]
+    batches = engine_of(api, concurrency=1).generate([GenerateRequest(str(n)) for n in range(60)])
+    with contextlib.suppress(Unavailable):
+        for batch in batches:
+            results += [index for index, (answer,) in batch if not answer.failed]
+    assert next(batches, None) is None, "it ended"
+    assert results == [MOST_FAILURES - 1]
+
+
+def test_wrong_key_ends_the_work_without_showing_the_key(api: FakeApi) -> None:
+    api.key = "right"
+    with pytest.raises(Unavailable, match="401") as caught:
+        list(engine_of(api, key="wrong-sesame").generate([GenerateRequest("x")]))
+    assert "sesame" not in str(caught.value)
     with pytest.raises(Unavailable, match="can't be reached"):
-        list(EndpointEngine("http://127.0.0.1:9/v1", model="m").generate([GenerateRequest("x")]))
+        list(EndpointEngine("http://127.0.0.1:9/v1", model="m", first_pause_s=0.0).generate([GenerateRequest("x")]))
+
+
+def test_what_an_endpoint_can_not_score_is_refused(api: FakeApi) -> None:
     with pytest.raises(InvalidInput, match="not a chat template"):
-        list(EndpointEngine(url, model="m").score([ScoreRequest((([1], [2]),))]))
+        list(engine_of(api).score([ScoreRequest((([1], [2]),))]))
+    with pytest.raises(InvalidInput, match="refuses to echo"):
+        list(engine_of(api).score([ScoreRequest.of("question", [" a"])]))

@@ -1,0 +1,99 @@
+"""`roundhouse eval endpoint`: the models behind other OpenAI-compatible APIs that evaluations score."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit
+from backend.errors import NotFound
+from backend.services.context import LOCAL, Context
+from backend.services.evaluation.endpoints.registry import (
+    EvaluatedEndpointView,
+    add_endpoint,
+    list_evaluated,
+    read_config,
+    remove_endpoint,
+    resolve_evaluated,
+)
+
+app = typer.Typer(no_args_is_help=True, help="APIs whose models evaluations score.")
+KeyEnv = Annotated[str | None, typer.Option(help="Environment variable of the workers that holds the key; the key itself is not stored.")]
+
+
+@app.command("add")
+@command
+def add(
+    name: Annotated[str, typer.Argument(help="Name on pages and in results.")],
+    url: Annotated[str, typer.Option(help="OpenAI-compatible API, such as https://host/v1.")],
+    model: Annotated[str, typer.Option(help="Model that is asked for.")],
+    key_env: KeyEnv = None,
+    key_file: Annotated[str | None, typer.Option(help="File on the workers that holds the key.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.")] = 8,
+    input_price: Annotated[float | None, typer.Option(help="US dollars for a million prompt tokens.")] = None,
+    output_price: Annotated[float | None, typer.Option(help="US dollars for a million answer tokens.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Register a model behind another API, and ask what the API offers."""
+    config = read_config(
+        url=url,
+        model=model,
+        key_env=key_env,
+        key_file=key_file,
+        concurrency=concurrency,
+        input_price=input_price,
+        output_price=output_price,
+    )
+    view = add_endpoint(get_context(), name=name, config=config, person=LOCAL)
+    emit(as_data(view), as_json=as_json, text=as_text(view))
+
+
+@app.command("list")
+@command
+def list_(as_json: JsonFlag = False) -> None:
+    """List the endpoints that can be evaluated: those of this installation that run, and the registered APIs."""
+    views = list_evaluated(get_context())
+    text = "\n".join(map(as_text, views)) or "No endpoint runs, and no API is registered."
+    emit({"endpoints": [as_data(view) for view in views]}, as_json=as_json, text=text)
+
+
+@app.command("remove")
+@command
+def remove(name: Annotated[str, typer.Argument(help="Name or id of a registered API.")], as_json: JsonFlag = False) -> None:
+    """Take an API off the list. Its evaluations stay."""
+    remove_endpoint(get_context(), name, person=LOCAL)
+    emit({"removed": name}, as_json=as_json, text=f"Removed {name}; its evaluations stay.")
+
+
+def find_or_add(ctx: Context, endpoint: str, *, model: str, key_env: str | None) -> str:
+    """Return the key of an endpoint; an address with a model that is not registered is registered as `model at host`."""
+    is_address = endpoint.startswith(("http://", "https://"))
+    try:
+        return resolve_evaluated(ctx, endpoint, model=model).key
+    except NotFound:
+        if not is_address:
+            raise
+    config = read_config(url=endpoint, model=model, key_env=key_env)
+    name = f"{config.model} at {urlsplit(config.url).netloc}"[:80]
+    return add_endpoint(ctx, name=name, config=config, person=LOCAL).key
+
+
+def as_data(view: EvaluatedEndpointView) -> dict[str, Any]:
+    """Return an endpoint as the command line's JSON."""
+    return {
+        "endpoint": view.name,
+        "id": view.id or None,
+        "own": view.is_own,
+        **view.config.model_dump(mode="json"),
+        "capabilities": view.capabilities.model_dump(),
+    }
+
+
+def as_text(view: EvaluatedEndpointView) -> str:
+    """Return an endpoint as a line for a terminal."""
+    offered = [name for name, offers in view.capabilities.model_dump().items() if offers]
+    address = "this installation" if view.is_own else f"{view.config.model} at {view.config.url}"
+    return f"{view.name}: {address} ({', '.join(offered)})"

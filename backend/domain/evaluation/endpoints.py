@@ -1,0 +1,180 @@
+"""Endpoints as the subject of an evaluation: their config, what their API offers, and what they can't score. Pure rules.
+
+A key is never part of any of these: `key_env` and `key_file` name the place where the process that calls the endpoint reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.judges.config import JUDGE_KEY
+from backend.domain.evaluation.tasks.definition import Form
+from backend.errors import InvalidInput
+
+ENGINE = "openai_http"
+"""The engine that asks endpoints."""
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+
+
+class EndpointConfig(BaseModel):
+    """An OpenAI-compatible API and the model asked of it. An empty `url` is this installation's gateway."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(default="", max_length=300, description="Address of the API, such as https://host/v1.")
+    model: str = Field(min_length=1, max_length=200, description="Model that is asked for.")
+    key_env: str | None = Field(default=None, description="Environment variable that holds the API key, on the machine of the worker.")
+    key_file: str | None = Field(default=None, max_length=500, description="File that holds the API key, on the machine of the worker.")
+    concurrency: int = Field(default=8, ge=1, le=64, description="Requests at once.")
+    input_price: float | None = Field(default=None, ge=0, description="US dollars for a million prompt tokens.")
+    output_price: float | None = Field(default=None, ge=0, description="US dollars for a million answer tokens.")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        return check_url(url) if url else ""
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether this installation's gateway serves it."""
+        return not self.url
+
+
+class Capabilities(BaseModel):
+    """Requests that an endpoint's API takes: chat completions, completions of a text, and their log-probabilities of an echoed prompt."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    chat: bool = True
+    completions: bool = False
+    echo: bool = False
+
+
+class EndpointTarget(BaseModel):
+    """An endpoint as a job calls it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    url: str
+    model: str
+    key_env: str | None = None
+    key_file: str | None = None
+    concurrency: int = Field(default=8, ge=1, le=64)
+    capabilities: Capabilities = Capabilities()
+    input_price: float | None = None
+    output_price: float | None = None
+
+
+class JudgeTarget(BaseModel):
+    """The judge of a task as a job asks it: a checkpoint's folder, or an endpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    checkpoint: str | None = None
+    endpoint: EndpointTarget | None = None
+
+
+def price_tokens(prompt_tokens: float, completion_tokens: float, *, input_price: float | None, output_price: float | None) -> float | None:
+    """Return the price of tokens in US dollars, from those of a million; None unless both are known.
+
+    Example:
+        >>> price_tokens(2_000_000, 500_000, input_price=0.5, output_price=2.0)
+        2.0
+    """
+    if input_price is None or output_price is None:
+        return None
+    return (prompt_tokens * input_price + completion_tokens * output_price) / 1e6
+
+
+def check_url(url: str) -> str:
+    """Return the address of an API without its last slash. Raises InvalidInput for what is none, or holds a secret."""
+    url = url.strip().rstrip("/")
+    try:
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        raise InvalidInput(f"{url!r} is not an API address.", remedy="Write https://host/v1.", field="url") from None
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise InvalidInput(
+            "The address of an API holds a user name, a password or parameters, and would be stored with them.",
+            remedy="Write https://host/v1, and name the variable or file of the key by key_env or key_file.",
+            field="url",
+        )
+    if parts.scheme not in ("http", "https") or not has_host:
+        raise InvalidInput(f"{url!r} is not an API address.", remedy="Write https://host/v1.", field="url")
+    return url
+
+
+def check_key_source(*, key_env: str | None, key_file: str | None) -> None:
+    """Raise InvalidInput unless the place of a key is a variable's name or a file. The value is never repeated: it may be the key."""
+    if key_env and key_file:
+        raise InvalidInput("A key has one place.", remedy="Give key_env or key_file.", field="key_env")
+    if key_env and not VARIABLE.fullmatch(key_env):
+        raise InvalidInput(
+            "key_env is not the name of an environment variable.",
+            remedy="Put the key into a variable of the workers, and name the variable, such as OPENAI_API_KEY.",
+            field="key_env",
+        )
+    if key_env and key_env.upper().startswith("ROUNDHOUSE_") and key_env != JUDGE_KEY:
+        raise InvalidInput(f"{key_env} is not for other APIs.", remedy="Name a variable of its own.", field="key_env")
+    if key_file and not key_file.startswith("/"):
+        raise InvalidInput("key_file is not an absolute path.", remedy="Write the path from /.", field="key_file")
+
+
+def form_of(config: EvaluationConfig, kind: EvaluationKind) -> Form:
+    """Return the request that one item of an evaluation makes."""
+    if config.task is not None:
+        return config.task.form
+    by_kind = {EvaluationKind.GENERATION: Form.GENERATE, EvaluationKind.MULTIPLE_CHOICE: Form.CHOICES}
+    return by_kind.get(kind, Form.ROLLING)
+
+
+def uses_chat_api(config: EvaluationConfig, form: Form, capabilities: Capabilities) -> bool:
+    """Return whether an endpoint is asked by messages: where the config says so, or where it leaves that open and the API has chats."""
+    setting = config.task.chat if config.task is not None and config.chat == "auto" else config.chat
+    if form is not Form.GENERATE:
+        return setting == "on"
+    return capabilities.chat if setting == "auto" else setting == "on"
+
+
+def check_request(name: str, config: EvaluationConfig, kind: EvaluationKind, capabilities: Capabilities) -> None:
+    """Raise InvalidInput, naming the cure, where an endpoint's API can't give what an evaluation needs."""
+    if config.engine != "fast" or config.dtype != "auto":
+        field = "engine" if config.engine != "fast" else "dtype"
+        raise InvalidInput(
+            f"{field} is {getattr(config, field)}, and an endpoint computes by its own engine in its own number format.",
+            remedy=f"Leave {field} at its default.",
+            field=field,
+        )
+    form = form_of(config, kind)
+    if form is Form.ROLLING:
+        raise InvalidInput(
+            f"“{name}” is an endpoint, and the loss on whole texts needs the tokenizer and the context of its network.",
+            remedy="Evaluate the checkpoint itself, or choose a benchmark of questions.",
+            field="kind",
+        )
+    chat = uses_chat_api(config, form, capabilities)
+    if form is not Form.GENERATE:
+        _check_likelihoods(name, capabilities, chat=chat)
+    elif chat and not capabilities.chat:
+        raise InvalidInput(f"The API of “{name}” has no chat completions.", remedy="Set chat to off.", field="chat")
+    elif not chat and not capabilities.completions:
+        raise InvalidInput(f"The API of “{name}” has no completions of a text.", remedy="Set chat to on.", field="chat")
+
+
+def _check_likelihoods(name: str, capabilities: Capabilities, *, chat: bool) -> None:
+    if not capabilities.echo:
+        raise InvalidInput(
+            f"This task needs log-likelihoods, and the API of “{name}” does not echo a prompt with its log-probabilities.",
+            remedy="Score generated answers, evaluate the checkpoint itself, or serve the model by a server whose /completions takes "
+            "echo and logprobs, such as vLLM.",
+            field="kind",
+        )
+    if chat:
+        raise InvalidInput("An endpoint scores texts, not a chat template's tokens.", remedy="Set chat to off.", field="chat")

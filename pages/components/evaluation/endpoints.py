@@ -1,0 +1,146 @@
+"""Endpoints as subjects: their choice in the form, the list with the form that registers another API, and the link of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from backend.services.context import Context, Person
+from backend.services.evaluation.endpoints.registry import (
+    EvaluatedEndpointView,
+    add_endpoint,
+    list_evaluated,
+    read_config,
+    remove_endpoint,
+)
+from backend.services.evaluation.evaluations import EvaluationView
+from pages.components import routes
+from pages.components.frame import errors_shown, plain
+from pages.components.links import row_link
+from pages.components.tables import WidgetTable
+
+PAGE = routes.EVALUATIONS
+TABLE = WidgetTable("endpoints", {"Endpoint": 2.2, "Model": 2.0, "Address": 2.4, "API": 2.0, "": 1.0})
+
+
+def choose_endpoints(endpoints: Mapping[str, EvaluatedEndpointView], *, endpoint_key: str | None, max_selections: int) -> list[str]:
+    """Draw the choice of endpoints, if there are any; return the keys of those chosen."""
+    if not endpoints:
+        return []
+    return st.multiselect(
+        "Endpoints",
+        list(endpoints),
+        default=[endpoint_key] if endpoint_key in endpoints else [],
+        format_func=lambda key: subject_name(endpoints[key]),
+        max_selections=max_selections,
+        key=f"eval_subject_endpoints_{endpoint_key}",
+        placeholder="None",
+        help="Endpoints of this installation, and models of other APIs, answer over HTTP. Tasks of generated answers need nothing else; "
+        "those of log-likelihoods need an API that echoes a prompt with its log-probabilities.",
+    )
+
+
+def subject_name(endpoint: EvaluatedEndpointView) -> str:
+    """Return an endpoint's name with where it runs."""
+    return f"{endpoint.name} (this installation)" if endpoint.is_own else f"{endpoint.name} ({endpoint.config.model})"
+
+
+def subject_label(evaluation: EvaluationView) -> str:
+    """Return the name of what was evaluated, marked where it is an endpoint: a checkpoint may have the same."""
+    return f"{evaluation.checkpoint} (endpoint)" if evaluation.endpoint else evaluation.checkpoint
+
+
+def draw_subject(evaluation: EvaluationView) -> None:
+    """Draw the links from an evaluation to what it measured, and to the form for it."""
+    endpoint = evaluation.endpoint
+    if endpoint is None:
+        checkpoint = evaluation.checkpoint_id or ""
+        row_link(evaluation.checkpoint, page=routes.CHECKPOINTS, query={"checkpoint": checkpoint}, icon="deployed_code", key="eval_subject")
+        row_link("New evaluation", page=PAGE, query={"checkpoint": checkpoint}, icon="add", key="eval_more")
+        return
+    if endpoint.is_own:
+        row_link(endpoint.name, page=routes.ENDPOINTS, query={"endpoint": endpoint.name}, icon="dns", key="eval_subject")
+    else:
+        st.caption(plain(f"Endpoint, {endpoint.config.model} at {endpoint.config.url}"), width="content")
+    row_link("New evaluation", page=PAGE, query={"endpoint": endpoint.key}, icon="add", key="eval_more")
+
+
+def draw_endpoints(ctx: Context, person: Person) -> None:
+    """Draw the endpoints that can be evaluated, and the form that registers another API."""
+    st.subheader("Endpoints", anchor=False)
+    st.caption("Endpoints of this installation can be evaluated while they run. A model of another OpenAI-compatible API is added once.")
+    endpoints = list_evaluated(ctx)
+    if endpoints:
+        with TABLE.frame():
+            for endpoint in endpoints:
+                _draw_row(ctx, person, endpoint)
+    with st.expander("Add an API", icon=":material/add_link:", expanded=not endpoints, key="endpoint_new"):
+        if person.id is None:
+            _draw_form(ctx, person)
+        else:
+            st.caption("The server calls the address and sends it a key, so the operator adds it: `roundhouse eval endpoint add`.")
+
+
+def _draw_row(ctx: Context, person: Person, endpoint: EvaluatedEndpointView) -> None:
+    columns = TABLE.row(endpoint.key)
+    with columns[0]:
+        row_link(endpoint.name, page=PAGE, query={"endpoint": endpoint.key}, icon="dns", key=f"endpoint_{endpoint.key}", help="Evaluate it")
+    columns[1].text(endpoint.config.model)
+    columns[2].text("this installation" if endpoint.is_own else endpoint.config.url)
+    offers = endpoint.capabilities
+    named = {"chat": offers.chat, "completions": offers.completions, "log-likelihoods": offers.echo}
+    columns[3].caption(", ".join(name for name, is_offered in named.items() if is_offered))
+    if endpoint.is_own or not person.may_build:
+        return
+    if columns[4].button("Remove", type="tertiary", icon=":material/link_off:", key=f"endpoint_remove_{endpoint.id}"):
+        with errors_shown():
+            remove_endpoint(ctx, endpoint.id, person=person)
+            st.rerun()
+
+
+def _draw_form(ctx: Context, person: Person) -> None:
+    left, right = st.columns(2)
+    with left:
+        name = st.text_input("Name", key="endpoint_name", max_chars=80, help="Shown on boards and in results.")
+        url = st.text_input("Address", key="endpoint_url", placeholder="https://host/v1")
+        model = st.text_input("Model", key="endpoint_model")
+        concurrency = st.number_input("Requests at once", 1, 64, 8, key="endpoint_concurrency")
+    with right:
+        key_env = st.text_input(
+            "Key variable",
+            key="endpoint_key_env",
+            placeholder="OPENAI_API_KEY",
+            help="Name of the environment variable of pages and workers that holds the key. The key itself is not stored.",
+        )
+        key_file = st.text_input("Key file", key="endpoint_key_file", placeholder="/path/to/key", help="A file that holds the key instead.")
+        input_price = st.number_input(
+            "Price of prompt tokens",
+            min_value=0.0,
+            value=None,
+            key="endpoint_input_price",
+            help="US dollars for a million.",
+            placeholder="Not set",
+        )
+        output_price = st.number_input(
+            "Price of answer tokens",
+            min_value=0.0,
+            value=None,
+            key="endpoint_output_price",
+            help="US dollars for a million.",
+            placeholder="Not set",
+        )
+    if st.button("Add", type="primary", icon=":material/add_link:", key="endpoint_add", disabled=not (name and url and model)):
+        with errors_shown(), st.spinner("Asking the API what it offers"):
+            config = read_config(
+                url=url,
+                model=model,
+                key_env=key_env,
+                key_file=key_file,
+                concurrency=int(concurrency),
+                input_price=input_price,
+                output_price=output_price,
+            )
+            add_endpoint(ctx, name=name, config=config, person=person)
+            st.rerun()
+    st.caption("Adding sends up to three requests of one token.")

@@ -1,0 +1,250 @@
+"""Evaluations of endpoints: registered without a secret, refused early, run over HTTP, resumed, and shown beside checkpoints."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from backend.db.tables import Evaluation
+from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.jobs.states import Status
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, Unavailable
+from backend.services.context import LOCAL, Context, Person
+from backend.services.evaluation.board import read_board
+from backend.services.evaluation.checks import launch_check
+from backend.services.evaluation.comparisons import compare, list_comparable, refuse_unlike
+from backend.services.evaluation.endpoints.registry import add_endpoint, list_evaluated, read_config, remove_endpoint, resolve_evaluated
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_again, launch_evaluation
+from backend.services.evaluation.exports import board_html, scores_csv
+from backend.services.evaluation.forecasts import forecast_evaluations
+from backend.services.evaluation.items import list_items
+from backend.services.jobs.claims import claim_job
+from backend.services.jobs.jobs import read_log
+from jobs.runner import execute
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import ANSWERS, CHOICES, TEXTS, add_benchmark, claim_of, finish, item
+from tests.support.fake_api import FakeApi, serve_api
+from tests.support.installation import wait_until
+
+KEY = "sesame-7f3a"
+PROMPT_TOKENS = 3
+
+
+def odd_numbers(prompt: str) -> str:
+    """Answer a question with its number, where that is odd."""
+    number = "".join(letter for letter in prompt if letter.isdigit())
+    return number if number and int(number) % 2 else "no"
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with serve_api() as served:
+        served.answer = odd_numbers
+        yield served
+
+
+@pytest.fixture
+def world(ctx: Context) -> Context:
+    add_checkpoint(ctx, "Oak")
+    add_benchmark(ctx, "facts", CHOICES)
+    add_benchmark(ctx, "questions", ANSWERS)
+    add_benchmark(ctx, "stories", TEXTS, kind="text", val=3)
+    return ctx
+
+
+def register(ctx: Context, api: FakeApi, name: str = "Far", **values: Any) -> str:
+    return add_endpoint(ctx, name=name, config=read_config(url=api.url, model="m", **values), person=LOCAL).name
+
+
+def work(ctx: Context, evaluation: EvaluationView) -> EvaluationView:
+    """Run the job in a child process, as a worker does."""
+    claim = claim_job(ctx, str(evaluation.job_id), owner="w#1", host="lab")
+    assert claim is not None
+    execute(ctx, claim)
+    return get_evaluation(ctx, evaluation.id)
+
+
+def test_an_endpoint_is_scored_over_http_with_its_tokens_and_price_and_stands_beside_checkpoints(world: Context, api: FakeApi) -> None:
+    register(world, api, input_price=10.0, output_price=20.0)
+    launched = launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL)
+    assert (launched.status, launched.settings["engine"]) == (Status.QUEUED, "openai_http")
+    done = work(world, launched)
+    assert done.status is Status.FINISHED, done.error
+    assert (done.checkpoint, done.checkpoint_id, done.facts.endpoint, done.facts.model) == ("Far", None, "Far", "m-0715")
+    assert done.main_score is not None
+    assert (done.main_score.value, done.main_score.n) == (0.5, 6)
+    assert (done.facts.prompt_tokens, done.facts.completion_tokens) == (6 * PROMPT_TOKENS, 6 * 5)
+    assert done.facts.price_usd == pytest.approx((18 * 10 + 30 * 20) / 1e6)
+    assert sorted(api.prompts) == sorted(row["question"] for row in ANSWERS)
+    shown, _ = list_items(world, done.id)
+    assert shown[1].shown["completion"] == "1"
+    (forecast,) = forecast_evaluations(world, [resolve_evaluated(world, "Far")], {"questions": EvaluationConfig()}).evaluations
+    assert (forecast.tokens, forecast.price) == ((18.0, 30.0), pytest.approx(done.facts.price_usd))
+    assert forecast.time is not None
+    assert "of this endpoint" in forecast.time.basis
+
+
+def test_an_endpoint_with_echo_answers_choices_in_the_column_of_checkpoints(world: Context, api: FakeApi) -> None:
+    api.echo = True
+    register(world, api)
+    far = work(world, launch_evaluation(world, endpoint="Far", benchmark="facts", person=LOCAL))
+    assert far.status is Status.FINISHED, far.error
+    oak = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
+    assert [len(read_board(world).columns), len(read_board(world).rows)] == [1, 2], "a waiting cell stands in the endpoint's column"
+    items = [row for row, _ in zip(list_items(world, far.id, limit=99)[0], range(99), strict=False)]
+    scored = [{**item(n, {"acc": float(n % 3 > 0)}), "item_hash": row.item_hash} for n, row in enumerate(items)]
+    score = {"metric": "acc", "value": 0.65, "n": 40, "low": 0.5, "high": 0.8, "stderr": 0.07, "method": "Wilson"}
+    facts = {"used_chat_template": False, "unit": "items", "number_format": "float32", "engine": "fast", "device": "cpu"}
+    finish(world, claim_of(world, oak), scored, scores=[score], facts=facts)
+    board = read_board(world)
+    (column,) = board.columns
+    assert {(row.checkpoint, row.is_endpoint) for row in board.rows} == {("Oak", False), ("Far", True)}
+    assert len(board.scored(column.key)) == 2
+    comparison = compare(world, oak.id, far.id, metric="acc")
+    assert (comparison.n, any("engine" in words for words in comparison.differs)) == (40, True)
+    assert [other.checkpoint for other in list_comparable(world, far)] == ["Oak"]
+    assert "Far" in board_html(world)
+    assert "Far" in scores_csv([far])
+    refuse_unlike(far, get_evaluation(world, oak.id))
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_evaluation_of_an_endpoint_resumes_without_asking_again(world: Context, api: FakeApi) -> None:
+    rows = [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(40)]
+    add_benchmark(world, "many", rows)
+    register(world, api, concurrency=2)
+    answer = api.answer
+
+    def stall(prompt: str) -> str:
+        if len(api.prompts) >= 12:
+            api.pause.clear()  # later requests wait
+        return answer(prompt)
+
+    api.answer = stall
+    launched = launch_evaluation(world, endpoint="Far", benchmark="many", person=LOCAL)
+    claim = claim_job(world, str(launched.job_id), owner="w#1", host="lab")
+    assert claim is not None
+    worker = threading.Thread(target=execute, args=(world, claim))
+    worker.start()
+    file = world.artifacts.job_folder(str(launched.job_id)) / "items.jsonl"
+    wait_until(lambda: file.is_file() and len(file.read_text().splitlines()) >= 8, timeout_s=120, what="eight items")
+    for child in psutil.Process().children(recursive=True):
+        if "jobs.run" in " ".join(child.cmdline()):
+            child.kill()
+    worker.join(60)
+    assert get_evaluation(world, launched.id).status is Status.FAILED
+    api.answer = answer
+    api.pause.set()
+    done = work(world, launch_again(world, launched, person=LOCAL))
+    assert (done.id, done.status) == (launched.id, Status.FINISHED), done.error
+    assert {row["question"] for row in rows} == set(api.prompts)
+    assert len(api.prompts) - len(rows) <= 2, "only what was under way is asked again"
+    assert done.main_score is not None
+    assert (done.main_score.n, list_items(world, done.id, limit=1)[1]) == (40, 40)
+    assert done.facts.completion_tokens == 40 * 5, "tokens of both attempts are counted, each item once"
+
+
+def test_the_key_is_read_from_its_place_and_is_nowhere_in_the_installation(
+    world: Context, api: FakeApi, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    api.key = KEY
+    with pytest.raises(Unavailable, match="401"):
+        register(world, api)
+    with pytest.raises(Unavailable, match="FAR_KEY is not set"):
+        register(world, api, key_env="FAR_KEY")
+    monkeypatch.setenv("FAR_KEY", KEY)
+    register(world, api, key_env="FAR_KEY")
+    done = work(world, launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL))
+    assert done.status is Status.FINISHED, done.error
+    file = home / "key"
+    file.write_text(f"{KEY}\n")
+    register(world, api, name="Filed", key_file=str(file))
+    assert work(world, launch_evaluation(world, endpoint="Filed", benchmark="questions", person=LOCAL)).status is Status.FINISHED
+    file.unlink()
+    monkeypatch.delenv("FAR_KEY")
+    failed = work(world, launch_again(world, done, person=LOCAL, again=True))
+    assert (failed.status, failed.error.cause) == (Status.FAILED, "The environment variable FAR_KEY is not set here.")
+    assert not any(KEY in line for line in read_log(world, str(done.job_id)))
+    with sqlite3.connect(home / "models.db") as database:
+        assert not any(KEY in line for line in database.iterdump())
+    written = [path for path in home.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert written == []
+
+
+@pytest.mark.parametrize("value", [KEY, "sk-proj-abc", "ROUNDHOUSE_BROKER_URL"])
+def test_a_key_in_place_of_its_variable_is_refused_without_being_repeated(value: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_config(url="https://host/v1", model="m", key_env=value)
+    assert value == "ROUNDHOUSE_BROKER_URL" or value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["host/v1", "ftp://host/v1", "https://user:pw@host/v1", "https://host/v1?key=x", "http://", "http://host:x/v1"]
+)
+def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_config(url=url, model="m")
+    assert "pw" not in str(caught.value)
+
+
+def test_what_an_api_can_not_give_is_refused_before_the_queue_with_its_cure(world: Context, api: FakeApi) -> None:
+    register(world, api)
+    launch = {"endpoint": "Far", "person": LOCAL}
+    with pytest.raises(InvalidInput, match=r"needs log-likelihoods.*does not echo") as caught:
+        launch_evaluation(world, benchmark="facts", **launch)
+    assert "Score generated answers" in caught.value.remedy
+    with pytest.raises(InvalidInput, match="needs log-likelihoods"):
+        forecast_evaluations(world, [resolve_evaluated(world, "Far")], {"facts": EvaluationConfig()})
+    with pytest.raises(InvalidInput, match="loss on whole texts"):
+        launch_evaluation(world, benchmark="stories", **launch)
+    with pytest.raises(InvalidInput, match="engine is plain"):
+        launch_evaluation(world, benchmark="questions", config=EvaluationConfig(engine="plain"), **launch)
+    assert launch_evaluation(world, benchmark="facts", kind="generation", **launch).status is Status.QUEUED
+    api.completions = False
+    register(world, api, name="Chat only")
+    with pytest.raises(InvalidInput, match="no completions of a text"):
+        launch_evaluation(world, endpoint="Chat only", benchmark="questions", config=EvaluationConfig(chat="off"), person=LOCAL)
+    api.chat = False
+    with pytest.raises(InvalidInput, match="no chat completions and no completions"):
+        register(world, api, name="Nothing")
+
+
+def test_accounts_add_no_address_and_names_are_unique(world: Context, api: FakeApi) -> None:
+    config = read_config(url=api.url, model="m")
+    with pytest.raises(NotAllowed, match="can't name an address"):
+        add_endpoint(world, name="Far", config=config, person=Person("u", "Ada", "admin"))
+    register(world, api)
+    with pytest.raises(Conflict, match="already"):
+        register(world, api)
+    with pytest.raises(NotFound, match="There are: Far"):
+        launch_evaluation(world, endpoint="Fer", benchmark="questions", person=LOCAL)
+    assert resolve_evaluated(world, api.url, model="m").name == "Far"
+    with pytest.raises(NotFound, match="with the model 'x'"):
+        resolve_evaluated(world, api.url, model="x")
+    with pytest.raises(InvalidInput, match="one subject"):
+        launch_evaluation(world, benchmark="questions", person=LOCAL)
+
+
+def test_a_removed_api_keeps_its_evaluations_and_comes_back_with_them(world: Context, api: FakeApi) -> None:
+    register(world, api)
+    done = work(world, launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL))
+    remove_endpoint(world, "Far", person=LOCAL)
+    assert list_evaluated(world) == []
+    assert get_evaluation(world, done.id).checkpoint == "Far"
+    with pytest.raises(NotFound):
+        launch_again(world, done, person=LOCAL)
+    register(world, api)
+    reused = launch_evaluation(world, endpoint="Far", benchmark="questions", person=LOCAL)
+    assert (reused.id, reused.reused) == (done.id, True)
+    with pytest.raises(InvalidInput, match="network of an endpoint is not here"):
+        launch_check(world, done.id, person=LOCAL)
+    with world.db.read() as session:
+        payload = json.dumps(session.get_one(Evaluation, done.id).config)
+    assert "key_env" not in payload
