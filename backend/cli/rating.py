@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from backend.cli.boards import freeze, verify
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
@@ -64,6 +65,10 @@ def fit(
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{votes.name} is not UTF-8 text.", remedy="Save it as UTF-8.") from error
     emit(to_document(table), as_json=as_json, text=to_text(table))
+
+
+app.command("freeze")(freeze)
+app.command("verify")(verify)
 
 
 def to_document(table: RatingTable) -> dict[str, Any]:

@@ -12,8 +12,12 @@ from backend.services.battles.views import CampaignView, get_campaign, list_camp
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from pages.components import routes
+from pages.components.battles.answers import draw_answers
+from pages.components.battles.board import draw_board
 from pages.components.battles.campaign_form import draw_campaign_form
-from pages.components.battles.standings import draw_bias, draw_leaderboard, draw_matrix, draw_raters, draw_verdicts
+from pages.components.battles.frozen import draw_frozen_board
+from pages.components.battles.raters import draw_raters
+from pages.components.battles.standings import draw_way_to_verdict
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
@@ -201,36 +205,46 @@ def draw_loop(ctx: Context, person: Person, campaign: CampaignView, table: Stand
 
 
 def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
-    """Draw one campaign."""
+    """Draw one campaign: its state, and a tab for each question about it."""
     campaign = get_campaign(ctx, campaign_id)
     draw_head(ctx, person, campaign)
     draw_rematch_state(ctx, person, campaign)
     if campaign.is_writing:
         draw_writing(ctx, campaign.id, votable=campaign.completions > 0)
     board = standings(ctx, campaign.id)
-    if board.table is not None:
-        draw_leaderboard(board)
-        st.subheader("Verdicts", anchor=False)
-        draw_verdicts(board)
-        draw_bias(board)
-        with st.expander("Win matrix", icon=":material/grid_on:", key="matrix"):
-            draw_matrix(board)
-        draw_loop(ctx, person, campaign, board)
-    elif campaign.completions and not campaign.is_standing:
+    draw_way_to_verdict(board)
+    names = ["Board", "Answers", "Raters", "Contestants", "Train"] if campaign.num_votes else ["Raters", "Contestants"]
+    if not campaign.num_votes and campaign.completions and not campaign.is_standing:
         empty_state("No votes yet. Vote yourself, or send a link: it opens the ballot alone, without an account.")
-    st.subheader("Raters", anchor=False)
-    draw_raters(ctx, person, campaign)
-    st.subheader("Contestants", anchor=False)
-    every = 1.5 if campaign.is_writing else None
-    st.fragment(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)), run_every=every)()
+    for name, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
+        if tab.open:
+            with tab:
+                draw_tab(ctx, person, campaign, board, name=name)
+
+
+def draw_tab(ctx: Context, person: Person, campaign: CampaignView, board: Standings, *, name: str) -> None:
+    """Draw the open tab of a campaign."""
+    if name == "Board":
+        draw_board(ctx, person, campaign, board)
+    elif name == "Answers":
+        draw_answers(ctx, campaign)
+    elif name == "Raters":
+        draw_raters(ctx, person, campaign)
+    elif name == "Train":
+        draw_loop(ctx, person, campaign, board)
+    else:
+        every = 1.5 if campaign.is_writing else None
+        st.fragment(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)), run_every=every)()
 
 
 with page_frame("Battles", "Blind votes between checkpoints: ratings with intervals, and preference data for training.", way_back=True) as (
     context_,
     person_,
 ):
-    wanted_ = st.query_params.get("campaign")
-    if wanted_:
+    wanted_, board_ = st.query_params.get("campaign"), st.query_params.get("board")
+    if board_:
+        draw_frozen_board(context_, board_)
+    elif wanted_:
         draw_campaign(context_, person_, wanted_)
     else:
         draw_list(context_, person_)

@@ -10,12 +10,13 @@ from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import Run, Vote
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
+from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.raters import create_rater_link, list_raters, rater_for
 from backend.services.battles.views import get_campaign, list_campaigns
 from backend.services.context import LOCAL, Context
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
 from tests.support.battle_world import add_checkpoint, add_prompts, make_campaign, prefer, vote_all, write_all
-from tests.support.opening import assert_sound, open_page, words
+from tests.support.opening import assert_sound, figures, open_page, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>  two  spaces"
@@ -74,10 +75,11 @@ def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Con
     app = open_page("evaluate/battles.py", campaign=campaign.id)
     assert_sound(app)
     assert "Elm is better than Oak" in words(app)
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
     assert "8 preference pairs" in words(app)
     app.button(key="dpo_go").click().run()
     assert not app.exception
-    open_page("evaluate/battles.py", campaign=campaign.id).button(key="dpo_go").click().run()
+    open_page("evaluate/battles.py", campaign=campaign.id, tab="Train").button(key="dpo_go").click().run()
     with site.db.read() as session:
         assert len(session.scalars(select(Run)).all()) == 1
     rematch = next(c for c in list_campaigns(site) if c.parent_id == campaign.id)
@@ -85,6 +87,43 @@ def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Con
     assert_sound(app)
     assert "held out" in words(app)
     assert "starts when its run has finished" in words(app)
+
+
+def test_answers_are_shown_as_text_with_their_votes(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=3, write=False)
+    write_all(site, campaign.id, text=lambda name, prompt: f"{name}: {EVIL}")
+    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Answers")
+    assert_sound(app)
+    assert f"Elm: {EVIL}" in [text.value for text in app.text]
+    assert "Votes between Elm and Oak" in figures(app)
+
+
+def test_a_rater_is_excluded_with_a_reason_and_the_board_says_so(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=4)
+    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
+    app.text_input(key="exclude_reason").set_value("Did not read the answers")
+    app.run()
+    app.button(key="exclude_go").click().run()
+    assert_sound(app)
+    assert "you excluded" in words(app)
+    assert "No votes match these options" in words(open_page("evaluate/battles.py", campaign=campaign.id, tab="Board"))
+
+
+def test_a_board_is_frozen_and_verified_on_its_page(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=6)
+    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Board")
+    app.text_input(key="freeze_name").set_value("Before release 2")
+    app.run()
+    app.button(key="freeze_go").click().run()
+    (board,) = list_frozen_boards(site, campaign.id)
+    app = open_page("evaluate/battles.py", board=board.id)
+    assert_sound(app)
+    assert board.digest in words(app)
+    app.button(key="board_verify").click().run()
+    assert "Verified" in words(app)
 
 
 def test_an_unknown_campaign_is_reported(site: Context) -> None:

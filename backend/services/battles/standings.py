@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from statistics import median
+from threading import Lock
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,13 +15,17 @@ from sqlalchemy.orm import Session
 from backend.db.tables import CampaignPrompt, Contestant, Rater
 from backend.domain.battles.agreement import Agreement, vote_agreement
 from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.ratings import RatingTable, fit_ratings
+from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.rating_table import RatingTable
+from backend.domain.battles.ratings import rate
 from backend.domain.battles.verdicts import PairVerdict, pair_verdict
-from backend.domain.battles.votes import VoteRecord
-from backend.services.battles.views import ValidVote, contestant_names, find_campaign, valid_votes
+from backend.domain.battles.votes import VoteRecord, encode_votes
+from backend.services.battles.views import contestant_names, find_campaign, valid_votes
+from backend.services.battles.vote_records import CampaignVotes, read_votes, votes_revision
 from backend.services.context import Context
 
 ALPHA = 0.05
+MAX_REMEMBERED = 32
 CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "seconds", "sampling_probability", "voted_at")
 
 
@@ -27,7 +33,8 @@ CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "seconds", "sampling_proba
 class Standings:
     """`table` is None without votes. `checkpoints` maps a contestant's name to its checkpoint's id; `unrated` have no votes yet.
 
-    `verdicts` list neighbours on the leaderboard first, then the others; each pair once, at a family-wise error rate of 5 %.
+    `verdicts` list neighbours on the leaderboard first, then the others; each pair once, at a family-wise error rate of 5 %. `excluded`
+    are the names of raters left out of the board of the campaign, `categories` those of its prompts.
     """
 
     table: RatingTable | None
@@ -38,35 +45,61 @@ class Standings:
     num_votes: int
     median_s: float | None
     both_bad_share: float | None
+    excluded: tuple[str, ...] = ()
+    num_excluded_votes: int = 0
+    categories: tuple[str, ...] = ()
 
 
-def standings(ctx: Context, campaign_id: str) -> Standings:
-    """Rate the contestants of a campaign by the valid votes. Intervals are clustered by prompt and rater."""
+_remembered: OrderedDict[tuple[object, ...], Standings] = OrderedDict()
+_remembering = Lock()
+
+
+def standings(ctx: Context, campaign_id: str, *, options: RatingOptions | None = None, with_excluded: bool = False) -> Standings:
+    """Rate the contestants of a campaign by its valid votes. Votes of excluded raters count only `with_excluded`.
+
+    The same votes and options are computed once a process. Raises NotFound for a campaign, InvalidInput for an unknown category.
+    """
+    options = options or RatingOptions()
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
         gap = CampaignConfig.model_validate(campaign.config.get("config", {})).smallest_gap
-        names = _names(session, campaign_id)
-        checkpoints = {
-            names[row.id]: row.checkpoint_id
-            for row in session.scalars(select(Contestant).where(Contestant.campaign_id == campaign_id))
-            if row.checkpoint_id is not None
-        }
-        votes = valid_votes(session, campaign_id)
-    records = [_record(vote, names) for vote in votes]
-    times = [vote.duration_ms / 1000 for vote in votes if vote.duration_ms is not None]
+        key = (ctx.db.url, campaign_id, votes_revision(session, campaign_id), options, with_excluded, gap)
+        with _remembering:
+            if key in _remembered:
+                _remembered.move_to_end(key)
+                return _remembered[key]
+        votes = read_votes(session, campaign_id, with_excluded=with_excluded, with_forms=bool(options.control))
+        checkpoints = _checkpoints(session, campaign_id)
+        raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_(votes.excluded))).all())
+    board = _standings(votes, checkpoints, sorted(raters.values()), options=options, gap=gap)
+    with _remembering:
+        _remembered[key] = board
+        while len(_remembered) > MAX_REMEMBERED:
+            _remembered.popitem(last=False)
+    return board
+
+
+def _standings(
+    votes: CampaignVotes, checkpoints: dict[str, str | None], excluded: list[str], *, options: RatingOptions, gap: float
+) -> Standings:
+    records = [record for record in votes.records if options.category is None or record.category == options.category]
+    times = [vote.duration_ms / 1000 for vote in votes.votes if vote.duration_ms is not None]
     pace = median(times) if times else None
-    table = fit_ratings(records) if records else None
+    table = rate(encode_votes(records), options) if records else None
     rated = table.contestants if table else ()
     order = [*rated, *sorted(set(checkpoints) - set(rated))]
     return Standings(
         table=table,
         verdicts=_verdicts(records, order, gap=gap, pace=pace) if records else (),
         agreement=vote_agreement(records, num_resamples=200) if records else None,
-        checkpoints=checkpoints,
+        checkpoints={name: checkpoint for name, checkpoint in checkpoints.items() if checkpoint is not None},
         unrated=tuple(name for name in order if name not in rated),
         num_votes=len(records),
         median_s=pace,
         both_bad_share=sum(record.winner == "BOTH_BAD" for record in records) / len(records) if records else None,
+        excluded=tuple(excluded),
+        num_excluded_votes=votes.num_excluded_votes,
+        categories=votes.categories,
     )
 
 
@@ -83,7 +116,7 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
     """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
-        names = _names(session, campaign_id)
+        names = contestant_names(session, campaign_id)
         votes = valid_votes(session, campaign_id)
         positions = dict(
             session.execute(select(CampaignPrompt.id, CampaignPrompt.position).where(CampaignPrompt.campaign_id == campaign_id)).all()
@@ -105,28 +138,41 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
             f"{vote.sampling_probability:.6g}",
             f"{vote.created_at:%Y-%m-%dT%H:%M:%SZ}",
         ]
-        writer.writerow([_safe_cell(cell) for cell in row])
+        writer.writerow([safe_cell(cell) for cell in row])
     return out.getvalue()
 
 
 def _verdicts(records: list[VoteRecord], order: list[str], *, gap: float, pace: float | None) -> tuple[PairVerdict, ...]:
-    places = [(one, other) for one in range(len(order)) for other in range(one + 1, len(order))]
-    places.sort(key=lambda pair: (pair[1] - pair[0], pair[0]))
-    alpha = ALPHA / len(places)
+    by_pair: dict[frozenset[str], list[VoteRecord]] = defaultdict(list)
+    for record in records:
+        by_pair[frozenset((record.a, record.b))].append(record)
+    ranks = [(above, below) for above in range(len(order)) for below in range(above + 1, len(order))]
+    ranks.sort(key=lambda pair: (pair[1] - pair[0], pair[0]))
+    alpha = ALPHA / len(ranks)
     return tuple(
-        pair_verdict(records, order[one], order[other], smallest_gap_elo=gap, alpha=alpha, seconds_per_vote=pace) for one, other in places
+        pair_verdict(
+            by_pair.get(frozenset((order[above], order[below])), ()),
+            order[above],
+            order[below],
+            smallest_gap_elo=gap,
+            alpha=alpha,
+            seconds_per_vote=pace,
+        )
+        for above, below in ranks
     )
 
 
-def _record(vote: ValidVote, names: dict[str, str]) -> VoteRecord:
-    return VoteRecord(
-        prompt=vote.prompt_key, rater=vote.rater_id, a=names[vote.a], b=names[vote.b], winner=vote.label, identical=vote.identical
+def _checkpoints(session: Session, campaign_id: str) -> dict[str, str | None]:
+    """Return each contestant's checkpoint by the contestant's name; None for an endpoint or a file. Authors of gold pairs are none."""
+    names = contestant_names(session, campaign_id)
+    rows = session.execute(
+        select(Contestant.id, Contestant.checkpoint_id).where(
+            Contestant.campaign_id == campaign_id, Contestant.kind.not_in(("gold_better", "gold_worse"))
+        )
     )
+    return {names[contestant_id]: checkpoint_id for contestant_id, checkpoint_id in rows}
 
 
-def _names(session: Session, campaign_id: str) -> dict[str, str]:
-    return contestant_names(session, campaign_id)
-
-
-def _safe_cell(cell: str) -> str:
+def safe_cell(cell: str) -> str:
+    """Return a cell that no spreadsheet reads as a formula."""
     return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell

@@ -189,6 +189,15 @@ def get_campaign(ctx: Context, campaign_id: str) -> CampaignView:
         return campaign_view(session, find_campaign(session, campaign_id))
 
 
+def resolve_campaign(ctx: Context, name: str) -> CampaignView:
+    """Return a campaign by its id or its name. Raises NotFound."""
+    with ctx.db.read() as session:
+        row = session.get(Campaign, name) or session.scalar(select(Campaign).where(Campaign.name == name))
+        if row is None:
+            raise NotFound(f"There is no campaign “{name}”.", remedy="The Battles page lists all campaigns.", field="campaign")
+        return campaign_view(session, row)
+
+
 def find_campaign(session: Session, campaign_id: str) -> Campaign:
     """Return the row of a campaign. Raises NotFound."""
     campaign = session.get(Campaign, campaign_id)

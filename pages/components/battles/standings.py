@@ -1,20 +1,17 @@
-"""Standings of a campaign: leaderboard, verdicts, win matrix, bias checks, raters."""
+"""Standings of a campaign: verdicts, win matrix, bias checks."""
 
 from __future__ import annotations
+
+from math import log
 
 import streamlit as st
 
 from backend.domain.battles.verdicts import PairVerdict
 from backend.domain.wording import plural
-from backend.services.battles.raters import LOCAL_RATER, RaterRow, create_rater_link, list_raters, revoke_rater_link
 from backend.services.battles.standings import Standings
-from backend.services.battles.views import CampaignView
-from backend.services.context import Context, Person
-from pages.components.battles.charts import interval_chart, rating_marks, win_chart
+from pages.components.battles.charts import win_chart
 from pages.components.charts.style import STATIC
-from pages.components.frame import errors_shown, plain
-from pages.components.tables import draw_table
-from pages.components.words import day
+from pages.components.frame import plain
 
 BADGES = {
     "better": ("decided", "green", "check_circle"),
@@ -24,42 +21,21 @@ BADGES = {
 MAX_VERDICTS = 6
 
 
-def draw_leaderboard(standings: Standings) -> None:
-    """Draw ratings with intervals as figure and table."""
-    table = standings.table
-    if table is None:
+def draw_way_to_verdict(standings: Standings) -> None:
+    """Draw how near the first two contestants are to a verdict: evidence on a log scale, and the votes that are still needed."""
+    verdict = next((verdict for verdict in standings.verdicts if verdict.outcome == "undecided"), None)
+    if not standings.verdicts or standings.table is None:
         return
-    leader = table.ratings[0]
-    st.plotly_chart(
-        interval_chart(rating_marks(table.ratings), title="Rating, 95 % interval", reference=1000.0),
-        key="ratings_chart",
-        config=STATIC,
-        alt=f"{leader.contestant} leads with {leader.rating:.0f}",
-    )
-    draw_table(
-        [
-            {
-                "Rank": f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}",
-                "Contestant": row.contestant,
-                "Rating": round(row.rating),
-                "Interval": f"{row.low:.0f} to {row.high:.0f}",
-                "Votes": row.votes,
-                "Won": row.wins,
-                "Lost": row.losses,
-                "Tied": row.ties,
-                "Both bad": f"{row.both_bad_rate:.0%}",
-            }
-            for row in table.ratings
-        ],
-        key="ratings_table",
-        alt="Ratings",
-    )
-    st.caption("Rank: range consistent with the votes, simultaneous over all pairs.")
-    if standings.unrated:
-        st.caption(f"No votes yet: {plain(', '.join(standings.unrated))}")
-    for note in table.notes:
-        st.caption(f":material/info: {plain(note)}")
-    st.caption(plain(f"Method: {table.method}."))
+    decided = sum(verdict.outcome != "undecided" for verdict in standings.verdicts)
+    if verdict is None:
+        every = "The pair is" if decided == 1 else f"All {decided} pairs are"
+        st.progress(1.0, text=f"{every} decided.")
+        return
+    leading = standings.verdicts[0]
+    share = 1.0 if leading.outcome != "undecided" else min(1.0, max(0.0, log(max(leading.e_value, 1.0)) / log(leading.threshold)))
+    needed = f", about {plural(leading.votes_needed, 'more vote')}" if leading.votes_needed else ""
+    text = f"{plain(leading.first)} against {plain(leading.second)}: evidence {leading.e_value:.3g} of {leading.threshold:.3g}{needed}"
+    st.progress(share, text=text + (f" · {decided} of {plural(len(standings.verdicts), 'pair')} decided" if decided else ""))
 
 
 def draw_verdicts(standings: Standings) -> None:
@@ -114,42 +90,3 @@ def draw_matrix(standings: Standings) -> None:
         win_chart(standings.table.wins), key="win_chart", config=STATIC, alt="Share of votes each contestant earned against each other"
     )
     st.caption("Win share of the row against the column; ties and both bad count half.")
-
-
-def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
-    """Draw the raters and the form for rater links."""
-    rows = list_raters(ctx, campaign.id)
-    if rows:
-        draw_table([_rater_line(row) for row in rows], key="raters", alt="Raters")
-    if not person.may_build or not campaign.is_open or campaign.is_standing:
-        return
-    with st.form("rater_link", border=False, clear_on_submit=True):
-        left, middle, right = st.columns([3, 1, 1.4], vertical_alignment="bottom")
-        name = left.text_input("Invite a rater", key="rater_name", placeholder="Name or pseudonym", max_chars=80)
-        days = middle.number_input("Days", 1, 365, 14, key="rater_days")
-        if right.form_submit_button("Create link", icon=":material/link:", width="stretch"):
-            with errors_shown():
-                st.session_state["fresh_link"] = create_rater_link(ctx, campaign.id, name=name, days=int(days), person=person).url
-    if "fresh_link" in st.session_state:
-        st.success("Copy it now: it is shown only once. It opens only this ballot.", icon=":material/link:")
-        st.code(st.session_state.pop("fresh_link"), language=None, wrap_lines=True)
-    valid = [row for row in rows if row.is_link and row.rater.expires_at and row.rater.expires_at > ctx.now()]
-    if valid:
-        names = {row.rater.id: row.rater.name for row in valid}
-        with st.popover("Revoke a link", icon=":material/link_off:", key="end_link_menu"):
-            chosen = st.selectbox("Whose", list(names), format_func=names.__getitem__, key="end_link_whose")
-            if st.button("End it", key="end_link", help="Votes are kept."):
-                with errors_shown():
-                    revoke_rater_link(ctx, chosen, person=person)
-                    st.rerun()
-
-
-def _rater_line(row: RaterRow) -> dict[str, object]:
-    return {
-        "Rater": row.rater.name,
-        "Access": "link" if row.is_link else "account" if row.rater.id != LOCAL_RATER else "this machine",
-        "Votes": row.num_votes,
-        "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
-        "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",
-        "Link expires": day(row.rater.expires_at) if row.rater.expires_at else None,
-    }

@@ -1,0 +1,88 @@
+"""`roundhouse rating freeze|verify`: a named, hashed board of a campaign or of a file of votes, and the proof that it is unchanged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.exit_status import FAILED
+from backend.cli.output import JsonFlag, command, emit
+from backend.db.base import utc_now
+from backend.domain.battles.frozen import Verification, digest_of, freeze_document, verify_document
+from backend.domain.battles.options import RatingOptions
+from backend.domain.battles.vote_files import parse_votes
+from backend.errors import InvalidInput, NotFound
+from backend.services.battles.frozen_boards import export_board, freeze_board, get_frozen_board, program_version
+from backend.services.battles.views import resolve_campaign
+from backend.services.context import LOCAL
+
+
+@command
+def freeze(
+    source: Annotated[str, typer.Argument(help="A campaign's name or id, or a file of votes.")],
+    name: Annotated[str, typer.Option(help="Name of the board.")],
+    to: Annotated[Path | None, typer.Option(help="Write the board to this file; needed for a file of votes.")] = None,
+    method: Annotated[str, typer.Option(help="bradley_terry, davidson or rao_kupper.")] = "bradley_terry",
+    cluster_by: Annotated[str, typer.Option(help="two_way, prompt, rater or none.")] = "two_way",
+    control: Annotated[str, typer.Option(help="Hold answers equal in length, style, or length,style.")] = "",
+    reweight: Annotated[bool, typer.Option("--reweight", help="Weight votes as if each pair had been drawn equally often.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Freeze a leaderboard with its votes, options, seed and version."""
+    controls = [feature.strip() for feature in control.split(",") if feature.strip()]
+    options = RatingOptions.of(method=method, cluster_by=cluster_by, control=controls, reweight=reweight)
+    if Path(source).is_file():
+        if to is None:
+            raise InvalidInput("A board of a file is not stored here.", remedy="Name a file to write: --to board.json.", field="to")
+        at, version = utc_now(), program_version()
+        votes = parse_votes(Path(source).read_text(encoding="utf-8-sig"))
+        document, _ = freeze_document(votes, options, campaign=Path(source).name, name=name, at=at, version=version)
+        board_id, digest = None, digest_of(document)
+        text = json.dumps({"digest": digest, "document": document}, ensure_ascii=False)
+    else:
+        ctx = get_context()
+        board = freeze_board(ctx, resolve_campaign(ctx, source).id, name=name, options=options, person=LOCAL)
+        board_id, digest, document, text = board.id, board.digest, board.document, export_board(board, form="json")
+    if to is not None:
+        to.write_text(text, encoding="utf-8")
+    result = {"board": board_id, "name": name, "digest": digest, "votes": len(document["votes"]), "file": str(to) if to else None}
+    emit({**result, "ratings": document["ratings"]}, as_json=as_json, text=f"{name}: {result['votes']} votes, SHA-256 {digest}")
+
+
+@command
+def verify(
+    board: Annotated[str, typer.Argument(help="A file that `rating freeze` wrote, or the id of a stored board.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Compute a frozen board's hash and ratings again. Exit status 1 if they differ."""
+    document, digest = _read_board(board)
+    result = verify_document(document, digest=digest, version=program_version())
+    emit({"passed": result.passed, **asdict(result)}, as_json=as_json, text=_describe(result))
+    if not result.passed:
+        raise typer.Exit(FAILED)
+
+
+def _read_board(board: str) -> tuple[dict[str, Any], str | None]:
+    file = Path(board)
+    if not file.is_file():
+        if file.suffix:
+            raise NotFound(f"There is no file {board}.")
+        stored = get_frozen_board(get_context(), board)
+        return stored.document, stored.digest
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return dict(content["document"]), content.get("digest")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(f"{file.name} holds no frozen board.", remedy="Give a file that `rating freeze` wrote.") from error
+
+
+def _describe(result: Verification) -> str:
+    if result.passed:
+        return f"Verified: {result.num_votes} votes give the same ratings, SHA-256 {result.digest}."
+    lines = [f"The hash is {result.digest}, not the stored one."] if result.digest_matches is False else []
+    return "\n".join([*lines, *result.differences])

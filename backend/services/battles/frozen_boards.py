@@ -1,0 +1,153 @@
+"""Freeze a campaign's leaderboard under a name, read it by its address, verify and export it."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Campaign, FrozenBoard, User
+from backend.domain.battles.frozen import Verification, digest_of, freeze_document, verify_document
+from backend.domain.battles.options import RatingOptions
+from backend.domain.names import clean_name
+from backend.errors import Conflict, InvalidInput, NotFound
+from backend.services.battles.exclusions import list_exclusions
+from backend.services.battles.standings import safe_cell
+from backend.services.battles.views import find_campaign
+from backend.services.battles.vote_records import read_votes
+from backend.services.context import Context, Person, require_builder
+
+
+@dataclass(frozen=True)
+class FrozenBoardView:
+    """A frozen board. `document` is what `domain.battles.frozen` describes; `digest` its SHA-256 when it was frozen."""
+
+    id: str
+    campaign_id: str
+    campaign: str
+    name: str
+    digest: str
+    document: dict[str, Any]
+    by: str | None
+    created_at: datetime
+
+    @property
+    def ratings(self) -> list[dict[str, Any]]:
+        """Rows of the leaderboard, best first."""
+        return list(self.document["ratings"])
+
+
+def program_version() -> str:
+    """Return the version of this program, as a frozen board stores it."""
+    return version("roundhouse")
+
+
+def freeze_board(ctx: Context, campaign_id: str, *, name: str, options: RatingOptions, person: Person) -> FrozenBoardView:
+    """Store the board of this moment under a name. Raises InvalidInput without votes, Conflict for a name that is taken, NotAllowed."""
+    require_builder(person)
+    name = clean_name(name, what="A frozen board")
+    with ctx.db.read() as session:
+        campaign = find_campaign(session, campaign_id)
+        if session.scalar(select(FrozenBoard.id).where(FrozenBoard.campaign_id == campaign_id, FrozenBoard.name == name)):
+            raise Conflict(f"This campaign has a frozen board “{name}” already.", remedy="Choose another name.", field="name")
+        title = campaign.name
+        votes = read_votes(session, campaign_id, with_forms=True).records
+    if not votes:
+        raise InvalidInput("There are no votes to freeze.", remedy="Vote first.", field="campaign")
+    decisions = list_exclusions(ctx, campaign_id)
+    newest = {decision.rater_id: decision for decision in reversed(decisions)}
+    excluded = [{"reason": decision.reason} for decision in newest.values() if decision.excluded]
+    at = ctx.now()
+    document, _ = freeze_document(votes, options, campaign=title, name=name, at=at, version=program_version(), excluded=excluded)
+    with ctx.db.write() as session:
+        row = FrozenBoard(
+            campaign_id=campaign_id, name=name, digest=digest_of(document), document=document, created_by=person.id, created_at=at
+        )
+        session.add(row)
+        session.flush()
+        return _view(session, row)
+
+
+def list_frozen_boards(ctx: Context, campaign_id: str) -> list[FrozenBoardView]:
+    """Return a campaign's frozen boards, newest first."""
+    with ctx.db.read() as session:
+        rows = session.scalars(select(FrozenBoard).where(FrozenBoard.campaign_id == campaign_id).order_by(FrozenBoard.created_at.desc()))
+        return [_view(session, row) for row in rows]
+
+
+def get_frozen_board(ctx: Context, board_id: str) -> FrozenBoardView:
+    """Return a frozen board. Raises NotFound."""
+    with ctx.db.read() as session:
+        row = session.get(FrozenBoard, board_id)
+        if row is None:
+            raise NotFound(f"There is no frozen board {board_id}.", remedy="The page of its campaign lists all.", field="board")
+        return _view(session, row)
+
+
+def verify_board(ctx: Context, board_id: str) -> Verification:
+    """Compute a frozen board's digest and ratings again. Raises NotFound."""
+    board = get_frozen_board(ctx, board_id)
+    return verify_document(board.document, digest=board.digest, version=program_version())
+
+
+def export_board(board: FrozenBoardView, *, form: str) -> str:
+    """Return a frozen board as `json` (the document, which `rating verify` reads), `csv` (its ratings) or `html` (a page of its own)."""
+    if form == "json":
+        return json.dumps({"digest": board.digest, "document": board.document}, ensure_ascii=False)
+    if form == "csv":
+        return _csv(board)
+    if form == "html":
+        return _html(board)
+    raise InvalidInput(f"A board can't be exported as {form!r}.", remedy="Use json, csv or html.", field="format")
+
+
+def _csv(board: FrozenBoardView) -> str:
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    rows = board.ratings
+    writer.writerow(list(rows[0]))
+    for row in rows:
+        writer.writerow([safe_cell(str(value)) if isinstance(value, str) else value for value in row.values()])
+    return out.getvalue()
+
+
+def _html(board: FrozenBoardView) -> str:
+    document = board.document
+    lines = []
+    for row in board.ratings:
+        low, high = row["rank_low"], row["rank_high"]
+        cells = [
+            str(low) if low == high else f"{low}–{high}",
+            str(row["contestant"]),
+            f"{row['rating']:.0f}",
+            f"{row['low']:.0f} to {row['high']:.0f}",
+            f"{row['votes']:,}",
+        ]
+        lines.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    heads = "".join(f"<th>{head}</th>" for head in ("Rank", "Contestant", "Rating", "Interval", "Votes"))
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in document["notes"])
+    title = html.escape(f"{board.name}: {board.campaign}")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>'
+        "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
+        "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.4rem .6rem;border-bottom:1px solid #ccc}"
+        "code{overflow-wrap:anywhere}@media(prefers-color-scheme:dark){body{background:#1b1a18;color:#eee}}</style></head>"
+        f"<body><h1>{title}</h1><p>Frozen {board.created_at:%Y-%m-%d %H:%M} UTC, {len(document['votes']):,} votes.</p>"
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        f"<p>{html.escape(document['method'])}</p><ul>{notes}</ul><p>SHA-256 <code>{board.digest}</code>, "
+        f"version {html.escape(document['version'])}</p></body></html>"
+    )
+
+
+def _view(session: Session, row: FrozenBoard) -> FrozenBoardView:
+    campaign = session.get_one(Campaign, row.campaign_id)
+    by = session.get(User, row.created_by) if row.created_by else None
+    return FrozenBoardView(row.id, campaign.id, campaign.name, row.name, row.digest, row.document, by.name if by else None, row.created_at)

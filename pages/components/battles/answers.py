@@ -1,0 +1,106 @@
+"""Answers of a campaign: each prompt with the answers that raters compared, their votes and their notes. Text is never rendered."""
+
+from __future__ import annotations
+
+import math
+
+import streamlit as st
+
+from backend.domain.wording import plural
+from backend.services.battles.answers import AnswerPair, Order, PromptAnswers, Remark, list_answers
+from backend.services.battles.views import CampaignView
+from backend.services.context import Context
+from pages.components.charts.html import Share, figure, stacked_bar
+from pages.components.charts.style import ACCENT, BLUE, MUTED, fade, short_name
+from pages.components.frame import empty_state, plain
+
+ORDERS: dict[Order, str] = {"prompt": "Prompt order", "votes": "Most votes", "split": "Most split"}
+PAGE_SIZE = 8
+LONG_TEXT = 900
+
+
+def draw_answers(ctx: Context, campaign: CampaignView) -> None:
+    """Draw the filters and one page of voted prompts."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        order = st.segmented_control(
+            "Sort by", list(ORDERS), format_func=ORDERS.__getitem__, default="prompt", required=True, key="answers_order"
+        )
+        categories_slot = st.container(width=220)
+        only_remarks = st.toggle("With notes or flags only", key="answers_remarks")
+    page_number = st.session_state.get("answers_page", 1)
+    category = st.session_state.get("answers_category")
+    answers = list_answers(
+        ctx,
+        campaign.id,
+        order=order or "prompt",
+        category=category,
+        only_remarks=only_remarks,
+        offset=(page_number - 1) * PAGE_SIZE,
+        limit=PAGE_SIZE,
+    )
+    if answers.categories:
+        categories_slot.selectbox("Category", answers.categories, index=None, placeholder="All", key="answers_category")
+    if not answers.total:
+        empty_state("No votes match these filters." if category or only_remarks else "No votes yet.")
+        return
+    for prompt in answers.prompts:
+        _draw_prompt(prompt)
+    pages = math.ceil(answers.total / PAGE_SIZE)
+    if pages > 1:
+        st.pagination(pages, key="answers_page")
+
+
+def _draw_prompt(prompt: PromptAnswers) -> None:
+    votes = sum(pair.votes for pair in prompt.pairs)
+    with st.container(border=True):
+        parts = [f"Prompt {prompt.number}", *([prompt.category] if prompt.category else []), plural(votes, "vote")]
+        st.caption(plain(" · ".join(parts)))
+        for role, text in prompt.messages:
+            if role != "user" or len(prompt.messages) > 1:
+                st.caption(plain(role.capitalize()))
+            _draw_text(text)
+        for number, pair in enumerate(prompt.pairs):
+            _draw_pair(pair, key=f"{prompt.prompt_id}_{number}")
+
+
+def _draw_pair(pair: AnswerPair, *, key: str) -> None:
+    st.html(figure(stacked_bar(_shares(pair)), alt=f"Votes between {pair.first} and {pair.second}"))
+    if pair.is_identical:
+        st.caption("Both gave the same answer, which counts as a tie and is not shown to raters.")
+        _draw_text(pair.first_text)
+        return
+    is_long = max(len(pair.first_text), len(pair.second_text)) > LONG_TEXT
+    for column, name, text in zip(st.columns(2), (pair.first, pair.second), (pair.first_text, pair.second_text), strict=True):
+        with column, st.container(border=True, height=320 if is_long else "stretch", key=f"answer_{key}_{name == pair.first}"):
+            st.caption(plain(name))
+            _draw_text(text)
+    for remark in pair.remarks:
+        _draw_remark(remark)
+
+
+def _shares(pair: AnswerPair) -> list[Share]:
+    return [
+        Share(short_name(pair.first), pair.first_wins, str(pair.first_wins), ACCENT),
+        Share("tie", pair.ties, str(pair.ties), fade(MUTED, 0.55)),
+        Share("both bad", pair.both_bad, str(pair.both_bad), MUTED),
+        Share(short_name(pair.second), pair.second_wins, str(pair.second_wins), BLUE),
+    ]
+
+
+def _draw_remark(remark: Remark) -> None:
+    parts = [f"{remark.rater} ({remark.preferred})", *remark.reasons]
+    if remark.flag:
+        parts.append(f"flagged: {remark.flag}")
+    st.caption(f":material/comment: {plain(' · '.join(parts))}")
+    if remark.note:
+        st.text(remark.note, width="stretch")
+    if remark.rewrite:
+        st.caption("Rewritten answer")
+        st.text(remark.rewrite, width="stretch")
+
+
+def _draw_text(text: str) -> None:
+    if text.strip():
+        st.text(text, width="stretch")
+    else:
+        st.caption("(empty)")

@@ -1,0 +1,191 @@
+"""Board of a campaign: ratings by chosen options, differences, verdicts, checks, and frozen copies."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import streamlit as st
+
+from backend.domain.battles.clusters import ClusterBy
+from backend.domain.battles.likelihoods import Method
+from backend.domain.battles.options import Control, RatingOptions
+from backend.domain.battles.rating_table import PairDifference, RatingTable
+from backend.domain.wording import plural
+from backend.services.battles.frozen_boards import freeze_board, list_frozen_boards
+from backend.services.battles.standings import Standings, standings
+from backend.services.battles.views import CampaignView
+from backend.services.context import Context, Person
+from pages.components import routes
+from pages.components.battles.charts import interval_chart, rating_marks
+from pages.components.battles.standings import draw_bias, draw_matrix, draw_verdicts
+from pages.components.charts.style import STATIC
+from pages.components.frame import errors_shown, plain
+from pages.components.links import row_link
+from pages.components.tables import draw_table
+from pages.components.words import ago
+
+METHODS: dict[Method, str] = {"bradley_terry": "Bradley-Terry", "davidson": "Davidson", "rao_kupper": "Rao-Kupper"}
+CLUSTERS: dict[ClusterBy, str] = {
+    "two_way": "Prompt and rater",
+    "prompt": "Prompt",
+    "rater": "Rater",
+    "none": "Independent votes (too narrow)",
+}
+CONTROLS: dict[Control, str] = {"length": "Length", "style": "Headers, lists, bold"}
+TIE_PARAMETERS: dict[Method, str] = {"bradley_terry": "share of ties {:.2f}", "davidson": "ν = {:.2f}", "rao_kupper": "η = {:.2f}"}
+
+
+def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: Standings) -> None:
+    """Draw the board; `default` is that of the default options, which are drawn until others are chosen."""
+    options, with_excluded = _draw_options(default)
+    changed = options != RatingOptions() or with_excluded
+    board = standings(ctx, campaign.id, options=options, with_excluded=with_excluded) if changed else default
+    if board.table is None:
+        st.info("No votes match these options.")
+        return
+    _draw_exclusions(default, with_excluded=with_excluded)
+    _draw_ratings(board, board.table)
+    st.subheader("Verdicts", anchor=False)
+    draw_verdicts(board)
+    draw_bias(board)
+    with st.expander("Difference between neighbours", icon=":material/compare_arrows:", key="differences"):
+        _draw_differences(board.table)
+    with st.expander("Win matrix", icon=":material/grid_on:", key="matrix"):
+        draw_matrix(board)
+    with st.expander("Does the order depend on the method?", icon=":material/tune:", key="methods"):
+        _draw_methods(board.table)
+    _draw_frozen(ctx, person, campaign, options)
+
+
+def _draw_options(default: Standings) -> tuple[RatingOptions, bool]:
+    """Draw the options as a popover; return them, and whether excluded raters are counted."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        with st.popover("Rating options", icon=":material/tune:", key="rating_options"):
+            method = st.selectbox(
+                "Method",
+                list(get_args(Method)),
+                format_func=METHODS.__getitem__,
+                key="rating_method",
+                help=RatingOptions.model_fields["method"].description,
+            )
+            cluster_by = st.selectbox("Intervals clustered by", list(CLUSTERS), format_func=CLUSTERS.__getitem__, key="rating_clusters")
+            control = st.pills("Hold equal", list(CONTROLS), format_func=CONTROLS.__getitem__, selection_mode="multi", key="rating_control")
+            category = st.selectbox("Category", default.categories, index=None, placeholder="All", key="rating_category")
+            reweight = st.toggle("Weight pairs equally", key="rating_reweight", help=RatingOptions.model_fields["reweight"].description)
+        with_excluded = bool(default.num_excluded_votes) and st.toggle("Count excluded raters", key="rating_excluded")
+    return RatingOptions.of(
+        method=method, cluster_by=cluster_by, control=tuple(control), category=category, reweight=reweight
+    ), with_excluded
+
+
+def _draw_exclusions(default: Standings, *, with_excluded: bool) -> None:
+    if not default.num_excluded_votes:
+        return
+    votes = plural(default.num_excluded_votes, "vote")
+    names = plain(", ".join(default.excluded))
+    st.caption(f":material/person_off: {votes} of {names} {'are counted here' if with_excluded else 'are left out'}.")
+
+
+def _draw_ratings(board: Standings, table: RatingTable) -> None:
+    leader = table.ratings[0]
+    st.plotly_chart(
+        interval_chart(rating_marks(table.ratings), title=f"Rating, {table.level:.0%} interval", reference=1000.0),
+        key="ratings_chart",
+        config=STATIC,
+        alt=f"{leader.contestant} leads with {leader.rating:.0f}",
+    )
+    draw_table([_line(table, row.contestant) for row in table.ratings], key="ratings_table", alt="Ratings")
+    st.caption("Rank: range consistent with the votes, simultaneous over all pairs.")
+    if board.unrated:
+        st.caption(f"No votes yet: {plain(', '.join(board.unrated))}")
+    for effect in table.controls:
+        low, high = effect.effect.low or 0.0, effect.effect.high or 0.0
+        st.caption(
+            f":material/straighten: {plain(effect.feature.capitalize())}: {effect.effect.value:+.0f} rating points per standard deviation "
+            f"[{low:+.0f}, {high:+.0f}], held equal here."
+        )
+    for note in table.notes:
+        st.caption(f":material/info: {plain(note)}")
+    st.caption(plain(f"Method: {table.method}."))
+
+
+def _line(table: RatingTable, contestant: str) -> dict[str, object]:
+    row = table.rating(contestant)
+    values: dict[str, Any] = {
+        "Rank": f"{row.rank_low}" if row.rank_low == row.rank_high else f"{row.rank_low}–{row.rank_high}",
+        "Contestant": contestant,
+        "Rating": round(row.rating),
+        "Interval": f"{row.low:.0f} to {row.high:.0f}",
+    }
+    if row.uncontrolled is not None:
+        values["Without control"] = round(row.uncontrolled)
+    return {
+        **values,
+        "Votes": row.votes,
+        "Won": row.wins,
+        "Lost": row.losses,
+        "Tied": row.ties,
+        "Both bad": f"{row.both_bad_rate:.0%}",
+    }
+
+
+def _draw_differences(table: RatingTable) -> None:
+    if len(table.contestants) < 2:
+        st.caption("Only one contestant has votes.")
+        return
+    with st.container(horizontal=True):
+        first = st.selectbox("First", table.contestants, key="difference_first", width=300)
+        second = st.selectbox("Second", [name for name in table.contestants if name != first], key="difference_second", width=300)
+    chosen = table.pair(first, second)
+    pairs = [chosen, *(pair for pair in table.neighbours() if {pair.first, pair.second} != {first, second})]
+    draw_table([_difference_line(pair) for pair in pairs], key="differences_table", alt="Differences between contestants")
+    st.caption(
+        f"{table.level:.0%} intervals of the difference, fitted over all votes. They can exclude 0 where two rating intervals overlap."
+    )
+
+
+def _difference_line(pair: PairDifference) -> dict[str, object]:
+    return {
+        "Pair": f"{pair.first} against {pair.second}",
+        "Difference": f"{pair.difference:+.0f}",
+        "Interval": f"{pair.low:+.0f} to {pair.high:+.0f}",
+        "Expected share": f"{pair.share:.0%} [{pair.share_low:.0%}, {pair.share_high:.0%}]",
+        "Direct votes": pair.votes,
+    }
+
+
+def _draw_methods(table: RatingTable) -> None:
+    rows = [
+        {
+            "Method": METHODS[fit.method],
+            "Log-likelihood": f"{fit.log_likelihood:.1f}",
+            "Ties": TIE_PARAMETERS[fit.method].format(fit.tie_parameter),
+            "Same order": "yes" if not fit.rank_changes else f"no (Kendall τ {fit.kendall_tau:.2f})",
+            "Ranks that differ": ", ".join(f"{change.contestant} {change.rank} → {change.other_rank}" for change in fit.rank_changes)
+            or "–",
+        }
+        for fit in table.fits
+    ]
+    draw_table(rows, key="methods_table", alt="Methods compared")
+    st.caption("A higher log-likelihood fits the wins and ties better. Scales of different methods can't be compared.")
+
+
+def _draw_frozen(ctx: Context, person: Person, campaign: CampaignView, options: RatingOptions) -> None:
+    boards = list_frozen_boards(ctx, campaign.id)
+    if not boards and not person.may_build:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("Frozen boards", anchor=False, width="content")
+        if person.may_build:
+            with st.popover("Freeze this board", icon=":material/ac_unit:", key="freeze_menu"):
+                name = st.text_input("Name", key="freeze_name", max_chars=120, placeholder="Before release 2")
+                if st.button("Freeze", key="freeze_go", type="primary", disabled=not name.strip()):
+                    with errors_shown():
+                        board = freeze_board(ctx, campaign.id, name=name, options=options, person=person)
+                        st.switch_page(routes.BATTLES, query_params={"board": board.id})
+    if not boards:
+        st.caption("A frozen board keeps votes, options and ratings of a moment under an address, with a hash that proves it unchanged.")
+    for board in boards:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            row_link(board.name, page=routes.BATTLES, query={"board": board.id}, icon="ac_unit", key=f"frozen_{board.id}")
+            st.caption(f"{plural(len(board.document['votes']), 'vote')} · {ago(board.created_at, now=ctx.now())}", width="content")

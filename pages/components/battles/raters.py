@@ -1,0 +1,87 @@
+"""Raters of a campaign: votes, pace, exclusions with their reasons, and links to the ballot."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
+from backend.services.battles.raters import LOCAL_RATER, RaterRow, create_rater_link, list_raters, revoke_rater_link
+from backend.services.battles.views import CampaignView
+from backend.services.context import Context, Person
+from pages.components.frame import errors_shown, plain
+from pages.components.tables import draw_table
+from pages.components.words import ago, day
+
+
+def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
+    """Draw the raters and the form for rater links."""
+    rows = list_raters(ctx, campaign.id)
+    if rows:
+        out = {decision.rater_id: decision.excluded for decision in reversed(list_exclusions(ctx, campaign.id))}
+        draw_table([_rater_line(row, excluded=out.get(row.rater.id, False)) for row in rows], key="raters", alt="Raters")
+        _draw_exclusion(ctx, person, campaign, rows, out)
+    else:
+        st.caption("No raters yet: vote yourself, or create a link.")
+    if not person.may_build or not campaign.is_open or campaign.is_standing:
+        return
+    _draw_links(ctx, person, campaign, rows)
+
+
+def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list[RaterRow]) -> None:
+    with st.form("rater_link", border=False, clear_on_submit=True):
+        left, middle, right = st.columns([3, 1, 1.4], vertical_alignment="bottom")
+        name = left.text_input("Invite a rater", key="rater_name", placeholder="Name or pseudonym", max_chars=80)
+        days = middle.number_input("Days", 1, 365, 14, key="rater_days")
+        if right.form_submit_button("Create link", icon=":material/link:", width="stretch"):
+            with errors_shown():
+                st.session_state["fresh_link"] = create_rater_link(ctx, campaign.id, name=name, days=int(days), person=person).url
+    if "fresh_link" in st.session_state:
+        st.success("Copy it now: it is shown only once. It opens only this ballot.", icon=":material/link:")
+        st.code(st.session_state.pop("fresh_link"), language=None, wrap_lines=True)
+    valid = [row for row in rows if row.is_link and row.rater.expires_at and row.rater.expires_at > ctx.now()]
+    if valid:
+        names = {row.rater.id: row.rater.name for row in valid}
+        with st.popover("Revoke a link", icon=":material/link_off:", key="end_link_menu"):
+            chosen = st.selectbox("Whose", list(names), format_func=names.__getitem__, key="end_link_whose")
+            if st.button("End it", key="end_link", help="Votes are kept."):
+                with errors_shown():
+                    revoke_rater_link(ctx, chosen, person=person)
+                    st.rerun()
+
+
+def _draw_exclusion(ctx: Context, person: Person, campaign: CampaignView, rows: list[RaterRow], out: dict[str, bool]) -> None:
+    """Draw who was excluded and why, and the form that excludes a rater or counts one again."""
+    for decision in list_exclusions(ctx, campaign.id):
+        verb = "excluded" if decision.excluded else "counted again"
+        parts = [f"{decision.rater} {verb}", *([f"by {decision.by}"] if decision.by else []), ago(decision.at, now=ctx.now())]
+        reason = f": {decision.reason}" if decision.reason else ""
+        st.caption(f":material/{'person_off' if decision.excluded else 'person_add'}: {plain(' '.join(parts) + reason)}")
+    names = {row.rater.id: row.rater.name for row in rows if row.num_votes}
+    if not person.may_build or not names:
+        return
+    with st.popover("Exclude a rater", icon=":material/person_off:", key="exclude_menu"):
+        st.caption("The votes stay stored; the board leaves them out, says so, and can be seen both ways.")
+        chosen = st.selectbox("Rater", list(names), format_func=names.__getitem__, key="exclude_who")
+        if out.get(chosen, False):
+            if st.button("Count again", key="include_go", type="primary"):
+                with errors_shown():
+                    include_rater(ctx, campaign.id, chosen, person=person)
+                    st.rerun()
+            return
+        reason = st.text_input("Reason", key="exclude_reason", max_chars=500, placeholder="Votes faster than the answers can be read")
+        if st.button("Exclude", key="exclude_go", type="primary", disabled=not reason.strip()):
+            with errors_shown():
+                exclude_rater(ctx, campaign.id, chosen, reason=reason, person=person)
+                st.rerun()
+
+
+def _rater_line(row: RaterRow, *, excluded: bool) -> dict[str, object]:
+    return {
+        "Rater": row.rater.name,
+        "Access": "link" if row.is_link else "account" if row.rater.id != LOCAL_RATER else "this machine",
+        "Votes": row.num_votes,
+        "On the board": "excluded" if excluded else "yes" if row.num_votes else "–",
+        "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
+        "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",
+        "Link expires": day(row.rater.expires_at) if row.rater.expires_at else None,
+    }
