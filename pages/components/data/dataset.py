@@ -41,6 +41,7 @@ NEXT = {
     "kto": ("Battle on its prompts", routes.BATTLES, "swords"),
     "benchmark": ("Evaluate a checkpoint", routes.EVALUATIONS, "grading"),
     "prompts": ("Battle on it", routes.BATTLES, "swords"),
+    "records": ("Evaluate a checkpoint", routes.EVALUATIONS, "grading"),
 }
 
 
