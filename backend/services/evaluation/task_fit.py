@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from backend.domain.data.file_names import bare_name
 from backend.domain.data.recognition.column_names import plain_name
 from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.config import EvaluationConfig
@@ -41,8 +42,9 @@ def resolve_benchmark(ctx: Context, benchmark: str, *, task: TaskDefinition | No
     if task is None:
         raise InvalidInput("The evaluation names no benchmark.", remedy="Choose a dataset, or a task that finds one.", field="benchmark")
     names = {plain_name(name) for name in (*task.data.names, task.name)}
-    for dataset in list_datasets(ctx, ready=True):
-        if plain_name(dataset.name) in names and dataset.newest is not None:
+    datasets = [dataset for dataset in list_datasets(ctx, ready=True) if dataset.newest is not None]
+    for dataset in [*(d for d in datasets if plain_name(d.name) in names), *(d for d in datasets if plain_name(bare_name(d.name)) in names)]:
+        if dataset.newest is not None:
             return dataset.newest
     where = f" It is published as {task.data.hub.id} on the Hub." if task.data.hub else ""
     raise InvalidInput(

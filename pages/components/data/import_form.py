@@ -254,7 +254,13 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportCh
     with st.container(border=True):
         st.subheader("3 · Name and split", anchor=False)
         left, right = st.columns([2, 1])
-        name = left.text_input("Name", value=chosen.name, key=f"import_name_{chosen.key}", help="An existing name gets a new version.")
+        name = left.text_input(
+            "Name",
+            value=chosen.name,
+            key=f"import_name_{chosen.key}",
+            placeholder="The file's name does not say what it holds",
+            help="An existing name gets a new version.",
+        )
         share = 0 if settled.kind in UNSPLIT_KINDS else round(100 * (past.val_fraction if past else DEFAULT_VAL_FRACTION))
         percent = right.slider(
             "Validation share",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import streamlit as st
 
+from backend.domain.data.file_names import propose_name
 from backend.domain.data.parsing.text_formats import PACKINGS, SUFFIXES
 from backend.domain.data.versions.saved_splits import choose_splits
 from backend.domain.jobs.payloads import HubSource
@@ -71,7 +73,7 @@ def _choose_upload(ctx: Context, person: Person) -> Chosen | None:
             return None
         st.session_state["import_saved"] = saved = (file.file_id, stored)
     split = _choose_split(ctx, person, ImportSource(upload=saved[1]), name=file.name)
-    return Chosen(ImportSource(upload=saved[1], split=split), _stem(file.name), f"{saved[1]} {split}")
+    return Chosen(ImportSource(upload=saved[1], split=split), propose_name(_stem(file.name)), f"{saved[1]} {split}")
 
 
 def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
@@ -119,7 +121,9 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
     path = data_file(ctx, entry.path if entry is not None else folder)
     status = path.stat()
     split = _choose_split(ctx, person, ImportSource(path=path), name=path.name)
-    return Chosen(ImportSource(path=path, split=split), _stem(path.name), f"{path} {status.st_mtime_ns} {status.st_size} {split}")
+    inside = PurePosixPath(entry.path if entry is not None else folder).parent.name
+    name = propose_name(_stem(path.name), folder=inside)
+    return Chosen(ImportSource(path=path, split=split), name, f"{path} {status.st_mtime_ns} {status.st_size} {split}")
 
 
 def _saved_splits(ctx: Context, person: Person, source: ImportSource) -> tuple[str, ...]:
@@ -203,7 +207,10 @@ def _look_up(dataset_id: str, revision: str | None, person: Person) -> HubDatase
 def _choose_cloud() -> Chosen | None:
     url = (st.text_input("Address", key="import_url", placeholder="s3://bucket/folder or gs://bucket/file.jsonl") or "").strip()
     st.caption("Keys and other endpoints come from the environment of the server alone; nothing of them is stored.")
-    return Chosen(ImportSource(url=url), _stem(url.rstrip("/").split("/")[-1]), url) if url else None
+    if not url:
+        return None
+    *_, folder, name = ["", *url.partition("://")[2].rstrip("/").split("/")]
+    return Chosen(ImportSource(url=url), propose_name(_stem(name), folder=folder), url)
 
 
 def _stem(name: str) -> str:
@@ -212,4 +219,4 @@ def _stem(name: str) -> str:
     for ending in (*PACKINGS, *SUFFIXES):
         if lower.endswith(ending):
             name, lower = name[: -len(ending)], lower[: -len(ending)]
-    return name or "dataset"
+    return name
