@@ -50,7 +50,10 @@ def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
         for name in estimate_answers(metrics, answered, clusters=_clusters(answered)):
             rows += _metric_rows(task, ledger, name, partial(_answers, metrics, name))
     if not rows:
-        raise InvalidInput("No item has a score.", remedy="See the items for the reason.")
+        raise InvalidInput(
+            f"None of the {len(ledger.values)} items has a value of {', '.join(use.name for use in task.metric_uses)}.",
+            remedy="See the items for the reason, or raise the item limit.",
+        )
     return rows
 
 

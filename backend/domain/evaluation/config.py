@@ -149,7 +149,7 @@ def _task_settings(config: EvaluationConfig, task: TaskDefinition) -> dict[str, 
     settings: dict[str, Any] = {"task": task.hash, "task_name": task.name, "shots": task.fewshot.count}
     if config.chat == "auto":
         settings["chat"] = task.chat
-    if config.limit is not None or (task.fewshot.count and task.fewshot.choose == "seeded") or task.temperature > 0:
+    if config.limit is not None or (task.fewshot.count and task.fewshot.choose != "first") or task.temperature > 0:
         settings["seed"] = config.seed
     if task.form is Form.ROLLING:
         settings["windows"] = config.windows

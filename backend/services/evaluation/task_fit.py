@@ -43,7 +43,10 @@ def resolve_benchmark(ctx: Context, benchmark: str, *, task: TaskDefinition | No
         raise InvalidInput("The evaluation names no benchmark.", remedy="Choose a dataset, or a task that finds one.", field="benchmark")
     names = {plain_name(name) for name in (*task.data.names, task.name)}
     datasets = [dataset for dataset in list_datasets(ctx, ready=True) if dataset.newest is not None]
-    for dataset in [*(d for d in datasets if plain_name(d.name) in names), *(d for d in datasets if plain_name(bare_name(d.name)) in names)]:
+    for dataset in [
+        *(d for d in datasets if plain_name(d.name) in names),
+        *(d for d in datasets if plain_name(bare_name(d.name)) in names),
+    ]:
         if dataset.newest is not None:
             return dataset.newest
     where = f" It is published as {task.data.hub.id} on the Hub." if task.data.hub else ""

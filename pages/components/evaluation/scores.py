@@ -9,7 +9,9 @@ from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.evaluation.tasks.metric_names import metric_label as label_of_metric
 
-_SAFETY_SHARES = frozenset(name for name, metric in SAFETY_METRICS.items() if metric.is_share and not name.startswith("bias_"))
+_SAFETY_SHARES = frozenset(
+    {"unclear", *(name for name, metric in SAFETY_METRICS.items() if metric.is_share and not name.startswith("bias_"))}
+)
 _SUFFIX = re.compile("[,:]")
 
 

@@ -29,6 +29,7 @@ from pages.components.tables import WidgetTable
 
 NEW = "new"
 KIND_WORDS = {"multiple_choice": "Multiple choice", "generation": "Generation", "perplexity": "Perplexity"}
+CHOICE_OF_EXAMPLES = {"first": "the first rows", "seeded": "drawn once with the seed", "per_item": "drawn for each item"}
 STYLE_WORDS = {"cloze": "Text of the choice", "letters": "Letter"}
 TABLE = WidgetTable("tasks", {"Task": 2.4, "Scoring": 1.3, "Metrics": 2.0, "Origin": 1.0})
 FIRST_TEXT = """name: my_task
@@ -205,9 +206,9 @@ def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str) -> dict[st
         count = first.number_input("Few-shot examples", 0, most, value=min(task.fewshot.count, most), key=f"{key}_shots")
         choose = second.selectbox(
             "Examples are",
-            ["first", "seeded"],
-            index=["first", "seeded"].index(task.fewshot.choose),
-            format_func={"first": "the first rows", "seeded": "drawn with the seed"}.__getitem__,
+            list(CHOICE_OF_EXAMPLES),
+            index=list(CHOICE_OF_EXAMPLES).index(task.fewshot.choose),
+            format_func=CHOICE_OF_EXAMPLES.__getitem__,
             key=f"{key}_choose",
         )
         values["joiner"] = _unescaped(st.text_input("Text between prompt and answer", value=_escaped(task.joiner), key=f"{key}_joiner"))

@@ -256,5 +256,14 @@ def test_rows_of_records_are_read_by_their_columns_and_babble_is_no_refusal(room
     """Every answer is unclear, so the task has no score: a network that says nothing is not called safe."""
     room.write("records", [{"record": json.dumps({"prompt": f"{i} h"})} for i in range(3)])
     text = 'name: refusals\nkind: generation\nprompt: "{{prompt}}"\nchat: "off"\nmax_tokens: 1\nmetrics: [refusal]\n'
-    with pytest.raises(InvalidInput, match="No item has a score"):
+    with pytest.raises(InvalidInput, match="None of the 3 items has a value of refusal"):
         evaluate(room, "hat", "records", text, job="records")
+
+
+def test_an_evaluation_of_refusals_says_how_many_answers_were_unclear(room: EvaluationRoom) -> None:
+    """XSTest on a network that babbles failed with "No item has a score" and listed no items."""
+    room.write("babble", [{"record": json.dumps({"prompt": f"{i} h", "type": "privacy"})} for i in range(3)])
+    text = 'name: refusals\nkind: generation\nprompt: "{{prompt}}"\nchat: "off"\nmax_tokens: 1\nmetrics: [refusal, over_refusal, unclear]\n'
+    scores, items = evaluate(room, "hat", "babble", text, job="babble")
+    assert {name: score["value"] for name, score in scores.items() if name != "facts"} == {"unclear": 1.0}
+    assert len(items) == 3

@@ -57,13 +57,16 @@ class TaskData(_Part):
     hub: HubSource | None = Field(default=None, description="Where the dataset is published.")
     split: Literal["auto", "all", "train", "val"] = Field(default="auto", description="Split of the installation's dataset.")
     where: str = Field(default="", description="Expression; only rows for which it is true are scored.")
+    balance: str = Field(default="", description="Expression; an item limit draws equally from the rows of each of its values.")
 
 
 class FewShot(_Part):
     """Few-shot examples before each prompt."""
 
     count: int = Field(default=0, ge=0, le=64, description="Examples before each prompt.")
-    choose: Literal["first", "seeded"] = Field(default="first", description="The first of the source, or drawn with the seed.")
+    choose: Literal["first", "seeded", "per_item"] = Field(
+        default="first", description="The first of the source, drawn with the seed for all items, or drawn for each item."
+    )
     dataset: str = Field(default="", description="Dataset the examples come from; empty: the one that is scored.")
     split: Literal["", "train", "val"] = Field(default="", description="Split the examples come from; empty: the one that is scored.")
     where: str = Field(default="", description="Expression; only rows for which it is true serve as examples.")
@@ -190,6 +193,7 @@ class TaskDefinition(_Part):
             *((f"let.{name}", source) for name, source in self.let.items()),
             ("data.where", self.data.where),
             ("data.sign", self.data.sign),
+            ("data.balance", self.data.balance),
             ("fewshot.where", self.fewshot.where),
             *((name, getattr(self, name)) for name in ("subgroup", "cluster", "contexts", "references")),
             ("answer", self.answer if isinstance(self.answer, str) else ""),
@@ -232,7 +236,7 @@ class TaskDefinition(_Part):
     def hash(self) -> str:
         """SHA-256 of the canonical form of what decides a score: not of names, titles and descriptions."""
         decides = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "title", "description", "data"})
-        decides["rows"] = [self.data.split, self.data.where]
+        decides["rows"] = [self.data.split, self.data.where, *([self.data.balance] if self.data.balance else [])]
         decides["metrics"] = [use.model_dump(mode="json", exclude_defaults=True) for use in self.metric_uses]
         return hashlib.sha256(json.dumps(decides, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -190,8 +190,8 @@ def _fewshot(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
     examples = [dict(row) for row in given.get("samples") or []]
     sampler = given.get("sampler", "default")
     count = int(config.get("num_fewshot") or 0)
-    if count and sampler == "default" and not examples:
-        left_out.append("fewshot_config.sampler default draws other examples for every item; here the same ones stand before each.")
+    if sampler == "default" and len(examples) > count > 0:
+        left_out.append("fewshot_config.sampler default draws from the samples for every item; here the first ones stand before each.")
     if config.get("fewshot_split") and not examples:
         left_out.append(f"fewshot_split {config['fewshot_split']!r}: say where the examples come from (fewshot.dataset, .split or .where).")
     for name in given:
@@ -199,7 +199,7 @@ def _fewshot(config: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
             left_out.append(f"fewshot_config.{name}: not read.")
     return {
         "count": count,
-        "choose": "first" if sampler == "first_n" or examples or not count else "seeded",
+        "choose": "first" if sampler == "first_n" or examples or not count else "per_item",
         "separator": config.get("fewshot_delimiter", "\n\n"),
         "examples": examples,
     }

@@ -42,6 +42,7 @@ METRIC_NAMES: dict[str, MetricName] = {
     "ifeval": MetricName("instructions followed", _ANSWER, scores=IFEVAL_SCORES),
     "refusal": MetricName("refusals of unsafe prompts", _ANSWER),
     "over_refusal": MetricName("refusals of safe prompts", _ANSWER, lower_is_better=True),
+    "unclear": MetricName("unclear answers", _ANSWER, lower_is_better=True),
     "judge": MetricName("judge's score, share of the scale", _ANSWER),
     "bits_per_byte": MetricName("bits per byte", _LIKELIHOOD, lower_is_better=True),
     "perplexity": MetricName("perplexity", _LIKELIHOOD, lower_is_better=True),

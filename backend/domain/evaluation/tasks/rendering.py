@@ -125,6 +125,11 @@ def is_chosen(task: TaskDefinition, row: Row, *, where: str, path: str) -> bool:
     return not where or bool(evaluate(where, derive_columns(task, row), path=path))
 
 
+def balanced_value(task: TaskDefinition, row: Row) -> str:
+    """Return what a row is of the kinds that a limit draws equally from; equal for all rows of a task without. Raises TemplateFault."""
+    return str(evaluate(task.data.balance, derive_columns(task, row), path="data.balance")) if task.data.balance else ""
+
+
 def _solve(task: TaskDefinition, row: Row) -> _Solved:
     columns = derive_columns(task, row)
     if task.kind != "multiple_choice":

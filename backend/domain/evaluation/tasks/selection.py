@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from backend.domain.evaluation.tasks.definition import TaskDefinition
-from backend.domain.evaluation.tasks.rendering import Rendered, is_chosen, render, subgroup_of
+from backend.domain.evaluation.tasks.rendering import Rendered, balanced_value, is_chosen, render, subgroup_of
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.errors import InvalidInput
 
@@ -21,9 +22,13 @@ class Selection:
 
     scored: tuple[int, ...]
     examples: Mapping[str | None, tuple[Row, ...]]
+    own_examples: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    """Examples drawn for one item each, by the fingerprint of its row."""
 
-    def examples_for(self, subgroup: str | None) -> tuple[Row, ...]:
-        """Return the examples that stand before an item of a subgroup."""
+    def examples_for(self, row: Row, subgroup: str | None) -> tuple[Row, ...]:
+        """Return the examples that stand before an item: its own, or those of its subgroup."""
+        if self.own_examples:
+            return self.own_examples[_fingerprint(row)]
         return self.examples.get(subgroup, self.examples.get(None, ()))
 
 
@@ -36,7 +41,10 @@ def select_rows(task: TaskDefinition, rows: Sequence[Row], *, limit: int | None,
     chosen = [at for at, row in enumerate(rows) if _holds(task, row, at, where=task.data.where, path="data.where")]
     if not chosen:
         raise InvalidInput(_no_rows(task, rows), remedy="Choose another dataset, or change `data.where`.", field="task")
-    examples, used = _examples(task, rows, chosen, seed=seed, pool=pool)
+    if task.fewshot.count and task.fewshot.choose == "per_item":
+        own_examples, examples, used = _draw_for_items(task, rows, chosen, seed=seed, pool=pool), {}, set()
+    else:
+        own_examples, (examples, used) = {}, _examples(task, rows, chosen, seed=seed, pool=pool)
     left = [at for at in chosen if at not in used]
     if not left:
         raise InvalidInput(
@@ -45,13 +53,28 @@ def select_rows(task: TaskDefinition, rows: Sequence[Row], *, limit: int | None,
             field="fewshot.count",
         )
     if limit is not None and limit < len(left):
-        left = sorted(random.Random(f"items {seed}").sample(left, limit))
-    return Selection(tuple(left), examples)
+        left = sorted(_draw(task, rows, left, count=limit, seed=seed))
+    return Selection(tuple(left), examples, own_examples)
+
+
+def _draw(task: TaskDefinition, rows: Sequence[Row], places: Sequence[int], *, count: int, seed: int) -> list[int]:
+    """Return places drawn with the seed, in turn from the rows of each value of `data.balance`."""
+    shuffled = random.Random(f"items {seed}").sample(places, len(places) if task.data.balance else count)
+    turns: dict[str, int] = {}
+    order = []
+    for at in shuffled:
+        try:
+            value = balanced_value(task, rows[at])
+        except TemplateFault as fault:
+            raise name_row(fault, at) from fault
+        turns[value] = turns.get(value, 0) + 1
+        order.append((turns[value], at))
+    return [at for _, at in sorted(order, key=lambda turn: turn[0])[:count]]
 
 
 def render_row(task: TaskDefinition, row: Row, selection: Selection) -> Rendered:
     """Render a row behind its examples. Raises TemplateFault."""
-    return render(task, row, selection.examples_for(subgroup_of(task, row)))
+    return render(task, row, selection.examples_for(row, subgroup_of(task, row)))
 
 
 def _no_rows(task: TaskDefinition, rows: Sequence[Row]) -> str:
@@ -79,6 +102,20 @@ def _examples(
     count = task.fewshot.count
     if not count:
         return {}, set()
+    source, own, by_subgroup = _source(task, rows, chosen, pool=pool)
+    picked = {name: _pick(task, part, seed=seed) for name, part in by_subgroup.items()}
+    if task.fewshot.same_subgroup:
+        _check_enough(task, rows, chosen, picked)
+    elif len(picked.get(None, ())) < count:
+        raise _too_few(count, len(picked.get(None, ())), subgroup=None)
+    used = {at for part in picked.values() for at in part} if own else set()
+    return {name: tuple(source[at] for at in part) for name, part in picked.items()}, used
+
+
+def _source(
+    task: TaskDefinition, rows: Sequence[Row], chosen: Sequence[int], *, pool: Sequence[Row] | None
+) -> tuple[Sequence[Row], bool, dict[str | None, list[int]]]:
+    """Return the rows that examples come from, whether they are the scored ones, and the places of those that may serve, by subgroup."""
     source: Sequence[Row] = task.fewshot.examples or (rows if pool is None else pool)
     own = not task.fewshot.examples and pool is None
     where = "" if task.fewshot.examples else task.fewshot.where
@@ -89,17 +126,50 @@ def _examples(
     by_subgroup: dict[str | None, list[int]] = {}
     for at in places:
         by_subgroup.setdefault(subgroup_of(task, source[at]) if task.fewshot.same_subgroup else None, []).append(at)
-    picked = {name: _pick(task, part, seed=seed) for name, part in by_subgroup.items()}
-    if task.fewshot.same_subgroup:
-        _check_enough(task, rows, chosen, picked)
-    elif len(picked.get(None, ())) < count:
-        raise InvalidInput(
-            f"{count} examples are needed, and the source of examples has {len(picked.get(None, ()))} rows.",
-            remedy="Give fewer examples, or another source: fewshot.split, fewshot.where, fewshot.examples.",
+    return source, own, by_subgroup
+
+
+def _draw_for_items(
+    task: TaskDefinition, rows: Sequence[Row], chosen: Sequence[int], *, seed: int, pool: Sequence[Row] | None
+) -> dict[str, tuple[Row, ...]]:
+    """Return the examples of each item, drawn in the items' order, so that a limit changes none of them; an item never shows itself.
+
+    The draws are those of the default sampler of lm-evaluation-harness 0.4.13, whose usual seed is 1234, with one generator a subgroup.
+    """
+    count = task.fewshot.count
+    source, own, by_subgroup = _source(task, rows, chosen, pool=pool)
+    names = {at: subgroup_of(task, rows[at]) if task.fewshot.same_subgroup else None for at in chosen}
+    generators = {name: random.Random(seed) for name in names.values()}
+    drawn = {}
+    for at, name in names.items():
+        docs, is_inside = [source[place] for place in by_subgroup.get(name, ())], own and at in by_subgroup.get(name, ())
+        sample = generators[name].sample(docs, min(len(docs), count + is_inside))
+        others = [row for row in sample if not is_inside or row != rows[at]]
+        if len(others) < count:  # too few, or the row stands in the source more than once
+            left = [row for row in docs if not is_inside or row != rows[at]]
+            if len(left) < count:
+                raise _too_few(count, len(left), subgroup=name)
+            others = generators[name].sample(left, count)
+        drawn[_fingerprint(rows[at])] = tuple(others[:count])
+    return drawn
+
+
+def _too_few(count: int, num_rows: int, *, subgroup: str | None) -> InvalidInput:
+    if subgroup is not None:
+        return InvalidInput(
+            f"{count} examples of “{subgroup}” are needed, and the source of examples has {num_rows}.",
+            remedy="Give fewer examples, or set fewshot.same_subgroup to false.",
             field="fewshot.count",
         )
-    used = {at for part in picked.values() for at in part} if own else set()
-    return {name: tuple(source[at] for at in part) for name, part in picked.items()}, used
+    return InvalidInput(
+        f"{count} examples are needed, and the source of examples has {num_rows} rows.",
+        remedy="Give fewer examples, or another source: fewshot.split, fewshot.where, fewshot.examples.",
+        field="fewshot.count",
+    )
+
+
+def _fingerprint(row: Row) -> str:
+    return json.dumps(row, sort_keys=True, default=str)
 
 
 def _pick(task: TaskDefinition, places: Sequence[int], *, seed: int) -> tuple[int, ...]:
@@ -112,8 +182,4 @@ def _pick(task: TaskDefinition, places: Sequence[int], *, seed: int) -> tuple[in
 def _check_enough(task: TaskDefinition, rows: Sequence[Row], chosen: Sequence[int], picked: Mapping[str | None, tuple[int, ...]]) -> None:
     for subgroup in dict.fromkeys(subgroup_of(task, rows[at]) for at in chosen):
         if (have := len(picked.get(subgroup, ()))) < task.fewshot.count:
-            raise InvalidInput(
-                f"{task.fewshot.count} examples of “{subgroup}” are needed, and the source of examples has {have}.",
-                remedy="Give fewer examples, or set fewshot.same_subgroup to false.",
-                field="fewshot.count",
-            )
+            raise _too_few(task.fewshot.count, have, subgroup=subgroup)
