@@ -93,7 +93,8 @@ def run(
         given = (shots, max_tokens)
         run_group(ctx, group, checkpoint=checkpoint, benchmark=benchmark, config=config, given=given, wait=wait, as_json=as_json)
         return
-    if checkpoint is not None and (cap := describe_cap(ctx, resolve_checkpoint(ctx, checkpoint), config)):
+    plan = plan_evaluation(ctx, benchmark=benchmark, config=config)
+    if checkpoint is not None and (cap := describe_cap(ctx, resolve_checkpoint(ctx, checkpoint), plan, config)):
         note(cap)
     evaluation = launch_evaluation(
         ctx, checkpoint=checkpoint, endpoint=endpoint, benchmark=benchmark, config=config, person=LOCAL, again=again

@@ -10,7 +10,7 @@ from backend.errors import InvalidInput
 from jobs.evaluation.engines.base import Answers, GenerateRequest, Messages, Sampling
 from jobs.evaluation.items import Item, Row, Scored
 from jobs.evaluation.multiple_choice import glue, right_choice
-from jobs.evaluation.questions import Question
+from jobs.evaluation.questions import Question, counts_of, longest_for
 from jobs.evaluation.subject import EndpointSubject, Subject
 
 
@@ -49,7 +49,7 @@ def question_of(
     """Return the request of a generated answer. Values: `exact_match`, `contains` and, if requested, `numeric`.
 
     Without a chat template an answer ends at the first blank line, since a network trained on plain text would continue with another
-    question. An answer that failed has no values: it is missing, not wrong.
+    question. An answer that the context ends is counted. One that failed has no values: it is missing, not wrong.
     """
 
     def finish(answers: Answers) -> list[Scored]:
@@ -58,12 +58,14 @@ def question_of(
         values = {"exact_match": exact_match(text, right), "contains": contains(text, right)}
         if numeric:
             values["numeric"] = numeric_match(text, right)
-        if answer.cut:
-            values["cut"] = float(answer.cut)
+        values |= counts_of(answers, longest=longest, max_tokens=max_tokens)
+        if not chat and text != answer.text.lstrip("\n"):
+            values.pop("capped", None)  # a blank line ended it before the context did
         shown = {"question": item.row["question"], "answer": right, "completion": text, "finish_reason": answer.finish_reason}
         if answer.failed:
             return [Scored(item.hash, item.position, {"missing": 1.0}, {**shown, "failed": answer.failed})]
         return [Scored(item.hash, item.position, values, shown)]
 
     prompt = ask(subject, item.row, examples=examples, chat=chat)
-    return Question(item, GenerateRequest(prompt, sampling=Sampling(max_tokens=max_tokens)), finish)
+    longest = longest_for(subject, prompt, max_tokens=max_tokens)
+    return Question(item, GenerateRequest(prompt, sampling=Sampling(max_tokens=longest)), finish)

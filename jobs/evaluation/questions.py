@@ -11,8 +11,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from jobs.evaluation.engines.base import Batch, Engine, GenerateRequest, Messages, ScoreRequest, WindowPolicy
+from backend.domain.evaluation.answer_length import longest_answer
+from jobs.evaluation.engines.base import Answers, Batch, Engine, GenerateRequest, Messages, ScoreRequest, WindowPolicy
+from jobs.evaluation.engines.plain import prompt_ids
 from jobs.evaluation.items import Item, Scored
+from jobs.evaluation.subject import EndpointSubject, Subject
 from jobs.modeling.tokenizers import lost_bytes
 
 TIE = 1e-6
@@ -31,6 +34,22 @@ Request = ScoreRequest | GenerateRequest | RollRequest
 
 SHOWN_PROMPT = 4000
 """Characters of a prompt that an item keeps: its end, which holds the question."""
+
+
+def longest_for(subject: Subject | EndpointSubject, prompt: str | list[int] | Messages, *, max_tokens: int) -> int:
+    """Return how many tokens an answer to a prompt may have in the subject's context, if that is known; see `longest_answer`."""
+    if isinstance(subject, EndpointSubject):
+        return max_tokens
+    return longest_answer(max_tokens, prompt=len(prompt_ids(subject, prompt)), context=subject.context)
+
+
+def counts_of(answers: Answers, *, longest: int, max_tokens: int) -> dict[str, float]:
+    """Return `cut`, a prompt's tokens that the context left out, and `capped`, 1 where it ended an answer; without those that are 0."""
+    cut = max(answer.cut for answer in answers)
+    counts = {"cut": float(cut)} if cut else {}
+    if longest < max_tokens and any(answer.finish_reason == "length" for answer in answers):
+        counts["capped"] = 1.0
+    return counts
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from backend.domain.evaluation.answer_length import longest_answer
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, score_answers
 from backend.domain.evaluation.programs import write_program
 from backend.domain.evaluation.safety.task_scores import choice_bias, judge_task_answer
@@ -18,9 +17,8 @@ from backend.domain.evaluation.tasks.selection import Selection, name_row, rende
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from jobs.evaluation.choices import choice_values, counted, shown_choices
 from jobs.evaluation.engines.base import Answers, GenerateRequest, Messages, Sampling, ScoreRequest, Scores, WindowPolicy
-from jobs.evaluation.engines.plain import prompt_ids
 from jobs.evaluation.items import Item, Scored
-from jobs.evaluation.questions import Question, RollRequest
+from jobs.evaluation.questions import Question, RollRequest, counts_of, longest_for
 from jobs.evaluation.sandbox.programs import run_program
 from jobs.evaluation.subject import EndpointSubject, Subject
 from jobs.modeling.chat.render import encode_answer, render_chat
@@ -103,7 +101,7 @@ class TaskQuestions:
         prompt: str | list[int] = rendered.context
         if self._chat:
             prompt = encode_answer(subject.tokenizer, self._chat_text(subject, rendered), "")[0]
-        return prompt, longest_answer(longest, prompt=len(prompt_ids(subject, prompt)), context=subject.context)
+        return prompt, longest_for(subject, prompt, max_tokens=longest)
 
     def _choices(self, item: Item, rendered: Rendered) -> Question:
         pairs, count = self._pairs(rendered), len(rendered.choices)
@@ -162,10 +160,7 @@ class TaskQuestions:
                 outcomes=outcomes,
             )
             more: dict[str, Any] = {"extracted": list(own.extracted), "filters": list(own.filters)} if task.extract else {}
-            cut = max(answer.cut for answer in answers)
-            counts = {"cut": float(cut)} if cut else {}
-            if longest < task.max_tokens and any(answer.finish_reason == "length" for answer in answers):
-                counts["capped"] = 1.0
+            counts = counts_of(answers, longest=longest, max_tokens=task.max_tokens)
             counts |= {"unparsed": float(own.unparsed)} if own.unparsed else {}
             refused = judge_task_answer(self._choice_metrics, answers[0].text, prompt=rendered.turns[-1].content, row=item.row)
             values, noted = own.values | counts | refused.values, shown | more | own.shown | refused.shown

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Evaluation, Job
 from backend.domain.evaluation.answer_length import is_capped
-from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.cost import (
     RUNTIME_BYTES,
     MemoryEstimate,
@@ -20,7 +20,6 @@ from backend.domain.evaluation.cost import (
     estimate_tokens,
 )
 from backend.domain.evaluation.endpoints import check_request, price_tokens
-from backend.domain.evaluation.tasks.definition import Form
 from backend.domain.jobs.states import Status
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.networks import read_network
@@ -97,7 +96,7 @@ def _forecast_checkpoint(
     parameters, vocab = checkpoint.parameters or 0, checkpoint.facts.get("vocab_size")
     job = Timing(checkpoint.id, version.id, plan.kind.value, plan.items, config.shots, parameters)
     memory = estimate_memory(parameters=parameters, vocab_size=vocab if isinstance(vocab, int) else None)
-    cap = describe_cap(ctx, checkpoint, config)
+    cap = describe_cap(ctx, checkpoint, plan, config)
     return EvaluationForecast(checkpoint, version.label, plan, estimate_time(job, earlier), memory, cap)
 
 
@@ -112,11 +111,11 @@ def _forecast_endpoint(
     return EvaluationForecast(endpoint, version.label, plan, estimate_time(job, earlier), process, tokens=tokens, price=price)
 
 
-def describe_cap(ctx: Context, checkpoint: CheckpointView, config: EvaluationConfig) -> str:
-    """Return what to know before the launch of a task whose longest answer does not fit beside its prompts; empty where it does."""
-    if config.task is None or config.task.form is not Form.GENERATE or checkpoint.folder is None:
+def describe_cap(ctx: Context, checkpoint: CheckpointView, plan: Plan, config: EvaluationConfig) -> str:
+    """Return what to know before the launch of answers that may not fit beside their prompts; empty where they do."""
+    if plan.kind is not EvaluationKind.GENERATION or checkpoint.folder is None:
         return ""
-    shape, longest = read_network(ctx, checkpoint.folder), config.task.max_tokens
+    shape, longest = read_network(ctx, checkpoint.folder), config.task.max_tokens if config.task else config.max_tokens
     context = checkpoint.facts.get("context") or (shape.context if shape else None)
     if not isinstance(context, int) or not is_capped(longest, context=context):
         return ""

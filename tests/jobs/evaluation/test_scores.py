@@ -172,6 +172,14 @@ def test_greedy_answers_of_an_oracle_are_graded_exactly(room: EvaluationRoom) ->
     assert scores["exact_match"]["value"] == scores["contains"]["value"] == pytest.approx(1 / 3)
 
 
+def test_an_answer_longer_than_the_context_ends_with_it_and_is_counted(room: EvaluationRoom) -> None:
+    """A longest answer of 8,192 tokens was refused on a context of 64; a task's was cut and counted."""
+    rows = [{"question": f"{i} h", "answers": ["at"]} for i in range(3)]
+    reporter = Remembering()
+    scores = room.evaluate("uniform", room.write("long", rows), "generation", job="long", reporter=reporter, chat="off", max_tokens=8192)
+    assert len(reporter.of("item")) == scores["exact_match"]["n"] == scores["facts"]["capped_items"] == 3
+
+
 def test_examples_are_shown_before_the_question_and_not_scored(room: EvaluationRoom) -> None:
     rows = [{"question": f"{i} h", "answers": ["at"]} for i in range(6)]
     reporter = Remembering()
