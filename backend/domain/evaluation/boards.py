@@ -25,6 +25,27 @@ def choose_metric(main: str, values: Mapping[str, Sequence[float]]) -> str:
     return next((metric for metric, scores in values.items() if not is_lower_better(metric) and any(scores)), main)
 
 
+AVERAGES = ("macro", "micro")
+"""Names of averages over all subgroups: `acc:micro` beside the task's own average `acc`."""
+
+
+def describe_average(metric: str, scores: Sequence[str], *, groups: Sequence[str] = ()) -> str:
+    """Return over what a metric is averaged, from the names of all scores; empty where there are no subgroups. `groups` are sets of them.
+
+    Example:
+        >>> describe_average("acc", ["acc", "acc:micro", "acc:law", "acc:art"])
+        'macro over 2 subgroups'
+    """
+    name, _, part = metric.partition(":")
+    parts = [score.partition(":")[2] for score in scores if score.startswith(f"{name}:")]
+    other = next((average for average in AVERAGES if average in parts), "")
+    if not other or part not in ("", *AVERAGES):
+        return ""
+    average = part or next(one for one in AVERAGES if one != other)
+    num_subgroups = len([one for one in parts if one not in AVERAGES and one not in groups])
+    return f"macro over {plural(num_subgroups, 'subgroup')}" if average == "macro" else "micro over items"
+
+
 def caveats(*, lost_bytes: int, truncated: int, missing: int = 0, capped: int = 0, unjudged: int = 0) -> tuple[str, ...]:
     """Return why a score must not be read as it stands: text that the tokenizer lost, items that were cut or have no result."""
     texts = [

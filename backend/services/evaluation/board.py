@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import select
 
 from backend.db.tables import ImportedEvaluation
-from backend.domain.evaluation.boards import caveats, choose_metric, same_benchmark
+from backend.domain.evaluation.boards import AVERAGES, caveats, choose_metric, same_benchmark
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
@@ -26,22 +26,25 @@ LIMIT = 5000
 class Column:
     """A benchmark with its settings: evaluations in one column may be compared. `config` launches another one.
 
-    `detail` sets it apart from another column of the same benchmark; `metrics` are those that its scores have.
+    `title` is the task's, or the dataset's name without a task; `detail` sets it apart from another column of the same title. `metrics` are
+    those that its scores have, averages over subgroups among them; `averages` says over what those are taken.
     """
 
     key: str
     benchmark: str
     version_id: str
     kind: EvaluationKind
+    title: str
     detail: str
     metrics: tuple[str, ...]
     metric: str
     config: EvaluationConfig
+    averages: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """Return the benchmark with its detail: `facts@1 (5 shots)`."""
-        return f"{self.benchmark} ({self.detail})" if self.detail else self.benchmark
+        """Return the title with its detail: `GSM8K (5-shot)`, `facts@1`."""
+        return f"{self.title} ({self.detail})" if self.detail else self.title
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,15 @@ class BoardRow:
 
 @dataclass(frozen=True)
 class Board:
-    """Columns by benchmark, rows by their newest evaluation. `imported` rows take no part in ranks."""
+    """Columns by title, rows by their newest evaluation. `imported` rows take no part in ranks.
+
+    `without_scores` are evaluations that failed or were stopped, with settings that no scores exist for: they have no column.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[BoardRow, ...]
     imported: tuple[ImportedRow, ...] = ()
+    without_scores: tuple[EvaluationView, ...] = ()
 
     @property
     def is_active(self) -> bool:
@@ -110,15 +117,21 @@ def read_board(ctx: Context) -> Board:
             columns.setdefault(key, []).append(evaluation)
             column_of_settings.setdefault(_settings_key(evaluation), key)
     rows: dict[str, BoardRow] = {}
+    scored = set(columns)
     for evaluation in evaluations:
         settings = _settings_key(evaluation)
         key = finished.get(evaluation.id) or column_of_settings.setdefault(settings, settings)
-        columns.setdefault(key, [evaluation])
+        if evaluation.id not in finished and key not in scored:
+            columns.setdefault(key, []).append(evaluation)
         name, is_endpoint = evaluation.checkpoint, evaluation.endpoint is not None
         row = rows.setdefault(evaluation.subject_id, BoardRow(evaluation.subject_id, name, {}, is_endpoint))
         row.cells[key] = _add_to_cell(row.cells.get(key, Cell()), evaluation, has_scores=evaluation.id in finished)
-    ordered = sorted((_column(key, members) for key, members in columns.items()), key=lambda column: (column.benchmark, column.detail))
-    return Board(_distinct(ordered), tuple(rows.values()), _imported(ctx, ordered))
+    ended = {key for key, members in columns.items() if key not in scored and not any(e.is_active for e in members)}
+    ended = set() if len(ended) == len(columns) else ended
+    without_scores = tuple(evaluation for key in ended for evaluation in columns.pop(key))
+    shown = [replace(row, cells={key: cell for key, cell in row.cells.items() if key not in ended}) for row in rows.values()]
+    ordered = _distinct(sorted((_column(key, members) for key, members in columns.items()), key=lambda column: column.label.casefold()))
+    return Board(ordered, tuple(row for row in shown if row.cells), _imported(ctx, ordered), without_scores)
 
 
 def read_columns(evaluations: Sequence[EvaluationView]) -> list[tuple[Column, list[EvaluationView]]]:
@@ -172,26 +185,27 @@ def _add_to_cell(cell: Cell, evaluation: EvaluationView, *, has_scores: bool) ->
 
 def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
     newest = next((one for one in evaluations if one.endpoint is None), evaluations[0])
-    metrics = tuple(dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.scores if ":" not in score.metric))
+    every = dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.scores)
+    metrics = tuple(metric for metric in every if metric.partition(":")[2] in ("", *AVERAGES))
     values = {metric: [score.value for e in evaluations if (score := e.score(metric)) is not None] for metric in metrics}
     return Column(
         key=key,
         benchmark=newest.benchmark,
         version_id=newest.version_id,
         kind=newest.kind,
+        title=newest.config.task.shown_title if newest.config.task else newest.benchmark,
         detail=_detail(newest),
         metrics=metrics,
         metric=choose_metric(newest.main_metric, values),
         config=newest.config,
+        averages={metric: words for metric in metrics if (words := newest.average_of(metric))},
     )
 
 
 def _detail(evaluation: EvaluationView) -> str:
     settings = evaluation.settings
     shots, limit, split = settings.get("shots"), settings.get("limit"), settings.get("split")
-    task = evaluation.config.task
     parts = [
-        (task.title or task.name) if task else "",
         f"{shots}-shot" if shots else "",
         f"{limit} items" if limit else "",
         "chat template" if evaluation.facts.used_chat_template else "",
@@ -201,15 +215,23 @@ def _detail(evaluation: EvaluationView) -> str:
 
 
 def _distinct(columns: Sequence[Column]) -> tuple[Column, ...]:
-    """Number the columns whose labels are the same: they differ in a setting that the label does not name."""
+    """Add their datasets to columns whose labels are the same, then a number where they differ in a setting that no label names."""
+    labels = [column.label for column in columns]
+    columns = [_add_detail(column, column.benchmark) if labels.count(column.label) > 1 else column for column in columns]
     labels = [column.label for column in columns]
     distinct = []
     for place, column in enumerate(columns):
         if labels.count(column.label) > 1:
-            number = f"settings {1 + labels[:place].count(column.label)}"
-            column = replace(column, detail=f"{column.detail}, {number}" if column.detail else number)
+            column = _add_detail(column, f"settings {1 + labels[:place].count(column.label)}")
         distinct.append(column)
     return tuple(distinct)
+
+
+def _add_detail(column: Column, text: str) -> Column:
+    """Add a text to what sets a column apart, unless its title says it."""
+    if text == column.title:
+        return column
+    return replace(column, detail=f"{column.detail}, {text}" if column.detail else text)
 
 
 def _imported(ctx: Context, columns: Sequence[Column]) -> tuple[ImportedRow, ...]:
@@ -219,7 +241,7 @@ def _imported(ctx: Context, columns: Sequence[Column]) -> tuple[ImportedRow, ...
     for one in stored:
         row = rows.setdefault((one.model, one.content_hash), ImportedRow(one.id, one.model, one.source, {}))
         for column in columns:
-            if same_benchmark(one.benchmark, column.benchmark):
+            if same_benchmark(one.benchmark, column.benchmark) or same_benchmark(one.benchmark, column.title):
                 row.cells.setdefault(column.key, read_scores(one.scores))
     return tuple(rows.values())
 

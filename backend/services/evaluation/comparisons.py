@@ -372,6 +372,7 @@ def _judge(values: dict[str, ItemValues], evaluation_ids: list[str], metric: str
     if len(judged) < 2:
         return {}
     tables = [values[one].table[np.searchsorted(values[one].keys, keys)] for one in judged]
+    metric = metric.removesuffix(":micro").removesuffix(":macro")  # items are tested, whatever they are averaged by
     column = "sum_nll" if metric in CORPUS_SIZE else metric
     if any(
         column not in values[one].metrics or f"{metric}:0" in values[one].metrics for one in judged

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, Job, Score
+from backend.domain.evaluation.boards import describe_average
 from backend.domain.evaluation.config import MAIN_METRIC, EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
 from backend.domain.evaluation.endpoints import ENGINE, JudgeTarget, check_request
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
@@ -102,6 +103,11 @@ class EvaluationView:
     def score(self, metric: str) -> ScoreView | None:
         """Return the score of a metric, if there is one."""
         return next((score for score in self.scores if score.metric == metric), None)
+
+    def average_of(self, metric: str) -> str:
+        """Return over what a metric of a benchmark with subgroups is averaged: `macro over 57 subgroups`; empty without subgroups."""
+        groups = tuple(self.config.task.groups) if self.config.task else ()
+        return describe_average(metric, [score.metric for score in self.scores], groups=groups)
 
 
 @dataclass(frozen=True)

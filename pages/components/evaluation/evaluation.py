@@ -85,13 +85,13 @@ def _draw_again(ctx: Context, person: Person, evaluation: EvaluationView) -> Non
 
 
 def _draw_scores(evaluation: EvaluationView) -> None:
-    totals, names = [score for score in evaluation.scores if ":" not in score.metric], {score.metric for score in evaluation.scores}
+    totals = [score for score in evaluation.scores if ":" not in score.metric]
     for at in range(0, len(totals), 4):
         columns = st.columns(max(3, min(4, len(totals))))
         for column, score in zip(columns, totals[at : at + 4], strict=False):
             with column.container(border=True, height="stretch"):
-                average = " (macro average)" if f"{score.metric}:micro" in names else ""
-                st.metric(metric_label(score.metric) + average, score_text(score.metric, score.value))
+                average = evaluation.average_of(score.metric)
+                st.metric(metric_label(score.metric) + (f" ({average})" if average else ""), score_text(score.metric, score.value))
                 st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
     draw_subgroups(evaluation)
     main = evaluation.main_score or evaluation.scores[0]

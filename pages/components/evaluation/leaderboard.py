@@ -14,8 +14,8 @@ from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.evaluation.charts import ScoreDot, score_figure
 from pages.components.evaluation.endpoints import subject_label
-from pages.components.evaluation.matrix import draw_metric_choice, metric_of
-from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
+from pages.components.evaluation.matrix import draw_metric_choice, metric_of, metric_title
+from pages.components.evaluation.scores import interval_text, p_text, score_text
 from pages.components.frame import empty_state, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable, draw_table
@@ -56,7 +56,7 @@ def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
         score_figure(dots, metric=metric, chance=chance),
         key=f"ranking_{column.key}_{metric}",
         config=STATIC,
-        alt=f"{metric_label(metric)} of {len(dots)} checkpoints with intervals",
+        alt=f"{metric_title(column, metric)} of {len(dots)} checkpoints with intervals",
     )
     words = f"{'Lower' if is_lower_better(metric) else 'Higher'} is better. Bars are 95 % confidence intervals."
     if len(ranks) > 1:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from backend.domain.evaluation.config import is_lower_better
 from backend.domain.jobs.states import Status
+from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.board import Board, BoardRow, Cell, Column, rank_board, read_board
 from backend.services.evaluation.comparisons import Rank
@@ -20,11 +22,11 @@ from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 
 PAGE = routes.EVALUATIONS
-ROWS, COLUMNS = 15, 6
-"""Checkpoints on one page of the matrix, and benchmarks shown until others are chosen."""
+ROWS, COLUMNS, LISTED = 15, 6, 4
+"""Checkpoints on one page of the matrix, benchmarks shown until others are chosen, evaluations without scores that are named."""
 LEGEND = (
     ":material/trophy: best score. **tied** not significantly different from the best on the same items. "
-    ":material/warning: score with a caveat. Small print: 95 % confidence intervals."
+    ":material/warning: score with a caveat. ↓ lower is better. Small print: 95 % confidence intervals."
 )
 
 
@@ -34,6 +36,12 @@ def metric_of(column: Column) -> str:
     return chosen if chosen in column.metrics else column.metric
 
 
+def metric_title(column: Column, metric: str) -> str:
+    """Return a metric's label, and over what it is averaged: `Accuracy (macro over 57 subgroups)`."""
+    average = column.averages.get(metric)
+    return f"{metric_label(metric.partition(':')[0])} ({average})" if average else metric_label(metric)
+
+
 def draw_metric_choice(column: Column) -> None:
     """Draw the choice of the metric that a column shows."""
     if len(column.metrics) > 1:
@@ -41,9 +49,9 @@ def draw_metric_choice(column: Column) -> None:
             "Metric",
             list(column.metrics),
             index=column.metrics.index(column.metric),
-            format_func=metric_label,
+            format_func=lambda metric: metric_title(column, metric),
             key=f"metric_{column.key}",
-            width=240,
+            width=320,
         )
 
 
@@ -65,6 +73,25 @@ def draw_matrix(ctx: Context, person: Person, board: Board) -> None:
 
     table()
     st.caption(LEGEND)
+    _draw_without_scores(board)
+
+
+def _draw_without_scores(board: Board) -> None:
+    """Draw links to evaluations that ended without scores and have no column, the newest ones."""
+    if not board.without_scores:
+        return
+    newest = sorted(board.without_scores, key=lambda evaluation: evaluation.created_at, reverse=True)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f"{plural(len(newest), 'evaluation')} without scores:", width="content")
+        for evaluation in newest[:LISTED]:
+            title = evaluation.config.task.shown_title if evaluation.config.task else evaluation.benchmark
+            row_link(
+                f"{title} on {evaluation.checkpoint}",
+                page=PAGE,
+                query={"evaluation": evaluation.id},
+                icon="error" if evaluation.status is Status.FAILED else "block",
+                key=f"without_{evaluation.id}",
+            )
 
 
 def show_columns(board: Board, evaluations: Sequence[EvaluationView]) -> None:
@@ -97,7 +124,7 @@ def _draw_filters(board: Board) -> list[Column]:
                         plain(column.label),
                         list(column.metrics),
                         index=column.metrics.index(metric_of(column)),
-                        format_func=metric_label,
+                        format_func=partial(metric_title, column),
                         key=f"metric_{column.key}",
                     )
     return [column for column in board.columns if column.key in chosen or not chosen][: 2 * COLUMNS]
@@ -149,7 +176,7 @@ def _draw_table(
 
 
 def _title(column: Column, metric: str) -> str:
-    return f"{column.label} · {metric_label(metric)}{' (lower is better)' if is_lower_better(metric) else ''}"
+    return f"{column.label} · {metric_title(column, metric)}{' ↓' if is_lower_better(metric) else ''}"
 
 
 def _draw_cell(

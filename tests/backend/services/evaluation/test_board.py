@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from backend.domain.evaluation.config import EvaluationConfig
+from backend.domain.evaluation.tasks.reading import read_task
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.board import rank_board, read_board
-from backend.services.evaluation.evaluations import launch_evaluation
+from backend.services.evaluation.evaluations import launch_evaluation, stop_evaluation
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark, claim_of, evaluated, finish, item
 
@@ -49,6 +50,35 @@ def test_an_evaluation_under_way_stands_in_the_column_of_its_settings(world: Con
     assert cell.finished is not None  # the earlier scores stay while the new ones are measured
     assert cell.pending is not None
     assert cell.pending.id == again.id
+
+
+def test_a_launch_that_failed_has_no_column_of_its_own(world: Context) -> None:
+    """A wrong task left a column with "Failed" in the matrix for good."""
+    evaluated(world, "Oak", "facts", [1, 0, 1, 0])
+    failed = launch_evaluation(world, checkpoint="Elm", benchmark="facts", config=EvaluationConfig(shots=1), person=LOCAL)
+    assert len(read_board(world).columns) == 2, "while it waits its column is there"
+    stop_evaluation(world, failed.id, person=LOCAL)
+    board = read_board(world)
+    assert [column.label for column in board.columns] == ["facts@1"]
+    assert [row.checkpoint for row in board.rows] == ["Oak"]
+    assert [evaluation.id for evaluation in board.without_scores] == [failed.id]
+
+
+def test_a_column_is_named_by_its_task_and_says_over_what_it_averages(world: Context) -> None:
+    """Columns were named lambada_development_plain_text@1 (LAMBADA), and macro averages only "Accuracy"."""
+    rows = [{"question": f"Q{n}", "choices": ["a", "b"], "answer": 0, "subject": "xy"[n % 2]} for n in range(4)]
+    for name in ("law", "law-test"):
+        add_benchmark(world, name, rows)
+        text = "name: law\ntitle: Law\nkind: multiple_choice\nsubgroup: subject\naverage: macro\nprompt: '{{question}}'\n"
+        task = read_task(text + "choices: choices\nanswer: answer\n")
+        launched = launch_evaluation(world, checkpoint="Oak", benchmark=name, config=EvaluationConfig(task=task), person=LOCAL)
+        score = {"value": 0.5, "stderr": 0.1, "low": 0.3, "high": 0.7, "n": 4, "method": "Wilson 95 %"}
+        scores = [{"metric": metric, **score} for metric in ("acc", "acc:micro", "acc:x", "acc:y")]
+        finish(world, claim_of(world, launched), [item(n, {"acc": 0.5}) for n in range(4)], scores=scores, facts={"unit": "items"})
+    first, second = read_board(world).columns
+    assert (first.label, second.label) == ("Law (law-test@1)", "Law (law@1)")
+    assert first.averages == {"acc": "macro over 2 subgroups", "acc:micro": "micro over items"}
+    assert first.metrics == ("acc", "acc:micro")
 
 
 def test_a_column_is_ranked_by_the_chosen_metric(world: Context) -> None:
