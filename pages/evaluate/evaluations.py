@@ -26,13 +26,13 @@ from pages.components.evaluation.safety import draw_probes
 from pages.components.evaluation.scores import interval_text, score_text
 from pages.components.evaluation.suites import draw_suite, draw_suites
 from pages.components.evaluation.task_form import draw_task, draw_tasks
-from pages.components.frame import empty_state, page_frame
+from pages.components.frame import empty_state, page_frame, plain
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import ago
 
 PAGE = routes.EVALUATIONS
-TABLE = WidgetTable("evaluations", {"Checkpoint": 3.0, "Benchmark": 2.0, "Kind": 1.5, "Score": 2.4, "When": 1.1})
+TABLE = WidgetTable("evaluations", {"Checkpoint": 3.0, "Benchmark": 2.0, "Scoring": 1.5, "Score": 2.4, "When": 1.1})
 SHOWN = 20
 INNER = (
     *("benchmark", "evaluation", "first", "new", "checkpoint", "dataset", "safety", "endpoint", "endpoints"),
@@ -47,7 +47,7 @@ def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
     with columns[0]:
         row_link(evaluation.checkpoint, page=PAGE, query={"evaluation": evaluation.id}, icon="grading", key=f"open_{evaluation.id}")
     columns[1].text(evaluation.benchmark)
-    columns[2].caption(KIND_LABEL[evaluation.kind])
+    columns[2].caption(plain(evaluation.config.task.shown_title if evaluation.config.task else KIND_LABEL[evaluation.kind]))
     score = evaluation.main_score
     with columns[3]:
         if score is not None:

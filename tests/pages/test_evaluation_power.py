@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.tasks.definition import TaskDefinition
+from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition
 from backend.domain.statistics.power import plan_power
-from pages.components.evaluation.power import format_power
+from backend.services.evaluation.evaluations import Plan
+from pages.components.evaluation.launch import format_plan
+from pages.components.evaluation.power import format_detectable, format_power
 
 
 def test_plan_names_its_assumption_and_the_items_that_smaller_differences_need() -> None:
@@ -21,3 +26,17 @@ def test_plan_from_earlier_evaluations_names_them_and_their_clusters() -> None:
 
 def test_plan_of_three_items_detects_nothing() -> None:
     assert format_power(plan_power(3)).startswith("Too few items to detect any difference")
+
+
+def test_several_benchmarks_name_only_what_each_detects() -> None:
+    """Eleven benchmarks were a wall of eleven paragraphs."""
+    assert [format_detectable(plan) for plan in (plan_power(500), plan_power(3), None)] == ["6.8 points", "none: too few items", "–"]
+
+
+def test_the_plan_of_a_task_names_its_metrics() -> None:
+    """LAMBADA's plan said "Perplexity and bits per byte"; it scores accuracy and perplexity."""
+    lambada = shipped_definition("lambada")
+    assert isinstance(lambada, TaskDefinition)
+    plan = Plan(EvaluationKind.PERPLEXITY, "all", 20, None)
+    assert format_plan(plan, EvaluationConfig(task=lambada)) == "LAMBADA: accuracy, perplexity on 20 texts."
+    assert format_plan(plan, EvaluationConfig()) == "Perplexity and bits per byte on 20 texts."

@@ -90,8 +90,9 @@ def test_form_launches_every_checkpoint_on_every_benchmark(world: Context) -> No
     app.multiselect[0].set_value(ids).run()
     app.multiselect[1].set_value([dataset.id for dataset in list_datasets(world)]).run()
     shown = plain_words(app)
-    assert "facts@1: Multiple choice on 40 items" in shown
-    assert "Detects a difference of" in shown
+    (plans,) = [frame.value for frame in app.table if "Detectable difference" in frame.value]
+    assert list(plans["Items"]) == ["40", "12"]
+    assert list(plans["Scored"]) == ["Multiple choice", "Perplexity and bits per byte"]
     assert "Estimated time: about" in shown
     assert "without 2 evaluations that nothing is known about" in shown  # the stories
     assert "roundhouse eval run --checkpoint Oak --benchmark facts@1" in shown
@@ -269,4 +270,4 @@ def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> 
     (table,) = [frame.value for frame in app.table if "Subgroup" in frame.value]
     cells = {name.replace("\\", ""): score.replace("\\", "") for name, score in zip(table["Subgroup"], table["Score"], strict=True)}
     assert cells == {"Macro average": "75.0 %", "Micro average": "60.0 %", "algebra": "50.0 %", "botany": "100.0 %"}
-    assert read_board(world).columns[0].metrics == ("acc",)
+    assert read_board(world).columns[0].metrics == ("acc", "acc:micro")

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import is_lower_better as is_lower_better_metric
+from backend.domain.evaluation.tasks.metric_names import metric_label
 
 SCORING_VERSION = 3
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
@@ -115,6 +116,13 @@ class EvaluationConfig(BaseModel):
         if self.task is not None and self.shots:
             raise ValueError("a task says itself how many examples it shows: change fewshot.count, and leave shots at 0")
         return self
+
+
+def describe_scoring(config: EvaluationConfig, *, kind: EvaluationKind) -> str:
+    """Return what is scored: a task with its metrics, `LAMBADA: accuracy, perplexity`, or the way of scoring without a task."""
+    if config.task is None:
+        return KIND_LABEL[kind]
+    return f"{config.task.shown_title}: {', '.join(metric_label(use.name) for use in config.task.metric_uses)}"
 
 
 def settings_of(

@@ -12,7 +12,7 @@ from typing import Literal
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
-from backend.domain.evaluation.config import KIND_LABEL, METRIC_LABEL
+from backend.domain.evaluation.config import METRIC_LABEL, describe_scoring
 from backend.domain.evaluation.exchange import ItemRow, write_results, write_sample
 from backend.domain.evaluation.report import Section, write_csv, write_html
 from backend.errors import Conflict
@@ -110,7 +110,7 @@ def _html(evaluation: EvaluationView, items: Sequence[ItemRow]) -> str:
     shown = [{key: _cell(value) for key, value in _item_cells(item).items()} for item in items[:SHOWN_ITEMS]]
     note = f"The first {len(shown)} of {len(items):,} items." if len(items) > len(shown) else ""
     sections = [Section("Scores", scores, "; ".join(caveats_of(evaluation))), Section("Settings", settings), Section("Items", shown, note)]
-    subtitle = f"{KIND_LABEL[evaluation.kind]}, {evaluation.created_at:%Y-%m-%d %H:%M} UTC"
+    subtitle = f"{describe_scoring(evaluation.config, kind=evaluation.kind)}, {evaluation.created_at:%Y-%m-%d %H:%M} UTC"
     return write_html(f"{evaluation.checkpoint} on {evaluation.benchmark}", subtitle, sections)
 
 

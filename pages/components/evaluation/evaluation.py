@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.evaluation.boards import caveats
-from backend.domain.evaluation.config import KIND_LABEL, PREFIX_POLICY, EvaluationKind, is_lower_better
+from backend.domain.evaluation.config import PREFIX_POLICY, EvaluationKind, describe_scoring, is_lower_better
 from backend.domain.jobs.results import EvaluationFacts, JudgeFacts
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
@@ -40,7 +40,8 @@ def draw_evaluation(ctx: Context, person: Person, evaluation: EvaluationView) ->
         st.subheader(plain(f"{evaluation.checkpoint} on {evaluation.benchmark}"), anchor=False, width="content")
         status_badge(evaluation.status, ready="finished")
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        st.caption(f"{KIND_LABEL[evaluation.kind]}, {ago(evaluation.created_at, now=ctx.now())}", width="content")
+        scoring = describe_scoring(evaluation.config, kind=evaluation.kind)
+        st.caption(plain(f"{scoring}, {ago(evaluation.created_at, now=ctx.now())}"), width="content")
         draw_subject(evaluation)
     if evaluation.is_active and evaluation.job_id:
         draw_job(ctx, person, evaluation.job_id, doing="Scoring items")

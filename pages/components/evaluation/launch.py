@@ -8,18 +8,19 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from backend.domain.evaluation.config import KIND_LABEL, EvaluationConfig, EvaluationKind
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, describe_scoring
 from backend.domain.evaluation.cost import MemoryEstimate, TimeEstimate
 from backend.domain.wording import format_bytes, format_duration, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.endpoints.registry import EvaluatedEndpointView
 from backend.services.evaluation.evaluations import EvaluationView, Plan, launch_evaluation
 from backend.services.evaluation.forecasts import EvaluationForecast, Subject, TotalForecast, forecast_evaluations
-from pages.components.evaluation.power import format_power
+from pages.components.evaluation.power import format_detectable, format_power
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
 
 FEW_SECONDS = 10
+SPLIT_ROWS = {"all": "", "train": " of the training split", "val": " of the validation split"}
 
 
 def draw_launch(ctx: Context, person: Person, subjects: Sequence[Subject], configs: Mapping[str, EvaluationConfig]) -> list[EvaluationView]:
@@ -62,16 +63,21 @@ def _key(one: EvaluationForecast) -> str:
 
 def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConfig]) -> None:
     plans = {one.benchmark: one.plan for one in forecast.evaluations}
-    for benchmark, plan in plans.items():
-        name = f"{benchmark}: " if len(plans) > 1 else ""
-        st.caption(plain(name + format_plan(plan)))
+    _draw_plans(plans, configs)
     for benchmark, plan in plans.items():
         task = configs[benchmark].task
         if task is not None and task.judge is not None:
             name = task.judge.endpoint or task.judge.checkpoint
             st.caption(plain(f"“{name}” judges each answer: {plural(plan.items, 'more question')} for each checkpoint and endpoint."))
-    for cap in dict.fromkeys(one.cap for one in forecast.evaluations if one.cap):
-        st.caption(plain(cap))
+    caps = list(dict.fromkeys(one.cap for one in forecast.evaluations if one.cap))
+    if len(caps) == 1:
+        st.caption(plain(caps[0]))
+    elif caps:
+        num_capped = sum(bool(one.cap) for one in forecast.evaluations)
+        st.caption(
+            f":material/warning: In {plural(num_capped, 'evaluation')} the longest answers do not fit beside a prompt in the context: each "
+            "ends where the context does, and those that were cut are counted. See each evaluation below."
+        )
     if not forecast.evaluations:
         st.caption("Choose at least one checkpoint or endpoint, and one benchmark.")
         return
@@ -97,6 +103,7 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
                     "Range": format_time_range(one.time),
                     "Taken from": one.time.basis if one.time else "",
                     "Memory": format_bytes(one.memory.bytes),
+                    "Answers": "cut by the context" if one.cap else "",
                 }
                 for one in forecast.evaluations
             ]
@@ -134,11 +141,29 @@ def _time_caption(forecast: TotalForecast) -> str:
     return f"{words}."
 
 
-def format_plan(plan: Plan) -> str:
+def _draw_plans(plans: Mapping[str, Plan], configs: Mapping[str, EvaluationConfig]) -> None:
+    """Draw the plan of one benchmark as a sentence, those of several as a table."""
+    if len(plans) < 2:
+        for benchmark, plan in plans.items():
+            st.caption(plain(format_plan(plan, configs[benchmark])))
+        return
+    rows = [
+        {
+            "Benchmark": benchmark,
+            "Scored": describe_scoring(configs[benchmark], kind=plan.kind),
+            "Items": f"{plan.items:,}{SPLIT_ROWS[plan.split]}",
+            "Detectable difference": format_detectable(plan.power),
+        }
+        for benchmark, plan in plans.items()
+    ]
+    draw_table(rows, key="eval_plans", alt="What each benchmark scores, and the smallest difference that it can detect")
+    st.caption("Detectable: the smallest difference of two checkpoints found with 80 % power. Choose one benchmark to see the assumption.")
+
+
+def format_plan(plan: Plan, config: EvaluationConfig) -> str:
     """Return what is scored and what a comparison of two checkpoints can detect."""
-    rows = {"all": "", "train": " of the training split", "val": " of the validation split"}[plan.split]
     noun = "text" if plan.kind is EvaluationKind.PERPLEXITY else "item"
-    words = f"{KIND_LABEL[plan.kind]} on {plural(plan.items, noun)}{rows}."
+    words = f"{describe_scoring(config, kind=plan.kind)} on {plural(plan.items, noun)}{SPLIT_ROWS[plan.split]}."
     return f"{words} {format_power(plan.power)}" if plan.power is not None else words
 
 

@@ -22,3 +22,10 @@ def format_power(plan: PowerPlan) -> str:
         words += f" Items of one passage count together: design effect {plan.design_effect:.1f}."
     needs = "; ".join(f"{plural(round(100 * difference), 'point')}: {items:,}" for difference, items in plan.items_for if items > plan.n)
     return f"{words} Items needed for {needs}." if needs else words
+
+
+def format_detectable(plan: PowerPlan | None) -> str:
+    """Return the smallest difference that a comparison can detect, briefly; a dash where it is not known before texts are scored."""
+    if plan is None:
+        return "–"
+    return f"{100 * plan.detectable:.1f} points" if plan.detectable < 1 else "none: too few items"
