@@ -41,10 +41,8 @@ def select_rows(task: TaskDefinition, rows: Sequence[Row], *, limit: int | None,
     chosen = [at for at, row in enumerate(rows) if _holds(task, row, at, where=task.data.where, path="data.where")]
     if not chosen:
         raise InvalidInput(_no_rows(task, rows), remedy="Choose another dataset, or change `data.where`.", field="task")
-    if task.fewshot.count and task.fewshot.choose == "per_item":
-        own_examples, examples, used = _draw_for_items(task, rows, chosen, seed=seed, pool=pool), {}, set()
-    else:
-        own_examples, (examples, used) = {}, _examples(task, rows, chosen, seed=seed, pool=pool)
+    examples, used = _examples(task, rows, chosen, seed=seed, pool=pool)
+    own_examples = _draw_for_items(task, rows, chosen, seed=seed, pool=pool) if task.fewshot.choose == "per_item" else {}
     left = [at for at in chosen if at not in used]
     if not left:
         raise InvalidInput(
@@ -100,7 +98,7 @@ def _examples(
 ) -> tuple[dict[str | None, tuple[Row, ...]], set[int]]:
     """Return the examples by subgroup, and the indices of scored rows that serve as such."""
     count = task.fewshot.count
-    if not count:
+    if not count or task.fewshot.choose == "per_item":
         return {}, set()
     source, own, by_subgroup = _source(task, rows, chosen, pool=pool)
     picked = {name: _pick(task, part, seed=seed) for name, part in by_subgroup.items()}
@@ -137,6 +135,8 @@ def _draw_for_items(
     The draws are those of the default sampler of lm-evaluation-harness 0.4.13, whose usual seed is 1234, with one generator a subgroup.
     """
     count = task.fewshot.count
+    if not count:
+        return {}
     source, own, by_subgroup = _source(task, rows, chosen, pool=pool)
     names = {at: subgroup_of(task, rows[at]) if task.fewshot.same_subgroup else None for at in chosen}
     generators = {name: random.Random(seed) for name in names.values()}
