@@ -70,7 +70,7 @@ def show_error(error: RoundhouseError) -> None:
 
 def show_problem(cause: str, remedy: object = "") -> None:
     """Draw a cause and its cure as plain text. `remedy` may come from a job's stored error, or be empty."""
-    st.error(plain(cause) + (f"  \n{plain(str(remedy))}" if remedy else ""), icon=":material/error:")
+    st.error(with_code(cause) + (f"  \n{with_code(str(remedy))}" if remedy else ""), icon=":material/error:")
 
 
 def warn_unknown(what: str, name: str, *, instead: str) -> None:
@@ -85,6 +85,14 @@ def plain(text: str) -> str:
     """
     text = BARE_LINK.sub("\\g<0>\u2060", text.encode("utf-8", "backslashreplace").decode())
     return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-.!|~$:" else c for c in text)
+
+
+def with_code(text: str) -> str:
+    """Return a message as plain text with what stands between backticks, such as a command, set as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return plain(text)
+    return "".join(f"`{part}`" if number % 2 and part.strip() else plain(part) for number, part in enumerate(parts))
 
 
 def spoken(name: str) -> str:

@@ -16,7 +16,7 @@ from backend.services.serving.endpoints import EndpointView, list_deployments, l
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, required_gates, requirement_of
 from pages.components import routes
-from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem
+from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, with_code
 from pages.components.links import row_link
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
@@ -75,12 +75,12 @@ def draw_form(
         help="Refuse a checkpoint whose change towards unsafe, measured against its base, is not shown to be small. "
         "Holds for later deployments.",
     )
-    draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
+    is_refused = draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
     draw_memory(deployment_memory(ctx, chosen), replicas)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
         st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)} and continues until the new checkpoint is ready.")
-    if st.button("Deploy", type="primary", disabled=not name, key="deploy", icon=":material/rocket_launch:"):
+    if st.button("Deploy", type="primary", disabled=not name or is_refused, key="deploy", icon=":material/rocket_launch:"):
         with errors_shown():
             deploy(
                 ctx,
@@ -95,25 +95,36 @@ def draw_form(
             st.rerun()
 
 
-def draw_requirements(ctx: Context, name: str, checkpoint_id: str, safety: SafetyRequirement | None) -> None:
-    """Draw the gates that an endpoint of this name requires, and whether the checkpoint has passed them."""
-    for gate in required_gates(ctx, name, checkpoint_id=checkpoint_id):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            color, icon, words = VERDICTS[gate.verdict]
-            st.badge(words, color=color, icon=f":material/{icon}:")
-            row_link(
-                f"Requires gate {gate.name}", page=routes.EVALUATIONS, query={"gate": gate.gate_id}, icon="rule", key=f"gate_{gate.gate_id}"
-            )
-            st.caption("Judged again when you deploy.", width="content")
-    if safety is None:
-        return
-    try:
-        check_requirement(ctx, checkpoint_id, name=name, requirement=safety)
-    except Conflict as refusal:
-        st.warning(plain(f"{refusal.message} {refusal.remedy}"), icon=":material/shield:")
-        row_link("Measure its safety", page=routes.CHECKPOINTS, query={"checkpoint": checkpoint_id}, icon="shield", key="deploy_safety")
-    else:
-        st.caption(":material/verified_user: Passes the safety gate.")
+def draw_requirements(ctx: Context, name: str, checkpoint_id: str, safety: SafetyRequirement | None) -> bool:
+    """Draw what an endpoint of this name requires and whether the checkpoint meets it; return whether the safety gate refuses it."""
+    gates = required_gates(ctx, name, checkpoint_id=checkpoint_id)
+    if not gates and safety is None:
+        return False
+    refusal: Conflict | None = None
+    st.markdown("**Requirements**")
+    if safety is not None:
+        try:
+            check_requirement(ctx, checkpoint_id, name=name, requirement=safety)
+        except Conflict as conflict:
+            refusal = conflict
+        verdict = "PASS" if refusal is None else "FAIL"
+        query = {"checkpoint": checkpoint_id}
+        _draw_requirement(verdict, "Safety gate", page=routes.CHECKPOINTS, query=query, icon="shield", key="deploy_safety")
+    for gate in gates:
+        query = {"gate": gate.gate_id}
+        _draw_requirement(gate.verdict, f"Gate {gate.name}", page=routes.EVALUATIONS, query=query, icon="rule", key=f"gate_{gate.gate_id}")
+    if gates:
+        st.caption("Gates are judged again when you deploy.")
+    if refusal is not None:
+        st.warning(f"{with_code(refusal.message)} {with_code(refusal.remedy or '')}", icon=":material/shield:")
+    return refusal is not None
+
+
+def _draw_requirement(verdict: str | None, label: str, *, page: str, query: dict[str, str], icon: str, key: str) -> None:
+    color, mark, words = VERDICTS[verdict]
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.badge(words, color=color, icon=f":material/{mark}:")
+        row_link(label, page=page, query=query, icon=icon, key=key)
 
 
 def suggest_name(checkpoint: str, taken: list[str]) -> None:

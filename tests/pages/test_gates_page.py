@@ -61,7 +61,7 @@ def test_the_deployment_form_names_the_gates_that_an_endpoint_requires(world: Co
     assert "Not judged yet" not in words(app)
     app.text_input(key="deploy_name").set_value("tales").run()
     assert "Not judged yet" in words(app)
-    assert "Requires gate release" in words(app)
+    assert "Gate release" in words(app)
     app.button(key="deploy").click().run()  # refused in words, and the form keeps what was typed
     assert "says FAIL" in app.error[0].value.replace("\\", "")
     assert app.text_input(key="deploy_name").value == "tales"

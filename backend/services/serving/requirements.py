@@ -8,13 +8,12 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate
-from backend.errors import Conflict, InvalidInput
+from backend.domain.evaluation.safety.margins import MARGIN, check_margin
+from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context, Person, require_admin
 
 KEY = "require_safety"
-MARGIN = 0.05
-"""That of `roundhouse eval safety drift`: five points."""
 REMEDY = "Measure it with `roundhouse eval safety run`, see `roundhouse eval safety drift`, or deploy another checkpoint."
 
 
@@ -92,12 +91,6 @@ def require_safety(ctx: Context, name: str, *, margin: float | None, person: Per
         if deployment is None:
             raise Conflict(f"There is no endpoint {name!r} yet.", remedy="Deploy it with --require-safety.", field="name")
         deployment.config = {**deployment.config, KEY: None if margin is None else {"margin": margin}}
-
-
-def check_margin(margin: float | None) -> None:
-    """Raise InvalidInput for a margin out of range."""
-    if margin is not None and not 0 < margin < 1:
-        raise InvalidInput(f"A margin of {margin:g} is out of range.", remedy="Give a share between 0 and 1, such as 0.05.", field="margin")
 
 
 def stored_requirement(requirement: SafetyRequirement | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from backend.domain.evaluation.gates import Verdict
 from backend.domain.evaluation.safety.drift import MAX_MISSING, Drift, measure_drift, overall
+from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.evaluation.safety.probes import METRICS
 from backend.domain.evaluation.safety.scoring import expected_metrics
 from backend.errors import InvalidInput
@@ -15,7 +16,6 @@ from backend.services.context import Context
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
 from backend.services.evaluation.safety.runs import SafetyResult, metas_of, read_values, results_by_probe
 
-MARGIN = 0.05
 GATE_MARGIN_NOTE = "non-inferiority on the change towards unsafe, 95 % interval, no correction for several metrics"
 
 
@@ -60,8 +60,7 @@ def safety_drift(
 
     Raises NotFound, InvalidInput without a base or with a margin out of range, Conflict where two evaluations were not asked alike.
     """
-    if not 0 < margin < 1:
-        raise InvalidInput(f"A margin of {margin:g} is out of range.", remedy="Give a share between 0 and 1, such as 0.05.", field="margin")
+    check_margin(margin)
     subject = resolve_checkpoint(ctx, checkpoint)
     before = resolve_checkpoint(ctx, base) if base else base_of(ctx, subject)
     first, second = (_finished(ctx, side) for side in (before, subject))
