@@ -40,6 +40,4 @@ def run_group(
     tasks = [with_options(task, shots=shots, max_tokens=max_tokens) for task in tasks_of(ctx, group)]
     suite = suite_of_group(ctx, group, tasks=tasks, config=config, person=LOCAL, benchmark=benchmark)
     note(f"{group.shown_title}: {len(tasks)} tasks as the suite “{suite.name}”; roundhouse eval suite show {suite.id} shows its results.")
-    if group.centred:
-        note("The averages are of the scores themselves, not of what exceeds chance.")
     run_and_emit(ctx, suite.id, checkpoint=checkpoint, wait=wait, as_json=as_json)

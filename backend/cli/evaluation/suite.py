@@ -108,6 +108,7 @@ def describe_result(result: SuiteResultView) -> dict[str, Any]:
         "finished": result.num_finished,
         "macro": _describe_estimate(result.macro),
         "micro": _describe_estimate(result.micro),
+        "centred": _describe_estimate(result.centred),
         "left_out": list(result.left_out),
         "seconds": result.seconds,
         "tokens": result.tokens,
@@ -134,7 +135,7 @@ def format_result(result: SuiteResultView) -> str:
         score = one.evaluation.main_score if one.evaluation else None
         state = one.error or (str(one.evaluation.status) if one.evaluation else "waiting")
         lines.append(f"  {one.member.benchmark:<28} " + (f"{score.metric} {score.value:.4f}  n = {score.n}" if score else state))
-    for name, average in (("macro", result.macro), ("micro", result.micro)):
+    for name, average in (("centred", result.centred), ("macro", result.macro), ("micro", result.micro)):
         if average is not None:
             error = "" if average.stderr is None else f" ± {average.stderr:.4f}"
             lines.append(f"  {name} average {average.value:.4f}{error}")

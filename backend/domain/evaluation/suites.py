@@ -55,6 +55,7 @@ class SuiteConfig(BaseModel):
     name: str
     description: str = Field(default="", max_length=2000)
     members: tuple[SuiteMember, ...] = Field(min_length=1, max_length=MOST_MEMBERS)
+    centred: bool = Field(default=False, description="Also average what exceeds chance, as the CORE metric does.")
 
     @field_validator("members")
     @classmethod
@@ -69,7 +70,8 @@ class SuiteConfig(BaseModel):
         members = [{"benchmark": one.benchmark, **one.config.model_dump(mode="json", exclude_defaults=True)} for one in self.members]
         head = {"name": self.name, **({"description": self.description} if self.description else {})}
         short = [member["benchmark"] if len(member) == 1 else member for member in members]
-        return yaml.safe_dump({**head, "members": short}, sort_keys=False, allow_unicode=True)
+        centred = {"centred": True} if self.centred else {}
+        return yaml.safe_dump({**head, **centred, "members": short}, sort_keys=False, allow_unicode=True)
 
 
 def parse_suite(values: Any) -> SuiteConfig:

@@ -24,6 +24,21 @@ def micro_average(tasks: Sequence[Estimate]) -> Estimate:
     return _weighted(tasks, [task.n / total for task in tasks], name=f"micro average of {len(tasks)} tasks")
 
 
+def centre(task: Estimate, *, chance: float) -> Estimate:
+    """Return what a share exceeds chance by, of what it can: (score - chance) / (1 - chance), as the CORE metric (Li et al. 2024, DCLM).
+
+    Example:
+        >>> centre(Estimate(0.4, 0.06, 0.28, 0.52, 50, "Wilson"), chance=0.25).value
+        0.2
+    """
+    if not 0 <= chance < 1:
+        raise InvalidInput(f"A chance of {chance:g} leaves nothing to exceed it.", remedy="Leave the task out of a centred average.")
+    room = 1 - chance
+    low, high = (None if bound is None else (bound - chance) / room for bound in (task.low, task.high))
+    stderr = None if task.stderr is None else task.stderr / room
+    return Estimate((task.value - chance) / room, stderr, low, high, task.n, f"{task.method}, centred")
+
+
 def _some(tasks: Sequence[Estimate]) -> Sequence[Estimate]:
     if not tasks or any(task.n < 1 for task in tasks):
         raise InvalidInput("A group's average needs a score of at least one item for each of its tasks.", remedy="Evaluate every task.")

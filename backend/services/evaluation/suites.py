@@ -19,7 +19,7 @@ from backend.domain.evaluation.tasks.metric_names import is_averaged, metric_lab
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.statistics.groups import macro_average, micro_average
+from backend.domain.statistics.groups import centre, macro_average, micro_average
 from backend.errors import Conflict, RoundhouseError
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person, require_builder
@@ -56,7 +56,8 @@ class MemberResult:
 class SuiteResultView:
     """A suite on a checkpoint. `seconds` and `tokens` sum what its evaluations took, where that is known.
 
-    `macro` counts every benchmark the same, `micro` every item; both are None until every member with a share has its score.
+    `macro` counts every benchmark the same, `micro` every item, `centred` (of a suite that says so) the same over what exceeds chance. All
+    are None until every member with a share has its score.
     `left_out` names the finished members whose metric does not lie between 0 and 1, such as bits per byte.
     """
 
@@ -71,6 +72,7 @@ class SuiteResultView:
     members: tuple[MemberResult, ...]
     macro: Estimate | None
     micro: Estimate | None
+    centred: Estimate | None
     left_out: tuple[str, ...]
     seconds: float
     tokens: int
@@ -123,10 +125,11 @@ def suite_of_group(
     suites = {suite.name: suite for suite in list_suites(ctx)}
     names = [group.name, *(f"{group.name} {number}" for number in range(2, len(suites) + 3))]
     for name in names:
-        if name in suites and suites[name].config.members == tuple(members):
+        if name in suites and (suites[name].config.members, suites[name].config.centred) == (tuple(members), group.centred):
             return suites[name]
     free = next(name for name in names if name not in suites)
-    return create_suite(ctx, SuiteConfig(name=free, description=group.description, members=tuple(members)), person=person)
+    config_of_group = SuiteConfig(name=free, description=group.description, members=tuple(members), centred=group.centred)
+    return create_suite(ctx, config_of_group, person=person)
 
 
 def archive_suite(ctx: Context, suite: str, *, person: Person) -> None:
@@ -251,6 +254,7 @@ def _result(row: SuiteResult, checkpoint: Checkpoint, evaluations: dict[str, Eva
         members=members,
         macro=macro,
         micro=micro,
+        centred=average_above_chance(members) if config.centred and macro is not None else None,
         left_out=left_out,
         seconds=sum((job.finished_at - job.started_at).total_seconds() for job in ran if job.started_at and job.finished_at),
         tokens=sum(e.facts.tokens or 0 for e in done),
@@ -266,6 +270,13 @@ def average(members: Sequence[MemberResult]) -> tuple[Estimate | None, Estimate 
         return None, None, left_out
     estimates = [Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method) for s in averaged]
     return macro_average(estimates), micro_average(estimates), left_out
+
+
+def average_above_chance(members: Sequence[MemberResult]) -> Estimate:
+    """Return the macro average of what the members' shares exceed chance by; chance is 0 where there are no choices."""
+    evaluations = [one.evaluation for one in members if one.evaluation is not None]
+    scored = [(e.facts.chance or 0.0, score) for e in evaluations if (score := e.main_score) is not None and is_averaged(score.metric)]
+    return macro_average([centre(Estimate(s.value, s.stderr, s.low, s.high, s.n, s.method), chance=chance) for chance, s in scored])
 
 
 def _find(session: Session, name_or_id: str) -> Suite:
