@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Ledger:
         self.values: dict[str, dict[str, float]] = {}
         self.clusters: dict[str, float] = {}
         self.subgroups: dict[str, str] = {}
+        self.categories: dict[str, str] = {}
         self.total = 0
         self._read()
         self._at_start = len(self.values)
@@ -38,8 +39,15 @@ class Ledger:
                 continue  # torn when the attempt before was killed
             if record.get("fingerprint") == self._fingerprint:
                 self.values[record["hash"]] = record["values"]
-                if "subgroup" in record:
-                    self.subgroups[record["hash"]] = record["subgroup"]
+                self._sort(record["hash"], record)
+
+    def _sort(self, item_hash: str, parts: Mapping[str, Any]) -> dict[str, str]:
+        """Note the parts that an item belongs to, and return them."""
+        named = {"subgroup": self.subgroups, "category": self.categories}
+        for name, items in named.items():
+            if name in parts:
+                items[item_hash] = parts[name]
+        return {name: parts[name] for name in named if name in parts}
 
     def expect(self, total: int) -> None:
         """Set the number of items."""
@@ -54,9 +62,7 @@ class Ledger:
                     continue
                 values = {**item.values, **({CLUSTER: self.clusters[item.hash]} if item.hash in self.clusters else {})}
                 self._reporter.emit(ItemEvent(item_hash=item.hash, position=item.position, values=dict(values), shown=item.shown))
-                record: dict[str, Any] = {"fingerprint": self._fingerprint, "hash": item.hash, "values": values}
-                if "subgroup" in item.shown:
-                    record["subgroup"] = self.subgroups[item.hash] = item.shown["subgroup"]
+                record = {"fingerprint": self._fingerprint, "hash": item.hash, "values": values} | self._sort(item.hash, item.shown)
                 file.write(json.dumps(record) + "\n")
                 self.values[item.hash] = values
         elapsed = time.monotonic() - self._started

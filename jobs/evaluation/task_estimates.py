@@ -41,6 +41,7 @@ def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
     for name in dict.fromkeys(use.name for use in task.metric_uses):
         if name in ("bbq", "winogender"):
             rows += [_row(score, one) for score, one in estimate_bias(name, list(ledger.values.values())).items()]
+            rows += _bias_by_category(name, ledger)
             continue
         items = [values for values in ledger.values.values() if _has(name, values)]
         if items and name in METRIC_NAMES and name != INSTRUCTIONS:
@@ -55,6 +56,17 @@ def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
             remedy="See the items for the reason, or raise the item limit.",
         )
     return rows
+
+
+def _bias_by_category(name: str, ledger: Ledger) -> list[ScoreRow]:
+    """Return the bias scores of each category of BBQ, such as religion, named `bias_ambiguous:Religion`; none of one category."""
+    parts: dict[str, list[dict[str, float]]] = {}
+    for item_hash, category in ledger.categories.items():
+        parts.setdefault(category, []).append(ledger.values[item_hash])
+    if len(parts) < 2:
+        return []
+    scores = [(category, estimate_bias(name, part)) for category, part in sorted(parts.items())]
+    return [_row(f"{score}:{category}", one) for category, part in scores for score, one in part.items() if score.startswith("bias_")]
 
 
 def _has(name: str, values: dict[str, float]) -> bool:

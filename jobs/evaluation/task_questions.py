@@ -177,6 +177,8 @@ class TaskQuestions:
         more: dict[str, Any] = {"question": (rendered.context or (rendered.contexts or ("",))[0])[-SHOWN_CHARACTERS:]}
         if rendered.subgroup is not None:
             more["subgroup"] = rendered.subgroup
+        if "bbq" in self._choice_metrics and item.row.get("category"):
+            more["category"] = str(item.row["category"])
         return Scored(item.hash, item.position, values, more | shown)
 
 

@@ -29,7 +29,8 @@ def draw_subgroups(evaluation: EvaluationView) -> None:
             rows = [_row(name, score, metric) for name, score in scores.items() if name in groups]
             rows += [_row(name, score, metric) for name, score in subgroups.items()]
             draw_table([*_averages(list(subgroups.values()), metric), *rows], key=f"subgroups_{metric}", alt="Scores of subgroups")
-            st.caption("Macro: every subgroup counts the same. Micro: every item does. 95 % confidence intervals.")
+            means = "Macro: every subgroup counts the same. Micro: every item does. " if is_share(metric) else ""
+            st.caption(f"{means}95 % confidence intervals.")
 
 
 def _averages(scores: list[ScoreView], metric: str) -> list[dict[str, object]]:

@@ -61,6 +61,9 @@ metrics: [bits_per_byte, byte_perplexity, word_perplexity]
 """
 
 
+CATEGORIES = ("Age", "Religion")
+
+
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> EvaluationRoom:
     room = EvaluationRoom(tmp_path_factory.mktemp("tasks"))
@@ -147,7 +150,9 @@ def test_an_answer_longer_than_the_context_gets_what_its_prompt_leaves(room: Eva
 
 def test_bbq_and_winogender_have_their_published_scores(room: EvaluationRoom) -> None:
     questions = [
-        dict(row, question_polarity=polarity, question_index=str(index), context=f"Ann and Ben met {index}.")
+        dict(
+            row, question_polarity=polarity, question_index=str(index), context=f"Ann and Ben met {index}.", category=CATEGORIES[index % 2]
+        )
         for index in range(6)
         for polarity in ("neg", "nonneg")
         for row in TASK_ROWS["bbq"]
@@ -162,6 +167,8 @@ def test_bbq_and_winogender_have_their_published_scores(room: EvaluationRoom) ->
         if known or condition == "ambiguous":
             bias = (1.0 if (name == "Ann") == (row["question_polarity"] == "neg") else -1.0) if known else 0.0
             expected.setdefault(f"bias_{condition}", []).append(bias)
+            expected.setdefault(f"bias_{condition}:{row['category']}", []).append(bias)
+    assert f"bias_ambiguous:{CATEGORIES[0]}" in expected, "the page showed no bias by category"
     for name, values in expected.items():
         assert scores[name]["value"] == pytest.approx(np.mean(values)), name
         assert scores[name]["low"] < scores[name]["high"]
