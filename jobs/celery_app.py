@@ -18,7 +18,7 @@ from celery import signals
 from backend.bootstrap import get_context
 from backend.infra.devices import read_gauges, visible_devices
 from backend.infra.queue import TASK, make_celery
-from backend.services.evaluation.open_suites import list_open_results
+from backend.services.evaluation.open_suites import list_open_results, release_scored
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.recovery import recover_jobs
@@ -118,3 +118,5 @@ def _beat_and_recover(queues: list[str]) -> None:
 
         for result_id in open_results:
             launch_members(ctx, result_id)
+    if "eval" in queues:
+        release_scored(ctx)

@@ -91,10 +91,8 @@ def test_form_launches_every_checkpoint_on_every_benchmark(world: Context) -> No
     app.multiselect[1].set_value([dataset.id for dataset in list_datasets(world)]).run()
     shown = plain_words(app)
     (plans,) = [frame.value for frame in app.table if "Detectable difference" in frame.value]
-    assert sorted(zip(plans["Items"], plans["Scored"], strict=True)) == [
-        ("3 of the validation split", "Perplexity and bits per byte"),
-        ("40", "Multiple choice"),
-    ]
+    assert sorted(plans["Items"]) == ["3 of the validation split", "40"]
+    assert sorted(scored.split("\\:")[0] for scored in plans["Scored"]) == ["Multiple choice", "Perplexity of texts"]
     assert "Estimated time: about" in shown
     assert "without 2 evaluations that nothing is known about" in shown  # the stories
     assert "roundhouse eval run --checkpoint Oak --benchmark facts@1" in shown

@@ -67,6 +67,8 @@ class TrainPayload(TrainingPayload):
 
     job_kind = JobKind.TRAIN
     run_id: str
+    holds_checkpoints: bool = False
+    """Whether suites score every checkpoint, which then waits for them before it is removed; see `backend.domain.training.holds`."""
 
 
 class ProbePayload(TrainingPayload):

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Run, RunSuite, Suite, SuiteResult
+from backend.db.tables import Checkpoint, Evaluation, Job, Run, RunSuite, Suite, SuiteResult
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.events import CheckpointEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import TrainResult
+from backend.domain.jobs.states import ACTIVE, TERMINAL
+from backend.domain.training.holds import hold_of
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 
@@ -60,6 +62,27 @@ def list_open_results(ctx: Context) -> list[str]:
     """Return the ids of suite results with members that are still to be launched."""
     with ctx.db.read() as session:
         return list(session.scalars(select(SuiteResult.id).where(SuiteResult.launched_at.is_(None)).order_by(SuiteResult.created_at)))
+
+
+def release_scored(ctx: Context) -> None:
+    """Remove the holds of checkpoints of active runs whose suites have ended, so that the runs may remove the checkpoints."""
+    held = select(Checkpoint).join(Run, Run.id == Checkpoint.run_id).join(Job, Job.id == Run.job_id)
+    held = held.join(RunSuite, RunSuite.run_id == Run.id).where(RunSuite.moment == Moment.CHECKPOINT.value, Job.status.in_(ACTIVE))
+    with ctx.db.read() as session:
+        for checkpoint in session.scalars(held.where(Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None)).distinct()):
+            hold = hold_of(ctx.artifacts.path(str(checkpoint.folder)))
+            if hold.exists() and _is_scored(session, checkpoint):
+                hold.unlink(missing_ok=True)
+
+
+def _is_scored(session: Session, checkpoint: Checkpoint) -> bool:
+    """Return whether all suites of a checkpoint were launched and their evaluations have ended."""
+    results = list(session.scalars(select(SuiteResult).where(SuiteResult.checkpoint_id == checkpoint.id)))
+    if not results or any(result.launched_at is None for result in results):
+        return False
+    ids = [one["evaluation"] for result in results for one in result.members if one.get("evaluation")]
+    unfinished = select(Evaluation.id).join(Job, Job.id == Evaluation.job_id).where(Evaluation.id.in_(ids), Job.status.not_in(TERMINAL))
+    return session.scalar(unfinished.limit(1)) is None
 
 
 def _start(session: Session, ctx: Context, run: Run, checkpoint: Checkpoint, moment: Moment) -> None:

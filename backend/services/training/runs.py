@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Job, Run
+from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.states import TERMINAL, Status, StopRequest
 from backend.domain.names import clean_name
@@ -68,6 +69,7 @@ def launch_run(
                 group_id=group_id,
                 parent_id=find_run(session, parent).id if parent else None,
                 warnings=[warning.model_dump(mode="json") for warning in warnings],
+                holds_checkpoints=any(choice.moment is Moment.CHECKPOINT for choice in suites),
             )
             session.flush()  # the run's row first: its references run in circles, so the order is not sorted out by itself
             for choice in suites:
@@ -189,6 +191,7 @@ def _insert(
     group_id: str | None,
     parent_id: str | None,
     warnings: list[dict[str, Any]],
+    holds_checkpoints: bool,
 ) -> str:
     run_id = new_id()
     name = _free_name(session, clean_name(config.name, what="A run") if config.name.strip() else _generated_name(config, parts))
@@ -196,7 +199,7 @@ def _insert(
     job = add_job(
         session,
         ctx,
-        training_payload(TrainPayload, named, parts, folder_id=run_id, run_id=run_id),
+        training_payload(TrainPayload, named, parts, folder_id=run_id, run_id=run_id, holds_checkpoints=holds_checkpoints),
         title=f"Train {name}",
         priority=config.priority,
         device=config.device,

@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.domain.estimates.optimizer_state import checkpoint_size
 from backend.domain.jobs.events import CheckpointEvent, CheckpointRemovedEvent
-from backend.domain.jobs.payloads import TrainingPayload
+from backend.domain.jobs.payloads import TrainingPayload, TrainPayload
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
+from backend.domain.training.holds import choose_removed, hold_of
 from backend.errors import JobFailed
 from jobs.modeling.checkpoints import STATE_FOLDER, is_adapter, is_complete, save_checkpoint
 from jobs.modeling.loglikelihood import longest_input
@@ -77,6 +78,8 @@ class CheckpointStore:
         place = self.place(step)
         meta = {**self._lineage, "step": step, "metrics": metrics}
         save_checkpoint(place, model=model, tokenizer=tokenizer, meta=meta, weights=weights, write_more=write_more)
+        if isinstance(self._spec.payload, TrainPayload) and self._spec.payload.holds_checkpoints:
+            hold_of(place).touch()
         size = self._bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         relative = self._spec.relative(place)
         config: Any = model.config
@@ -126,7 +129,7 @@ class CheckpointStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._free_bytes() >= self._needed_bytes() or step in self.steps():
             return
-        self._prune(max(1, self._keep_last - 1), best_step=best_step)
+        self._prune(max(1, self._keep_last - 1), best_step=best_step, with_holds=False)
         if self._free_bytes() < self._bytes:
             raise JobFailed(
                 f"The disk has {self._free_bytes() / 1e9:.2f} GB free, and the checkpoint of step {step} needs {self._bytes / 1e9:.2f} GB.",
@@ -134,13 +137,14 @@ class CheckpointStore:
                 field="keep_last",
             )
 
-    def _prune(self, keep_last: int, *, best_step: int | None) -> None:
-        """Delete all but the best and the last checkpoints, and report each deletion."""
-        for step in self.steps()[:-keep_last]:
-            if step == best_step:
-                continue
+    def _prune(self, keep_last: int, *, best_step: int | None, with_holds: bool = True) -> None:
+        """Delete all but the best, the last and the held checkpoints, and report each deletion. Where the disk is full no hold counts."""
+        steps = self.steps()
+        held = [step for step in steps if with_holds and hold_of(self.place(step)).exists()]
+        for step in choose_removed(steps, keep_last=keep_last, best=best_step, held=held):
             relative = self._spec.relative(self.place(step))
             shutil.rmtree(self.place(step))
+            hold_of(self.place(step)).unlink(missing_ok=True)
             self._reporter.emit(CheckpointRemovedEvent(step=step, folder=relative))
 
     def check_disk(self, *, checkpoint_bytes: int, max_steps: int, checkpoint_every: int) -> None:

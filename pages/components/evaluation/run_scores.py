@@ -26,8 +26,8 @@ def draw_run_scores(ctx: Context, run_id: str) -> None:
     if scores.failed_steps:
         steps = ", ".join(f"{step:,}" for step in scores.failed_steps[:12])
         st.warning(
-            f"Not scored: the checkpoints of steps {steps}. A run that keeps more checkpoints (keep_last) does not remove them before they "
-            "are evaluated; other reasons are on the suite's page.",
+            f"Not scored: the checkpoints of steps {steps}. Reasons are on the suite's page. Where evaluations are much slower than "
+            "training, or the disk is full, a run removes checkpoints before they are scored.",
             icon=":material/warning:",
         )
     if scores.num_active:

@@ -9,6 +9,7 @@ import streamlit as st
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.suites import Moment, SuiteConfig, parse_suite, read_suite
 from backend.domain.statistics.estimates import Estimate
+from backend.domain.training.holds import MOST_HELD
 from backend.domain.wording import format_duration, plural
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
@@ -128,9 +129,8 @@ def _draw_run(ctx: Context, person: Person, suite: SuiteView) -> None:
 
 def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultView]) -> None:
     names = list(dict.fromkeys(one.member.benchmark for result in results for one in result.members))[:8]
-    table = WidgetTable(
-        "suiteresults", {"Checkpoint": 2.2, "Macro average": 1.5, "Micro average": 1.5, **dict.fromkeys(names, 1.5), "Cost": 1.2}
-    )
+    averages = [*(["Centred average"] if suite.config.centred else []), "Macro average", "Micro average"]
+    table = WidgetTable("suiteresults", {"Checkpoint": 2.2, **dict.fromkeys([*averages, *names], 1.5), "Cost": 1.2})
     with table.frame():
         for result in results:
             columns = table.row(result.id)
@@ -142,10 +142,11 @@ def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultV
                     icon="deployed_code",
                     key=f"result_{result.id}",
                 )
-            for place, average in zip(columns[1:3], (result.macro, result.micro), strict=True):
+            shown = [*([result.centred] if suite.config.centred else []), result.macro, result.micro]
+            for place, average in zip(columns[1 : 1 + len(averages)], shown, strict=True):
                 with place.container(gap=None):
                     _draw_average(average, result)
-            for place, name in zip(columns[3:-1], names, strict=True):
+            for place, name in zip(columns[1 + len(averages) : -1], names, strict=True):
                 member = next((one for one in result.members if one.member.benchmark == name), None)
                 with place.container(gap=None):
                     _draw_member(member, key=f"{result.id}_{name}")
@@ -158,6 +159,8 @@ def _draw_results(ctx: Context, suite: SuiteView, results: Sequence[SuiteResultV
     left_out = list(dict.fromkeys(name for result in results for name in result.left_out))
     if left_out:
         st.caption(plain(f"Left out of the averages, since they do not lie between 0 and 1: {', '.join(left_out)}."))
+    if suite.config.centred:
+        st.caption("Centred: what a score exceeds chance by, of what it can: (score - chance) / (1 - chance), averaged as Macro.")
     st.caption("Macro: every benchmark counts the same. Micro: every item does. Small print: 95 % confidence intervals.")
 
 
@@ -198,5 +201,5 @@ def draw_suite_choice(ctx: Context) -> tuple[SuiteChoice, ...]:
             "When", list(MOMENT_LABEL), default=Moment.END, required=True, format_func=MOMENT_LABEL.__getitem__, key="launch_suite_moment"
         )
     if moment == Moment.CHECKPOINT:
-        st.caption("A checkpoint that the run removes before its evaluation starts gets no score. Keep more of them: keep_last.")
+        st.caption(f"The run removes no checkpoint before the suite has scored it; at most {MOST_HELD} wait at once.")
     return (SuiteChoice(suite_id, Moment(moment)),)

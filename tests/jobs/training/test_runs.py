@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from backend.domain.estimates.architecture_report import describe
+from backend.domain.training.holds import hold_of
 from backend.domain.training.schedule import learning_rate_at
 from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.checkpoints import load_network, load_tokenizer, read_card
@@ -131,6 +132,23 @@ def test_a_run_larger_than_the_disk_is_refused_with_numbers(rooms: Rooms) -> Non
     store = CheckpointStore(rooms.training("pretrain"), Recorder(), folder=rooms.root / "disk", keep_last=2, lineage={})
     with pytest.raises(JobFailed, match=r"GB free, and the run's checkpoints need 4\d{6}\.\d\d GB \(4 of 1000000\.00 GB\)"):
         store.check_disk(checkpoint_bytes=10**15, max_steps=1000, checkpoint_every=100)
+
+
+def test_a_checkpoint_waits_for_its_suite_before_it_is_removed(rooms: Rooms) -> None:
+    """A run with keep_last 1 removed checkpoints that a suite had yet to score."""
+    recorder = Recorder()
+    spec = rooms.training("pretrain", run="held", job="held", max_steps=8, checkpoint_every=2, eval_every=8, keep_last=1)
+    spec = with_payload(spec, holds_checkpoints=True)
+    folder = rooms.root / "held" / "checkpoints"
+    run(spec, recorder)
+    assert [event["step"] for event in recorder.of("checkpoint")] == [2, 4, 6, 8]
+    assert recorder.of("checkpoint_removed") == []
+    for step in (2, 6):
+        hold_of(folder / f"step-{step:06d}").unlink()  # as a worker does when the evaluations have ended
+    store = CheckpointStore(spec, recorder, folder=folder, keep_last=1, lineage={})
+    store._prune(1, best_step=None)
+    assert store.steps() == [4, 8]
+    assert [event["step"] for event in recorder.of("checkpoint_removed")] == [2, 6]
 
 
 def test_batches_visit_every_window_once_per_epoch_and_depend_on_the_step_alone(rooms: Rooms) -> None:

@@ -13,12 +13,13 @@ from backend.domain.evaluation.suites import Moment, SuiteConfig, read_suite
 from backend.domain.evaluation.tasks.metric_names import is_averaged
 from backend.domain.jobs.events import CheckpointEvent
 from backend.domain.jobs.results import TrainResult
+from backend.domain.training.holds import hold_of
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services import job_events
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation import suites
-from backend.services.evaluation.evaluations import EvaluationView, get_evaluation
-from backend.services.evaluation.open_suites import SuiteChoice, list_choices, list_open_results
+from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, stop_evaluation
+from backend.services.evaluation.open_suites import SuiteChoice, list_choices, list_open_results, release_scored
 from backend.services.training.runs import launch_run
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, finish, item
@@ -130,6 +131,7 @@ def test_a_suite_chosen_at_launch_follows_the_checkpoints_of_a_run(world: Contex
     run = launch_run(world, make_config(), person=LOCAL, suites=choices)
     assert list_choices(world, run.id) == [("core", Moment.CHECKPOINT), ("last", Moment.END)]
     claim = take_job(world, run.job_id)
+    assert claim.payload.holds_checkpoints
     folders = {step: world.artifacts.relative(world.artifacts.folder("runs", f"step-{step}")) for step in (10, 20)}
     events = [CheckpointEvent(step=step, folder=folder, metrics={"val_loss": 2.0}, bytes=1) for step, folder in folders.items()]
     for event in (*events, events[1]):  # the last one again, as after a lost worker
@@ -146,3 +148,46 @@ def test_a_suite_chosen_at_launch_follows_the_checkpoints_of_a_run(world: Contex
     with world.db.read() as session:
         assert session.scalar(select(func.count()).select_from(SuiteResult)) == 3
         assert session.get(Run, run.id) is not None
+
+
+def test_a_checkpoint_is_held_until_its_suite_has_ended(world: Context) -> None:
+    suite = make_suite(world, "facts")
+    add_parts(world)
+    run = launch_run(world, make_config(), person=LOCAL, suites=[SuiteChoice(suite.id, Moment.CHECKPOINT)])
+    claim = take_job(world, run.job_id)
+    folder = world.artifacts.folder("runs", "step-10")
+    hold = hold_of(folder)
+    hold.touch()
+    event = CheckpointEvent(step=10, folder=world.artifacts.relative(folder), metrics={"val_loss": 2.0}, bytes=1)
+    with world.db.write() as session:
+        job_events.record_events(session, world, claim, [event])
+    release_scored(world)
+    assert hold.exists(), "the suite is not launched yet"
+    (result_id,) = list_open_results(world)
+    suites.launch_members(world, result_id)
+    release_scored(world)
+    assert hold.exists(), "its evaluation waits"
+    evaluation = suites.get_result(world, result_id).members[0].evaluation
+    assert evaluation is not None
+    stop_evaluation(world, evaluation.id, person=LOCAL)
+    release_scored(world)
+    assert not hold.exists()
+
+
+def test_a_centred_suite_averages_what_exceeds_chance(world: Context) -> None:
+    """The page of the group core showed plain averages."""
+    config = SuiteConfig.model_validate({"name": "above", "centred": True, "members": ["facts", "more facts"]})
+    suites.create_suite(world, config, person=LOCAL)
+    assert read_suite(config.to_yaml()) == config
+    result = suites.run_suite(world, "above", checkpoint="Oak", person=LOCAL)
+    for member, value, chance in zip(result.members, (0.75, 0.4), (0.5, None), strict=True):
+        assert member.evaluation is not None
+        row = {"metric": "acc", "value": value, "stderr": 0.05, "low": value - 0.1, "high": value + 0.1, "n": 10, "method": ""}
+        facts = {"unit": "items"} | ({"chance": chance} if chance else {})
+        finish(world, claim_of(world, member.evaluation), [item(0, {"acc": value})], scores=[row], facts=facts)
+    done = suites.get_result(world, result.id)
+    assert done.macro is not None
+    assert done.macro.value == pytest.approx(0.575)
+    assert done.centred is not None
+    assert done.centred.value == pytest.approx((0.5 + 0.4) / 2)
+    assert done.centred.stderr == pytest.approx(math.hypot(0.1, 0.05) / 2)
