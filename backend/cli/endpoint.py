@@ -9,13 +9,14 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
+from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.workers import has_worker
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
-from backend.services.serving.requirements import MARGIN, SafetyRequirement, check_margin, check_requirement, require_safety
+from backend.services.serving.requirements import SafetyRequirement, check_requirement, require_safety
 
 app = typer.Typer(no_args_is_help=True)
 READY_TIMEOUT_S = 300.0

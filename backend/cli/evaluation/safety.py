@@ -13,12 +13,13 @@ from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.gates import Verdict
 from backend.domain.evaluation.safety.card import format_value
 from backend.domain.evaluation.safety.drift import Drift
+from backend.domain.evaluation.safety.margins import MARGIN
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
 from backend.services.context import LOCAL
 from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
 from backend.services.evaluation.safety.cards import SafetyCard, safety_card
-from backend.services.evaluation.safety.drifts import MARGIN, SafetyDrift, safety_drift
+from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
 from backend.services.evaluation.safety.probes import (
     ProbeView,
     add_canary_probe,
