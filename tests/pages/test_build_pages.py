@@ -12,18 +12,15 @@ from backend.bootstrap import get_context
 from backend.db.tables import Checkpoint
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES, OPTIONAL_FIELDS
-from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.rows.records import record_text
 from backend.services.architectures import list_architectures, save_architecture
 from backend.services.checkpoints.bases import add_base
 from backend.services.checkpoints.exports import list_exports
 from backend.services.context import LOCAL, Context
-from backend.services.data.datasets import get_dataset, list_datasets, resolve_version
+from backend.services.data.datasets import get_dataset, list_datasets
 from backend.services.data.exports import list_version_exports
 from backend.services.data.imports import import_dataset
 from backend.services.data.uploads import save_upload
 from backend.services.tokenizers.tokenizers import get_tokenizer, train_tokenizer
-from tests.support.evaluation_world import add_benchmark
 from tests.support.job_work import do_job
 from tests.support.networks.base_folders import save_base
 from tests.support.opening import EVIL, assert_sound, figures, open_page, open_panel, words
@@ -379,28 +376,3 @@ def test_a_checkpoint_is_exported_from_its_page(site: Context, tmp_path: Path) -
     assert "no slash is not a repository id of the Hub" in words(app)
     app.button(key=f"export_delete_{export.job.id}").click().run()
     assert "Its files were deleted here." in words(app)
-
-
-@pytest.mark.parametrize("kind", list(DatasetKind))
-def test_a_dataset_of_every_kind_opens_and_leads_on(site: Context, kind: DatasetKind) -> None:
-    """The page of an imported IFEval said "Something went wrong": its rows are kept as they are, and no next step was known for them."""
-    reference = add_benchmark(site, f"set {kind}", [{"record": record_text({"text": "a"}), "text": "a", "prompt": "a"}], kind=kind.value)
-    identity = resolve_version(site, reference).dataset_id
-    app = open_page("build/datasets.py", dataset=identity)
-    assert_sound(app)
-    assert app.get("page_link")
-
-
-def test_a_file_called_test_takes_the_name_of_its_folder(site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """GSM8K's test.jsonl became a dataset that was named "test"."""
-    (tmp_path / "gsm8k").mkdir()
-    (tmp_path / "gsm8k" / "test.jsonl").write_text('{"question": "How many?", "answer": "Two. #### 2"}\n' * 3)
-    monkeypatch.setenv("DATA_PATH", str(tmp_path))
-    get_context.cache_clear()
-    app = open_page("build/datasets.py", **{"import": "1"})
-    app.segmented_control(key="import_way").set_value("From the data folder").run()
-    app.session_state["import_folder"] = "gsm8k"
-    app.run()
-    app.selectbox(key="import_entry_gsm8k_").select_index(0).run()
-    assert_sound(app)
-    assert next(field.value for field in app.text_input if field.label == "Name") == "gsm8k-test"
