@@ -24,7 +24,7 @@ def draw_details(ctx: Context, evaluation: EvaluationView) -> None:
         if panel.open:
             with panel:
                 _draw_calibration(read_calibration(ctx, evaluation.id), evaluation.id)
-    if evaluation.kind is not EvaluationKind.PERPLEXITY:
+    if evaluation.kind is not EvaluationKind.PERPLEXITY and evaluation.endpoint is None:  # its training data are not known
         panel = st.expander("Contamination", icon=":material/content_copy:", key="eval_contamination", on_change="rerun")
         if panel.open:
             with panel:

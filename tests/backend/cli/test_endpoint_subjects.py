@@ -1,0 +1,51 @@
+"""`roundhouse eval endpoint` and `eval run --endpoint` say what the services do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.bootstrap import get_context
+from backend.cli.main import app
+from backend.services.context import Context
+from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark
+from tests.support.fake_api import serve_api
+
+
+@pytest.fixture
+def world(ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """An installation that commands find by the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    add_benchmark(ctx, "questions", ANSWERS)
+    add_benchmark(ctx, "facts", CHOICES)
+    return ctx
+
+
+def call(*words: str, fails: bool = False) -> dict[str, Any]:
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert (result.exit_code != 0) == fails, result.output
+    return dict(json.loads(result.stdout)) if not fails else {"error": result.output}
+
+
+def test_an_api_is_added_listed_evaluated_by_name_or_address_and_removed(world: Context) -> None:
+    with serve_api() as api:
+        added = call("eval", "endpoint", "add", "Far", "--url", api.url, "--model", "m")
+        assert (added["endpoint"], added["capabilities"]) == ("Far", {"chat": True, "completions": True, "echo": False})
+        assert [one["endpoint"] for one in call("eval", "endpoint", "list")["endpoints"]] == ["Far"]
+        run = call("eval", "run", "--endpoint", "Far", "--benchmark", "questions")
+        assert (run["endpoint"], run["checkpoint"], run["status"], run["settings"]["engine"]) == ("Far", None, "queued", "openai_http")
+        same = call("eval", "run", "--endpoint", api.url, "--model", "m", "--benchmark", "questions")
+        assert same["evaluation"] == run["evaluation"], "the address is the registered one"
+        other = call("eval", "run", "--endpoint", api.url, "--model", "n", "--benchmark", "questions")
+        assert other["endpoint"].startswith("n at 127.0.0.1")
+        refused = call("eval", "run", "--endpoint", "Far", "--benchmark", "facts", fails=True)
+        assert "does not echo" in " ".join(refused["error"].split())
+        call("eval", "endpoint", "remove", "Far")
+        call("eval", "run", "--endpoint", "Far", "--benchmark", "questions", fails=True)
