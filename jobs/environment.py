@@ -10,8 +10,9 @@ import os
 import re
 from collections.abc import Collection, Mapping
 
+from backend.domain.battles.campaign_file import KEY_ENV
 from backend.domain.evaluation.judges.config import JUDGE_KEY
-from backend.domain.jobs.payloads import EvaluatePayload, JudgePayload
+from backend.domain.jobs.payloads import EvaluatePayload, GeneratePayload, JudgePayload
 from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind
 from backend.infra.processes import SUPERVISED_BY
@@ -83,6 +84,8 @@ def api_keys_of(payload: Payload) -> frozenset[str] | None:
     """Return the variables with the keys of the APIs that a job calls; None where it calls none."""
     if isinstance(payload, JudgePayload) and payload.url is not None:
         return frozenset({JUDGE_KEY})
+    if isinstance(payload, GeneratePayload) and payload.url is not None:
+        return frozenset({payload.key_env}) if KEY_ENV.fullmatch(payload.key_env) else frozenset()
     if isinstance(payload, EvaluatePayload):
         called = [payload.endpoint, payload.judge.endpoint if payload.judge else None]
         targets = [target for target in called if target is not None]

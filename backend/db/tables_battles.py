@@ -110,6 +110,7 @@ class Battle(Table):
     __tablename__ = "battles"
     __table_args__ = (
         Index("ix_battles_campaign_rater", "campaign_id", "rater_id"),
+        Index("ix_battles_campaign_id_served_at", "campaign_id", "served_at"),
         UniqueConstraint("rater_id", "prompt_id", "pair", "purpose"),
     )
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -147,7 +148,7 @@ class Vote(Table):
     dimensions: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     rewrite: Mapped[str | None] = mapped_column(Text)
     flag: Mapped[str] = mapped_column(String(200), default="", server_default="")
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
 
 
 class AnswerRating(Table):

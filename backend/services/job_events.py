@@ -29,7 +29,7 @@ from backend.domain.jobs.events import (
 from backend.domain.jobs.payloads import TrainPayload, read_payload
 from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind
-from backend.services.battles import campaigns, preference_sets
+from backend.services.battles import generation, preference_sets
 from backend.services.checkpoints import bases, inspections
 from backend.services.checkpoints import files as checkpoint_files
 from backend.services.context import Context
@@ -110,7 +110,7 @@ Finisher = Callable[[Session, Context, Claim[Any], Any], JobResult | None]
 
 RECORDERS: dict[tuple[JobKind, type[Event]], Recorder] = {
     (JobKind.EVALUATE, ItemEvent): items.record_item,
-    (JobKind.GENERATE, CompletionEvent): campaigns.record_completion,
+    (JobKind.GENERATE, CompletionEvent): generation.record_completion,
     (JobKind.REPLICA, ReadyEvent): replicas.record_ready,
     (JobKind.REPLICA, GaugeEvent): replicas.record_gauge,
     (JobKind.TRAIN, ResumedEvent): run_events.record_resumed,
@@ -130,7 +130,7 @@ FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
     JobKind.EVALUATE: (safety_records.complete_scores, items.record_scores),
     JobKind.CLASSIFY: (toxicity.record_toxicity,),
     JobKind.JUDGE: (records.record_verdicts,),
-    JobKind.GENERATE: (campaigns.record_generated,),
+    JobKind.GENERATE: (generation.record_generated,),
     JobKind.REPLICA: (replicas.record_end,),
     JobKind.INSPECT: (inspections.record_inspection,),
     JobKind.DATA_REPORT: (data_reports.record_data_report,),

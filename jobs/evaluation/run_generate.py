@@ -1,6 +1,7 @@
-"""Entry of a generation job: completions of one checkpoint for a list of prompts.
+"""Entry of a generation job: completions of one checkpoint or endpoint for a list of prompts.
 
-Payload: `checkpoint` (folder), `prompts` [{id, messages}], `max_tokens`, `temperature`, `top_p`, `seed`, `chat` (auto, on, off).
+Payload: `checkpoint` (folder) or `url` and `model`, `prompts` [{id, messages, sample}], `max_tokens`, `temperature`, `top_p`,
+`seed`, `chat` (auto, on, off).
 Reports a `completion` event for each prompt; the result counts them. All are also stored in the job's folder, where
 a later attempt reads them.
 """
@@ -8,39 +9,44 @@ a later attempt reads them.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Sequence
 
 from backend.domain.jobs.events import CompletionEvent
-from backend.domain.jobs.payloads import GeneratePayload
+from backend.domain.jobs.payloads import GeneratePayload, Prompt
 from backend.domain.jobs.results import GenerateResult
+from backend.errors import JobFailed
 from jobs.evaluation.completions import complete
-from jobs.evaluation.engines.base import Sampling
+from jobs.evaluation.engines.base import Answer, GenerateRequest, Sampling
+from jobs.evaluation.engines.openai_http import EndpointEngine
+from jobs.evaluation.engines.plain import sample_sampling
 from jobs.evaluation.ledger import check_stop
 from jobs.evaluation.subject import load_subject
 from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
 FILE = "completions.jsonl"
+Completed = tuple[Prompt, Answer]
 
 
 def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> GenerateResult:
-    """Write the completions; see the module's first lines. Raises RoundhouseError subclasses."""
-    payload = spec.payload
-    set_threads(payload.threads)
-    file = spec.folder / FILE
+    """Write the completions; see the module's first lines. Raises RoundhouseError subclasses, JobFailed if an endpoint left prompts out."""
+    payload, file = spec.payload, spec.folder / FILE
     done = _read_done(spec)
-    prompts = [prompt for prompt in payload.prompts if prompt.id not in done]
-    reporter.progress(len(done), len(payload.prompts), unit="completions", message="Loading the network")
-    subject = load_subject(spec.path(payload.checkpoint))
-    chat = subject.uses_chat(payload.chat)
-    sampling = Sampling(max_tokens=payload.max_tokens, temperature=payload.temperature, top_p=payload.top_p, seed=payload.seed)
-    ids = [subject.prompt_ids(prompt.messages, chat=chat) for prompt in prompts]
+    prompts = [prompt for prompt in payload.prompts if (prompt.id, prompt.sample) not in done]
     for record in done.values():
         reporter.emit(record)  # the previous attempt's parent may not have read them; recording twice is harmless
-    for batch in complete(subject, ids, sampling=sampling, check_stop=lambda: check_stop(reporter)):
+    source: _Endpoint | _Network = _Endpoint(payload, reporter) if payload.url is not None else _Network(spec, reporter)
+    failures: list[str] = []
+    for batch in source.answer(prompts):
         with file.open("a") as out:
-            for index, answer in batch:
+            for prompt, answer in batch:
+                if answer.failed:
+                    failures.append(answer.failed)
+                    continue
                 record = CompletionEvent(
-                    prompt_id=prompts[index].id,
+                    prompt_id=prompt.id,
+                    sample=prompt.sample,
                     text=answer.text,
                     tokens=answer.tokens,
                     prompt_tokens=answer.prompt_tokens,
@@ -48,19 +54,65 @@ def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> GenerateResult:
                 )
                 reporter.emit(record)
                 out.write(json.dumps(record.model_dump(exclude={"type", "time"})) + "\n")
-                done[record.prompt_id] = record
+                done[record.prompt_id, record.sample] = record
         reporter.progress(len(done), len(payload.prompts), unit="completions")
+    if failures:
+        raise JobFailed(
+            f"{len(failures)} of {len(payload.prompts)} completions failed, the first with: {failures[0]}", remedy="Generate the rest."
+        )
     tokens = sum(record.tokens for record in done.values())
-    return GenerateResult(count=len(done), tokens=tokens, used_chat_template=chat, file=spec.relative(file) if file.exists() else None)
+    return GenerateResult(
+        count=len(done), tokens=tokens, used_chat_template=source.uses_chat, file=spec.relative(file) if file.exists() else None
+    )
 
 
-def _read_done(spec: JobSpec[GeneratePayload]) -> dict[str, CompletionEvent]:
+class _Network:
+    """Answers by a checkpoint, in batches."""
+
+    def __init__(self, spec: JobSpec[GeneratePayload], reporter: Reporter) -> None:
+        payload = spec.payload
+        set_threads(payload.threads)
+        reporter.progress(0, len(payload.prompts), unit="completions", message="Loading the network")
+        self._reporter, self._sampling = reporter, _sampling(payload)
+        self._subject = load_subject(spec.path(payload.checkpoint or ""))
+        self.uses_chat: bool | None = self._subject.uses_chat(payload.chat)
+
+    def answer(self, prompts: Sequence[Prompt]) -> Iterator[list[Completed]]:
+        for sample in sorted({prompt.sample for prompt in prompts}):
+            chosen = [prompt for prompt in prompts if prompt.sample == sample]
+            ids = [self._subject.prompt_ids(prompt.messages, chat=bool(self.uses_chat)) for prompt in chosen]
+            sampling = sample_sampling(self._sampling, sample)
+            for batch in complete(self._subject, ids, sampling=sampling, check_stop=lambda: check_stop(self._reporter)):
+                yield [(chosen[index], answer) for index, answer in batch]
+
+
+class _Endpoint:
+    """Answers by a chat endpoint, several at once, with retries."""
+
+    uses_chat: bool | None = None
+
+    def __init__(self, payload: GeneratePayload, reporter: Reporter) -> None:
+        key = os.environ.get(payload.key_env) if payload.key_env else None
+        self._sampling = _sampling(payload)
+        self._engine = EndpointEngine(payload.url or "", model=payload.model, key=key, check_stop=lambda: check_stop(reporter))
+
+    def answer(self, prompts: Sequence[Prompt]) -> Iterator[list[Completed]]:
+        requests = [GenerateRequest(tuple(prompt.messages), sampling=sample_sampling(self._sampling, prompt.sample)) for prompt in prompts]
+        for batch in self._engine.generate(requests):
+            yield [(prompts[index], answer) for index, (answer,) in batch]
+
+
+def _sampling(payload: GeneratePayload) -> Sampling:
+    return Sampling(max_tokens=payload.max_tokens, temperature=payload.temperature, top_p=payload.top_p, seed=payload.seed)
+
+
+def _read_done(spec: JobSpec[GeneratePayload]) -> dict[tuple[str, int], CompletionEvent]:
     file = spec.folder / FILE
-    done: dict[str, CompletionEvent] = {}
+    done: dict[tuple[str, int], CompletionEvent] = {}
     for line in file.read_text().splitlines() if file.is_file() else []:
         try:
             record = CompletionEvent.model_validate_json(line)
         except ValueError:
             continue  # incomplete line of a killed attempt
-        done[record.prompt_id] = record
+        done[record.prompt_id, record.sample] = record
     return done

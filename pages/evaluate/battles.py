@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.wording import plural
-from backend.services.battles.campaigns import add_contestant, close_campaign, retry_generation
+from backend.services.battles.campaigns import add_contestant, close_campaign
+from backend.services.battles.generation import retry_generation
 from backend.services.battles.preference_sets import enter_new_checkpoint, launch_dpo_from_votes, preview_preferences, rematch_ready
 from backend.services.battles.standings import Standings, export_votes_csv, standings
 from backend.services.battles.views import CampaignView, get_campaign, list_campaigns, list_rematches

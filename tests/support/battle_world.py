@@ -38,18 +38,20 @@ def add_checkpoint(ctx: Context, name: str, **columns: Any) -> str:
         return row.id
 
 
-def add_prompts(ctx: Context, *, num: int, name: str = "prompts", kind: str = "prompts") -> str:
-    """Insert a dataset version with `num` prompts in real Parquet; return `name@1`."""
+def add_prompts(ctx: Context, *, num: int, num_train: int = 0, name: str = "prompts", kind: str = "prompts") -> str:
+    """Insert a dataset version with `num` held-out prompts in real Parquet; return `name@1`."""
     folder = ctx.artifacts.folder("datasets", name)
-    rows = [{"prompt": f"Tell a story about the number {n}."} for n in range(num)]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train.parquet")
+    rows = [{"prompt": f"Tell a story about the number {n}."} for n in range(num + num_train)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[:num]), folder / "val.parquet")
+    if num_train:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[num:]), folder / "train.parquet")
     with ctx.db.write() as session:
         dataset = Dataset(name=name, kind=kind)
         session.add(dataset)
         session.flush()
         session.add(
             DatasetVersion(
-                dataset_id=dataset.id, number=1, folder=ctx.artifacts.relative(folder), content_hash=name, rows=num, train_rows=num
+                dataset_id=dataset.id, number=1, folder=ctx.artifacts.relative(folder), content_hash=name, rows=num, val_rows=num
             )
         )
     return f"{name}@1"

@@ -135,6 +135,13 @@ def _until_last_user(turns: Iterable[Any]) -> Messages | None:
     return messages or None
 
 
+def with_system(messages: Messages, system: str) -> Messages:
+    """Return a prompt with the system text in front, unless it has one of its own or the text is empty."""
+    if not system.strip() or (messages and messages[0]["role"] == "system"):
+        return messages
+    return [{"role": "system", "content": system}, *messages]
+
+
 def content_hash(messages: Messages) -> str:
     """Return the identity of a prompt: equal for equal roles and texts."""
     return hashlib.sha256(json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False).encode()).hexdigest()

@@ -144,6 +144,7 @@ class CompletionEvent(Event):
 
     type: Literal["completion"] = "completion"
     prompt_id: str
+    sample: int = 0
     text: str
     tokens: int = 0
     prompt_tokens: int = 0

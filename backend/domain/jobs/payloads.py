@@ -118,23 +118,36 @@ class EvaluatePayload(ComputePayload):
 
 
 class Prompt(Record):
-    """Messages to complete; `id` comes back with the completion."""
+    """Messages to complete; `id` and `sample`, the number of one of several answers, come back with the completion."""
 
     id: str
     messages: tuple[dict[str, Any], ...]
+    sample: int = 0
 
 
 class GeneratePayload(ComputePayload):
-    """Complete prompts with a checkpoint."""
+    """Complete prompts with a checkpoint, or with the `model` of the chat endpoint at `url`.
+
+    `key_env` names the environment variable of the worker that holds the endpoint's key; the key itself is never in a payload.
+    """
 
     job_kind = JobKind.GENERATE
-    checkpoint: str
+    checkpoint: str | None = None
+    url: str | None = None
+    model: str = ""
+    key_env: str = ""
     prompts: tuple[Prompt, ...]
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int = 0
     chat: Literal["auto", "on", "off"] = "auto"
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if (self.checkpoint is None) == (self.url is None):
+            raise ValueError("completions come either from a checkpoint or from an endpoint")
+        return self
 
 
 class LoglikelihoodPayload(ComputePayload):

@@ -34,12 +34,17 @@ def plan_battles(held: CampaignPool, ledger: RaterLedger, *, num: int, rng: Rand
     done = set(ledger.done)
     num_identical = num_shown = 0
     while num_shown < num and num_identical < MAX_IDENTICAL:
-        special = _special(held, ledger, plans, rng)
+        gold = _unmet_gold(held, ledger, plans)
+        special = _special(held, ledger, plans, gold, rng)
         if special is not None:
             plans.append(special)
             num_shown += 1
             continue
         draw = held.pool.draw(done, rng=rng)
+        if draw is None and gold:
+            plans.append(_gold(rng.choice(gold), 1 / len(gold), rng))
+            num_shown += 1
+            continue
         if draw is None:
             break
         done.add((draw.prompt, draw.pair))
@@ -50,12 +55,19 @@ def plan_battles(held: CampaignPool, ledger: RaterLedger, *, num: int, rng: Rand
     return plans
 
 
-def _special(held: CampaignPool, ledger: RaterLedger, plans: Sequence[PlannedBattle], rng: Random) -> PlannedBattle | None:
+def _unmet_gold(held: CampaignPool, ledger: RaterLedger, plans: Sequence[PlannedBattle]) -> list[Gold]:
+    if held.config.is_single or not held.gold:
+        return []
+    met = {row.prompt_id for row in ledger.rows} | {plan.prompt_id for plan in plans}
+    return [pair for prompt, pair in sorted(held.gold.items()) if prompt not in met]
+
+
+def _special(
+    held: CampaignPool, ledger: RaterLedger, plans: Sequence[PlannedBattle], gold: Sequence[Gold], rng: Random
+) -> PlannedBattle | None:
     """Draw a gold pair or a repetition with the campaign's shares; None otherwise."""
     if held.config.is_single:
         return None
-    met = {row.prompt_id for row in ledger.rows} | {plan.prompt_id for plan in plans}
-    gold = [pair for prompt, pair in sorted(held.gold.items()) if prompt not in met]
     if gold and rng.random() < held.config.gold_share:
         return _gold(rng.choice(gold), held.config.gold_share / len(gold), rng)
     planned = {plan.repeat_of_id for plan in plans}

@@ -18,7 +18,9 @@ from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import QUEUE_OF, JobKind
 from backend.domain.training.config import Objective, RunConfig
 from backend.errors import Conflict, InvalidInput
-from backend.services.battles.campaigns import draw_prompts, enter, insert_campaign, read_prompts, start_generation
+from backend.services.battles.campaigns import enter, insert_campaign
+from backend.services.battles.generation import start_generation
+from backend.services.battles.prompts import draw_prompts, read_prompts
 from backend.services.battles.standings import leader_of
 from backend.services.battles.views import CampaignView, campaign_view, find_campaign, get_campaign, valid_votes
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
@@ -217,8 +219,7 @@ def _rematch_prompts(ctx: Context, campaign: CampaignView, made: PreferenceSet) 
         learned = made.prompt_hashes | _learned_before(session, campaign.parent_id)
     candidates = {content_hash(messages): messages for messages in own}
     if campaign.dataset is not None:
-        enough = campaign.config.num_prompts + len(learned | set(candidates))
-        for messages in read_prompts(ctx, resolve_version(ctx, campaign.dataset), enough=enough):
+        for messages in read_prompts(ctx, resolve_version(ctx, campaign.dataset), config=campaign.config):
             candidates.setdefault(content_hash(messages), messages)
     unseen = [messages for digest, messages in candidates.items() if digest not in learned]
     if len(unseen) >= min(campaign.config.num_prompts, ENOUGH_HELD_OUT):

@@ -10,7 +10,8 @@ from backend.domain.battles.campaign import CampaignConfig, Messages, content_ha
 from backend.domain.battles.pairing import pair_of
 from backend.errors import InvalidInput
 from backend.services.battles.ballots import add_battle, append_vote, check_label, last_vote
-from backend.services.battles.campaigns import add_completion, enter, insert_campaign, usable_checkpoint
+from backend.services.battles.campaigns import enter, insert_campaign
+from backend.services.battles.generation import add_completion, usable_checkpoint
 from backend.services.battles.raters import RaterView, rater_for
 from backend.services.context import Context, Person
 

@@ -112,7 +112,7 @@ def read_completions(ctx: Context, job_id: str) -> list[dict[str, Any]]:
     result = _finished(ctx, job_id).result_as(GenerateResult)
     records = _read_lines(ctx, result.file if result else None)
     records.sort(key=lambda record: int(record["prompt_id"]))
-    return [{name: value for name, value in record.items() if name != "prompt_id"} for record in records]
+    return [{name: value for name, value in record.items() if name not in ("prompt_id", "sample")} for record in records]
 
 
 def read_loglikelihoods(ctx: Context, job_id: str) -> list[dict[str, Any]]:

@@ -52,7 +52,8 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     )
     fields = CampaignConfig.model_fields
     num = right.number_input("Number of prompts", 1, 5000, 30, key="campaign_num", help=fields["num_prompts"].description)
-    values = {"num_prompts": int(num), **draw_sampling()}
+    allow_train = st.checkbox("Allow training rows", key="campaign_allow_train", help=fields["allow_train"].description)
+    values = {"num_prompts": int(num), "allow_train": allow_train, **draw_sampling()}
     label = "Generate completions" if name and len(chosen) > 1 else "Enter a name and choose two contestants"
     if st.button(label, type="primary", key="campaign_create", icon=":material/swords:", disabled=not (name and len(chosen) > 1)):
         with errors_shown():

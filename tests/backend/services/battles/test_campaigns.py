@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import select
 
 from backend.db.tables import CampaignPrompt, Completion, Contestant
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services import job_events as outcomes
-from backend.services.battles.campaigns import add_contestant, close_campaign, create_campaign, retry_generation
-from backend.services.battles.views import get_campaign, list_campaigns
+from backend.services.battles.ballots import next_battle
+from backend.services.battles.campaigns import add_contestant, close_campaign, create_campaign, start_campaign
+from backend.services.battles.generation import retry_generation
+from backend.services.battles.raters import rater_for
+from backend.services.battles.views import get_campaign, list_campaigns, valid_votes
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import get_job, request_stop
-from tests.support.battle_world import add_checkpoint, add_prompts, claim_generation, make_campaign, write_all, write_completions
+from tests.support.battle_world import (
+    add_checkpoint,
+    add_prompts,
+    claim_generation,
+    make_campaign,
+    prefer,
+    vote_all,
+    write_all,
+    write_completions,
+)
 
 
 def test_a_campaign_asks_every_contestant_the_same_prompts(ctx: Context) -> None:
@@ -68,7 +83,7 @@ def test_a_completion_for_a_prompt_of_another_campaign_is_not_stored(ctx: Contex
         name="Other",
         checkpoint_ids=[c.checkpoint_id for c in campaign.contestants],
         dataset="prompts",
-        config=CampaignConfig(),
+        config=CampaignConfig(num_prompts=2),
         person=LOCAL,
     )
     foreign = claim_generation(ctx, other.contestants[0].id).payload.prompts[0].id
@@ -134,7 +149,7 @@ def test_a_taken_name_is_a_conflict_and_leaves_no_second_campaign(ctx: Context) 
     campaign = make_campaign(ctx)
     ids = [contestant.checkpoint_id for contestant in campaign.contestants]
     with pytest.raises(Conflict, match="already a campaign"):
-        create_campaign(ctx, name="Stories", checkpoint_ids=ids, dataset="prompts", config=CampaignConfig(), person=LOCAL)
+        create_campaign(ctx, name="Stories", checkpoint_ids=ids, dataset="prompts", config=CampaignConfig(num_prompts=4), person=LOCAL)
     assert len(list_campaigns(ctx)) == 1
 
 
@@ -146,3 +161,136 @@ def test_a_rater_can_neither_create_nor_close_a_campaign(ctx: Context) -> None:
     with pytest.raises(NotAllowed):
         add_contestant(ctx, campaign.id, campaign.contestants[0].checkpoint_id, person=rater)
     assert get_campaign(ctx, campaign.id).is_open
+
+
+def test_prompts_are_held_out_and_training_rows_are_drawn_only_on_request(ctx: Context) -> None:
+    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=3, num_train=10)
+    config = CampaignConfig(num_prompts=5)
+    with pytest.raises(InvalidInput, match=r"has 3 different prompts, and 5 are needed.*Use 3 prompts.*allow_train"):
+        create_campaign(ctx, name="held out", checkpoint_ids=ids, dataset=dataset, config=config, person=LOCAL)
+    campaign = create_campaign(
+        ctx, name="all", checkpoint_ids=ids, dataset=dataset, config=config.model_copy(update={"allow_train": True}), person=LOCAL
+    )
+    assert (campaign.num_prompts, campaign.config.allow_train) == (5, True)
+
+
+def test_system_text_category_and_several_answers_reach_the_job(ctx: Context) -> None:
+    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=2)
+    config = CampaignConfig(num_prompts=2, system="Be brief.", category_column="prompt", answers_per_prompt=3)
+    campaign = create_campaign(ctx, name="deep", checkpoint_ids=ids, dataset=dataset, config=config, person=LOCAL)
+    payload = claim_generation(ctx, campaign.contestants[0].id).payload
+    assert [prompt.messages[0] for prompt in payload.prompts] == [{"role": "system", "content": "Be brief."}] * 6
+    assert sorted((prompt.messages[1]["content"][-2:], prompt.sample) for prompt in payload.prompts)[0] == ("0.", 0)
+    assert campaign.expected_completions == 12
+    with ctx.db.read() as session:
+        categories = set(session.scalars(select(CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign.id)))
+    assert categories == {"Tell a story about the number 0.", "Tell a story about the number 1."}
+    with pytest.raises(InvalidInput, match="no column 'topic'"):
+        create_campaign(
+            ctx,
+            name="x",
+            checkpoint_ids=ids,
+            dataset=dataset,
+            config=config.model_copy(update={"category_column": "topic"}),
+            person=LOCAL,
+        )
+
+
+def lines(*rows: dict[str, object]) -> str:
+    return "\n".join(json.dumps(row) for row in rows)
+
+
+def test_files_of_completions_compete_with_each_other_and_no_job_is_queued(ctx: Context) -> None:
+    text = lines(*({"prompt": f"p{n}", "human": f"human {n}", "other": f"other {n}"} for n in range(3)))
+    campaign = start_campaign(
+        ctx,
+        name="files",
+        contestants=[ContestantSource(file="a.jsonl", column="human"), ContestantSource(file="a.jsonl", column="other", name="Second")],
+        dataset="",
+        config=CampaignConfig(num_prompts=30),
+        person=LOCAL,
+        files={"a.jsonl": text},
+    )
+    assert [(c.name, c.kind, c.completions, c.job) for c in campaign.contestants] == [
+        (name, "file", 3, None) for name in ("human", "Second")
+    ]
+    battle = next_battle(ctx, campaign.id, rater_for(ctx, LOCAL))
+    assert battle is not None
+    number = battle.prompt[0][1][-1]
+    assert {battle.text_a, battle.text_b} == {f"human {number}", f"other {number}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "0 lines"),
+        ("x", "Line 1 is not JSON"),
+        ('{"completion": "x"}', "Line 1 has no prompt"),
+        ('{"prompt": "p", "text": "x"}', "column"),
+    ],
+)
+def test_a_file_without_completions_is_refused_with_its_line(ctx: Context, text: str, problem: str) -> None:
+    sources = [ContestantSource(file="a.jsonl", name=name) for name in ("one", "two")]
+    with pytest.raises(InvalidInput, match=problem):
+        start_campaign(ctx, name="x", contestants=sources, dataset="", config=CampaignConfig(), person=LOCAL, files={"a.jsonl": text})
+
+
+def test_a_foreign_endpoints_key_is_named_and_never_stored(ctx: Context) -> None:
+    sources = [
+        ContestantSource(checkpoint=add_checkpoint(ctx, "Oak")),
+        ContestantSource(url="https://api.example/v1", model="big-model", key_env="EXAMPLE_API_KEY"),
+    ]
+    dataset, config = add_prompts(ctx, num=2), CampaignConfig(num_prompts=2)
+    campaign = start_campaign(ctx, name="rivals", contestants=sources, dataset=dataset, config=config, person=LOCAL)
+    payload = claim_generation(ctx, next(c.id for c in campaign.contestants if c.kind == "endpoint")).payload
+    assert (payload.url, payload.model, payload.key_env) == ("https://api.example/v1", "big-model", "EXAMPLE_API_KEY")
+    account = replace(LOCAL, id="someone", name="Maya", role="engineer")
+    with pytest.raises(NotAllowed, match="account can't name an address"):
+        start_campaign(ctx, name="again", contestants=sources, dataset=dataset, config=config, person=account)
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "ROUNDHOUSE_SECRET_API_KEY", "example_api_key", "PASSWORD"])
+def test_a_key_comes_from_no_other_variable_than_one_for_an_api(name: str) -> None:
+    with pytest.raises(ValidationError, match="key_env"):
+        ContestantSource(url="https://api.example/v1", model="m", key_env=name)
+
+
+def test_gold_pairs_are_no_contestants_and_reach_every_rater(ctx: Context) -> None:
+    gold = [{"prompt": f"gold {n}", "better": f"right {n}", "worse": f"wrong {n}"} for n in range(3)]
+    campaign = make_campaign(ctx, num_prompts=12, gold=gold, gold_share=0.5, repeat_share=0.0)
+    assert [contestant.name for contestant in campaign.contestants] == ["Oak", "Elm"]
+    assert campaign.num_prompts == 12
+    rater = rater_for(ctx, LOCAL)
+    assert vote_all(ctx, campaign.id, rater, lambda a, b: "A" if a.startswith("right") else "B" if b.startswith("right") else "TIE") == 15
+    with ctx.db.read() as session:
+        golden = valid_votes(session, campaign.id, purposes=("gold",))
+        assert len(valid_votes(session, campaign.id)) == 12
+        texts = {row.id: row.text for row in session.scalars(select(Completion))}
+    assert {texts[vote.completion_a_id if vote.label == "A" else vote.completion_b_id] for vote in golden} == {
+        "right 0",
+        "right 1",
+        "right 2",
+    }
+
+
+def test_a_repeated_battle_shows_the_same_answers_on_swapped_sides(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=30, repeat_share=0.4)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: "A")
+    with ctx.db.read() as session:
+        first = {vote.battle_id: vote for vote in valid_votes(session, campaign.id)}
+        repeats = valid_votes(session, campaign.id, purposes=("repeat",))
+    assert len(first) == 30
+    assert 5 <= len(repeats) <= 25
+    for vote in repeats:
+        original = first[vote.repeat_of_id or ""]
+        assert (vote.completion_a_id, vote.completion_b_id) == (original.completion_b_id, original.completion_a_id)
+
+
+def test_identical_answers_are_tied_without_being_shown(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=10, write=False)
+    write_all(ctx, campaign.id, text=lambda name, prompt: name if prompt.endswith(("7.", "8.", "9.")) else "same")
+    assert vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak")) == 3
+    with ctx.db.read() as session:
+        votes = valid_votes(session, campaign.id)
+    assert sorted((vote.label in ("A", "B"), vote.identical) for vote in votes) == [(False, True)] * 7 + [(True, False)] * 3
+    assert get_campaign(ctx, campaign.id).num_votes == 3
