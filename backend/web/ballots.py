@@ -1,7 +1,7 @@
 """The ballot's HTTP interface: JSON beside the page, for a browser that holds a signed token.
 
     GET  /ballot/api/next   -> {battles, progress, form}
-    POST /ballot/api/vote   {battle, label, duration_ms, reasons, dimensions, note, rewrite, flag, holds} -> {next, progress}
+    POST /ballot/api/vote   {battle, label, duration_ms, reasons, dimensions, note, rewrite, flag, amends, holds} -> {next, progress}
     POST /ballot/api/undo   {} -> {battle, progress}
     POST /ballot/api/rate   {battle, side, value, note, holds} -> {next, progress}
 
@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.markdown_nodes import markdown_nodes
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
 from backend.services.battles.admission import Voter, voter_of_token
 from backend.services.battles.ballots import BallotProgress, BallotView, Served, VoteInput
@@ -47,7 +48,7 @@ class Body(BaseModel):
 
 
 class VoteBody(Body):
-    """A vote."""
+    """A vote, or with `amends` more about one that was cast."""
 
     battle: str
     label: str
@@ -57,6 +58,7 @@ class VoteBody(Body):
     note: str = ""
     rewrite: str | None = None
     flag: str = ""
+    amends: bool = False
 
 
 class RateBody(Body):
@@ -90,6 +92,7 @@ def ballot_routes(get_context: Callable[[], Context]) -> list[Route]:
             note=sent.note,
             rewrite=sent.rewrite,
             flag=sent.flag,
+            amends=sent.amends,
         )
         return _after(submit_vote(ctx, voter, said), sent.holds)
 
@@ -113,8 +116,16 @@ def ballot_routes(get_context: Callable[[], Context]) -> list[Route]:
 
 
 def battle_document(battle: BallotView) -> Document:
-    """Return a battle as the browser gets it: nothing of its origin, purpose or probability."""
-    document: Document = {"id": battle.battle_id, "prompt": [list(turn) for turn in battle.prompt], "a": battle.text_a, "b": battle.text_b}
+    """Return a battle as the browser gets it: texts, and their Markdown as nodes; nothing of its origin, purpose or probability."""
+    document: Document = {
+        "id": battle.battle_id,
+        "prompt": [list(turn) for turn in battle.prompt],
+        "prompt_nodes": [markdown_nodes(text) for _, text in battle.prompt],
+        "a": battle.text_a,
+        "a_nodes": markdown_nodes(battle.text_a),
+        "b": battle.text_b,
+        "b_nodes": markdown_nodes(battle.text_b),
+    }
     return document | ({"single": True} if battle.is_single else {})
 
 

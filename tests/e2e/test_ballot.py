@@ -1,4 +1,4 @@
-"""The ballot in a real browser: keys vote, nothing tells who wrote what, a link opens the ballot alone."""
+"""The ballot in a real browser: keys vote, no vote is lost or doubled, nothing tells who wrote what, a link opens the ballot alone."""
 
 from __future__ import annotations
 
@@ -7,30 +7,45 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from sqlalchemy import select
 
-from backend.db.tables import Completion, Contestant, Vote
-from backend.services.battles.raters import create_rater_link
+from backend.db.tables import AnswerRating, Completion, Contestant, Vote
+from backend.services.battles.campaigns import close_campaign
+from backend.services.battles.raters import create_rater_link, revoke_rater_link
 from backend.services.battles.views import CampaignView
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import make_campaign, write_all
+from tests.support.installation import wait_until
 from tests.support.page_server import page_server
 
 pytestmark = pytest.mark.e2e
-HOSTILE = '<img src="http://evil.example/a.png">![x](http://evil.example/b.png)'
+HOSTILE = (
+    '<img src="http://evil.example/a.png" onerror="document.title=1"> ![x](http://evil.example/b.png) [link](http://evil.example/c) '
+    "[script](javascript:document.title=1) <script>document.title=1</script>\n\n| a | b |\n|:-:|--:|\n| $x^2$ | `c` |\n\n"
+    '```html\n<iframe src="http://evil.example/d"></iframe>\n```\n\n$$\\href{http://evil.example/e}{x} \\includegraphics{http://evil.example/f}$$\n\n'
+)
+LONG = "\n\n".join(f"Paragraph {n} goes on for a while, as paragraphs do." for n in range(80))
 PAUSE_MS = 400  # a vote sooner than 0.3 s after the answers appeared does not count
+DRAWN = frozenset(
+    "DIV P H3 H4 H5 H6 UL OL LI BLOCKQUOTE HR BR EM STRONG S CODE PRE TABLE THEAD TBODY TR TH TD SPAN MARK".split()  # noqa: SIM905
+)
+ATTRIBUTES = frozenset({"class", "tabindex", "role", "aria-label", "style", "start", "data-raw", "data-block"})
+OUTSIDE = """() => [...document.querySelectorAll('.bt-text *')].filter(node => node.namespaceURI.endsWith('xhtml')).flatMap(
+  node => [node.tagName, ...[...node.attributes].map(attribute => attribute.name)])"""
 
 
 @pytest.fixture
 def campaign(ctx: Context) -> CampaignView:
-    made = make_campaign(ctx, contestants=("Quercus-large", "Ulmus-mini"), num_prompts=6, write=False)
+    made = make_campaign(
+        ctx, contestants=("Quercus-large", "Ulmus-mini"), num_prompts=6, write=False, votes_per_minute=600, reasons=("Clearer", "Kinder")
+    )
     write_all(ctx, made.id, text=lambda name, prompt: f"{HOSTILE} {len(name)} leaves for {prompt}")
     return made
 
 
 @pytest.fixture
-def address(campaign: CampaignView, home: Path) -> Iterator[str]:
+def address(home: Path) -> Iterator[str]:
     """The pages' server, started for this test alone."""
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
         yield server.url
@@ -48,10 +63,16 @@ def labels(ctx: Context) -> list[str]:
         return list(session.scalars(select(Vote.label).order_by(Vote.created_at)))
 
 
-def open_ballot(page: Page, url: str) -> None:
+def wait_for_votes(ctx: Context, *expected: str) -> None:
+    """Votes travel behind the page, so they arrive a little later."""
+    wait_until(lambda: len(labels(ctx)) >= len(expected), timeout_s=20, what=f"{len(expected)} votes")
+    assert labels(ctx) == list(expected)
+
+
+def open_ballot(page: Page, url: str, *, done: int = 0, total: int = 6) -> None:
     page.goto(url)
-    expect(page.get_by_text("0 of 6")).to_be_visible(timeout=30_000)
-    expect(page.get_by_role("button", name="A is better")).to_be_enabled()
+    expect(page.get_by_text(re.compile(rf"^{done} of {total}( ·|$)"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="Answer A")).to_be_visible()
 
 
 def press(page: Page, key: str, *, then: str) -> None:
@@ -67,62 +88,243 @@ def test_keys_vote_and_undo_and_enter_does_not(ctx: Context, campaign: CampaignV
     press(page, "3", then="3 of 6")
     press(page, "u", then="2 of 6")
     press(page, "4", then="3 of 6")
-    assert labels(ctx) == ["A", "B", "TIE", "UNDONE", "BOTH_BAD"]
+    wait_for_votes(ctx, "A", "B", "TIE", "UNDONE", "BOTH_BAD")
     page.wait_for_timeout(PAUSE_MS)
     page.keyboard.press("Enter")
     page.get_by_role("button", name="A is better").click()
     expect(page.get_by_text(re.compile("^4 of 6"))).to_be_visible()
     page.wait_for_timeout(PAUSE_MS)
-    page.keyboard.press("Enter")  # the button that was clicked is gone, so Enter has nothing to press
-    press(page, "3", then="5 of 6")
-    assert labels(ctx)[5:] == ["A", "TIE"]
+    page.keyboard.press("Enter")  # the button that was clicked has the focus
+    press(page, "s", then="5 of 6")
+    wait_for_votes(ctx, "A", "B", "TIE", "UNDONE", "BOTH_BAD", "A", "SKIPPED")
     page.wait_for_timeout(PAUSE_MS)
     page.keyboard.press("1")
-    expect(page.get_by_text("6 votes. Thank you")).to_be_visible()
-    expect(page.get_by_role("link", name="Standings")).to_be_visible()
+    expect(page.get_by_text("That was the last one: 6 battles done. Thank you.", exact=True)).to_be_visible()
+    press(page, "u", then="5 of 6")
+    expect(page.get_by_role("heading", name="Answer A")).to_be_visible()
+    assert labels(ctx)[-2:] == ["A", "UNDONE"]
 
 
-def test_a_key_that_is_held_down_votes_once_a_battle_at_most(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_a_key_that_is_held_down_votes_once(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     page.wait_for_timeout(PAUSE_MS)
     for _ in range(6):
         page.keyboard.down("1")  # repeats, as a held key does
+        page.wait_for_timeout(100)
     page.keyboard.up("1")
-    expect(page.get_by_text(re.compile("^1 of 6"))).to_be_visible()
+    page.keyboard.press("2")
+    page.keyboard.press("2")  # too soon after the next battle has appeared
+    wait_for_votes(ctx, "A", "B")
     page.wait_for_timeout(PAUSE_MS)
-    assert labels(ctx) == ["A"]
+    assert labels(ctx) == ["A", "B"]
 
 
-def test_the_ballot_does_not_reveal_the_contestants(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_hostile_answers_are_drawn_by_known_elements_and_load_nothing(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
     foreign: list[str] = []
     page.on(
         "request",
         lambda request: foreign.append(request.url) if not request.url.startswith((address, "ws://127", "data:", "blob:")) else None,
     )
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
+    expect(page.locator(".bt-pane .bt-math math")).to_have_count(4)
+    for _ in ("drawn", "raw", "differences"):
+        parts = set(page.evaluate(OUTSIDE))
+        assert {part for part in parts if part.isupper() or part[0] == "H"} <= DRAWN
+        assert {part for part in parts if part.islower() and part not in ATTRIBUTES} == set()
+        assert page.get_by_text("http://evil.example/b.png").count() >= 2
+        page.keyboard.press("r")
+    page.keyboard.press("d")
+    assert set(page.evaluate(OUTSIDE)) - ATTRIBUTES <= DRAWN
+    page.wait_for_timeout(500)
+    assert foreign == []
+    assert page.title() != "1"
+    assert page.locator("a[href*='evil'], img[src*='evil'], iframe").count() == 0
+
+
+def test_the_ballot_does_not_reveal_the_contestants(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+    answers: list[str] = []
+    page.on("response", lambda response: answers.append(response.text()) if "/ballot/api/" in response.url else None)
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
+    press(page, "3", then="1 of 6")
+    wait_for_votes(ctx, "TIE")
+    page.wait_for_timeout(500)
     with ctx.db.read() as session:
         ids = [row.id for row in session.scalars(select(Contestant))] + [row.id for row in session.scalars(select(Completion))]
-    for place in range(2):
-        shown = page.content()
-        for secret in ("Quercus-large", "Ulmus-mini", *(c.checkpoint_id for c in campaign.contestants), *ids):
+    for shown in [page.content(), *answers]:
+        for secret in ("Quercus-large", "Ulmus-mini", *(c.checkpoint_id for c in campaign.contestants if c.checkpoint_id), *ids):
             assert secret not in shown
-        assert page.get_by_text(HOSTILE).count() == 2
-        press(page, "3", then=f"{place + 1} of 6")
-    assert foreign == []
-    assert page.locator("img[src*='evil']").count() == 0
+    assert len(answers) >= 2
 
 
-def test_a_signed_link_opens_the_ballot_alone(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+def test_typing_a_note_does_not_vote_and_the_note_goes_with_the_vote(
+    ctx: Context, campaign: CampaignView, address: str, page: Page
+) -> None:
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
+    page.wait_for_timeout(PAUSE_MS)
+    page.keyboard.press("n")
+    page.keyboard.type("1 is 2 short, s is u")
+    page.keyboard.press("Escape")
+    assert labels(ctx) == []
+    press(page, "2", then="1 of 6")
+    wait_for_votes(ctx, "B")
+    page.get_by_role("button", name="Kinder").click()
+    wait_for_votes(ctx, "B", "B")
+    with ctx.db.read() as session:
+        votes = session.scalars(select(Vote).order_by(Vote.revision)).all()
+        assert [(vote.note, vote.reasons, vote.battle_id) for vote in votes] == [
+            ("1 is 2 short, s is u", [], votes[0].battle_id),
+            ("1 is 2 short, s is u", ["Kinder"], votes[0].battle_id),
+        ]
+    expect(page.get_by_text(re.compile("^1 of 6"))).to_be_visible()
+
+
+def test_votes_cast_while_offline_arrive_once_and_in_order(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
+    page.context.set_offline(True)
+    press(page, "1", then="1 of 6")
+    expect(page.get_by_text("1 vote not saved yet")).to_be_visible()
+    press(page, "2", then="2 of 6")
+    expect(page.get_by_text("2 votes not saved yet")).to_be_visible()
+    assert labels(ctx) == []
+    page.context.set_offline(False)
+    wait_for_votes(ctx, "A", "B")
+    expect(page.get_by_text("not saved yet")).to_have_count(0)
+    expect(page.get_by_role("heading", name="Answer A")).to_be_visible(timeout=15_000)
+    press(page, "4", then="3 of 6")
+    wait_for_votes(ctx, "A", "B", "BOTH_BAD")
+
+
+def test_a_vote_whose_answer_is_lost_is_sent_again_and_stored_once(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+    sent: list[str] = []
+
+    def lose_first(route: Route) -> None:
+        sent.append(route.request.post_data or "")
+        if len(sent) == 1:
+            route.fetch()
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/ballot/api/vote", lose_first)
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
+    press(page, "1", then="1 of 6")
+    wait_until(lambda: page.wait_for_timeout(200) is None and len(sent) >= 2, timeout_s=20, what="the second try")
+    expect(page.get_by_text("not saved yet")).to_have_count(0)
+    assert labels(ctx) == ["A"]
+
+
+def test_a_vote_that_never_left_is_sent_at_the_next_visit(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+    page.route("**/ballot/api/vote", lambda route: route.abort())
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
+    press(page, "2", then="1 of 6")
+    expect(page.get_by_text("1 vote not saved yet")).to_be_visible()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.unroute("**/ballot/api/vote")
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}", done=1)
+    wait_for_votes(ctx, "B")
+
+
+def test_two_tabs_of_a_rater_do_not_vote_twice(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+    url = f"{address}/ballot?campaign={campaign.id}"
+    open_ballot(page, url)
+    second = page.context.new_page()
+    open_ballot(second, url)
+    press(page, "1", then="1 of 6")
+    expect(second.get_by_text("You voted on that battle in another tab.")).to_be_visible(timeout=15_000)
+    wait_for_votes(ctx, "A")
+    press(second, "2", then="2 of 6")
+    expect(page.get_by_text("You voted on that battle in another tab.")).to_be_visible(timeout=15_000)
+    press(page, "3", then="3 of 6")
+    wait_for_votes(ctx, "A", "B", "TIE")
+    with ctx.db.read() as session:
+        assert len(set(session.scalars(select(Vote.battle_id)))) == 3
+
+
+def test_a_link_opens_the_ballot_alone_until_it_is_revoked(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
     link = create_rater_link(ctx, campaign.id, name="guest", person=LOCAL)
     query = link.url.split("/ballot")[1]
     open_ballot(page, f"{address}/ballot{query}")
-    for name in ("Overview", "Battles", "Runs", "Playground", "Quercus-large", campaign.name):
-        assert page.get_by_text(name, exact=True).count() == 0
+    for name in ("Overview", "Battles", "Runs", "Playground", "Leave", "Quercus-large", campaign.name):
+        assert page.get_by_text(name, exact=True).count() == 0 or not page.get_by_text(name, exact=True).first.is_visible()
     press(page, "2", then="1 of 6")
-    page.reload()
-    expect(page.get_by_text(re.compile("^1 of 6"))).to_be_visible(timeout=30_000)
+    wait_for_votes(ctx, "B")
+    open_ballot(page, f"{address}/ballot{query}", done=1)
     with ctx.db.read() as session:
         assert [vote.rater_id for vote in session.scalars(select(Vote))] == [link.rater.id]
+    revoke_rater_link(ctx, link.rater.id, person=LOCAL)
+    page.wait_for_timeout(PAUSE_MS)
+    page.keyboard.press("1")
+    expect(page.get_by_text("not valid any more").first).to_be_visible(timeout=30_000)
+    page.on("dialog", lambda dialog: dialog.accept())
     page.goto(f"{address}/ballot?link=forged")
     expect(page.get_by_text("This ballot link is not valid any more.")).to_be_visible(timeout=30_000)
     assert page.get_by_role("button", name="A is better").count() == 0
+    assert labels(ctx) == ["B"]
+
+
+def test_a_closed_campaign_says_so(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
+    close_campaign(ctx, campaign.id, person=LOCAL)
+    page.wait_for_timeout(PAUSE_MS)
+    page.keyboard.press("1")
+    expect(page.get_by_text("This campaign is closed.", exact=True)).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("A vote was not saved")).to_be_visible()
+
+
+def test_answers_scroll_together_and_are_spoken_of_by_name(ctx: Context, address: str, page: Page) -> None:
+    campaign = make_campaign(ctx, num_prompts=2, write=False)
+    write_all(ctx, campaign.id, text=lambda name, prompt: f"{prompt} {LONG}" if name == "Oak" else f"{LONG} {LONG} {prompt}")
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}", total=2)
+    tops = "() => [...document.querySelectorAll('.bt-body')].map(body => body.scrollTop / (body.scrollHeight - body.clientHeight))"
+    for key in ("j", "ArrowDown", "PageDown"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(200)
+    a, b = page.evaluate(tops)
+    assert a == pytest.approx(b, abs=0.01)
+    assert a > 0.1
+    page.locator(".bt-body").first.evaluate("body => { body.scrollTop = body.scrollHeight }")
+    page.wait_for_timeout(200)
+    assert page.evaluate(tops) == pytest.approx([1.0, 1.0], abs=0.01)
+    assert page.get_by_role("button", name="A is better").get_attribute("aria-keyshortcuts") == "1"
+    expect(page.get_by_role("region", name="Answer B")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Battle 1 of 2")).to_have_count(1)
+    press(page, "1", then="1 of 2")
+    expect(page.get_by_role("status").filter(has_text="Battle 2 of 2")).to_have_count(1)
+    assert page.evaluate(tops) == [0, 0]
+
+
+def test_on_a_phone_nothing_overflows_and_every_target_is_large(
+    ctx: Context, campaign: CampaignView, address: str, browser: Browser
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
+    page.wait_for_timeout(PAUSE_MS)
+    page.get_by_role("button", name="B is better").tap()
+    expect(page.get_by_text(re.compile("^1 of 6"))).to_be_visible()
+    heights = page.evaluate("() => [...document.querySelectorAll('.bt button')].filter(n => n.checkVisibility()).map(n => n.offsetHeight)")
+    assert min(heights) >= 44
+    assert page.evaluate("() => document.documentElement.scrollWidth") == 390
+    page.get_by_role("button", name="Answer B").tap()
+    expect(page.get_by_role("button", name="Answer B")).to_have_attribute("aria-pressed", "true")
+    wait_for_votes(ctx, "B")
+    context.close()
+
+
+def test_single_answers_are_rated_by_stars(ctx: Context, address: str, page: Page) -> None:
+    campaign = make_campaign(ctx, num_prompts=2, rating="stars")
+    page.goto(f"{address}/ballot?campaign={campaign.id}")
+    expect(page.get_by_role("button", name="4 of 5 stars")).to_be_visible(timeout=30_000)
+    assert page.get_by_role("heading", name="Answer B").count() == 0
+    page.wait_for_timeout(PAUSE_MS)
+    page.keyboard.press("4")
+    expect(page.get_by_text(re.compile("^1 of "))).to_be_visible()
+
+    def values() -> list[int]:
+        with ctx.db.read() as session:
+            return list(session.scalars(select(AnswerRating.value)))
+
+    wait_until(lambda: bool(values()), timeout_s=10, what="the rating")
+    assert values() == [4]

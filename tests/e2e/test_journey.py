@@ -146,7 +146,7 @@ def test_votes_by_keyboard_become_a_preference_set_a_dpo_run_and_a_rematch(insta
         assert not any(name in page.inner_text("body") for name in ("First stories", "First chat")), "the ballot is blind"
         wait_until(partial(_vote, page, campaign, installation, done), timeout_s=30, what=f"vote {done + 1}", every_s=0.5)
     visitor.sees("That was the last one")
-    visitor.follows("Standings")
+    visitor.follows("Leave")
     visitor.clicks("Create preference set and launch run")
     visitor.sees("rematch", timeout_s=60)
     dpo = wait_until(lambda: [run for run in list_runs(ctx) if run.objective == "dpo"], what="the DPO run")[0]

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import time
+import json
+import re
 from pathlib import Path
 
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
-from backend.db.tables import Run, Vote
+from backend.db.tables import Run
+from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
+from backend.services.battles.admission import voter_of_token
+from backend.services.battles.campaigns import create_campaign
 from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.raters import create_rater_link, list_raters, rater_for
-from backend.services.battles.views import get_campaign, list_campaigns
+from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
+from pages.components.browser.ballot.component import maths_url
 from tests.support.battle_world import add_checkpoint, add_prompts, make_campaign, prefer, vote_all, write_all
 from tests.support.opening import assert_sound, figures, open_page, words
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>  two  spaces"
-
-
-def press(app: AppTest, label: str) -> AppTest:
-    """Press a button by its words, after looking long enough for a vote to count."""
-    time.sleep(0.35)
-    next(button for button in app.button if button.label == label).click()
-    return app.run()
-
-
-def votes_of(ctx: Context) -> list[str]:
-    with ctx.db.read() as session:
-        return list(session.scalars(select(Vote.label).order_by(Vote.created_at)))
 
 
 def test_battles_of_an_empty_installation_lead_to_the_next_step(site: Context) -> None:
@@ -130,49 +123,55 @@ def test_an_unknown_campaign_is_reported(site: Context) -> None:
     assert "no such campaign" in words(open_page("evaluate/battles.py", campaign="nothere"))
 
 
-def test_the_ballot_votes_undoes_and_ends(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=2)
+def ballots(app: AppTest) -> list[dict[str, str | None]]:
+    """Return the data of the ballots on the page."""
+    return [json.loads(part.proto.json) for part in app.get("bidi_component") if part.proto.component_name == "roundhouse_ballot"]
+
+
+def test_the_ballot_admits_its_visitor_to_one_campaign_and_names_no_contestant(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=1)
     app = open_page("evaluate/ballot.py", campaign=campaign.id)
     assert_sound(app)
-    press(app, "A is better")
-    press(app, "Undo")
-    press(app, "Both bad")
-    press(app, "Equally good")
+    (ballot,) = ballots(app)
+    voter = voter_of_token(site, str(ballot["token"]))
+    assert (voter.campaign_id, voter.rater.id) == (campaign.id, rater_for(site, LOCAL).id)
+    assert ballot["leave"] == f"/battles?campaign={campaign.id}"
+    assert not any(name in json.dumps(ballot) for name in ("Oak", "Elm"))
+
+
+def test_the_ballot_of_several_campaigns_offers_a_choice(site: Context) -> None:
+    make_campaign(site)
+    app = open_page("evaluate/ballot.py")
+    assert len(ballots(app)) == 1
+    create_campaign(
+        site,
+        name="Second",
+        checkpoint_ids=[add_checkpoint(site, name) for name in ("Ash", "Fir")],
+        dataset=add_prompts(site, num=2, name="more"),
+        config=CampaignConfig(num_prompts=2),
+        person=LOCAL,
+    )
+    app = open_page("evaluate/ballot.py")
     assert_sound(app)
-    assert votes_of(site) == ["A", "UNDONE", "BOTH_BAD", "TIE"]
-    assert "2 votes. Thank you" in words(app)
-    assert get_campaign(site, campaign.id).num_votes == 2
+    assert ballots(app) == []
+    assert sorted(part.proto.label for part in app.get("page_link")) == ["Second", "Stories"]
 
 
-def test_a_vote_in_the_first_moment_does_not_count(site: Context) -> None:
-    campaign = make_campaign(site)
-    app = open_page("evaluate/ballot.py", campaign=campaign.id)
-    next(button for button in app.button if button.label == "A is better").click()
-    app.run()
-    assert votes_of(site) == []
-
-
-def test_a_ballot_shows_hostile_text_as_text_and_no_contestant(site: Context) -> None:
-    campaign = make_campaign(site, num_prompts=1, write=False)
-    write_all(site, campaign.id, text=lambda name, prompt: EVIL + "x" * len(name) + ("y" if name == "Elm" else ""))
-    app = open_page("evaluate/ballot.py", campaign=campaign.id)
-    assert_sound(app)
-    assert sum(str(part.value).startswith(EVIL) for part in app.text) == 2
-    assert all("evil.example" not in str(part.value) for part in [*app.markdown, *app.caption])
-    assert "Oak" not in words(app)
-    assert "Elm" not in words(app)
+def test_formulas_are_drawn_by_the_library_that_streamlit_ships() -> None:
+    assert re.fullmatch(r"/static/js/katex\.[\w-]+\.js", maths_url() or "")
 
 
 def test_a_link_shows_the_ballot_alone(site: Context) -> None:
     campaign = make_campaign(site)
-    secret = create_rater_link(site, campaign.id, name="guest", person=LOCAL).url.split("link=")[1]
+    link = create_rater_link(site, campaign.id, name="guest", person=LOCAL)
     app = AppTest.from_file(str(SHELL), default_timeout=30)
-    app.query_params["link"] = secret
+    app.query_params["link"] = link.url.split("link=")[1]
     app.run()
     assert_sound(app)
-    assert app.title[0].value == "Which answer is better?"
-    press(app, "B is better")
-    assert [(row.rater.name, row.num_votes) for row in list_raters(site, campaign.id)] == [("guest", 1)]
+    (ballot,) = ballots(app)
+    assert ballot["leave"] is None
+    assert voter_of_token(site, str(ballot["token"])).rater == link.rater
+    assert "Stories" not in words(app)
 
 
 def test_a_forged_link_shows_nothing_but_the_reason(site: Context) -> None:
@@ -182,6 +181,7 @@ def test_a_forged_link_shows_nothing_but_the_reason(site: Context) -> None:
     app.run()
     assert "not valid any more" in words(app)
     assert not app.button
+    assert ballots(app) == []
 
 
 def test_charts_keep_the_order_of_the_table_and_names_stay_names() -> None:

@@ -63,7 +63,9 @@ class BallotView:
 
 @dataclass(frozen=True)
 class VoteInput:
-    """A rater's judgement of a battle. `dimensions` maps the rubric's dimensions to labels."""
+    """A rater's judgement of a battle. `dimensions` maps the rubric's dimensions to labels. `amends` replaces reasons, note
+    and the like of an earlier vote with the same label; without it, a vote that is sent again is the same vote.
+    """
 
     battle_id: str
     label: str
@@ -73,6 +75,7 @@ class VoteInput:
     note: str = ""
     rewrite: str | None = None
     flag: str = ""
+    amends: bool = False
 
 
 @dataclass(frozen=True)
@@ -239,11 +242,16 @@ def _store_vote(session: Session, ctx: Context, campaign_id: str, rater: RaterVi
     last = last_vote(session, battle.id)
     if last is not None and last.label != UNDONE:
         if last.label == vote.label:
-            return last
+            return append_vote(session, ctx, battle, rater, label=vote.label, last=last, said=vote) if _says_more(vote, last) else last
         raise Conflict("You have voted on this battle already.", remedy="Take the vote back first.")
     if battle.expires_at <= ctx.now():
         raise Conflict("This battle was shown too long ago.", remedy="Reload the ballot and vote again.")
     return append_vote(session, ctx, battle, rater, label=vote.label, last=last, said=vote)
+
+
+def _says_more(vote: VoteInput, last: Vote) -> bool:
+    said = (list(vote.reasons), vote.dimensions, vote.note, vote.rewrite, vote.flag)
+    return vote.amends and said != (last.reasons, last.dimensions, last.note, last.rewrite, last.flag)
 
 
 def _insert(session: Session, ctx: Context, campaign: Campaign, rater: RaterView, plan: PlannedBattle) -> Battle:

@@ -185,6 +185,31 @@ def test_reasons_rubric_note_rewrite_and_flag_are_stored(client: TestClient, ctx
     assert (vote.rewrite, vote.flag) == ("A better story.", "not English")
 
 
+def test_reasons_can_be_added_to_a_vote_and_taken_away_again(client: TestClient, ctx: Context) -> None:
+    browser = browser_of(client, ctx, make_campaign(ctx, **FORM))
+    battle = browser.get()["battles"][0]["id"]
+    browser.vote(battle, "B", note="kind")
+    for reasons in (["Clearer"], ["Clearer", "Safer"], ["Clearer", "Safer"], []):
+        browser.vote(battle, "B", note="kind", reasons=reasons, amends=True)
+    browser.vote(battle, "B")  # a delayed copy of the first request
+    assert browser.post("vote", {"battle": battle, "label": "A", "amends": True}).status_code == 409
+    with ctx.db.read() as session:
+        votes = session.scalars(select(Vote).order_by(Vote.revision)).all()
+    assert [vote.reasons for vote in votes] == [[], ["Clearer"], ["Clearer", "Safer"], []]
+    assert {vote.note for vote in votes} == {"kind"}
+    assert browser.get()["progress"]["done"] == 1
+
+
+def test_answers_come_as_text_and_as_nodes_without_markup(client: TestClient, ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=1, write=False)
+    write_all(ctx, campaign.id, text=lambda name, prompt: f"**{len(name)}** <img src=x> {name == 'Oak'}")
+    (battle,) = browser_of(client, ctx, campaign).get()["battles"]
+    assert battle["a_nodes"][0][0] == "p"
+    assert battle["a_nodes"][0][1][0] == ["strong", ["3"], ""]
+    assert " <img src=x> " in battle["a_nodes"][0][1][1]
+    assert battle["prompt_nodes"] == [[["p", [battle["prompt"][0][1]], ""]]]
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"reasons": ["Funnier"]}, {"dimensions": {"style": "A"}}, {"dimensions": {"accuracy": "BOTH"}}, {"label": "UNDONE"}, {"extra": 1}],

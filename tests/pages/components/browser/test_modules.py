@@ -11,7 +11,7 @@ from pages.components.browser.modules import join_modules
 from pages.components.labels import STATUS
 
 BROWSER = Path(__file__).parents[4] / "pages" / "components" / "browser"
-ENTRIES = ("live_chart/chart.js", "run_list/list.js", "text_field/field.js", "token_strip/strip.js")
+ENTRIES = ("ballot/ballot.js", "live_chart/chart.js", "run_list/list.js", "text_field/field.js", "token_strip/strip.js")
 
 
 def test_each_module_is_in_the_script_once_behind_those_it_imports(tmp_path: Path) -> None:
@@ -50,3 +50,9 @@ def test_helpers_and_labels_are_written_once() -> None:
     assert [file.name for file, text in scripts.items() if "function element(" in text] == ["dom.js"]
     words = [file.name for file, text in scripts.items() for word in STATUS.values() if f'"{word}"' in text]
     assert not words, "the words of a status come from pages.components.labels"
+
+
+def test_no_component_takes_markup_from_text() -> None:
+    """A network's text becomes text nodes; whatever parses markup is one mistake from running it."""
+    doors = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "srcdoc", "createContextualFragment")
+    assert [f"{file.name}: {door}" for file in BROWSER.rglob("*.js") for door in doors if door in file.read_text()] == []

@@ -1,0 +1,42 @@
+"""The ballot in the browser: battles by keyboard, votes sent behind the next battle. It covers the page."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import streamlit as st
+
+from pages.components.browser.modules import join_modules
+
+_HERE = Path(__file__).parent
+_ballot = st.components.v2.component(
+    "roundhouse_ballot",
+    html='<div class="bt-host"></div>',
+    css=(_HERE / "style.css").read_text(),
+    js=join_modules(_HERE / "ballot.js"),
+    isolate_styles=False,
+)
+
+API = "/ballot/api"
+
+
+def ballot(*, token: str, campaign_id: str, rater_id: str, leave: str | None, key: str) -> None:
+    """Draw the ballot of a rater whom `token` admits. `leave` is the address of its way out, None for raters who have nowhere to go.
+
+    The browser asks for a script run, which must pass a new token, when the server refuses the old one. Votes that the server does not
+    have yet are kept in the browser under a name made of campaign and rater.
+    """
+    name = hashlib.sha256(f"{campaign_id}:{rater_id}".encode()).hexdigest()[:16]
+    _ballot(
+        key=key,
+        data={"url": API, "token": token, "store": f"roundhouse-ballot-{name}", "leave": leave, "maths": maths_url()},
+        on_renew_change=lambda: None,
+    )
+
+
+def maths_url() -> str | None:
+    """Return the address of the KaTeX that Streamlit serves, None if there is none: TeX is then shown as it was written."""
+    folder = Path(st.__file__).parent / "static"
+    file = next(iter(sorted(folder.glob("static/js/katex.*.js"))), None)
+    return f"/{file.relative_to(folder)}" if file else None
