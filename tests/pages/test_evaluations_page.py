@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from backend.db.tables import Checkpoint, SuiteResult
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.suites import SuiteConfig
+from backend.domain.evaluation.tasks.reading import read_task
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.services import job_events as outcomes
@@ -271,3 +272,22 @@ def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> 
     cells = {name.replace("\\", ""): score.replace("\\", "") for name, score in zip(table["Subgroup"], table["Score"], strict=True)}
     assert cells == {"Macro average": "75.0 %", "Micro average": "60.0 %", "algebra": "50.0 %", "botany": "100.0 %"}
     assert read_board(world).columns[0].metrics == ("acc", "acc:micro")
+
+
+def test_no_one_wins_a_column_of_equal_scores(world: Context) -> None:
+    """Two networks with 0 % had a trophy for the one listed first."""
+    for name in ("Oak", "Elm"):
+        evaluated(world, name, "facts", [0] * 8)
+    app = open_page(PAGE)
+    assert not any("trophy" in button.label for button in app.button)
+    assert "tied" in words(app)
+
+
+def test_an_evaluation_names_the_scores_that_no_item_has(world: Context) -> None:
+    task = read_task("name: safe\nkind: generation\nprompt: '{{question}}'\nmetrics: [refusal, over_refusal, unclear]\n")
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL)
+    score = {"metric": "unclear", "value": 1.0, "stderr": 0.1, "low": 0.6, "high": 1.0, "n": 4, "method": ""}
+    finish(world, claim_of(world, launched), [item(0, {"unclear": 1.0})], scores=[score], facts={"unit": "items"})
+    assert "No item has a value of: refusals of unsafe prompts, refusals of safe prompts." in plain_words(
+        open_page(PAGE, evaluation=launched.id)
+    )

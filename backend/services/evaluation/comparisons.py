@@ -156,10 +156,17 @@ def unlike_facts(first: EvaluationView, second: EvaluationView) -> tuple[str, ..
     """Return the recorded facts in which two comparable evaluations differ, one phrase each: `device (cpu and cuda)`."""
     facts = [evaluation.facts.model_dump() for evaluation in (first, second)]
     return tuple(
-        f"{name.replace('_', ' ')} ({facts[0][name]} and {facts[1][name]})"
+        f"{FACT_WORDS.get(name, name.replace('_', ' '))} ({_fact_text(facts[0][name])} and {_fact_text(facts[1][name])})"
         for name in facts[0]
         if name not in RESULTS_AMONG_FACTS and facts[0][name] != facts[1][name]
     )
+
+
+FACT_WORDS = {"bos": "begin token before each text", "stored_dtype": "stored number format", "number_format": "number format"}
+
+
+def _fact_text(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else "none" if value is None else str(value)
 
 
 def _decisive(evaluation: EvaluationView, *, across: bool = False) -> dict[str, Any]:

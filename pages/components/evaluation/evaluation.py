@@ -95,6 +95,10 @@ def _draw_scores(evaluation: EvaluationView) -> None:
                 st.metric(metric_label(score.metric) + (f" ({average})" if average else ""), score_text(score.metric, score.value))
                 st.caption(interval_text(score.metric, score.low, score.high) or "no interval")
     draw_subgroups(evaluation)
+    if evaluation.config.task is not None:
+        without = [metric_label(name).lower() for name in evaluation.config.task.score_names if evaluation.score(name) is None]
+        if without:
+            st.caption(plain(f"No item has a value of: {', '.join(without)}."))
     main = evaluation.main_score or evaluation.scores[0]
     words = f"{plural(main.n, evaluation.facts.unit.rstrip('s'))}. 95 % confidence intervals."
     chance = evaluation.facts.chance

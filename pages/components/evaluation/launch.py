@@ -20,6 +20,8 @@ from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
 
 FEW_SECONDS = 10
+METRIC_WIDTH = 290
+"""Pixels: "about 1 h 33 min" fits, and two stand beside each other only where there is room."""
 SPLIT_ROWS = {"all": "", "train": " of the training split", "val": " of the validation split"}
 
 
@@ -82,11 +84,11 @@ def _draw_forecast(forecast: TotalForecast, configs: Mapping[str, EvaluationConf
         st.caption("Choose at least one checkpoint or endpoint, and one benchmark.")
         return
     with st.container(horizontal=True):
-        with st.container(border=True):
+        with st.container(border=True, width=METRIC_WIDTH):
             st.metric("Estimated time", format_time(forecast.time))
             st.caption(plain(_time_caption(forecast)))
         if forecast.memory is not None:
-            with st.container(border=True):
+            with st.container(border=True, width=METRIC_WIDTH):
                 st.metric("Peak memory", f"about {format_bytes(forecast.memory.bytes)}")
                 only = all(one.is_endpoint for one in forecast.evaluations)
                 words = "the process that asks; no weights are loaded" if only else f"{format_memory_range(forecast.memory)} on the CPU"

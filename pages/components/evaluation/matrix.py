@@ -111,7 +111,7 @@ def _draw_filters(board: Board) -> list[Column]:
         chosen = st.multiselect(
             "Benchmarks",
             list(labels),
-            default=list(labels)[:COLUMNS],
+            default=_fullest(board),
             format_func=labels.__getitem__,
             key="matrix_columns",
             placeholder="All",
@@ -128,6 +128,19 @@ def _draw_filters(board: Board) -> list[Column]:
                         key=f"metric_{column.key}",
                     )
     return [column for column in board.columns if column.key in chosen or not chosen][: 2 * COLUMNS]
+
+
+def _fullest(board: Board) -> list[str]:
+    """Return the keys of the columns with the most scores, in the board's order."""
+    count = {column.key: len(board.scored(column.key)) for column in board.columns}
+    fullest = set(sorted(count, key=lambda key: -count[key])[:COLUMNS])
+    return [key for key in count if key in fullest]
+
+
+def _best_alone(ranks: Mapping[str, Rank]) -> str | None:
+    """Return the evaluation with the best score, unless another has the same one."""
+    best = list(ranks.values())[:2]
+    return best[0].evaluation.id if best and (len(best) == 1 or best[0].score.value != best[1].score.value) else None
 
 
 def _draw_pages(rows: Sequence[BoardRow]) -> tuple[Sequence[BoardRow], int]:
@@ -193,7 +206,7 @@ def _draw_cell(
     key = f"{column.key}_{row.subject_id}"
     with place.container(gap=None):
         if cell.finished is not None:
-            _draw_score(cell, metric=metric, rank=ranks.get(cell.finished.id), first=next(iter(ranks), None), key=key)
+            _draw_score(cell, metric=metric, rank=ranks.get(cell.finished.id), first=_best_alone(ranks), key=key)
         if cell.pending is not None:
             draw_pending(cell.pending, key=key)
         elif cell.finished is None and st.button(
