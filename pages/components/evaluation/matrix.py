@@ -106,12 +106,12 @@ def show_columns(board: Board, evaluations: Sequence[EvaluationView]) -> None:
 def _draw_filters(board: Board) -> list[Column]:
     """Draw the filters; return the columns that are shown."""
     labels = {column.key: column.label for column in board.columns}
+    st.session_state.setdefault("matrix_columns", _fullest(board))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Checkpoints", key="matrix_filter", placeholder="All; type to filter", width=240)
         chosen = st.multiselect(
             "Benchmarks",
             list(labels),
-            default=_fullest(board),
             format_func=labels.__getitem__,
             key="matrix_columns",
             placeholder="All",
