@@ -90,6 +90,11 @@ def draw_item(kind: EvaluationKind, item: ItemView) -> None:
     right = item.values.get("exact_match") == 1.0
     _mark(right, "answered", str(item.shown.get("completion") or "(nothing)"), contained=item.values.get("contains") == 1.0)
     draw_expected(item.shown.get("answer"))
+    if item.shown.get("judge"):
+        st.caption("Judge" if item.values.get("unjudged") is None else "Judge (no verdict)")
+        st.text(str(item.shown["judge"]))
+    if item.shown.get("failed"):
+        st.caption(f":material/warning: {plain(str(item.shown['failed']))}")
 
 
 def draw_expected(answer: Any) -> None:
