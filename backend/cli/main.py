@@ -32,7 +32,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "eval": ("backend.cli.eval", "Evaluate checkpoints on benchmarks and compare the scores."),
     "task": ("backend.cli.evaluation.task", "List, show, check and convert the tasks of evaluations."),
     "gate": ("backend.cli.evaluation.gate", "Save gates, and require them of endpoints."),
-    "rating": ("backend.cli.rating", "Fit ratings to a file of votes."),
+    "rating": ("backend.cli.rating", "Ratings, verdicts and agreement from a file of votes."),
     "endpoint": ("backend.cli.endpoint", "Deploy checkpoints to endpoints; list and stop endpoints."),
     "user": ("backend.cli.user", "Add and list accounts."),
     "key": ("backend.cli.key", "Create and list keys for /v1."),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from backend.cli import rating_verdicts
 from backend.cli.boards import freeze, verify
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.battles.options import RatingOptions
@@ -17,6 +18,8 @@ from backend.domain.battles.vote_tables import read_votes
 from backend.errors import InvalidInput, NotFound
 
 app = typer.Typer(no_args_is_help=True)
+app.command("verdict")(rating_verdicts.verdict)
+app.command("agreement")(rating_verdicts.agreement)
 
 ROW_KEYS = ("contestant", "rating", "low", "high", "rank_low", "rank_high", "stderr", "votes", "wins", "losses", "ties", "both_bad", "df")
 

@@ -148,14 +148,14 @@ def _verdicts(records: list[VoteRecord], order: list[str], *, gap: float, pace: 
         by_pair[frozenset((record.a, record.b))].append(record)
     ranks = [(above, below) for above in range(len(order)) for below in range(above + 1, len(order))]
     ranks.sort(key=lambda pair: (pair[1] - pair[0], pair[0]))
-    alpha = ALPHA / len(ranks)
     return tuple(
         pair_verdict(
             by_pair.get(frozenset((order[above], order[below])), ()),
             order[above],
             order[below],
             smallest_gap_elo=gap,
-            alpha=alpha,
+            alpha=ALPHA,
+            num_pairs=len(ranks),
             seconds_per_vote=pace,
         )
         for above, below in ranks

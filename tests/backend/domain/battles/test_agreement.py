@@ -11,7 +11,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from backend.domain.battles.agreement import canonical_label, cohen_kappa, krippendorff_alpha, percent_agreement, vote_agreement
+from backend.domain.battles.agreement import (
+    canonical_label,
+    cohen_kappa,
+    gwet_ac1,
+    judge_agreement,
+    krippendorff_alpha,
+    percent_agreement,
+    pooled_kappa,
+    vote_agreement,
+)
 from backend.domain.battles.ratings import VoteRecord
 from backend.errors import InvalidInput
 
@@ -108,6 +117,7 @@ def test_ties_are_counted_apart() -> None:
     ]
     result = vote_agreement(votes)
     assert (result.num_items, result.num_raters, result.num_votes) == (2, 3, 5)
+    assert (result.num_pairs, result.num_decisive_pairs) == (4, 1)
     assert result.percent_agreement is not None
     assert result.percent_agreement.value == pytest.approx(1 / 4)
     assert result.without_ties is not None
@@ -147,3 +157,86 @@ def test_kappa_joins_two_raters_on_the_items_they_share() -> None:
     assert cohen_kappa(first, second) == pytest.approx(cohen_kappa(["x", "y", "x"], ["x", "y", "y"]))
     assert cohen_kappa({"p1": "x"}, {"p2": "x"}) is None
     assert cohen_kappa(["x", "x"], ["x", "x"]) is None
+
+
+def test_ac1_of_gwets_table_is_the_published_one() -> None:
+    estimate = gwet_ac1(units_of(TEXTBOOK))
+    assert estimate is not None
+    assert estimate.value == pytest.approx(0.77544, abs=1e-5)
+    assert estimate.stderr == pytest.approx(0.14295, abs=0.03)
+
+
+def test_ac1_holds_where_one_label_dominates_and_alpha_collapses() -> None:
+    units = [["x", "x"]] * 96 + [["x", "y"]] * 4
+    ac1, alpha = gwet_ac1(units), krippendorff_alpha(units)
+    assert ac1 is not None
+    assert alpha is not None
+    assert ac1.value > 0.95
+    assert alpha.value < 0.05
+    assert gwet_ac1([["x", "x"]]) is None
+    assert gwet_ac1([["x"], ["y"]]) is None
+
+
+def test_pooled_kappa_is_cohens() -> None:
+    pairs = [("yes", "yes")] * 20 + [("yes", "no")] * 5 + [("no", "yes")] * 10 + [("no", "no")] * 15
+    estimate = pooled_kappa(pairs)
+    assert estimate is not None
+    assert estimate.value == pytest.approx(0.4) == cohen_kappa([one for one, _ in pairs], [other for _, other in pairs])
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert estimate.low < 0.4 < estimate.high
+    assert pooled_kappa([("x", "x")] * 3) is None
+    assert pooled_kappa([]) is None
+
+
+def test_battles_of_one_prompt_widen_the_interval() -> None:
+    rng = np.random.default_rng(1)
+    hard = rng.random(20) < 0.5
+    units = [["x", "y" if hard[prompt] else "x"] for prompt in range(20) for _ in range(10)]
+    apart, together = (percent_agreement(units, clusters=clusters) for clusters in (None, [place // 10 for place in range(200)]))
+    assert apart is not None
+    assert together is not None
+    assert apart.stderr is not None
+    assert together.stderr is not None
+    assert together.stderr == pytest.approx(apart.stderr * 10**0.5, rel=0.1)
+
+
+def test_two_turns_of_a_prompt_are_two_battles() -> None:
+    first = VoteRecord("p", "r1", "x", "y", "A", turn="1")
+    votes = [first, replace(first, turn="2", winner="B"), replace(first, rater="r2"), replace(first, rater="r2", turn="2", winner="B")]
+    result = vote_agreement(votes)
+    assert (result.num_items, result.num_pairs) == (2, 2)
+    assert result.percent_agreement is not None
+    assert result.percent_agreement.value == 1.0
+
+
+def test_a_judge_is_compared_with_each_raters_vote_and_with_none_of_its_own() -> None:
+    votes = [
+        VoteRecord("p1", "r1", "x", "y", "A"),
+        VoteRecord("p1", "r2", "x", "y", "TIE"),
+        VoteRecord("p2", "r1", "x", "y", "B"),
+        VoteRecord("p3", "r1", "x", "y", "A"),
+        VoteRecord("p1", "judge", "y", "x", "B"),
+        VoteRecord("p2", "judge", "x", "y", "A"),
+        VoteRecord("p4", "judge", "x", "y", "A"),
+    ]
+    result = judge_agreement(votes, "judge")
+    assert (result.num_pairs, result.num_decisive_pairs, result.num_items) == (3, 2, 2)
+    assert result.percent_agreement is not None
+    assert result.without_ties is not None
+    assert (result.percent_agreement.value, result.without_ties.value) == (pytest.approx(1 / 3), 0.5)
+    assert result.flips is None
+
+
+def test_a_judge_that_prefers_the_first_answer_in_both_orders_is_inconsistent_and_ties() -> None:
+    votes = []
+    for place in range(10):
+        votes += [VoteRecord(f"p{place}", "judge", "x", "y", "A"), VoteRecord(f"p{place}", "judge", "y", "x", "A" if place < 4 else "B")]
+        votes.append(VoteRecord(f"p{place}", "r", "x", "y", "TIE" if place < 4 else "A"))
+    result = judge_agreement(votes, "judge")
+    assert result.flips is not None
+    assert result.flips.value == pytest.approx(0.4)
+    assert result.percent_agreement is not None
+    assert result.percent_agreement.value == 1.0
+    with pytest.raises(InvalidInput, match="No vote is by 'other'"):
+        judge_agreement(votes, "other")

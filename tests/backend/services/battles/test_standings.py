@@ -15,9 +15,11 @@ from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.vote_files import parse_votes_csv
 from backend.services.battles.ballots import cast_vote, next_battle, undo
 from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
+from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.standings import export_votes_csv, leader_of, standings
+from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
-from tests.support.battle_world import make_campaign, prefer, vote_all
+from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, write_all
 
 
 def guest(ctx: Context, campaign_id: str, name: str) -> str:
@@ -57,6 +59,44 @@ def test_few_votes_leave_a_pair_undecided_with_the_votes_it_needs(ctx: Context) 
     assert verdict.outcome == "undecided"
     assert verdict.votes_needed > 20
     assert "100 Elo" in verdict.sentence
+
+
+def test_identical_answers_count_as_ties_and_the_verdict_says_so(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=20, write=False)
+    write_all(
+        ctx, campaign.id, text=lambda name, prompt: "Once." if int(prompt.split()[-1].rstrip(".")) < 16 else f"{name} answers: {prompt}"
+    )
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    (verdict,) = standings(ctx, campaign.id).verdicts
+    assert (verdict.first, verdict.votes, verdict.identical, verdict.ties) == ("Elm", 20, 16, 16)
+    assert verdict.share.value == pytest.approx(0.8 * 0.5 + 0.2)
+    assert "of which 16 identical answers" in verdict.sentence
+
+
+def test_a_playground_prompt_asked_again_is_evidence_once(ctx: Context) -> None:
+    oak, elm = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "Elm")
+    for number in range(9):
+        record_side_by_side_vote(
+            ctx,
+            messages=[{"role": "user", "content": "Tell me a story."}],
+            answer_a=f"Oak {number}",
+            answer_b=f"Elm {number}",
+            checkpoint_a=oak,
+            checkpoint_b=elm,
+            label="A",
+            person=LOCAL,
+        )
+    (verdict,) = standings(ctx, list_campaigns(ctx)[0].id).verdicts
+    assert (verdict.votes, verdict.prompts, verdict.outcome) == (9, 1, "undecided")
+    assert verdict.e_value < 2
+
+
+def test_several_pairs_share_the_error_and_state_the_level(ctx: Context) -> None:
+    campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=6)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    verdicts = standings(ctx, campaign.id).verdicts
+    assert [verdict.level for verdict in verdicts] == [pytest.approx(1 - 0.05 / 3)] * 3
+    assert all("98.33 % interval, 3 pairs by Bonferroni" in verdict.sentence for verdict in verdicts)
 
 
 def test_an_undone_vote_does_not_count(ctx: Context) -> None:

@@ -1,0 +1,176 @@
+"""`roundhouse rating verdict` and `agreement`: conclusions from a file of votes, without a database."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.cli.output import JsonFlag, command, emit
+from backend.domain.battles.agreement import Agreement, JudgeAgreement, judge_agreement, vote_agreement
+from backend.domain.battles.plans import PlanOption, plan_options
+from backend.domain.battles.verdicts import PairVerdict, pair_verdict, verdict_path
+from backend.domain.battles.vote_files import parse_votes
+from backend.domain.battles.votes import VoteRecord
+from backend.domain.statistics.estimates import Estimate
+from backend.errors import InvalidInput, NotFound
+
+VotesFile = Annotated[Path, typer.Argument(help="CSV or JSON lines, columns as of `rating fit`.")]
+
+
+@command
+def agreement(
+    votes: VotesFile,
+    judge: Annotated[str | None, typer.Option(help="Rater to compare with the others: a judge. Its votes are left out of theirs.")] = None,
+    raters: Annotated[str | None, typer.Option(help="Count only raters whose name matches, such as 'expert_*'.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how often raters agree, with and without ties, and how often a judge agrees with them. Both bad counts as a tie."""
+    records = _read(votes)
+    people = [vote for vote in records if vote.rater != judge and (raters is None or fnmatchcase(vote.rater, raters))]
+    human = vote_agreement(people, both_bad_is_tie=True)
+    judged = None
+    if judge is not None:
+        judged = judge_agreement([*people, *(vote for vote in records if vote.rater == judge)], judge)
+    emit(agreement_document(human, judged), as_json=as_json, text="\n".join(agreement_lines(human, judged)))
+
+
+def agreement_document(human: Agreement, judged: JudgeAgreement | None) -> dict[str, object]:
+    """Return agreement as the JSON document of `rating agreement --json`. `n` counts pairs of votes, at the top items with two raters."""
+    document: dict[str, object] = {
+        "human_human": _shares(human),
+        "judge_human": None,
+        "alpha": human.alpha.value if human.alpha else None,
+        "ac1": human.ac1.value if human.ac1 else None,
+        "n": human.num_items,
+        "votes": human.num_votes,
+        "raters": human.num_raters,
+        "intervals": {"alpha": _estimate(human.alpha), "ac1": _estimate(human.ac1)},
+    }
+    if judged is not None:
+        extra = {"kappa": _estimate(judged.kappa), "ac1": _estimate(judged.ac1), "flips": _estimate(judged.flips), "n": judged.num_items}
+        document["judge_human"] = {"judge": judged.judge, **_shares(judged), **extra}
+    return document
+
+
+def _shares(result: Agreement | JudgeAgreement) -> dict[str, object]:
+    both = {"ties": (result.percent_agreement, result.num_pairs), "non_tie": (result.without_ties, result.num_decisive_pairs)}
+    return {
+        name: {
+            "agreement": estimate.value if estimate else None,
+            "low": estimate.low if estimate else None,
+            "high": estimate.high if estimate else None,
+            "n": number,
+        }
+        for name, (estimate, number) in both.items()
+    }
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, object] | None:
+    return asdict(estimate) if estimate else None
+
+
+def agreement_lines(human: Agreement, judged: JudgeAgreement | None) -> list[str]:
+    """Return agreement as lines, a judge's beside the raters' own, which is its ceiling."""
+    lines = [f"{'':<12}{'with ties':>24}{'pairs':>8}{'without ties':>24}{'pairs':>8}"]
+    rows: list[tuple[str, Agreement | JudgeAgreement]] = [("raters", human)] + ([("judge", judged)] if judged else [])
+    for name, row in rows:
+        shares = (row.percent_agreement, row.num_pairs), (row.without_ties, row.num_decisive_pairs)
+        lines.append(f"{name:<12}" + "".join(f"{_interval(estimate):>24}{number:>8,}" for estimate, number in shares))
+    lines.append(f"Raters: Krippendorff's alpha {_interval(human.alpha, digits=3)}, AC1 {_interval(human.ac1, digits=3)}")
+    if judged:
+        flips = f", contradicts itself when sides are swapped {_interval(judged.flips)}" if judged.flips else ""
+        lines.append(f"Judge: kappa {_interval(judged.kappa, digits=3)}, AC1 {_interval(judged.ac1, digits=3)}{flips}")
+    return [*lines, "95 % intervals, by prompt"]
+
+
+def _interval(estimate: Estimate | None, *, digits: int = 0) -> str:
+    if estimate is None:
+        return "-"
+    values = [
+        f"{value:.{digits}f}" if digits else f"{value:.1%}" for value in (estimate.value, estimate.low, estimate.high) if value is not None
+    ]
+    return values[0] if len(values) < 3 else f"{values[0]} [{values[1]}, {values[2]}]"
+
+
+@command
+def verdict(
+    votes: VotesFile,
+    first: Annotated[str, typer.Option(help="Contestant to judge.")],
+    second: Annotated[str, typer.Option(help="Contestant to judge it against.")],
+    gap: Annotated[float, typer.Option(help="Smallest gap worth acting on, in Elo points.")] = 35.0,
+    alpha: Annotated[float, typer.Option(help="Chance of a false winner, ever, over all pairs.")] = 0.05,
+    pairs: Annotated[int, typer.Option(help="Pairs judged at once; they share alpha (Bonferroni).")] = 1,
+    raters: Annotated[int, typer.Option(help="Raters per prompt of the plan's second design.")] = 3,
+    judge_correlation: Annotated[float | None, typer.Option(help="A judge's correlation with raters, for the plan.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Seconds per vote, for the plan; 37 without it.")] = None,
+    path: Annotated[bool, typer.Option("--path", help="Add the e-value after each vote of the pair, in file order.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say whether FIRST is better than SECOND, worse, or undecided; valid however often it is asked. Votes are in the order cast."""
+    records = _read(votes)
+    names = {name for record in records for name in (record.a, record.b)}
+    for field, name in (("first", first), ("second", second)):
+        if name not in names:
+            some = ", ".join(sorted(names)[:10])
+            raise InvalidInput(f"No vote is on {name!r}.", remedy=f"The file's contestants are {some}.", field=field)
+    result = pair_verdict(records, first, second, smallest_gap_elo=gap, alpha=alpha, num_pairs=pairs, seconds_per_vote=seconds)
+    plan = plan_options(
+        spread=result.spread,
+        alpha=alpha,
+        num_pairs=pairs,
+        raters_per_prompt=raters,
+        judge_correlation=judge_correlation,
+        seconds_per_vote=seconds,
+    )
+    document = to_document(result, plan)
+    if path:
+        document["path"] = verdict_path(records, first, second)
+    emit(document, as_json=as_json, text="\n".join([result.sentence, "", *plan_lines(plan)]))
+
+
+def to_document(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, object]:
+    """Return a verdict as the JSON document of `rating verdict --json`."""
+    keys = ("votes", "prompts", "raters", "prompts_won", "prompts_lost", "ties", "both_bad", "identical", "votes_needed", "prompts_needed")
+    return {
+        "first": result.first,
+        "second": result.second,
+        "outcome": result.outcome,
+        "e_value": result.e_value,
+        "threshold": result.threshold,
+        "share": result.share.value,
+        "low": result.share.low,
+        "high": result.share.high,
+        "level": result.level,
+        "method": result.share.method,
+        **{key: getattr(result, key) for key in keys},
+        "rests_on": result.rests_on,
+        "sentence": result.sentence,
+        "plan": [asdict(option) for option in plan],
+    }
+
+
+def plan_lines(plan: tuple[PlanOption, ...]) -> list[str]:
+    """Return the choices of a plan as aligned lines."""
+    width = max(len(option.label) for option in plan)
+    head = f"{'gap':>5}  {'design':<{width}}  {'votes':>7}  {'prompts':>7}  {'hours':>6}  looks"
+    return [
+        head,
+        *(
+            f"{option.gap_elo:>5g}  {option.label:<{width}}  {option.votes:>7,}  {option.prompts:>7,}  {option.minutes / 60:>6.1f}  "
+            f"{'any time' if option.any_time else 'once'}"
+            for option in plan
+        ),
+    ]
+
+
+def _read(file: Path) -> list[VoteRecord]:
+    if not file.is_file():
+        raise NotFound(f"There is no file {file}.")
+    try:
+        return parse_votes(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file.name} is not UTF-8 text.", remedy="Save it as UTF-8.") from error

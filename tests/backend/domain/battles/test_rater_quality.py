@@ -1,0 +1,172 @@
+"""Raters: honest campaigns without flags, and each way of cheating found in simulation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backend.domain.battles.rater_quality import RatedVote, RaterQuality, rater_quality
+from backend.domain.battles.votes import VoteRecord
+
+CONTESTANTS = ("x", "y", "z")
+STRENGTH = {"x": 0.5, "y": 0.0, "z": -0.5}
+
+
+def campaign(rng: np.random.Generator, *, raters: int = 6, prompts: int = 30, ties: float = 0.2) -> list[RatedVote]:
+    """Votes of honest raters, each on every prompt, one pair of three a prompt; prompts favour a contestant more or less."""
+    votes = []
+    for prompt in range(prompts):
+        one, other = rng.choice(CONTESTANTS, 2, replace=False)
+        share = 1 / (1 + np.exp(-(STRENGTH[one] - STRENGTH[other] + 0.8 * rng.normal())))
+        for rater in range(raters):
+            preferred = one if rng.random() < share else other
+            votes.append(cast(rng, f"p{prompt}", f"r{rater}", (one, other), None if rng.random() < ties else preferred))
+    return votes
+
+
+def cast(rng: np.random.Generator, prompt: str, rater: str, pair: tuple[str, str], preferred: str | None) -> RatedVote:
+    """One vote with shuffled sides, at the pace of a person who reads 200 words."""
+    a, b = pair if rng.random() < 0.5 else pair[::-1]
+    winner = "TIE" if preferred is None else "A" if preferred == a else "B"
+    return RatedVote(VoteRecord(prompt, rater, a, b, winner), seconds=float(30 * np.exp(0.5 * rng.normal())), words=200)
+
+
+def flags(rows: list[RaterQuality], rater: str) -> set[str]:
+    return {flag.kind for row in rows if row.rater == rater for flag in row.flags}
+
+
+def others_flagged(rows: list[RaterQuality], rater: str) -> list[tuple[str, str]]:
+    return [(row.rater, flag.kind) for row in rows if row.rater != rater for flag in row.flags]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+def pretend(votes: list[RatedVote], rater: str, change: object) -> list[RatedVote]:
+    return [change(vote) if vote.vote.rater == rater else vote for vote in votes]  # type: ignore[operator]
+
+
+def test_honest_raters_are_not_flagged() -> None:
+    flagged = 0
+    for seed in range(25):
+        flagged += any(row.flags for row in rater_quality(campaign(np.random.default_rng(seed))))
+    assert flagged <= 1
+
+
+def test_a_script_that_always_votes_for_one_side_is_flagged(rng: np.random.Generator) -> None:
+    votes = pretend(campaign(rng), "r2", lambda vote: replace(vote, vote=replace(vote.vote, winner="A")))
+    rows = rater_quality(votes)
+    assert {"side", "streak"} <= flags(rows, "r2")
+    assert others_flagged(rows, "r2") == []
+    row = next(row for row in rows if row.rater == "r2")
+    assert row.left is not None
+    assert row.left.value == 1.0
+    assert "Chose side A in 30 of 30 decisive votes." in [flag.reason for flag in row.flags]
+
+
+def test_a_rater_who_pushes_one_contestant_is_flagged_and_the_honest_ones_are_not(rng: np.random.Generator) -> None:
+    def push(vote: RatedVote) -> RatedVote:
+        sides = {vote.vote.a: "A", vote.vote.b: "B"}
+        return replace(vote, vote=replace(vote.vote, winner=sides["z"])) if "z" in sides else vote
+
+    rows = rater_quality(pretend(campaign(rng, prompts=90), "r1", push))
+    assert "favourite" in flags(rows, "r1")
+    assert "side" not in flags(rows, "r1")
+    assert others_flagged(rows, "r1") == []
+
+
+def test_a_rater_who_turns_every_preference_round_is_an_outlier(rng: np.random.Generator) -> None:
+    strong = {"x": 0, "y": 1, "z": -1}
+    votes = []
+    for prompt in range(60):
+        one, other = rng.choice(CONTESTANTS, 2, replace=False)
+        better, worse = (one, other) if strong[one] > strong[other] else (other, one)
+        votes += [cast(rng, f"p{prompt}", f"r{rater}", (one, other), better if rng.random() < 0.85 else worse) for rater in range(5)]
+        votes.append(cast(rng, f"p{prompt}", "turned", (one, other), worse))
+    rows = rater_quality(votes)
+    row = next(row for row in rows if row.rater == "turned")
+    assert "outlier" in flags(rows, "turned")
+    assert others_flagged(rows, "turned") == []
+    assert row.kappa is not None
+    assert row.kappa.value < 0
+
+
+def test_one_tie_on_a_pair_that_others_always_decided_is_no_outlier() -> None:
+    rng = np.random.default_rng(0)
+    votes = [cast(rng, f"p{prompt}", f"r{rater}", ("x", "y"), "x") for prompt in range(10) for rater in range(4)]
+    rows = rater_quality([*votes, cast(rng, "p0", "tied", ("x", "y"), None)])
+    row = next(row for row in rows if row.rater == "tied")
+    assert row.flags == ()
+    assert row.outlier is not None
+    assert row.outlier > 0.001
+
+
+def test_votes_faster_than_reading_are_flagged(rng: np.random.Generator) -> None:
+    votes = pretend(campaign(rng), "r0", lambda vote: replace(vote, seconds=1.0 + rng.random() * 3))
+    rows = rater_quality(votes)
+    assert "pace" in flags(rows, "r0")
+    assert others_flagged(rows, "r0") == []
+    row = next(row for row in rows if row.rater == "r0")
+    assert row.seconds is not None
+    assert row.seconds < 4
+
+
+def test_a_program_that_votes_by_the_clock_is_flagged(rng: np.random.Generator) -> None:
+    votes = pretend(campaign(rng), "r0", lambda vote: replace(vote, seconds=20.0 + rng.random()))
+    assert flags(rater_quality(votes), "r0") == {"regular"}
+
+
+def test_replayed_votes_are_flagged_and_swapped_repeats_measure_consistency(rng: np.random.Generator) -> None:
+    votes = campaign(rng)
+    own = [vote for vote in votes if vote.vote.rater == "r3"]
+    swap = {"A": "B", "B": "A", "TIE": "TIE"}
+    swapped = [replace(vote, vote=replace(vote.vote, a=vote.vote.b, b=vote.vote.a, winner=swap[vote.vote.winner])) for vote in own[:12]]
+    consistent = rater_quality([*votes, *swapped])
+    row = next(row for row in consistent if row.rater == "r3")
+    assert row.consistency is not None
+    assert (row.consistency.value, row.consistency.n) == (1.0, 12)
+    assert row.flags == ()
+    assert flags(rater_quality([*votes, *own[:5]]), "r3") == {"replay"}
+
+
+def test_a_rater_without_a_view_contradicts_itself_on_repeats(rng: np.random.Generator) -> None:
+    votes = campaign(rng)
+    own = [vote for vote in votes if vote.vote.rater == "r3"]
+    swapped = [replace(vote, vote=replace(vote.vote, a=vote.vote.b, b=vote.vote.a)) for vote in own if vote.vote.winner != "TIE"]
+    rows = rater_quality([*votes, *swapped])
+    assert "consistency" in flags(rows, "r3")
+
+
+def test_two_accounts_that_give_the_same_labels_are_flagged(rng: np.random.Generator) -> None:
+    votes = campaign(rng, prompts=60)
+    copies = [replace(vote, vote=replace(vote.vote, rater="double")) for vote in votes if vote.vote.rater == "r0"]
+    rows = rater_quality([*votes, *copies])
+    assert flags(rows, "double") == {"copy"}
+    assert flags(rows, "r0") == {"copy"}
+    assert "Gave the same label as r0 on 60 of 60 shared battles." in [flag.reason for row in rows for flag in row.flags]
+
+
+def test_gold_battles_find_a_rater_who_guesses(rng: np.random.Generator) -> None:
+    votes = campaign(rng)
+    for rater in ("r0", "r1"):
+        for place in range(20):
+            vote = cast(rng, f"gold{place}", rater, ("x", "z"), "x")
+            right = vote.vote.winner
+            guess = right if rater == "r0" or place % 3 == 0 else {"A": "B", "B": "A"}[right]
+            votes.append(replace(vote, vote=replace(vote.vote, winner=guess), gold=right))
+    rows = {row.rater: row for row in rater_quality(votes)}
+    assert rows["r0"].gold is not None
+    assert rows["r1"].gold is not None
+    assert (rows["r0"].gold.value, rows["r1"].gold.value) == (1.0, 0.35)
+    assert rows["r0"].flags == ()
+    assert [flag.kind for flag in rows["r1"].flags] == ["gold"]
+    assert rows["r2"].gold is None
+
+
+def test_identical_answers_belong_to_no_rater() -> None:
+    assert rater_quality([RatedVote(VoteRecord("p", "", "x", "y", "TIE", identical=True))]) == []
+    assert rater_quality([]) == []
