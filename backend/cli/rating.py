@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli import rating_verdicts
 from backend.cli.boards import freeze, verify
+from backend.cli.evaluation import rating_verdicts
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable

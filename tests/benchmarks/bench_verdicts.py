@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from backend.domain.battles.evidence import FloatArray, IntArray, confidence_sequence, e_value_path, mixture_e_value
-from backend.domain.battles.plans import Spread, checked_gap, prompts_for
-from backend.domain.battles.prediction_powered import assisted_mean
+from backend.domain.battles.inference.evidence import FloatArray, IntArray, confidence_sequence, e_value_path, mixture_e_value
+from backend.domain.battles.inference.plans import Spread, checked_gap, prompts_for
+from backend.domain.battles.inference.prediction_powered import assisted_mean
 
 TIES, DEVIATION = 0.2, 0.2
 ORDERS = ("rounds", "prompts", "random")

@@ -55,11 +55,12 @@ class RatedVote:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A reason for doubt. `chance` is that of an honest rater to give it; None where no test is behind it."""
+    """A reason for doubt. `chance` is that of an honest rater to give it, None where no test is behind it; `partner` the rater copied."""
 
     kind: FlagKind
     reason: str
     chance: float | None = None
+    partner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class _Test:
     kind: FlagKind
     chance: float
     reason: str
+    partner: str | None = None
 
 
 def rater_quality(votes: Iterable[RatedVote], *, flag_level: float = FLAG_LEVEL, seed: int = 0) -> list[RaterQuality]:
@@ -122,6 +124,7 @@ def _row(
     prompts = [item[0] for item, labels in shared.items() for name in labels if name != rater]
     times = [vote.seconds for vote in own if vote.seconds is not None]
     unread = _unread(own)
+    doubts = [Flag(test.kind, test.reason, test.chance, test.partner) for test in tests if test.chance < level]
     return RaterQuality(
         rater=rater,
         num_votes=len(own),
@@ -135,7 +138,7 @@ def _row(
         ac1=gwet_ac1(pairs, clusters=prompts, num_resamples=200),
         kappa=pooled_kappa(pairs, clusters=prompts, num_resamples=200),
         outlier=next((test.chance for test in tests if test.kind == "outlier"), None),
-        flags=(*(Flag(test.kind, test.reason, test.chance) for test in tests if test.chance < level), *_timing_flags(own, unread)),
+        flags=(*doubts, *_timing_flags(own, unread)),
     )
 
 
@@ -318,6 +321,6 @@ def _copy_tests(items: Mapping[Item, Mapping[str, str]], raters: Sequence[str]) 
         partners.setdefault(rater, []).append((tail, partner, equal, len(battles)))
     for rater, rows in partners.items():
         tail, partner, equal, number = min(rows)
-        reason = f"Gave the same label as {partner} on {equal} of {plural(number, 'shared battle')}."
-        tests[rater] = [_Test("copy", min(1.0, tail * len(rows)), reason)]
+        reason = f"Gave the same label as another rater on {equal} of {plural(number, 'shared battle')}."
+        tests[rater] = [_Test("copy", min(1.0, tail * len(rows)), reason, partner)]
     return tests

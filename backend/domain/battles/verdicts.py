@@ -16,8 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.battles.evidence import OVERLAPS, confidence_sequence, e_value, e_value_path
-from backend.domain.battles.plans import Spread, checked_gap, prompts_for
+from backend.domain.battles.inference.evidence import OVERLAPS, confidence_sequence, e_value, e_value_path
+from backend.domain.battles.inference.plans import Spread, checked_gap, prompts_for
 from backend.domain.battles.votes import LABEL_REMEDY, POINTS_OF_A, Label, VoteRecord
 from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate, percent
 from backend.domain.wording import plural

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import CampaignPrompt, Contestant, Rater
 from backend.domain.battles.agreement import Agreement, vote_agreement
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.inference.plans import PlanOption, plan_options
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import rate
@@ -39,6 +40,7 @@ class Standings:
 
     table: RatingTable | None
     verdicts: tuple[PairVerdict, ...]
+    plan: tuple[PlanOption, ...]
     agreement: Agreement | None
     checkpoints: dict[str, str]
     unrated: tuple[str, ...]
@@ -88,9 +90,11 @@ def _standings(
     table = rate(encode_votes(records), options) if records else None
     rated = table.contestants if table else ()
     order = [*rated, *sorted(set(checkpoints) - set(rated))]
+    verdicts = _verdicts(records, order, gap=gap, pace=pace) if records else ()
     return Standings(
         table=table,
-        verdicts=_verdicts(records, order, gap=gap, pace=pace) if records else (),
+        verdicts=verdicts,
+        plan=_plan(verdicts, pace=pace),
         agreement=vote_agreement(records, num_resamples=200) if records else None,
         checkpoints={name: checkpoint for name, checkpoint in checkpoints.items() if checkpoint is not None},
         unrated=tuple(name for name in order if name not in rated),
@@ -140,6 +144,13 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
         ]
         writer.writerow([safe_cell(cell) for cell in row])
     return out.getvalue()
+
+
+def _plan(verdicts: tuple[PairVerdict, ...], *, pace: float | None) -> tuple[PlanOption, ...]:
+    undecided = next((verdict for verdict in verdicts if verdict.outcome == "undecided"), None)
+    if undecided is None:
+        return ()
+    return plan_options(spread=undecided.spread, alpha=ALPHA, num_pairs=undecided.num_pairs, seconds_per_vote=pace)
 
 
 def _verdicts(records: list[VoteRecord], order: list[str], *, gap: float, pace: float | None) -> tuple[PairVerdict, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.battles.rater_quality import RaterQuality
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
+from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import LOCAL_RATER, RaterRow, create_rater_link, list_raters, revoke_rater_link
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
@@ -18,7 +20,12 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
     rows = list_raters(ctx, campaign.id)
     if rows:
         out = {decision.rater_id: decision.excluded for decision in reversed(list_exclusions(ctx, campaign.id))}
-        draw_table([_rater_line(row, excluded=out.get(row.rater.id, False)) for row in rows], key="raters", alt="Raters")
+        quality = rater_qualities(ctx, campaign.id)
+        lines = [_rater_line(row, quality.get(row.rater.id), excluded=out.get(row.rater.id, False)) for row in rows]
+        draw_table(lines, key="raters", alt="Raters")
+        for row in rows:
+            for flag in quality[row.rater.id].flags if row.rater.id in quality else ():
+                st.caption(f":material/flag: {plain(f'{row.rater.name}: {flag.reason}')}")
         _draw_exclusion(ctx, person, campaign, rows, out)
     else:
         st.caption("No raters yet: vote yourself, or create a link.")
@@ -75,7 +82,8 @@ def _draw_exclusion(ctx: Context, person: Person, campaign: CampaignView, rows: 
                 st.rerun()
 
 
-def _rater_line(row: RaterRow, *, excluded: bool) -> dict[str, object]:
+def _rater_line(row: RaterRow, quality: RaterQuality | None, *, excluded: bool) -> dict[str, object]:
+    agreement, consistency, gold = (quality.agreement, quality.consistency, quality.gold) if quality else (None, None, None)
     return {
         "Rater": row.rater.name,
         "Access": "link" if row.is_link else "account" if row.rater.id != LOCAL_RATER else "this machine",
@@ -83,5 +91,9 @@ def _rater_line(row: RaterRow, *, excluded: bool) -> dict[str, object]:
         "On the board": "excluded" if excluded else "yes" if row.num_votes else "–",
         "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
         "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",
+        "Agrees with others": f"{agreement.value:.0%}" if agreement else "–",
+        "Same on repeats": f"{consistency.value:.0%} of {consistency.n}" if consistency else "–",
+        "Gold passed": f"{gold.value:.0%} of {gold.n}" if gold else "–",
+        "Flags": len(quality.flags) if quality else 0,
         "Link expires": day(row.rater.expires_at) if row.rater.expires_at else None,
     }

@@ -6,12 +6,14 @@ from math import log
 
 import streamlit as st
 
+from backend.domain.battles.inference.plans import PlanOption
 from backend.domain.battles.verdicts import PairVerdict
-from backend.domain.wording import plural
+from backend.domain.wording import format_duration, plural
 from backend.services.battles.standings import Standings
 from pages.components.battles.charts import win_chart
 from pages.components.charts.style import STATIC
 from pages.components.frame import plain
+from pages.components.tables import draw_table
 
 BADGES = {
     "better": ("decided", "green", "check_circle"),
@@ -42,11 +44,35 @@ def draw_verdicts(standings: Standings) -> None:
     """Draw the verdict on each pair, neighbours on the leaderboard first."""
     for verdict in standings.verdicts[:MAX_VERDICTS]:
         _draw_verdict(verdict)
+    undecided = next((verdict for verdict in standings.verdicts if verdict.outcome == "undecided"), None)
+    if undecided is not None:
+        _draw_plan(undecided, standings.plan)
     rest = standings.verdicts[MAX_VERDICTS:]
     if rest:
         with st.expander(f"{plural(len(rest), 'more pair')}", key="more_verdicts"):
             for verdict in rest:
                 _draw_verdict(verdict)
+
+
+def _draw_plan(verdict: PairVerdict, plan: tuple[PlanOption, ...]) -> None:
+    """Draw the choices of gap and design that would settle a pair."""
+    with st.expander(f"Ways to settle {plain(verdict.first)} against {plain(verdict.second)}", key="verdict_plan"):
+        draw_table(
+            [
+                {
+                    "Gap, rating points": f"{option.gap_elo:g}",
+                    "Design": option.label,
+                    "Votes": option.votes,
+                    "Prompts": option.prompts,
+                    "Rating time": format_duration(60 * option.minutes),
+                    "Looks": "at any time" if option.any_time else "one, at the end",
+                }
+                for option in plan
+            ],
+            key="verdict_plan_table",
+            alt="Votes by gap and design",
+        )
+        st.caption("Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %.")
 
 
 def _draw_verdict(verdict: PairVerdict) -> None:

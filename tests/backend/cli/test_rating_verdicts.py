@@ -57,6 +57,17 @@ def test_a_verdict_is_printed_as_a_sentence_with_a_table_of_plans(votes: Path) -
     assert "One vote each on new prompts, one look at the end" in output
 
 
+def test_a_judge_is_no_rater_of_a_verdict_but_narrows_its_share(votes: Path) -> None:
+    more = votes.read_text() + "".join(f"q{prompt},judge,x,y,{'AAB'[prompt % 3]}\n" for prompt in range(200))
+    votes.write_text(more)
+    document = call("verdict", str(votes), "--first", "x", "--second", "y", "--judge", "judge")
+    assert (document["votes"], document["raters"], document["prompts"]) == (120, 3, 40)
+    assisted = document["assisted"]
+    assert (assisted["num_voted"], assisted["num_judged"]) == (40, 200)
+    assert assisted["share"]["stderr"] < assisted["alone"]["stderr"]
+    assert {row["design"] for row in document["plan"]} >= {"judge"}
+
+
 def test_a_contestant_without_votes_is_named_with_those_that_have(votes: Path) -> None:
     result = CliRunner().invoke(app, ["verdict", str(votes), "--first", "x", "--second", "z"])
     assert result.exit_code == 2

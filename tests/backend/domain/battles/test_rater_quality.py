@@ -147,7 +147,8 @@ def test_two_accounts_that_give_the_same_labels_are_flagged(rng: np.random.Gener
     rows = rater_quality([*votes, *copies])
     assert flags(rows, "double") == {"copy"}
     assert flags(rows, "r0") == {"copy"}
-    assert "Gave the same label as r0 on 60 of 60 shared battles." in [flag.reason for row in rows for flag in row.flags]
+    (flag,) = next(row for row in rows if row.rater == "double").flags
+    assert (flag.reason, flag.partner) == ("Gave the same label as another rater on 60 of 60 shared battles.", "r0")
 
 
 def test_gold_battles_find_a_rater_who_guesses(rng: np.random.Generator) -> None:

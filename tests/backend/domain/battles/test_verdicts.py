@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.battles.plans import votes_for_gap
+from backend.domain.battles.inference.plans import votes_for_gap
 from backend.domain.battles.verdicts import pair_verdict, verdict_path
 from backend.domain.battles.votes import VoteRecord
 from backend.errors import InvalidInput

@@ -11,7 +11,8 @@ import typer
 
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.battles.agreement import Agreement, JudgeAgreement, judge_agreement, vote_agreement
-from backend.domain.battles.plans import PlanOption, plan_options
+from backend.domain.battles.inference.plans import PlanOption, plan_options
+from backend.domain.battles.inference.prediction_powered import assisted_share
 from backend.domain.battles.verdicts import PairVerdict, pair_verdict, verdict_path
 from backend.domain.battles.vote_files import parse_votes
 from backend.domain.battles.votes import VoteRecord
@@ -105,6 +106,7 @@ def verdict(
     alpha: Annotated[float, typer.Option(help="Chance of a false winner, ever, over all pairs.")] = 0.05,
     pairs: Annotated[int, typer.Option(help="Pairs judged at once; they share alpha (Bonferroni).")] = 1,
     raters: Annotated[int, typer.Option(help="Raters per prompt of the plan's second design.")] = 3,
+    judge: Annotated[str | None, typer.Option(help="Rater that is a judge: no vote counts, but the share it helps to estimate.")] = None,
     judge_correlation: Annotated[float | None, typer.Option(help="A judge's correlation with raters, for the plan.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Seconds per vote, for the plan; 37 without it.")] = None,
     path: Annotated[bool, typer.Option("--path", help="Add the e-value after each vote of the pair, in file order.")] = False,
@@ -117,7 +119,11 @@ def verdict(
         if name not in names:
             some = ", ".join(sorted(names)[:10])
             raise InvalidInput(f"No vote is on {name!r}.", remedy=f"The file's contestants are {some}.", field=field)
-    result = pair_verdict(records, first, second, smallest_gap_elo=gap, alpha=alpha, num_pairs=pairs, seconds_per_vote=seconds)
+    people = [record for record in records if record.rater != judge]
+    assisted = assisted_share(records, first, second, judge=judge) if judge is not None else None
+    if assisted is not None and judge_correlation is None and abs(assisted.correlation) < 1:
+        judge_correlation = assisted.correlation
+    result = pair_verdict(people, first, second, smallest_gap_elo=gap, alpha=alpha, num_pairs=pairs, seconds_per_vote=seconds)
     plan = plan_options(
         spread=result.spread,
         alpha=alpha,
@@ -128,8 +134,15 @@ def verdict(
     )
     document = to_document(result, plan)
     if path:
-        document["path"] = verdict_path(records, first, second)
-    emit(document, as_json=as_json, text="\n".join([result.sentence, "", *plan_lines(plan)]))
+        document["path"] = verdict_path(people, first, second)
+    sentences = [result.sentence]
+    if assisted is not None:
+        document["assisted"] = asdict(assisted)
+        sentences.append(
+            f"With {judge}'s verdicts, at one look: {_interval(assisted.share)} (correlation {assisted.correlation:.2f}, "
+            f"{assisted.votes_saved:.0%} of the votes saved)."
+        )
+    emit(document, as_json=as_json, text="\n".join([*sentences, "", *plan_lines(plan)]))
 
 
 def to_document(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, object]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.domain.battles.evidence import e_value_path
-from backend.domain.battles.plans import PlanOption, Spread, checked_gap, one_look_votes, plan_options, prompts_for, votes_for_gap
+from backend.domain.battles.inference.evidence import e_value_path
+from backend.domain.battles.inference.plans import PlanOption, Spread, checked_gap, one_look_votes, plan_options, prompts_for, votes_for_gap
 from backend.errors import InvalidInput
 
 

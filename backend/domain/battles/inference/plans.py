@@ -13,7 +13,7 @@ from typing import Literal
 
 import scipy
 
-from backend.domain.battles.evidence import OVERLAPS, SHARES
+from backend.domain.battles.inference.evidence import OVERLAPS, SHARES
 from backend.domain.statistics.estimates import normal_quantile
 from backend.errors import InvalidInput
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from backend.domain.battles.evidence import (
+from backend.domain.battles.inference.evidence import (
     OVERLAPS,
     SHARES,
     FloatArray,

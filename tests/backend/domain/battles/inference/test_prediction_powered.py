@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from backend.domain.battles.plans import Spread, plan_options
-from backend.domain.battles.prediction_powered import assisted_mean, assisted_share
+from backend.domain.battles.inference.plans import Spread, plan_options
+from backend.domain.battles.inference.prediction_powered import assisted_mean, assisted_share
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.statistics.estimates import FloatArray, normal_quantile, student_quantile
 from backend.errors import InvalidInput
