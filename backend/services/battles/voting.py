@@ -13,7 +13,7 @@ from backend.domain.battles.votes import Label
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.battles.admission import Voter
 from backend.services.battles.ballots import Served, VoteInput, check_label, rater_progress, serve_battles, undo
-from backend.services.battles.views import RATED, find_campaign
+from backend.services.battles.views import RATED, SKIPPED, find_campaign
 from backend.services.context import Context
 
 DIMENSION_LABELS = (Label.A, Label.B, Label.TIE)
@@ -91,7 +91,7 @@ def store_answer_rating(ctx: Context, voter: Voter, battle_id: str, *, value: in
         battle = session.get_one(Battle, battle_id)
         mine = (AnswerRating.completion_id == battle.completion_a_id) & (AnswerRating.rater_id == voter.rater.id)
         last = session.scalar(select(AnswerRating).where(mine).order_by(AnswerRating.revision.desc()).limit(1))
-        if last is not None and last.value == value:
+        if value == (last.value if last is not None else 0):
             return
         session.add(
             AnswerRating(
@@ -107,7 +107,7 @@ def store_answer_rating(ctx: Context, voter: Voter, battle_id: str, *, value: in
 
 
 def _check_form(vote: VoteInput, config: CampaignConfig) -> None:
-    if config.is_single:
+    if config.is_single and vote.label != SKIPPED:
         raise InvalidInput("This campaign grades single answers.", remedy="Send a grade instead.", field="label")
     known = [dimension.name for dimension in config.dimensions]
     for name, label in vote.dimensions.items():

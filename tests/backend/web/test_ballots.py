@@ -200,6 +200,16 @@ def test_reasons_can_be_added_to_a_vote_and_taken_away_again(client: TestClient,
     assert browser.get()["progress"]["done"] == 1
 
 
+def test_a_single_answer_can_be_skipped_and_the_skip_undone(client: TestClient, ctx: Context) -> None:
+    browser = browser_of(client, ctx, make_campaign(ctx, rating="thumbs"))
+    battle = browser.get()["battles"][0]["id"]
+    assert browser.vote(battle, "SKIPPED")["progress"]["done"] == 1
+    assert browser.post("undo", {}).json()["battle"]["id"] == battle
+    assert labels(ctx) == ["SKIPPED", "UNDONE"]
+    with ctx.db.read() as session:
+        assert session.scalars(select(AnswerRating)).all() == []
+
+
 def test_answers_come_as_text_and_as_nodes_without_markup(client: TestClient, ctx: Context) -> None:
     campaign = make_campaign(ctx, num_prompts=1, write=False)
     write_all(ctx, campaign.id, text=lambda name, prompt: f"**{len(name)}** <img src=x> {name == 'Oak'}")

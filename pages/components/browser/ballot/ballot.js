@@ -45,7 +45,7 @@ class Ballot {
   listen() {
     this.onKey = (event) => this.press(event)
     this.onLeave = (event) => { if (this.outbox?.letters.length) event.preventDefault() }
-    document.addEventListener("keydown", this.onKey)
+    window.addEventListener("keydown", this.onKey, { capture: true }) // before Streamlit, whose own key R runs the page again
     window.addEventListener("beforeunload", this.onLeave)
   }
 
@@ -73,7 +73,7 @@ class Ballot {
       onChange: () => this.showProgress(),
     })
     this.channel = new BroadcastChannel(data.store)
-    this.channel.onmessage = ({ data: id }) => this.forget(id)
+    this.channel.onmessage = ({ data: { id, isDone } }) => { if (isDone) this.forget(id); else this.gone.delete(id) }
     this.messages.show("busy", "Loading")
     this.start()
   }
@@ -232,7 +232,7 @@ class Ballot {
 
   saved(letter, answer) {
     if (answer.progress) this.progress = answer.progress
-    if (letter.path === "vote") this.channel.postMessage(letter.body.battle)
+    this.channel.postMessage({ id: letter.body.battle, isDone: true })
     this.add([answer.next])
     this.showProgress()
     if (this.battles.length && this.root.dataset.stage === "message") this.draw()
@@ -280,6 +280,7 @@ class Ballot {
 
   restore(battle, body) {
     this.gone.delete(battle.id)
+    this.channel.postMessage({ id: battle.id, isDone: false })
     this.battles = [battle, ...this.battles.filter((one) => one.id !== battle.id)]
     this.pace.undone()
     this.foot.quiet("undo")
@@ -323,6 +324,7 @@ class Ballot {
     if (this.help.isOpen) return
     const key = keyOf(event)
     if (key === null) { this.wrap(event); return }
+    if (key.length === 1) event.stopPropagation()
     if (key in SCROLLS) { if (!(event.target instanceof Element && event.target.closest(".bt-turns, .bt-wide"))) { event.preventDefault(); this.sheet.scroll(SCROLLS[key]) } return }
     if (key === "escape") { this.extras.close(); return }
     if (key === "?") { this.help.open(); return }
@@ -349,9 +351,10 @@ class Ballot {
     if (name === "undo") { this.undo(); return }
     if (name === "help") { this.help.open(); return }
     if (!this.battles.length) return
+    if (this.head.tools[name]?.hidden) return
     if (name === "prompt") this.sheet.unfold(!this.sheet.isUnfolded)
     else if (name === "differences" || name === "raw") this.sheet.toggle(name)
-    else if (!this.head.tools[name].hidden) this.extras.toggle(name)
+    else this.extras.toggle(name)
   }
 
   showView(view) {
@@ -364,7 +367,7 @@ class Ballot {
   destroy() {
     this.isClosed = true
     clearTimeout(this.timer)
-    document.removeEventListener("keydown", this.onKey)
+    window.removeEventListener("keydown", this.onKey, { capture: true })
     window.removeEventListener("beforeunload", this.onLeave)
     this.outbox?.destroy()
     this.pace?.destroy()

@@ -58,7 +58,9 @@ export class Head {
     this.leave.hidden = !leave
     if (leave) this.leave.href = leave
     this.tools.note.hidden = !form.note
-    this.tools.rewrite.hidden = !form.rewrite
+    const isSingle = form.rating !== "none" // a grade takes a note alone
+    this.tools.rewrite.hidden = !form.rewrite || isSingle
+    this.tools.flag.hidden = this.tools.differences.hidden = isSingle
   }
 
   showProgress({ done, total, median_s: median }, unsaved, isStuck) {
