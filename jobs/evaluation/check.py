@@ -69,7 +69,8 @@ def _compare(question: Question, first: Any, second: Any) -> CheckedItem:
     chosen = [(one.shown.get("chosen"), two.shown.get("chosen")) for one, two in zip(scored, again, strict=True)]
     if isinstance(question.request, GenerateRequest):
         difference = None
-        chosen = [(one.text, two.text) for one, two in zip(first, second, strict=True)]
+        # the harness decodes an answer without its prompt, and tokenizers of SentencePiece's kind then drop a space at its beginning
+        chosen = [(one.text.removeprefix(" "), two.text.removeprefix(" ")) for one, two in zip(first, second, strict=True)]
     elif isinstance(first, tuple):
         difference = max(abs(one.sum_logprob - two.sum_logprob) for one, two in zip(first, second, strict=True))
     else:

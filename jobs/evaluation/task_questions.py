@@ -15,6 +15,7 @@ from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.selection import Selection, name_row, render_row, select_rows
 from backend.domain.evaluation.tasks.templates import TemplateFault
+from backend.infra.expressions import math_checker
 from jobs.evaluation.choices import choice_values, counted, shown_choices
 from jobs.evaluation.engines.base import Answers, GenerateRequest, Messages, Sampling, ScoreRequest, Scores, WindowPolicy
 from jobs.evaluation.items import Item, Scored
@@ -158,6 +159,7 @@ class TaskQuestions:
                 row=item.row,
                 filters=task.extract,
                 outcomes=outcomes,
+                equal=math_checker().equal,
             )
             more: dict[str, Any] = {"extracted": list(own.extracted), "filters": list(own.filters)} if task.extract else {}
             counts = counts_of(answers, longest=longest, max_tokens=task.max_tokens)

@@ -2,8 +2,11 @@
 
 FOLDER holds JSON files of {"test_cases": [...]} as lighteval's tests of metrics do: documents with choices and gold positions, answers,
 expected values and a tolerance. Prints each case that differs, and how many were compared, differ and have no counterpart here.
-Read as that harness reads them: a rolling perplexity is that of the query, and chrF gets each document's golds as one stream of references,
-so that its expected value is the first answer against the golds of all documents.
+Read as that harness reads them: a rolling perplexity is that of the query; chrF gets each document's golds as one stream of references,
+so that its expected value is the first answer against the golds of all documents; avg@k compares with the first gold alone; a letter
+counts only if as many choices exist; expressions are compared as LaTeX; and "multi F1" takes one of three classes against the rest.
+One expected value is no definition to meet: that harness ends TruthfulQA's right answers at the first gap of their positions, which
+its source calls broken.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.evaluation.extraction import extract_answer, named_filters
-from backend.domain.evaluation.metrics.registry import get_metric
+from backend.domain.evaluation.metrics.registry import bind_checker, get_metric
 from backend.domain.evaluation.metrics.score import read_answer_rows, score_rows
+from backend.infra.expressions import math_checker
 
 TEXTS = {
     **{name: name for name in ("bleu_1", "bleu_4", "chrf", "rouge1", "rougeL", "rougeLsum")},
@@ -31,11 +35,12 @@ COPIES = {
     "summarization_density": "density",
     "summarization_compression": "compression",
 }
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Compared = tuple[str, float, float]
 
 
-def value(metric: str, *rows: tuple[Any, list[Any]]) -> float:
-    chosen = get_metric(metric)
+def value(metric: str, *rows: tuple[Any, list[Any]], **options: Any) -> float:
+    chosen = bind_checker(get_metric(metric, **options), math_checker().equal)
     lines = [json.dumps({"prediction": prediction, "references": references}) for prediction, references in rows]
     return score_rows(chosen, read_answer_rows(lines, chosen)).estimate.value
 
@@ -63,11 +68,16 @@ def compare(case: dict[str, Any]) -> Iterator[Compared]:
     elif kind == "drop":
         for name, metric in (("em", "exact_match"), ("f1", "f1")):
             yield f"drop {name}", value(metric, (answers[0], doc["specific"]["golds_no_preprocessing"])), expected[name]
-    elif kind in ("avg_at_k", "maj_at_k", "pass_at_k_letters", "pass_at_k_math"):
-        yield kind, value(f"{kind.split('_')[0]}@{k}", (answers, references)), first
+    elif kind in ("avg_at_k", "maj_at_k", "pass_at_k_letters"):
+        known = [text if text in LETTERS[: len(doc["choices"])] else "" for text in answers] if kind.endswith("letters") else answers
+        golds_read = references[:1] if kind == "avg_at_k" else references
+        yield kind, value(f"{kind.split('_')[0]}@{k}", (known, golds_read)), first
+    elif kind == "pass_at_k_math":
+        yield kind, value(f"pass@{k}", (answers, references), correct="math_equal"), first
     elif kind.startswith("g_pass_at_k"):
+        deciding = "math_equal" if "latex" in kind else "accuracy"
         for name, number in expected.items():
-            yield name, value(name.replace("latex_", ""), (answers, references)), number
+            yield name, value(name.replace("latex_", ""), (answers, references), correct=deciding), number
     elif kind.startswith("gpqa_instruct"):
         letters = [extract_answer(text, named_filters("letter")).text or "" for text in answers]
         yield kind, value(f"pass@{k}", (letters, references)) if k else value("accuracy", (letters[0], references)), first
@@ -80,7 +90,7 @@ def compare(case: dict[str, Any]) -> Iterator[Compared]:
         yield kind, value(metric, (scores, golds(doc))), first
     elif kind == "multi_f1_numeric":
         best = [max(range(len(r["logprobs"])), key=r["logprobs"].__getitem__) for r in responses]
-        yield kind, value("f1_macro", *((str(label), [str(golds(d)[0])]) for label, d in zip(best, docs, strict=True))), first
+        yield kind, value("mf1", *((str(label), [str(golds(d)[0])]) for label, d in zip(best, docs, strict=True)), num_classes=3), first
     elif kind == "word_perplexity":
         yield kind, value(kind, *((r["logprobs"], [d["query"]]) for d, r in zip(docs, responses, strict=True))), first
     elif kind == "truthfulqa_mc_metrics":

@@ -156,6 +156,21 @@ def test_a_comparison_names_the_better_one_and_the_changed_items(world: Context)
     assert app.segmented_control[0].value == "broken"
 
 
+def test_a_comparison_is_adjusted_for_every_benchmark_of_both(world: Context) -> None:
+    add_benchmark(world, "letters", CHOICES)
+    sides = {"Oak": [1] * 20 + [0] * 12, "Elm": [1] * 18 + [0] * 2 + [1] * 10 + [0] * 2}
+    ids = {name: evaluated(world, name, "facts", right).id for name, right in sides.items()}
+    alone = plain_words(open_page(PAGE, first=ids["Oak"], second=ids["Elm"]))
+    assert "All benchmarks" not in alone
+    for name, right in sides.items():
+        evaluated(world, name, "letters", right[::-1] if name == "Oak" else right)
+    shown = plain_words(open_page(PAGE, first=ids["Oak"], second=ids["Elm"]))
+    assert "p = 0.039" in shown
+    assert "Adjusted for 2 benchmarks (Holm): p = " in shown
+    assert "All benchmarks" in shown
+    assert "Holm's correction for 2 benchmarks" in shown
+
+
 def test_a_comparison_opens_on_the_first_group_that_has_items(world: Context) -> None:
     oak = evaluated(world, "Oak", "facts", [1, 0, 0])
     elm = evaluated(world, "Elm", "facts", [1, 1, 0])

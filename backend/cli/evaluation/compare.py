@@ -9,7 +9,16 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.evaluation.config import METRIC_LABEL
-from backend.services.evaluation.baselines import BaselineComparison, compare_with_baseline, find_pair
+from backend.errors import NotFound
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.evaluation.baselines import (
+    CORRECTION,
+    BaselineComparison,
+    BenchmarkDifference,
+    compare_across,
+    compare_with_baseline,
+    find_pair,
+)
 from backend.services.evaluation.comparisons import Comparison
 from backend.services.evaluation.comparisons import compare as compare_evaluations
 
@@ -21,10 +30,14 @@ def compare(
     others: Annotated[list[str] | None, typer.Argument(help="More of them, each compared with the first.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="Of checkpoints: the benchmark to compare on.")] = None,
     metric: Annotated[str | None, typer.Option(help="Metric; the main one without it.")] = None,
+    every: Annotated[bool, typer.Option("--every-benchmark", help="Two checkpoints on each benchmark that both have.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare item by item: second minus first, with interval and p value; several with Holm's correction."""
     ctx = get_context()
+    if every:
+        _emit_across(compare_across(ctx, *(resolve_checkpoint(ctx, name).id for name in (first, second))), as_json=as_json)
+        return
     pairs = [find_pair(ctx, first, other, benchmark=benchmark) for other in (second, *(others or []))]
     if len(pairs) == 1:
         comparison = compare_evaluations(ctx, *pairs[0], metric=metric)
@@ -33,6 +46,35 @@ def compare(
     results = compare_with_baseline(ctx, pairs[0][0], [pair[1] for pair in pairs], metric=metric)
     data = [{**as_data(result.comparison), "p_holm": result.p_holm, "q_value": result.q_value} for result in results]
     emit({"baseline": pairs[0][0], "comparisons": data}, as_json=as_json, text="\n".join(map(_line, results)))
+
+
+def _emit_across(differences: list[BenchmarkDifference], *, as_json: bool) -> None:
+    if not differences:
+        raise NotFound("The two have no benchmark in common.", remedy="Evaluate both on the same benchmark.")
+    data = [
+        {
+            "benchmark": one.column.label,
+            "metric": one.metric,
+            "first": {"evaluation": one.first.id, "checkpoint": one.first.checkpoint},
+            "second": {"evaluation": one.second.id, "checkpoint": one.second.checkpoint},
+            "n": one.n,
+            "difference": one.difference.value,
+            "interval": None if one.difference.low is None else [one.difference.low, one.difference.high],
+            "p_value": one.p_value,
+            "p_adjusted": one.p_adjusted,
+            "better": one.better,
+        }
+        for one in differences
+    ]
+    lines = []
+    for one in differences:
+        better = {"first": one.first.checkpoint, "second": one.second.checkpoint}.get(one.better or "")
+        shown = "" if one.difference.low is None else f" [{one.difference.low:+.4g}, {one.difference.high:+.4g}]"
+        p_text = "" if one.p_adjusted is None else f", adjusted p = {one.p_adjusted:.3g}"
+        verdict = f"{better} is better" if better else "undecided"
+        lines.append(f"{one.column.label}, {one.metric}: {one.difference.value:+.4g}{shown} on {one.n} items{p_text}: {verdict}")
+    lines.append(f"p adjusted for {len(differences)} benchmarks by {CORRECTION}'s correction")
+    emit({"correction": CORRECTION, "benchmarks": data}, as_json=as_json, text="\n".join(lines))
 
 
 def as_data(comparison: Comparison) -> dict[str, Any]:
@@ -72,5 +114,5 @@ def as_text(comparison: Comparison) -> str:
 
 
 def _line(result: BaselineComparison) -> str:
-    adjusted = "" if result.p_holm is None else f"; Holm p = {result.p_holm:.3g}, BH q = {result.q_value:.3g}"
+    adjusted = "" if result.p_holm is None else f"; adjusted p = {result.p_holm:.3g} (Holm)"
     return f"{result.comparison.second.checkpoint}: {as_text(result.comparison)}{adjusted}"

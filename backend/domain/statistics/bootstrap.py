@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy
@@ -24,6 +25,59 @@ MOST_UNDEFINED = 0.05
 Statistic = Callable[[FloatArray], FloatArray]
 
 
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A metric's value, and its values in the draws of a bootstrap, of which interval and p value are made by one procedure.
+
+    `left_out`: values without each unit in turn, for the accelerated interval; None for the percentile interval. Where the bootstrap
+    gives no interval, `reason` says why, and `draws` is empty.
+    """
+
+    value: float
+    draws: FloatArray
+    left_out: FloatArray | None
+    n: int
+    kind: str
+    reason: str = ""
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Return the interval: bias-corrected and accelerated, or of percentiles."""
+        if self.left_out is not None:
+            return _accelerated(self.value, self.draws, self.left_out, level=level)
+        low, high = np.quantile(self.draws, [0.5 - level / 2, 0.5 + level / 2])
+        return float(low), float(high)
+
+    def estimate(self, level: float = 0.95) -> Estimate:
+        """Return the value with its error and interval."""
+        if self.reason:
+            return Estimate(self.value, None, None, None, self.n, f"bootstrap of {self.reason}")
+        name = "" if self.left_out is None else "BCa "
+        method = f"bootstrap of {self.kind}, {len(self.draws)} draws, {name}{percent(level)}"
+        return Estimate(self.value, float(self.draws.std(ddof=1)), *self.interval(level), self.n, method)
+
+    def p_value(self) -> float | None:
+        """Return the p value of "the value is 0": 1 - the highest level whose interval excludes 0; None where the value never varies.
+
+        So p is below 1 - level exactly where the interval of that level excludes 0, down to 2 / (draws + 1), the least that so many draws
+        can tell. Found by halving; intervals grow with their level.
+        """
+        if self.reason or np.ptp(self.draws) == 0:
+            return None
+
+        def excludes(level: float) -> bool:
+            low, high = self.interval(level)
+            return low > 0 or high < 0
+
+        least = 2 / (len(self.draws) + 1)
+        if excludes(1 - least):
+            return least
+        low, high = 0.0, 1 - least
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if excludes(middle) else (low, middle)
+        return 1 - low
+
+
 def bootstrap_corpus(
     parts: ArrayLike,
     statistic: Statistic,
@@ -33,7 +87,19 @@ def bootstrap_corpus(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """Estimate a corpus metric with its bootstrap error and interval.
+    """Estimate a corpus metric with its bootstrap error and interval; see `resample_corpus`."""
+    return resample_corpus(parts, statistic, clusters=clusters, num_resamples=num_resamples, seed=seed).estimate(level)
+
+
+def resample_corpus(
+    parts: ArrayLike,
+    statistic: Statistic,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Resampled:
+    """Resample a corpus metric.
 
     `parts`: one row of addends per item, shape (n, k). `statistic` maps sums of shape (draws, k) to values of shape (draws,), for instance
     `lambda s: 2 * s[:, 0] / (2 * s[:, 0] + s[:, 1])` for F1 of (true positives, errors). Whole `clusters` are drawn where they are given.
@@ -51,18 +117,17 @@ def bootstrap_corpus(
     total = sums.sum(axis=0)
     value = float(_evaluate(statistic, total[None, :])[0])
     kind = "items" if clusters is None else "clusters"
+    none = np.zeros(0)
     if count < 2 or not math.isfinite(value):
-        return Estimate(value, None, None, None, len(table), f"bootstrap of {count} {kind}: no interval")
+        return Resampled(value, none, None, len(table), kind, f"{count} {kind}: no interval")
     draws = _evaluate(statistic, _resample(sums, num_resamples, np.random.default_rng(seed)))
     defined = draws[np.isfinite(draws)]
     if len(defined) < (1 - MOST_UNDEFINED) * num_resamples:
-        return Estimate(value, None, None, None, len(table), f"bootstrap of {kind}: undefined in {num_resamples - len(defined)} draws")
-    low, high = _accelerated(value, defined, _evaluate(statistic, total - sums), level=level)
-    method = f"bootstrap of {kind}, {num_resamples} draws, BCa {percent(level)}"
-    return Estimate(value, float(defined.std(ddof=1)), low, high, len(table), method)
+        return Resampled(value, none, None, len(table), kind, f"{kind}: undefined in {num_resamples - len(defined)} draws")
+    return Resampled(value, np.sort(defined), _evaluate(statistic, total - sums), len(table), kind)
 
 
-def bootstrap_difference(
+def resample_difference(
     first: ArrayLike,
     second: ArrayLike,
     statistic: Statistic,
@@ -70,20 +135,18 @@ def bootstrap_difference(
     clusters: Sequence[Hashable] | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
-) -> Estimate:
-    """Estimate a corpus metric's difference, second minus first, from the parts of the same items: both are resampled together."""
+) -> Resampled:
+    """Resample a corpus metric's difference, second minus first, from the parts of the same items: both are resampled together."""
     before, after = np.atleast_2d(np.asarray(first, float).T).T, np.atleast_2d(np.asarray(second, float).T).T
     if before.shape != after.shape:
         raise InvalidInput(f"Parts of shape {before.shape} can't be paired with {after.shape}.", remedy="Join both on their items first.")
     width = before.shape[1]
-    return bootstrap_corpus(
+    return resample_corpus(
         np.hstack([before, after]),
         lambda sums: statistic(sums[:, width:]) - statistic(sums[:, :width]),
         clusters=clusters,
         num_resamples=num_resamples,
         seed=seed,
-        level=level,
     )
 
 
@@ -96,7 +159,19 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """Percentile bootstrap of a corpus metric that is not a function of sums: compute it again on rows (or whole clusters) drawn.
+    """Percentile bootstrap of a corpus metric that is not a function of sums; see `resample_rows`."""
+    return resample_rows(rows, statistic=statistic, clusters=clusters, num_resamples=num_resamples, seed=seed).estimate(level)
+
+
+def resample_rows(
+    rows: ArrayLike,
+    *,
+    statistic: Callable[[FloatArray], float],
+    clusters: Sequence[Hashable] | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> Resampled:
+    """Resample a corpus metric that is not a function of sums: compute it again on rows (or whole clusters) drawn.
 
     `rows` has one row per item, of any width, for instance the counts that BLEU or F1 sum up; `statistic` gets such an array.
     """
@@ -105,8 +180,9 @@ def bootstrap_interval(
         raise InvalidInput("There is nothing to resample: no items.", remedy="Evaluate at least one item.")
     value = float(statistic(table))
     codes, num_clusters = cluster_codes(range(len(table)) if clusters is None else clusters)
+    kind = "items" if clusters is None else "clusters"
     if num_clusters < 2:
-        return Estimate(value, None, None, None, len(table), "bootstrap of one cluster: no interval")
+        return Resampled(value, np.zeros(0), None, len(table), kind, "one cluster: no interval")
     members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
     rng = np.random.default_rng(seed)
     draws = np.empty(num_resamples)
@@ -114,16 +190,7 @@ def bootstrap_interval(
         chosen = rng.integers(num_clusters, size=num_clusters)
         picked = chosen if num_clusters == len(table) else np.concatenate([members[cluster] for cluster in chosen])
         draws[index] = statistic(table[picked])
-    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
-    kind = "items" if clusters is None else "clusters"
-    return Estimate(
-        value,
-        float(draws.std(ddof=1)),
-        float(low),
-        float(high),
-        len(table),
-        f"bootstrap of {kind}, {num_resamples} draws, {percent(level)}",
-    )
+    return Resampled(value, np.sort(draws), None, len(table), kind)
 
 
 def _evaluate(statistic: Statistic, sums: FloatArray) -> FloatArray:

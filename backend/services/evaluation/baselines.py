@@ -1,18 +1,24 @@
-"""Find the evaluations that two names mean, and compare several with a baseline, corrected for their number."""
+"""Find the evaluations that two names mean; compare several with a baseline, or two on every benchmark, corrected for their number."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backend.domain.evaluation.config import is_lower_better
 from backend.domain.jobs.states import Status
+from backend.domain.statistics.estimates import Estimate
 from backend.domain.statistics.multiplicity import benjamini_hochberg, holm
 from backend.errors import InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
-from backend.services.evaluation.comparisons import Comparison, column_key, compare, refuse_unlike
+from backend.services.evaluation.board import LIMIT, Column, read_columns
+from backend.services.evaluation.comparisons import Comparison, better_of, column_key, compare, pair_items, refuse_unlike
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
+from backend.services.evaluation.packed_items import read_item_values
+
+CORRECTION = "Holm"
 
 
 @dataclass(frozen=True)
@@ -65,3 +71,48 @@ def _finished(ctx: Context, name: str, benchmark: str | None) -> list[Evaluation
     version_id = resolve_version(ctx, benchmark).id if benchmark else None
     evaluations = list_evaluations(ctx, checkpoint_id=checkpoint.id, version_id=version_id)
     return [evaluation for evaluation in evaluations if evaluation.status is Status.FINISHED and evaluation.scores]
+
+
+@dataclass(frozen=True)
+class BenchmarkDifference:
+    """Second minus first on one benchmark. `p_adjusted` is corrected by Holm for all benchmarks of the list; `better` follows it."""
+
+    column: Column
+    first: EvaluationView
+    second: EvaluationView
+    metric: str
+    n: int
+    difference: Estimate
+    p_value: float | None
+    p_adjusted: float | None
+    better: str | None
+
+
+def compare_across(ctx: Context, first_id: str, second_id: str) -> list[BenchmarkDifference]:
+    """Compare the newest like evaluations of two subjects, checkpoints or endpoints, on every benchmark, by each one's main metric.
+
+    Benchmarks that can't be paired (other items, a metric of pairs) are left out. Reads packed values, no items.
+    """
+    evaluations = [one for one in list_evaluations(ctx, limit=LIMIT) if one.subject_id in (first_id, second_id)]
+    pairs = []
+    for column, members in read_columns(evaluations):
+        newest = [next((one for one in members if one.subject_id == side), None) for side in (first_id, second_id)]
+        if newest[0] is not None and newest[1] is not None and newest[0].id != newest[1].id:
+            pairs.append((column, newest[0], newest[1]))
+    values = read_item_values(ctx, [one.id for _, *both in pairs for one in both])
+    compared = []
+    for column, first, second in pairs:
+        metric = (first.main_score or first.scores[0]).metric
+        try:
+            compared.append((column, first, second, metric, pair_items(first, values[first.id].rows(), values[second.id].rows(), metric)))
+        except InvalidInput:
+            continue
+    adjusted = iter(holm([paired.p_value for *_, paired in compared if paired.p_value is not None]))
+    differences = []
+    for column, first, second, metric, paired in compared:
+        p_adjusted = next(adjusted) if paired.p_value is not None else None
+        better = better_of(p_adjusted, paired.difference, lower=is_lower_better(metric))
+        differences.append(
+            BenchmarkDifference(column, first, second, metric, paired.n, paired.difference, paired.p_value, p_adjusted, better)
+        )
+    return differences

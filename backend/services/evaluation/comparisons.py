@@ -6,10 +6,10 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import select
@@ -28,6 +28,7 @@ from backend.services.evaluation.evaluations import EvaluationView, ScoreView, g
 from backend.services.evaluation.items import ItemView
 from backend.services.evaluation.packed_items import ItemValues, read_item_values
 
+K = TypeVar("K", bound=Hashable)
 ALPHA = 0.05
 MAX_FLIPS = 200
 ENOUGH_SHARED = 0.9
@@ -36,28 +37,9 @@ MAX_RANKED = 100
 CORPUS_SIZE = {"bits_per_byte": "bytes", "nll_per_token": "tokens"}
 """Metrics that divide summed nats by summed sizes."""
 FACTS_THAT_MUST_AGREE = ("used_chat_template", "unit", "number_format")
-RESULTS_AMONG_FACTS = frozenset(
-    {
-        "items",
-        "chance",
-        "tokens",
-        "weights_hash",
-        "truncated_items",
-        "capped_items",
-        "tied_items",
-        "missing_items",
-        "lost_items",
-        "audit_items",
-        "audit_difference",
-        "endpoint",
-        "url",
-        "model",
-        "prompt_tokens",
-        "completion_tokens",
-        "price_usd",
-        "judge",
-    }
-)
+_COUNTS = {"items", "chance", "tokens", "prompt_tokens", "completion_tokens", "price_usd", "audit_items", "audit_difference"}
+_KINDS_OF_ITEMS = {"truncated_items", "capped_items", "tied_items", "missing_items", "lost_items"}
+RESULTS_AMONG_FACTS = frozenset({*_COUNTS, *_KINDS_OF_ITEMS, "weights_hash", "endpoint", "url", "model", "judge"})
 """Facts that are counts of the outcome or name the subject, not conditions."""
 PART_OF_AN_ENDPOINT = frozenset({"engine", "dtype", "number_format"})
 """What an endpoint brings with its network, so that it does not set it apart from a checkpoint."""
@@ -118,7 +100,7 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
     metric = metric or (first.main_score or first.scores[0]).metric
     before, after = _values(ctx, first.id), _values(ctx, second.id)
     common = _common(before, after, metric)
-    paired = _pair(metric, [before[key] for key in common], [after[key] for key in common], options=_options(first, metric))
+    paired = pair_items(first, before, after, metric)
     lower = is_lower_better(metric)
     return Comparison(
         first=first,
@@ -134,7 +116,7 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
         method=paired.method,
         clusters=paired.clusters,
         differs=unlike_facts(first, second),
-        better=_better(paired, lower=lower),
+        better=better_of(paired.p_value, paired.difference, lower=lower),
         flips=_flips(ctx, first.id, second.id, metric, before, after, common),
     )
 
@@ -195,7 +177,18 @@ def comparison_at(ctx: Context, first_id: str, second_id: str, metric: str) -> C
     return cache(lambda level: _pair(metric, *sides, options=options, level=level))
 
 
-def _common(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]], metric: str) -> list[str]:
+def pair_items(
+    evaluation: EvaluationView, before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str, float]], metric: str
+) -> PairedComparison:
+    """Return the paired comparison of items' values by hash or key, second minus first, of evaluations made as this one was.
+
+    Raises what `compare` raises about items and metric.
+    """
+    common = _common(before, after, metric)
+    return _pair(metric, [before[key] for key in common], [after[key] for key in common], options=_options(evaluation, metric))
+
+
+def _common(before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str, float]], metric: str) -> list[K]:
     if metric == "gender_gap":
         raise InvalidInput("The gap by gender is one of pairs of items, so it is not compared item by item.", remedy="Compare acc.")
     partial = metric in SAFETY_METRICS  # measured on some items: refusals of unsafe prompts, say
@@ -246,17 +239,17 @@ def _pair_corpus(
     clusters: list[float] | None,
     level: float,
 ) -> PairedComparison:
-    """Pair a corpus metric by bootstrap; its p value is that of a normal difference with the bootstrap's error."""
+    """Pair a corpus metric by bootstrap; its p value is that of the interval, inverted."""
     from backend.domain.evaluation.metrics.items import corpus_of  # scorers load when they are needed
     from backend.domain.evaluation.metrics.registry import get_metric
-    from backend.domain.evaluation.metrics.score import estimate_corpus_difference
+    from backend.domain.evaluation.metrics.score import resample_corpus_difference
 
     known = get_metric(metric.split(",")[0], **options)
     if any(f"{metric}:0" not in values for values in (*before, *after)):
         raise InvalidInput(f"Some items have no parts of {metric}.", remedy="Run both evaluations again.", field="metric")
     first, second = corpus_of(known, metric, before), corpus_of(known, metric, after)
-    difference = estimate_corpus_difference(known, first, second, clusters=clusters, level=level)
-    p_value = math.erfc(abs(difference.value) / difference.stderr / math.sqrt(2)) if difference.stderr else None
+    resampled = resample_corpus_difference(known, first, second, clusters=clusters)
+    difference, p_value = resampled.estimate(level), resampled.p_value()
     gaps = [b.get(metric, 0.0) - a.get(metric, 0.0) for a, b in zip(before, after, strict=True)]
     wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
     count = len(set(clusters)) if clusters else None
@@ -269,10 +262,11 @@ def _options(evaluation: EvaluationView, metric: str) -> dict[str, Any]:
     return next((dict(use.options) for use in uses if use.name == metric.split(",")[0]), {})
 
 
-def _better(paired: PairedComparison, *, lower: bool) -> str | None:
-    if paired.p_value is None or paired.p_value >= ALPHA:
+def better_of(p_value: float | None, difference: Estimate, *, lower: bool) -> str | None:
+    """Return which of two is significantly better, "first" or "second"; None while undecided. `lower`: less of the metric is better."""
+    if p_value is None or p_value >= ALPHA:
         return None
-    return "second" if (paired.difference.value < 0) == lower else "first"
+    return "second" if (difference.value < 0) == lower else "first"
 
 
 def _flips(

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.domain.evaluation.extraction import AnswerFilter, extract_answer
-from backend.domain.evaluation.metrics.registry import Metric, MetricKind, get_metric
+from backend.domain.evaluation.metrics.registry import Metric, MetricKind, bind_checker, get_metric
 from backend.domain.evaluation.metrics.score import AnswerRow, MetricScore, read_answer_rows, score_rows
 from backend.errors import InvalidInput, NotFound
+from backend.infra.expressions import math_checker
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ def score_file(
     """
     if not file.is_file():
         raise NotFound(f"There is no file {file}.", field="file")
-    judge = None if correct is None else get_metric(correct)
+    judge = None if correct is None else bind_checker(get_metric(correct), math_checker().equal)
+    metric = bind_checker(metric, math_checker().equal)
     if judge is not None and judge.kind is not MetricKind.MEAN:
         raise InvalidInput(f"{judge.name} can't decide whether one sample is right.", remedy="Use exact_match, numeric or accuracy.")
     try:

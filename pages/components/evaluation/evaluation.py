@@ -10,10 +10,12 @@ from backend.domain.jobs.results import EvaluationFacts, JudgeFacts
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
+from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable
 from backend.services.evaluation.evaluations import EvaluationView, launch_again
 from pages.components import routes
 from pages.components.charts.style import STATIC
+from pages.components.evaluation.across import adjusted_text, draw_across
 from pages.components.evaluation.charts import difference_figure
 from pages.components.evaluation.check import draw_check
 from pages.components.evaluation.details import draw_details
@@ -196,7 +198,9 @@ def draw_comparison(ctx: Context, first_id: str, second_id: str) -> None:
     else:
         winner = second if comparison.better == "second" else first
         st.success(plain(f"{winner} is significantly better."), icon=":material/check_circle:")
-    _draw_difference(comparison, noun=noun)
+    differences = compare_across(ctx, comparison.first.subject_id, comparison.second.subject_id)
+    _draw_difference(comparison, noun=noun, adjusted=adjusted_text(comparison, differences))
+    draw_across(comparison, differences)
     st.subheader("Largest differences" if comparison.first.kind is EvaluationKind.PERPLEXITY else "Items side by side", anchor=False)
     draw_pairs(ctx, comparison)
 
@@ -205,7 +209,7 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST_LINK else f"{name[: LONGEST_LINK - 1]}…"
 
 
-def _draw_difference(comparison: Comparison, *, noun: str) -> None:
+def _draw_difference(comparison: Comparison, *, noun: str, adjusted: str) -> None:
     gap, metric = comparison.difference, comparison.metric
     columns = st.columns(3)
     with columns[0].container(border=True, height="stretch"):
@@ -213,7 +217,7 @@ def _draw_difference(comparison: Comparison, *, noun: str) -> None:
         st.caption(interval_text(metric, gap.low, gap.high, signed=True) or "no interval")
     with columns[1].container(border=True, height="stretch"):
         st.metric("Significance", p_text(comparison.p_value))
-        st.caption(plain(f"{comparison.method}; significant if p < {ALPHA}"))
+        st.caption(plain(f"{comparison.method}; significant if p < {ALPHA}. {adjusted}".strip()))
     with columns[2].container(border=True, height="stretch"):
         st.metric("Better, worse, same", f"{comparison.wins} · {comparison.losses} · {comparison.ties}")
         st.caption(plain(f"{noun}s, as {comparison.second.checkpoint} did"))

@@ -22,7 +22,7 @@ from pages.components.tables import WidgetTable, draw_table
 
 PAGE = routes.EVALUATIONS
 RANKS = WidgetTable(
-    "ranking", {"Rank": 0.9, "Checkpoint": 3.0, "Score": 1.4, "95 % interval": 2.0, "Items": 1.0, "Significance": 1.6}, heading=2
+    "ranking", {"Rank": 0.9, "Checkpoint": 3.0, "Score": 1.4, "95 % interval": 2.0, "Items": 1.0, "Adjusted p": 1.6}, heading=2
 )
 
 
@@ -61,7 +61,8 @@ def _draw_figure(ranks: Sequence[Rank], column: Column, *, metric: str) -> None:
     words = f"{'Lower' if is_lower_better(metric) else 'Higher'} is better. Bars are 95 % confidence intervals."
     if len(ranks) > 1:
         words += " Filled dots are tied for first: not significantly different from the best, all judged together on the same items."
-        words += " In brackets: 95 % interval of the rank."
+        words += " In brackets: 95 % interval of the rank. Adjusted p: for a shared first place, corrected for all checkpoints shown"
+        words += " (step-down, Romano and Wolf)."
     st.caption(words)
 
 

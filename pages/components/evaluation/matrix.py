@@ -25,7 +25,8 @@ PAGE = routes.EVALUATIONS
 ROWS, COLUMNS, LISTED = 15, 6, 4
 """Checkpoints on one page of the matrix, benchmarks shown until others are chosen, evaluations without scores that are named."""
 LEGEND = (
-    ":material/trophy: best score. **tied** not significantly different from the best on the same items. "
+    ":material/trophy: best score. **tied** not significantly different from the best on the same items, "
+    "adjusted for the checkpoints of the column (step-down, Romano and Wolf). "
     ":material/warning: score with a caveat. ↓ lower is better. Small print: 95 % confidence intervals."
 )
 

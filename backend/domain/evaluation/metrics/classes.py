@@ -10,6 +10,7 @@ import numpy as np
 
 from backend.domain.evaluation.metrics.corpus import Corpus, FloatArray, References
 from backend.domain.statistics.estimates import cluster_codes
+from backend.errors import InvalidInput
 
 
 def f1_of_classes(predictions: Sequence[str], references: References, *, average: Literal["macro", "micro"]) -> Corpus:
@@ -19,6 +20,26 @@ def f1_of_classes(predictions: Sequence[str], references: References, *, average
     counts, else the first.
     """
     return _corpus(predictions, references, statistic=_macro_f1 if average == "macro" else _micro_f1, signature=f"average:{average}")
+
+
+def one_vs_rest(predictions: Sequence[str], references: References, *, num_classes: int = 0) -> Corpus:
+    """Return a corpus for the mean over classes of the micro F1 of "this class or another", which is the accuracy of that decision.
+
+    Every wrong item makes two of its `num_classes` decisions wrong. 0 classes: those that occur; a class that never occurs counts as
+    decided rightly, so the number of classes changes the value and stands in the signature.
+    """
+    corpus = _corpus(predictions, references, statistic=_macro_f1, signature="")
+    present = len(np.unique(corpus.table))
+    total = max(num_classes or present, 2)
+    if present > total:
+        raise InvalidInput(
+            f"{present} classes occur, and num_classes is {total}.", remedy="Give the number of all classes.", field="num_classes"
+        )
+
+    def statistic(table: FloatArray) -> float:
+        return float(1 - 2 * (table[:, 0] != table[:, 1]).mean() / total)
+
+    return Corpus(corpus.table, statistic, f"average:one-vs-rest micro|classes:{total}")
 
 
 def matthews(predictions: Sequence[str], references: References) -> Corpus:

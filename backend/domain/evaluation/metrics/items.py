@@ -17,7 +17,8 @@ import numpy as np
 from backend.domain.evaluation.extraction import AnswerFilter, extract_answer
 from backend.domain.evaluation.instructions import INSTRUCTION_LABEL, check_row, estimate_followed, followed_values
 from backend.domain.evaluation.metrics.corpus import Corpus
-from backend.domain.evaluation.metrics.registry import Metric, MetricKind, get_metric, score_item
+from backend.domain.evaluation.metrics.mathematics import Equal
+from backend.domain.evaluation.metrics.registry import Metric, MetricKind, bind_checker, get_metric, score_item
 from backend.domain.evaluation.metrics.score import MetricScore, estimate_corpus, estimate_mean, procedure
 from backend.errors import InvalidInput
 
@@ -57,10 +58,12 @@ def score_answers(
     row: Mapping[str, Any],
     filters: Sequence[AnswerFilter] = (),
     outcomes: Sequence[bool] | None = None,
+    equal: Equal | None = None,
 ) -> AnswerValues:
     """Return the values of one item with one or more sampled answers.
 
-    A metric of single answers is averaged over the samples. `outcomes` says which samples passed their tests, for code.
+    A metric of single answers is averaged over the samples. `outcomes` says which samples passed their tests, for code;
+    `equal` decides about mathematical expressions.
     Raises InvalidInput for options that a metric does not take, and for a row without what its metric reads.
     """
     extractions = [extract_answer(answer, filters) for answer in answers] if filters else []
@@ -71,6 +74,7 @@ def score_answers(
             values |= _mean_values([followed_values(check_row(answer, row)) for answer in answers])
             continue
         metric = get_metric(choice.name, **choice.options)
+        metric = metric if equal is None else bind_checker(metric, equal)
         values |= _values_of(metric, choice.name, parsed if outcomes is None else list(outcomes), references)
         if len(filters) > 1 and outcomes is None:
             for each in filters:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Literal, get_args
 
-from backend.domain.evaluation.metrics import answers, likelihood, numbers, samples, summaries, translation
+from backend.domain.evaluation.metrics import answers, likelihood, mathematics, numbers, samples, summaries, translation
 from backend.errors import InvalidInput
 
 
@@ -47,8 +47,10 @@ class Metric:
     high: float | None = 1.0
     higher_is_better: bool = True
     outcomes: bool = False
-    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    options: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """Its options with their values; an option without values takes a list of regular expressions."""
+    correct: Metric | None = None
+    """Of a metric of samples: what decides whether one is right; None: label equality."""
     of_classes: bool = False
     """True for corpus metrics over classes, which are not a function of sums over items."""
     no_answer: bool = False
@@ -67,6 +69,12 @@ def _f1_of_classes(*answers_and_references: Any, average: Literal["macro", "micr
     from backend.domain.evaluation.metrics.classes import f1_of_classes
 
     return f1_of_classes(*answers_and_references, average=average)
+
+
+def _one_vs_rest(*answers_and_references: Any, num_classes: int = 0) -> Any:
+    from backend.domain.evaluation.metrics.classes import one_vs_rest
+
+    return one_vs_rest(*answers_and_references, num_classes=num_classes)
 
 
 def _matthews(*answers_and_references: Any) -> Any:
@@ -93,9 +101,13 @@ METRICS: dict[str, Metric] = {
         _mean("contains", "answer contained", answers.contains),
         _mean("exact_match_verbatim", "exact match, verbatim", answers.verbatim_match, options=_VERBATIM),
         _mean("numeric", "number right", numbers.numeric_match),
+        _mean("math_equal", "expression equal", mathematics.math_equal),
         _mean("accuracy", "accuracy", answers.label_match),
         _corpus("f1_macro", "macro F1 of classes", partial(_f1_of_classes, average="macro"), of_classes=True),
         _corpus("f1_micro", "micro F1 of classes", partial(_f1_of_classes, average="micro"), of_classes=True),
+        _corpus(
+            "f1_one_vs_rest", "F1 of one class against the rest", _one_vs_rest, of_classes=True, options={"num_classes": range(2, 1001)}
+        ),
         _corpus("mcc", "Matthews correlation", _matthews, low=-1.0, of_classes=True),
         _corpus("bleu", "BLEU", translation.bleu, high=100.0, options=_BLEU),
         _corpus("chrf", "chrF2", translation.chrf, high=100.0),
@@ -127,10 +139,15 @@ _AT_K: dict[str, tuple[str, MetricKind, Callable[..., float], bool]] = {
     "mg-pass": ("mG-Pass@{k}", MetricKind.SAMPLES, samples.mean_g_pass_at, True),
     "recall": ("recall@{k}", MetricKind.RANKING, samples.recall_at, False),
 }
+_DECIDING = ("accuracy", "exact_match", "exact_match_verbatim", "numeric", "math_equal")
+"""Metrics that can decide whether one sample is right, the default first."""
 _AT_K_NAME = re.compile(r"(?P<family>[a-z-]+)@(?P<k>[1-9]\d{0,3})(?:_(?P<threshold>[01](?:\.\d+)?))?")
 
 ALIASES: dict[str, str] = {
     "em": "exact_match",
+    "latex_equal": "math_equal",
+    "math_verify": "math_equal",
+    "mf1": "f1_one_vs_rest",
     "acc": "accuracy",
     "squad_em": "exact_match",
     "squad_f1": "f1",
@@ -166,13 +183,23 @@ def get_metric(name: str, **options: Any) -> Metric:
         raise InvalidInput(f"{metric.name} has no option {unknown[0]!r}.", remedy=f"Its options: {allowed}.", field=unknown[0])
     for option, value in options.items():
         _check_option(option, value, metric.options[option])
+    if metric.kind is MetricKind.SAMPLES and "correct" in options:
+        metric = replace(metric, correct=METRICS[options.pop("correct")])
     return replace(metric, function=partial(metric.function, **options)) if options else metric
 
 
-def _check_option(option: str, value: Any, values: tuple[Any, ...]) -> None:
-    if values and (not isinstance(value, type(values[0])) or value not in values):
+def bind_checker(metric: Metric, equal: mathematics.Equal) -> Metric:
+    """Return a metric with the decision of whether two expressions are equal, where it or what decides about its samples needs one."""
+    if metric.name == "math_equal":
+        return replace(metric, function=partial(metric.function, equal=equal))
+    return metric if metric.correct is None else replace(metric, correct=bind_checker(metric.correct, equal))
+
+
+def _check_option(option: str, value: Any, values: Sequence[Any]) -> None:
+    if values and (type(value) is not type(values[0]) or value not in values):
         shown = ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in values)
-        raise InvalidInput(f"{option} can't be {value!r}.", remedy=f"Choose one of: {shown}.", field=option)
+        remedy = f"Choose a number from {values[0]} to {values[-1]}." if isinstance(values, range) else f"Choose one of: {shown}."
+        raise InvalidInput(f"{option} can't be {value!r}.", remedy=remedy, field=option)
     if not values:
         try:
             [re.compile(pattern) for pattern in value]
@@ -197,7 +224,8 @@ def _find(name: str) -> Metric:
     if match["threshold"] is not None:
         bound["threshold"] = float(match["threshold"])
         shown = f"{shown}, threshold {match['threshold']}"
-    return Metric(spelled, shown, kind, partial(function, **bound), outcomes=outcomes)
+    options = {"correct": _DECIDING} if kind is MetricKind.SAMPLES else {}
+    return Metric(spelled, shown, kind, partial(function, **bound), outcomes=outcomes, options=options)
 
 
 def score_item(metric: Metric, prediction: Any, references: Sequence[Any], *, correct: Metric | None = None) -> float:
@@ -205,13 +233,13 @@ def score_item(metric: Metric, prediction: Any, references: Sequence[Any], *, co
 
     `prediction` is a text; for metrics of samples a list of texts, or of booleans (whether each is right); for rankings a list of
     scores with `references` the positions of the right choices. None, an answer that could not be extracted, is wrong.
-    `correct` decides whether one sample is right; label equality without it.
+    `correct` decides whether one sample is right, else what the metric's option names, else label equality.
     """
     if prediction is None:
         return metric.low
     if metric.kind is not MetricKind.SAMPLES:
         return float(metric.function(prediction, references))
-    judge = (correct or METRICS["accuracy"]).function
+    judge = (correct or metric.correct or METRICS["accuracy"]).function
     if not metric.outcomes:
         return float(metric.function(prediction, references, correct=judge))
     return float(metric.function([_is_right(sample, references, judge) for sample in prediction]))

@@ -12,7 +12,7 @@ import numpy as np
 
 from backend.domain.evaluation.metrics.corpus import Corpus
 from backend.domain.evaluation.metrics.registry import Metric, MetricKind, score_item
-from backend.domain.statistics.bootstrap import bootstrap_corpus, bootstrap_difference, bootstrap_interval
+from backend.domain.statistics.bootstrap import Resampled, bootstrap_corpus, bootstrap_interval, resample_difference, resample_rows
 from backend.domain.statistics.estimates import (
     Estimate,
     clustered_mean_estimate,
@@ -24,6 +24,8 @@ from backend.domain.statistics.estimates import (
 from backend.errors import InvalidInput
 
 NUM_RESAMPLES = 1000
+DIFFERENCE_RESAMPLES = 2000
+"""Of a difference, whose p value can't be less than 2 / (draws + 1)."""
 
 
 @dataclass(frozen=True)
@@ -201,34 +203,26 @@ def estimate_corpus(metric: Metric, corpus: Corpus, *, clusters: Sequence[str | 
     return _cut(_without_certainty(estimate), metric)
 
 
-def estimate_corpus_difference(
-    metric: Metric,
-    first: Corpus,
-    second: Corpus,
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Estimate:
-    """Return a corpus metric's difference on the same documents, second minus first, which are resampled together."""
+def resample_corpus_difference(
+    metric: Metric, first: Corpus, second: Corpus, *, clusters: Sequence[Hashable] | None = None, seed: int = 0
+) -> Resampled:
+    """Resample a corpus metric's difference on the same documents, second minus first, which are drawn together."""
     width = first.table.shape[1]
     if metric.of_classes:
-        return bootstrap_interval(
+        return resample_rows(
             np.hstack([first.table, second.table]),
             statistic=lambda rows: second.statistic(rows[:, width:]) - first.statistic(rows[:, :width]),
             clusters=clusters,
-            num_resamples=NUM_RESAMPLES,
+            num_resamples=DIFFERENCE_RESAMPLES,
             seed=seed,
-            level=level,
         )
-    return bootstrap_difference(
+    return resample_difference(
         first.table,
         second.table,
         lambda sums: np.array([first.statistic(row[None, :]) for row in sums]),
         clusters=clusters,
-        num_resamples=NUM_RESAMPLES,
+        num_resamples=DIFFERENCE_RESAMPLES,
         seed=seed,
-        level=level,
     )
 
 
@@ -280,5 +274,10 @@ def procedure(metric: Metric, correct: Metric | None = None) -> str:
         stemmer = getattr(metric.function, "keywords", {}).get("stemmer", False)
         return f"{metric.name}|measure:f|stemmer:{'yes' if stemmer else 'no'}|refs:best|rouge-score:{version('rouge-score')}"
     if metric.kind is MetricKind.SAMPLES:
-        return f"{metric.name}|correct:{correct.name if correct else 'accuracy'}"
+        deciding = correct or metric.correct
+        return f"{metric.name}|correct:{deciding.name if deciding else 'accuracy'}"
+    if metric.name == "math_equal":
+        from importlib.metadata import version
+
+        return f"{metric.name}|refs:best|math-verify:{version('math-verify')}"
     return f"{metric.name}|refs:best" if metric.kind is MetricKind.MEAN else metric.name

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from backend.domain.statistics.bootstrap import bootstrap_corpus, bootstrap_difference
+from backend.domain.statistics.bootstrap import bootstrap_corpus, resample_corpus, resample_difference, resample_rows
 from backend.domain.statistics.estimates import FloatArray, ratio_estimate
 from backend.errors import InvalidInput
 
@@ -70,7 +70,7 @@ def test_a_difference_resamples_both_together() -> None:
     rng = np.random.default_rng(5)
     hardness = rng.normal(3.0, 1.0, size=200)
     first, second = (np.column_stack([hardness + shift + rng.normal(0, 0.1, 200), np.ones(200)]) for shift in (0.0, 0.05))
-    difference = bootstrap_difference(first, second, ratio)
+    difference = resample_difference(first, second, ratio).estimate()
     assert difference.value == pytest.approx(0.05, abs=0.03)
     assert difference.low is not None
     assert difference.low > 0  # the two separate intervals overlap almost wholly
@@ -89,3 +89,32 @@ def test_a_metric_that_most_draws_leave_undefined_has_no_interval() -> None:
 def test_parts_that_are_no_numbers_are_refused(parts: FloatArray) -> None:
     with pytest.raises(InvalidInput):
         bootstrap_corpus(parts, ratio)
+
+
+@pytest.mark.parametrize("accelerated", [True, False], ids=["BCa", "percentiles"])
+def test_p_is_below_one_minus_the_level_exactly_where_the_interval_excludes_zero(accelerated: bool) -> None:
+    rng = np.random.default_rng(6)
+    for shift in (0.0, 0.1, -0.15, 0.3, 1.5):
+        gaps = rng.exponential(size=(60, 1)) - 1 + shift  # skewed, so that the two intervals differ
+        if accelerated:
+            resampled = resample_corpus(gaps, lambda sums: sums[:, 0], num_resamples=999)
+        else:
+            resampled = resample_rows(gaps, statistic=lambda rows: float(rows.sum()), num_resamples=999)
+        p_value = resampled.p_value()
+        assert p_value is not None
+        assert 2 / 1000 <= p_value <= 1
+        for level in (0.5, 0.8, 0.9, 0.95, 0.99, 0.995, max(0.01, 1 - p_value - 1e-6), min(0.995, 1 - p_value + 1e-6)):
+            low, high = resampled.interval(level)
+            assert (low > 0 or high < 0) == (p_value < 1 - level)
+
+
+def test_p_of_a_bootstrap_is_that_of_students_t_where_scores_are_normal() -> None:
+    for seed in range(5):
+        gaps = np.random.default_rng(seed).normal(0.2, 1.0, size=(400, 1))
+        resampled = resample_corpus(gaps, lambda sums: sums[:, 0], num_resamples=20_000)
+        assert resampled.p_value() == pytest.approx(stats.ttest_1samp(gaps[:, 0], 0.0).pvalue, abs=0.006, rel=0.25)
+
+
+def test_a_difference_that_never_varies_has_no_p_value() -> None:
+    assert resample_corpus(np.zeros((20, 1)), lambda sums: sums[:, 0]).p_value() is None
+    assert resample_corpus([[1.0]], lambda sums: sums[:, 0]).p_value() is None

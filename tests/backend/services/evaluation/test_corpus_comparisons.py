@@ -54,6 +54,12 @@ def test_the_difference_is_that_of_the_corpora(ctx: Context, metric: str) -> Non
     assert comparison.difference.low is not None
     assert comparison.difference.low > 0
     assert comparison.better == "second"
+    assert comparison.p_value is not None
+    assert comparison.p_value < 0.05
+    for level in (0.5, 0.8, 0.9, 0.95, 0.99):
+        at_level = comparison_at(ctx, *ids, metric)(level)
+        assert at_level.difference.low is not None
+        assert (at_level.difference.low > 0) == (comparison.p_value < 1 - level)
     narrow = comparison_at(ctx, *ids, metric)(0.5).difference
     assert narrow.low is not None
     assert narrow.low > comparison.difference.low

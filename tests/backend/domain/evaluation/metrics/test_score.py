@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from backend.domain.evaluation.metrics.registry import METRICS, MetricKind, get_metric, score_item
+from backend.domain.evaluation.metrics.registry import METRICS, MetricKind, bind_checker, get_metric, score_item
 from backend.domain.evaluation.metrics.score import MetricScore, read_answer_rows, score_rows
 from backend.errors import InvalidInput
 
@@ -71,6 +71,37 @@ def test_metrics_of_classes_equal_those_of_scikit_learn() -> None:
     for average in ("macro", "micro"):
         expected = f1_score(gold, label, average=average, zero_division=0.0)
         assert score(f"f1_{average}", rows).estimate.value == pytest.approx(expected)
+
+
+def test_one_class_against_the_rest_is_the_mean_accuracy_of_its_decisions() -> None:
+    gold, label = ["1", "2", "0", "0"], ["0", "2", "0", "1"]
+    rows = list(zip(label, ([g] for g in gold), strict=True))
+    for classes in (3, 5):
+        decisions = [f1_score([g == str(c) for g in gold], [p == str(c) for p in label], average="micro") for c in range(classes)]
+        result = score("f1_one_vs_rest", rows, num_classes=classes)
+        assert result.estimate.value == pytest.approx(sum(decisions) / classes)
+        assert f"classes:{classes}" in result.signature
+    with pytest.raises(InvalidInput, match="3 classes occur"):
+        score("f1_one_vs_rest", rows, num_classes=2)
+    with pytest.raises(InvalidInput, match="can't be 1") as refused:
+        score("f1_one_vs_rest", rows, num_classes=1)
+    assert "from 2 to 1000" in refused.value.remedy
+
+
+def test_an_option_names_what_decides_about_a_sample() -> None:
+    answers = ["The answer: 1,000", "12"]
+    assert score("pass@1", [(answers, ["1000"])]).estimate.value == 0
+    decided = score("pass@1", [(answers, ["1000"])], correct="numeric")
+    assert decided.estimate.value == 0.5
+    assert decided.signature == "pass@1|correct:numeric"
+    with pytest.raises(InvalidInput, match="bleu"):
+        get_metric("pass@1", correct="bleu")
+
+
+def test_an_expression_is_compared_by_what_was_bound() -> None:
+    bound = bind_checker(get_metric("avg@2", correct="math_equal"), lambda answer, references: answer == "1/2")
+    assert score_item(bound, ["1/2", "2"], ["0.5"]) == 0.5
+    assert score_item(bind_checker(get_metric("math_equal"), lambda *_: True), "a", ["b"]) == 1
 
 
 def test_metrics_of_samples_are_unbiased() -> None:
@@ -155,4 +186,5 @@ def test_each_metric_is_best_at_its_best_bound_for_a_perfect_answer() -> None:
     }
     for metric in METRICS.values():
         if metric.kind in perfect and metric.high == 1.0:
-            assert score_item(metric, *perfect[metric.kind]) == pytest.approx(1.0), metric.name
+            bound = bind_checker(metric, lambda answer, references: answer in references)
+            assert score_item(bound, *perfect[metric.kind]) == pytest.approx(1.0), metric.name

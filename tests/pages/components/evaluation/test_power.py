@@ -13,8 +13,8 @@ from pages.components.evaluation.power import format_detectable, format_power
 
 def test_plan_names_its_assumption_and_the_items_that_smaller_differences_need() -> None:
     assert format_power(plan_power(500)) == (
-        "Detects a difference of 6.8 points with 80 % power; checkpoints are assumed to differ on 30 % of items, as nothing was measured "
-        "on this benchmark yet. Items needed for 1 point: 23,545; 2 points: 5,885; 5 points: 940."
+        "Detects a difference of 7.0 points with 80 % power; checkpoints are assumed to differ on 30 % of items, as nothing was measured "
+        "on this benchmark yet. Items needed for 1 point: 23,740; 2 points: 5,980; 5 points: 975."
     )
 
 
@@ -30,7 +30,7 @@ def test_plan_of_three_items_detects_nothing() -> None:
 
 def test_several_benchmarks_name_only_what_each_detects() -> None:
     """Eleven benchmarks were a wall of eleven paragraphs."""
-    assert [format_detectable(plan) for plan in (plan_power(500), plan_power(3), None)] == ["6.8 points", "none: too few items", "–"]
+    assert [format_detectable(plan) for plan in (plan_power(500), plan_power(3), None)] == ["7.0 points", "none: too few items", "–"]
 
 
 def test_the_plan_of_a_task_names_its_metrics() -> None:

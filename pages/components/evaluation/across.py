@@ -1,0 +1,51 @@
+"""Two checkpoints on every benchmark, with p values adjusted for their number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from backend.domain.wording import plural
+from backend.services.evaluation.baselines import CORRECTION, BenchmarkDifference
+from backend.services.evaluation.comparisons import ALPHA, Comparison
+from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
+from pages.components.frame import plain
+from pages.components.tables import draw_table
+
+
+def adjusted_text(comparison: Comparison, differences: Sequence[BenchmarkDifference]) -> str:
+    """Return the adjusted p value of the shown comparison: `Adjusted for 4 benchmarks (Holm): p = 0.120`; empty for a single one."""
+    shown = {comparison.first.id, comparison.second.id}
+    own = next((one for one in differences if {one.first.id, one.second.id} == shown and one.metric == comparison.metric), None)
+    if own is None or own.p_adjusted is None or len(differences) < 2:
+        return ""
+    return f"Adjusted for {plural(len(differences), 'benchmark')} ({CORRECTION}): {p_text(own.p_adjusted)}"
+
+
+def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifference]) -> None:
+    """Draw the differences on every benchmark that both checkpoints have; nothing for a single one."""
+    if len(differences) < 2:
+        return
+    names = {"first": comparison.first.checkpoint, "second": comparison.second.checkpoint}
+    st.subheader("All benchmarks", anchor=False)
+    rows = [
+        {
+            "Benchmark": one.column.label,
+            "Metric": metric_label(one.metric),
+            "Difference": score_text(one.metric, one.difference.value, signed=True),
+            "95 % interval": interval_text(one.metric, one.difference.low, one.difference.high, signed=True) or "no interval",
+            "p": p_text(one.p_value),
+            "Adjusted p": p_text(one.p_adjusted),
+            "Better": names.get(one.better or "", "undecided"),
+        }
+        for one in differences
+    ]
+    draw_table(rows, key="eval_across", alt="Differences on every benchmark")
+    st.caption(
+        plain(
+            f"{comparison.second.checkpoint} minus {comparison.first.checkpoint}. Adjusted p: {CORRECTION}'s correction for "
+            f"{plural(len(differences), 'benchmark')}, which keeps the chance of any false claim below {ALPHA:.0%}. "
+            f"Significant if adjusted p < {ALPHA}."
+        )
+    )

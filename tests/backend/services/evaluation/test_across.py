@@ -1,0 +1,73 @@
+"""Two checkpoints on every benchmark that both have, corrected for the number of benchmarks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from backend.bootstrap import get_context
+from backend.cli.main import app
+from backend.domain.statistics.multiplicity import holm
+from backend.services.context import Context
+from backend.services.evaluation.baselines import compare_across
+from backend.services.evaluation.comparisons import compare
+from tests.support.battle_world import add_checkpoint
+from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
+
+RIGHT = {"facts": (8, 16), "letters": (9, 10), "names": (7, 14)}
+"""Right answers of 30, by benchmark, of Oak and Elm."""
+
+
+@pytest.fixture
+def ids(ctx: Context) -> tuple[str, str]:
+    """Return two checkpoints with three benchmarks and a text in common, and one that only the first has."""
+    for name in ("Oak", "Elm"):
+        add_checkpoint(ctx, name)
+    for name in (*RIGHT, "alone"):
+        add_benchmark(ctx, name, CHOICES)
+    add_benchmark(ctx, "stories", TEXTS, kind="text")
+    checkpoints = []
+    for side, name in enumerate(("Oak", "Elm")):
+        for benchmark, rights in RIGHT.items():
+            made = evaluated(ctx, name, benchmark, [1.0] * rights[side] + [0.0] * (30 - rights[side]))
+        predicted(ctx, name, "stories", [12.0 + side, 20.0 + 2 * side, 15.0 + side])
+        checkpoints.append(made.subject_id)
+    evaluated(ctx, "Oak", "alone", [1.0] * 30)
+    return checkpoints[0], checkpoints[1]
+
+
+def test_each_benchmark_is_compared_as_by_itself_and_adjusted_for_all(ctx: Context, ids: tuple[str, str]) -> None:
+    differences = compare_across(ctx, *ids)
+    assert [one.column.benchmark for one in differences] == ["facts@1", "letters@1", "names@1", "stories@1"]
+    for one in differences:
+        alone = compare(ctx, one.first.id, one.second.id)
+        assert (one.difference, one.p_value) == (alone.difference, alone.p_value)
+    known = [one.p_value for one in differences if one.p_value is not None]
+    assert [one.p_adjusted for one in differences if one.p_value is not None] == holm(known)
+    by_name = {one.column.benchmark: one for one in differences}
+    assert by_name["facts@1"].better == "second"
+    assert by_name["names@1"].p_value < 0.05  # type: ignore[operator]
+    assert by_name["letters@1"].better is None
+    assert by_name["stories@1"].better != "second"  # more bits per byte are worse
+
+
+def test_the_command_says_how_p_was_adjusted(ctx: Context, ids: tuple[str, str], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    get_context.cache_clear()
+    result = CliRunner().invoke(app, ["eval", "compare", "Oak", "Elm", "--every-benchmark", "--json"])
+    data = json.loads(result.stdout)
+    assert data["correction"] == "Holm"
+    assert [one["p_adjusted"] for one in data["benchmarks"]] == [one.p_adjusted for one in compare_across(ctx, *ids)]
+    text = CliRunner().invoke(app, ["eval", "compare", "Oak", "Elm", "--every-benchmark"]).stdout
+    assert "p adjusted for 4 benchmarks by Holm's correction" in text
+    get_context.cache_clear()
+
+
+def test_checkpoints_without_a_common_benchmark_are_an_empty_list(ctx: Context, ids: tuple[str, str]) -> None:
+    add_checkpoint(ctx, "Ash")
+    other = evaluated(ctx, "Ash", "alone", [1.0] * 30, limit=3).subject_id
+    assert compare_across(ctx, ids[1], other) == []
