@@ -10,6 +10,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
+from backend.domain.serving.names import is_alias_name
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
@@ -29,6 +30,7 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         "endpoint": endpoint.name,
         "state": endpoint.state,
         "checkpoint": endpoint.checkpoint_name,
+        "alias": endpoint.alias,
         "replicas_ready": endpoint.num_ready,
         "replicas": [{"status": r.status, "device": r.device, "problem": r.problem, **r.gauges} for r in endpoint.replicas],
     }
@@ -37,7 +39,7 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
 @app.command("deploy")
 @command
 def deploy_(
-    checkpoint: Annotated[str, typer.Option(help="Name of the checkpoint.")],
+    checkpoint: Annotated[str, typer.Option(help="Name of the checkpoint, or an alias, which the endpoint then follows.")],
     name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")],
     replicas: Annotated[int, typer.Option(min=1)] = 1,
     require_safety_gate: Annotated[
@@ -55,7 +57,8 @@ def deploy_(
     if require is not None:
         check_requirement(ctx, subject.id, name=name, requirement=require)
     _require_worker(ctx)
-    deployed = deploy(ctx, checkpoint_id=subject.id, name=name, num_replicas=replicas, require=require, person=LOCAL)
+    alias = checkpoint if is_alias_name(checkpoint) else None
+    deployed = deploy(ctx, checkpoint_id=subject.id, name=name, num_replicas=replicas, require=require, alias=alias, person=LOCAL)
     _emit_started(ctx, deployed, wait=wait, as_json=as_json)
 
 

@@ -20,6 +20,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("backend.cli.doctor", "Check Python, packages, disk, ports, broker, database, devices and sign-in."),
     "generate": ("backend.cli.generate", "Complete a prompt with a checkpoint."),
     "export": ("backend.cli.export", "Write a checkpoint in the format of another tool: a Hugging Face folder or GGUF."),
+    "promote": ("backend.cli.serving.alias", "Promote a checkpoint to an alias by a campaign's verdict."),
+    "lineage": ("backend.cli.serving.lineage", "Show what an endpoint or checkpoint was made of, back to the files."),
     "inspect": ("backend.cli.inspect", "Show per-token loss, attention, logit lens and weights of a checkpoint."),
 }
 NOUNS: dict[str, tuple[str, str]] = {
@@ -33,6 +35,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "task": ("backend.cli.evaluation.task", "List, show, check and convert the tasks of evaluations."),
     "gate": ("backend.cli.evaluation.gate", "Save gates, and require them of endpoints."),
     "rating": ("backend.cli.rating", "Ratings, verdicts and agreement from a file of votes."),
+    "alias": ("backend.cli.serving.alias", "Move, list and roll back aliases of checkpoints."),
     "endpoint": ("backend.cli.endpoint", "Deploy checkpoints to endpoints; list and stop endpoints."),
     "user": ("backend.cli.user", "Add and list accounts."),
     "key": ("backend.cli.key", "Create and list keys for /v1."),

@@ -11,6 +11,7 @@ from sqlalchemy import String, cast, false, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import (
+    Alias,
     Analysis,
     Campaign,
     Checkpoint,
@@ -122,7 +123,8 @@ def users_of_architecture(session: Session, architecture_id: str) -> list[str]:
 
 
 def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
-    """Return the users of a checkpoint's files: unfinished runs on it, adapters, deployments, running jobs, open campaigns."""
+    """Return the users of a checkpoint's files: unfinished runs on it, adapters, deployments, running jobs, open
+    campaigns, aliases."""
     checkpoint = session.get_one(Checkpoint, checkpoint_id)
     based = session.scalars(
         select(Run.name)
@@ -155,7 +157,9 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
         .join(Contestant, Contestant.campaign_id == Campaign.id)
         .where(Contestant.checkpoint_id == checkpoint_id, Campaign.closed_at.is_(None))
     )
+    aliases = session.scalars(select(Alias.name).where(Alias.checkpoint_id == checkpoint_id))
     return [
+        *(f"alias “{name}”" for name in aliases),
         *(f"run “{name}”, which starts from it" for name in based),
         *_resuming_run(session, checkpoint),
         *(f"adapter “{name}”, which needs it" for name in adapters),

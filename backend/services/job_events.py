@@ -29,7 +29,7 @@ from backend.domain.jobs.events import (
 from backend.domain.jobs.payloads import TrainPayload, read_payload
 from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind
-from backend.services.battles import generation, preference_sets
+from backend.services.battles import generation, rematches
 from backend.services.checkpoints import bases, inspections
 from backend.services.checkpoints import files as checkpoint_files
 from backend.services.context import Context
@@ -126,7 +126,7 @@ FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
     JobKind.TRAIN_TOKENIZER: (tokenizers.record_tokenizer,),
     JobKind.TOKENIZER_REPORT: (tokenizer_reports.record_report,),
     JobKind.ADD_BASE: (bases.record_base,),
-    JobKind.TRAIN: (run_events.record_run_end, measurements.record_run, preference_sets.enter_rematch, open_suites.start_at_end),
+    JobKind.TRAIN: (run_events.record_run_end, measurements.record_run, rematches.enter_rematch, open_suites.start_at_end),
     JobKind.EVALUATE: (safety_records.complete_scores, items.record_scores),
     JobKind.CLASSIFY: (toxicity.record_toxicity,),
     JobKind.JUDGE: (records.record_verdicts,),

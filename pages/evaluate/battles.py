@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.wording import plural
 from backend.services.battles.campaigns import add_contestant, close_campaign
 from backend.services.battles.generation import retry_generation
-from backend.services.battles.preference_sets import enter_new_checkpoint, launch_dpo_from_votes, preview_preferences, rematch_ready
+from backend.services.battles.rematches import enter_new_checkpoint, rematch_ready
 from backend.services.battles.standings import Standings, export_votes_csv, standings
 from backend.services.battles.views import CampaignView, get_campaign, list_campaigns, list_rematches
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -17,8 +17,10 @@ from pages.components.battles.answers import draw_answers
 from pages.components.battles.board import draw_board
 from pages.components.battles.campaign_form import draw_campaign_form
 from pages.components.battles.frozen import draw_frozen_board
+from pages.components.battles.promotion import draw_promotion
 from pages.components.battles.raters import draw_raters
 from pages.components.battles.standings import draw_way_to_verdict
+from pages.components.battles.training_plan import draw_training_plan
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
@@ -165,7 +167,7 @@ def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> 
         st.caption(
             "Its prompts are held out: the run did not train on them."
             if campaign.held_out
-            else "The dataset had too few other prompts, so these are the prompts the run trained on, which favours it."
+            else "These are the prompts that the run trained on, which favours it."
         )
     ready = rematch_ready(ctx, campaign.id)
     if ready is not None:
@@ -177,26 +179,8 @@ def draw_rematch_state(ctx: Context, person: Person, campaign: CampaignView) -> 
         draw_run_wait(ctx, campaign.id)
 
 
-def draw_loop(ctx: Context, person: Person, campaign: CampaignView, table: Standings) -> None:
-    """Draw the form that trains on the votes, and the rematches."""
-    st.subheader("Train on the votes", anchor=False)
-    resolution = preview_preferences(ctx, campaign.id)
-    left_out = resolution.undecided_votes + resolution.split_pairs
-    st.markdown(
-        f"The votes give **{plural(len(resolution.preferences), 'preference pair')}**"
-        + (f"; {plural(left_out, 'vote')} without a preference or with evenly split raters are left out." if left_out else ".")
-        + " A DPO run with LoRA trains on them, and its checkpoint meets its parent in a rematch."
-    )
-    if person.may_build and resolution.preferences and table.table is not None:
-        names = [name for name in (*table.table.contestants, *table.unrated) if name in table.checkpoints]
-        with st.container(horizontal=True, vertical_alignment="bottom"):
-            base = st.selectbox("Base", names, key="dpo_base", help="By default the leader.", width=380)
-            if st.button("Create preference set and launch run", type="primary", key="dpo_go", icon=":material/model_training:"):
-                with errors_shown():
-                    base_id = table.checkpoints[base]
-                    key = f"{campaign.id}-{campaign.num_votes}-{base_id}"
-                    launch = launch_dpo_from_votes(ctx, campaign.id, person=person, idempotency_key=key, base_id=base_id)
-                    st.switch_page(routes.BATTLES, query_params={"campaign": launch.rematch.id})
+def draw_rematches(ctx: Context, campaign: CampaignView) -> None:
+    """Draw the rematches of a campaign."""
     for rematch in list_rematches(ctx, campaign.id):
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             row_link(rematch.name, page=routes.BATTLES, query={"campaign": rematch.id}, icon="swords", key=f"rematch_{rematch.id}")
@@ -232,7 +216,9 @@ def draw_tab(ctx: Context, person: Person, campaign: CampaignView, board: Standi
     elif name == "Raters":
         draw_raters(ctx, person, campaign)
     elif name == "Train":
-        draw_loop(ctx, person, campaign, board)
+        draw_promotion(ctx, person, campaign)
+        draw_training_plan(ctx, person, campaign)
+        draw_rematches(ctx, campaign)
     else:
         every = 1.5 if campaign.is_writing else None
         st.fragment(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)), run_every=every)()

@@ -11,6 +11,7 @@ from backend.domain.wording import plural
 from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
+from backend.services.serving.aliases import list_aliases
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, list_deployments, list_endpoints
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
@@ -18,6 +19,7 @@ from backend.services.serving.requirements import SafetyRequirement, check_requi
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, with_code
 from pages.components.links import row_link
+from pages.components.serving.aliases import draw_aliases
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
 
@@ -54,14 +56,17 @@ def draw_form(
     ctx: Context, person: Person, checkpoints: dict[str, CheckpointView], endpoints: list[EndpointView], requested: str | None
 ) -> None:
     """Draw checkpoint, name and number of replicas, the memory they need, and the button."""
-    ids = list(checkpoints)
-    chosen = st.selectbox(
+    aliases = {a.name: a.checkpoint_id for a in list_aliases(ctx) if a.checkpoint_id and a.checkpoint_id in checkpoints}
+    ids = [*checkpoints, *aliases]
+    subject = st.selectbox(
         "Checkpoint",
         ids,
         index=ids.index(requested) if requested in checkpoints else 0,
-        format_func=lambda checkpoint_id: checkpoints[checkpoint_id].name,
+        format_func=lambda subject: label_subject(subject, checkpoints, aliases),
         key="deploy_checkpoint",
+        help="An endpoint that is deployed from an alias follows it: when the alias moves, its new checkpoint is deployed.",
     )
+    chosen, alias = aliases.get(subject, subject), subject if subject in aliases else None
     suggest_name(checkpoints[chosen].name, [endpoint.name for endpoint in endpoints])
     fields = st.grid(2, min_column_width=200)
     name = fields.text_input("Endpoint name", key="deploy_name", help="Clients send it as `model=`.").strip()
@@ -88,11 +93,17 @@ def draw_form(
                 name=name,
                 num_replicas=replicas,
                 require=(required or SafetyRequirement()) if gate else None,
+                alias=alias,
                 person=person,
             )
             st.query_params.pop("checkpoint", None)
             st.toast(f"Deploying {plain(name)}", icon=":material/rocket_launch:")
             st.rerun()
+
+
+def label_subject(subject: str, checkpoints: dict[str, CheckpointView], aliases: dict[str, str]) -> str:
+    """Return the label of a checkpoint, or of an alias with the checkpoint that holds it."""
+    return f"{subject} · {checkpoints[aliases[subject]].name}" if subject in aliases else checkpoints[subject].name
 
 
 def draw_requirements(ctx: Context, name: str, checkpoint_id: str, safety: SafetyRequirement | None) -> bool:
@@ -179,6 +190,8 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 icon="deployed_code",
                 key=f"served_{endpoint.name}",
             )
+            if endpoint.alias is not None:
+                st.badge(f"follows {plain(endpoint.alias)}", icon=":material/label:", color="violet")
             if endpoint.stopped_at is not None:
                 st.caption(f"stopped {ago(endpoint.stopped_at, now=ctx.now())}", width="content")
         if not is_stopped:
@@ -189,6 +202,7 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 
 def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw Chat, and Stop with its confirmation."""
+    st.page_link(routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name})
     st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
     with st.popover("Stop", icon=":material/stop_circle:", key=f"stop_menu_{endpoint.name}"):
         st.markdown(f"Stop {plain(endpoint.name)}? Clients get an error until it is started again.")
@@ -264,3 +278,4 @@ def draw_endpoints(ctx: Context, person: Person) -> None:
 with page_frame("Endpoints", "Deployed checkpoints, and how clients call them.") as (context_, person_):
     draw_deploy(context_, person_)
     draw_endpoints(context_, person_)
+    draw_aliases(context_, person_)

@@ -69,10 +69,11 @@ def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Con
     assert_sound(app)
     assert "Elm is better than Oak" in words(app)
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
-    assert "8 preference pairs" in words(app)
-    app.button(key="dpo_go").click().run()
+    assert "Preference pairs" in words(app)
+    assert "8 pairs, fewer than 100" in words(app)
+    app.button(key="plan_go").click().run()
     assert not app.exception
-    open_page("evaluate/battles.py", campaign=campaign.id, tab="Train").button(key="dpo_go").click().run()
+    open_page("evaluate/battles.py", campaign=campaign.id, tab="Train").button(key="plan_go").click().run()
     with site.db.read() as session:
         assert len(session.scalars(select(Run)).all()) == 1
     rematch = next(c for c in list_campaigns(site) if c.parent_id == campaign.id)
@@ -117,6 +118,33 @@ def test_a_board_is_frozen_and_verified_on_its_page(site: Context) -> None:
     assert board.digest in words(app)
     app.button(key="board_verify").click().run()
     assert "Verified" in words(app)
+
+
+def test_the_rules_and_the_recipe_of_a_training_plan_can_be_edited(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=8, dataset_rows=40)
+    vote_all(site, campaign.id, rater_for(site, LOCAL), prefer("Elm"))
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Train")
+    app.number_input(key="plan_locked").set_value(0.5)
+    app.run()
+    assert_sound(app)
+    assert "4 the prompt is locked for the rematch" in words(app)
+    app.toggle(key="plan_rules_as_yaml").set_value(True)
+    app.run()
+    app.text_area(key="plan_rules_yaml").set_value("min_raters: 2")
+    app.run()
+    assert "8 too few raters" in words(app)
+    app.text_area(key="plan_rules_yaml").set_value("min_ratters: 2")
+    app.run()
+    assert "did you mean" in app.error[0].value
+    app.text_area(key="plan_rules_yaml").set_value("")
+    app.run()
+    steps = next(field for field in app.number_input if field.label == "Steps")
+    steps.set_value(17)
+    app.run()
+    app.button(key="plan_go").click().run()
+    assert not app.exception
+    with site.db.read() as session:
+        assert [run.config["max_steps"] for run in session.scalars(select(Run))] == [17]
 
 
 def test_an_unknown_campaign_is_reported(site: Context) -> None:

@@ -1,4 +1,4 @@
-"""Names of endpoints: what clients send as `model=`."""
+"""Names of endpoints and aliases: what clients send as `model=`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from itertools import count
 from backend.errors import InvalidInput
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,79}")
+ALIAS = re.compile(r"(?=.{3,80}$)[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._-]*")
 _STEP = re.compile(r" · step [\d,.]+$")
 _SUGGESTED_LENGTH = 60
 
@@ -21,6 +22,25 @@ def check_endpoint_name(name: str) -> None:
             remedy="Use letters, digits and . _ : / - and begin with a letter or digit.",
             field="name",
         )
+
+
+def check_alias_name(name: str) -> None:
+    """Raise InvalidInput for a name that is not of the form `storyteller@production`. Endpoints and checkpoints have no `@`."""
+    if not ALIAS.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} can't be an alias.",
+            remedy="Write NAME@STAGE, such as storyteller@production, in at most 80 letters, digits and . _ -",
+            field="alias",
+        )
+
+
+def is_alias_name(name: str) -> bool:
+    """Return whether a name has the form of an alias.
+
+    >>> is_alias_name("storyteller@production")
+    True
+    """
+    return ALIAS.fullmatch(name) is not None
 
 
 def suggest_endpoint_name(checkpoint: str, taken: Collection[str]) -> str:

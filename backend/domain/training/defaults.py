@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.domain.training.config import PAIRWISE, Objective
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule, split_batch
+from backend.domain.wording import plural
 
 TOKENS_PER_PARAMETER = 20
 """Compute-optimal tokens per parameter (Hoffmann et al. 2022, arXiv 2203.15556)."""
@@ -138,3 +139,53 @@ def _rounded(steps: float) -> int:
         return math.ceil(steps)
     unit = int(10 ** (math.floor(math.log10(steps)) - 1))
     return math.ceil(steps / unit) * unit
+
+
+VOTE_STEPS, VOTE_CONTEXT = 2000, 512
+"""Most steps and longest context of a recipe for a set of votes."""
+SMALL_SET, MEDIUM_SET = 200, 1000
+"""Rows below which a run makes three epochs, and two."""
+FEW_BATCHES = 8
+"""Batches that a small set is divided into at least, so that an epoch is more than one step."""
+
+
+@dataclass(frozen=True)
+class SuggestedRecipe:
+    """Values by path of a RunConfig, and (label, reason) of those that depend on the set."""
+
+    values: Mapping[str, Any]
+    reasons: tuple[tuple[str, str], ...] = field(default=())
+
+
+def suggest_recipe(objective: Objective, *, num_rows: int, parameters: int | None, context: int, method: str = "lora") -> SuggestedRecipe:
+    """Return the recipe for `num_rows` training rows on a network of so many parameters.
+
+    The learning rate is `suggest_learning_rate`'s. Small sets get more epochs and smaller batches; beta is 0.1 (Rafailov et al. 2023,
+    arXiv 2305.18290), twice that below 200 pairs, which keeps the network nearer to its base.
+    """
+    context = min(context, VOTE_CONTEXT)
+    basis = Basis(objective, method, has_base=True, parameters=parameters, max_context=context, train_rows=num_rows)
+    values = suggest_values(basis)
+    smallest = 2 if objective is Objective.KTO else 1
+    batch = max(smallest, min(values["micro_batch"] * values["grad_accum_steps"], 2 ** int(math.log2(max(1, num_rows / FEW_BATCHES)))))
+    micro_batch = max(smallest, min(values["micro_batch"], batch))
+    accumulate = max(1, batch // micro_batch)
+    epochs = 3 if num_rows < SMALL_SET else 2 if num_rows < MEDIUM_SET else 1
+    steps = max(MIN_STEPS, min(VOTE_STEPS, math.ceil(epochs * num_rows / (micro_batch * accumulate))))
+    chosen = {**basis.chosen, "context": context, "micro_batch": micro_batch, "grad_accum_steps": accumulate, "max_steps": steps}
+    values = suggest_values(Basis(objective, method, has_base=True, parameters=parameters, train_rows=num_rows, chosen=chosen))
+    values |= {"warmup_steps": min(10, steps // 10), "eval_every": max(1, steps // 4), "checkpoint_every": steps}
+    reasons = [
+        ("Steps", f"{plural(epochs, 'epoch')} over {plural(num_rows, 'row')} in batches of {micro_batch * accumulate}"),
+        ("Learning rate", f"for {objective.value} with {method} on {_size(parameters)} parameters"),
+    ]
+    if objective in (Objective.DPO, Objective.KTO):
+        values["preference.beta"] = 0.2 if num_rows < SMALL_SET else 0.1
+        reasons.append(("Beta", "the usual 0.1" if num_rows >= SMALL_SET else "twice the usual 0.1: few pairs, so stay near the base"))
+    if method == "lora":
+        reasons.append(("Method", "LoRA changes the base least and is merged or removed in one step"))
+    return SuggestedRecipe(values, tuple(reasons))
+
+
+def _size(parameters: int | None) -> str:
+    return f"{parameters / 1e6:,.1f} M" if parameters else "an unknown number of"

@@ -1,331 +1,251 @@
-"""Turn votes into a preference set, train a DPO run on it, and enter its checkpoint in a rematch against its parent."""
+"""Training rows from votes: preview them by the rules, and store them as a dataset with provenance to each vote."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
-
-from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Run
-from backend.domain.battles.campaign import Messages, content_hash
-from backend.domain.battles.preference_pairs import CastVote, Resolution, resolve_preferences
-from backend.domain.jobs.payloads import TrainPayload
-from backend.domain.jobs.results import TrainResult
-from backend.domain.jobs.states import QUEUE_OF, JobKind
-from backend.domain.training.config import Objective, RunConfig
-from backend.errors import Conflict, InvalidInput
-from backend.services.battles.campaigns import enter, insert_campaign
-from backend.services.battles.generation import start_generation
-from backend.services.battles.prompts import draw_prompts, read_prompts
-from backend.services.battles.standings import leader_of
-from backend.services.battles.views import CampaignView, campaign_view, find_campaign, get_campaign, valid_votes
-from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
+from backend.domain.battles.preferences.pairs import LeftOut, Preference, Resolution, resolve_preferences
+from backend.domain.battles.preferences.rows import label_answers, label_row, preference_row, rewrite_row
+from backend.domain.battles.preferences.rules import PreferenceRules
+from backend.domain.battles.preferences.warnings import PairFacts, SetWarning, length_difference, preference_warnings
+from backend.domain.statistics.estimates import Estimate
+from backend.errors import InvalidInput
+from backend.services.battles.held_out import locked_prompts
+from backend.services.battles.views import get_campaign
+from backend.services.battles.vote_rows import CampaignVotes, read_votes
 from backend.services.context import Context, Person, require_builder
-from backend.services.data.datasets import resolve_version
 from backend.services.data.imports import add_rows_dataset
 from backend.services.data.views import VersionView
-from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import wake
-from backend.services.training.runs import launch_run
 
-ENOUGH_HELD_OUT = 8
-"""A rematch with fewer unseen prompts than this (or than the campaign asks for) uses the campaign's own prompts instead."""
-
-REMATCH = "Rematch of "
-MICRO_BATCH, MIN_STEPS, MAX_STEPS, MAX_CONTEXT = 4, 10, 120, 512
+VoteObjective = Literal["dpo", "sft", "kto"]
+KINDS: dict[VoteObjective, str] = {"dpo": "preference", "sft": "chat", "kto": "kto"}
+NO_ROWS: dict[VoteObjective, tuple[str, str]] = {
+    "dpo": ("No vote in this campaign prefers one completion to another", "Vote on more battles, or loosen the rules."),
+    "sft": ("No rater has written a better answer", "Let raters rewrite answers, or train on pairs."),
+    "kto": ("No answer is rated or called bad by most of its raters", "Let raters rate single answers, or train on pairs."),
+}
 
 
 @dataclass(frozen=True)
-class PreferenceSet:
-    """A dataset of kind `preference` made from votes. Its import is a job, so `version` may not be ready yet."""
+class PairPreview:
+    """A pair as the page shows it: the prompt's last turn, both answers and their authors."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    chosen_by: str
+    rejected_by: str
+    agreement: float
+    num_raters: int
+    votes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VoteRows:
+    """Rows that votes give, with the provenance of each, and the prompts that they use."""
+
+    rows: tuple[dict[str, Any], ...]
+    provenance: tuple[dict[str, Any], ...]
+    prompt_ids: frozenset[str]
+
+
+@dataclass(frozen=True)
+class PreferencePreview:
+    """Rows that a campaign's votes would give. `num_rows` by objective; `length` is chosen minus rejected, in tokens."""
+
+    resolution: Resolution
+    pairs: tuple[PairPreview, ...]
+    warnings: tuple[SetWarning, ...]
+    length: Estimate | None
+    num_rows: dict[VoteObjective, int]
+    num_locked: int
+    num_excluded_votes: int
+    categories: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VoteDataset:
+    """A dataset made from votes. Its import is a job, so `version` may not be ready yet."""
 
     version: VersionView
-    resolution: Resolution
+    num_rows: int
     prompt_hashes: frozenset[str]
 
 
-@dataclass(frozen=True)
-class DpoLaunch:
-    """A launched DPO run with its rematch. `held_out`: whether the rematch uses only prompts the run does not train on."""
-
-    dataset: str
-    num_pairs: int
-    run_id: str
-    run: str
-    base: str
-    rematch: CampaignView
-    held_out: bool
-
-
-def preview_preferences(ctx: Context, campaign_id: str) -> Resolution:
-    """Return the preference pairs of a campaign's votes so far."""
-    with ctx.db.read() as session:
-        find_campaign(session, campaign_id)
-        return _resolve(session, campaign_id)
-
-
-def make_preference_set(ctx: Context, campaign_id: str, *, name: str, person: Person, idempotency_key: str | None = None) -> PreferenceSet:
-    """Store a campaign's decisive votes as rows {prompt, chosen, rejected}: the majority on each prompt and pair.
-
-    The version's provenance names campaign, contestants and, row by row, votes, raters and agreement. Raises InvalidInput when no vote
-    preferred anything, NotAllowed.
-    """
-    require_builder(person)
-    with ctx.db.read() as session:
-        campaign = find_campaign(session, campaign_id)
-        resolution = _resolve(session, campaign_id)
-        if not resolution.preferences:
-            raise InvalidInput(
-                "No vote in this campaign prefers one completion to another yet.", remedy="Vote on some battles first.", field="votes"
-            )
-        prompts = {row.id: row for row in session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign_id))}
-        texts = _texts(session, campaign_id)
-        names = _names(session, campaign_id)
-        campaign_name = campaign.name
-    rows = [
-        {
-            "prompt": prompts[pair.prompt].messages,
-            "chosen": [{"role": "assistant", "content": texts[pair.prompt, pair.chosen]}],
-            "rejected": [{"role": "assistant", "content": texts[pair.prompt, pair.rejected]}],
-        }
-        for pair in resolution.preferences
-    ]
-    provenance = _provenance(campaign_id, campaign_name, resolution, names)
-    version = add_rows_dataset(
-        ctx, name=name, kind="preference", rows=rows, provenance=provenance, person=person, idempotency_key=idempotency_key
+def preview_preferences(ctx: Context, campaign_id: str, rules: PreferenceRules | None = None) -> PreferencePreview:
+    """Return the preference pairs of a campaign's votes so far, what was left out, and warnings."""
+    rules = rules or PreferenceRules()
+    votes, locked = _read(ctx, campaign_id, rules)
+    resolution = resolve_preferences(votes.votes, rules, answers=votes.known, locked=locked)
+    facts = [_facts(pair, votes) for pair in resolution.preferences]
+    others: tuple[VoteObjective, VoteObjective] = ("sft", "kto")
+    return PreferencePreview(
+        resolution=resolution,
+        pairs=tuple(_preview(pair, votes) for pair in resolution.preferences),
+        warnings=preference_warnings(facts),
+        length=length_difference(facts),
+        num_rows={"dpo": len(facts), **{name: len(_ROWS[name](votes, rules, locked).rows) for name in others}},
+        num_locked=len(locked),
+        num_excluded_votes=votes.num_excluded_votes,
+        categories=tuple(sorted({prompt.category for prompt in votes.prompts.values() if prompt.category})),
     )
-    return PreferenceSet(version, resolution, frozenset(prompts[pair.prompt].content_hash for pair in resolution.preferences))
 
 
-def launch_dpo_from_votes(ctx: Context, campaign_id: str, *, person: Person, idempotency_key: str, base_id: str | None = None) -> DpoLaunch:
-    """Make the preference set, queue a DPO run that waits for it, and open the rematch that waits for the run.
+def make_vote_dataset(
+    ctx: Context,
+    campaign_id: str,
+    *,
+    name: str,
+    person: Person,
+    objective: VoteObjective = "dpo",
+    rules: PreferenceRules | None = None,
+    idempotency_key: str | None = None,
+) -> VoteDataset:
+    """Store training rows of a campaign's votes: pairs (`dpo`), rewritten answers (`sft`) or labelled answers (`kto`).
 
-    The run starts from `base_id` or the campaign's leader and trains low-rank adapters. The same key gives the same run and rematch.
-    Raises InvalidInput without decisive votes, Conflict for a base whose files are gone, NotAllowed.
+    The version's provenance names the campaign, the rules and, row by row, prompt, authors, votes and agreement. Raises InvalidInput
+    when the votes give no row, NotAllowed.
     """
     require_builder(person)
+    rules = rules or PreferenceRules()
     campaign = get_campaign(ctx, campaign_id)
-    base = resolve_checkpoint(ctx, base_id or leader_of(ctx, campaign_id) or "")
-    if base.id not in {contestant.checkpoint_id for contestant in campaign.contestants}:
-        raise InvalidInput(f"“{base.name}” is not in this campaign.", remedy="Choose one of its contestants.", field="base")
-    made = make_preference_set(
-        ctx, campaign_id, name=f"{campaign.name} votes"[:120], person=person, idempotency_key=f"votes-{idempotency_key}"
-    )
-    config = dpo_config(campaign, made, base, context=_context_of(ctx, base))
-    run = launch_run(ctx, config, person=person, idempotency_key=f"dpo-{idempotency_key}")
-    rematch = _open_rematch(ctx, campaign, made, run_id=run.id, base_id=base.id, person=person)
-    return DpoLaunch(
-        dataset=made.version.label,
-        num_pairs=len(made.resolution.preferences),
-        run_id=run.id,
-        run=run.name,
-        base=base.name,
-        rematch=rematch,
-        held_out=bool(rematch.held_out),
-    )
-
-
-def dpo_config(campaign: CampaignView, made: PreferenceSet, base: CheckpointView, *, context: int) -> RunConfig:
-    """Return the config of the DPO run: two epochs over the pairs, at least 10 and at most 120 steps."""
-    pairs = len(made.resolution.preferences)
-    steps = min(MAX_STEPS, max(MIN_STEPS, math.ceil(2 * pairs / MICRO_BATCH)))
-    return RunConfig(
-        name=f"DPO on votes of {campaign.name.removeprefix(REMATCH)}"[:100],
-        objective=Objective.DPO,
-        dataset=made.version.label,
-        base=base.id,
-        method="lora",
-        max_steps=steps,
-        micro_batch=MICRO_BATCH,
-        context=min(context, MAX_CONTEXT),
-        learning_rate=2e-4,
-        warmup_steps=min(5, steps // 5),
-        weight_decay=0.0,
-        eval_every=max(1, steps // 4),
-        checkpoint_every=steps,
-        sample_prompts=(),
-    )
-
-
-def rematch_ready(ctx: Context, campaign_id: str) -> CheckpointView | None:
-    """Return the finished checkpoint that a rematch waits for, if it exists and has not been entered."""
-    with ctx.db.read() as session:
-        campaign = find_campaign(session, campaign_id)
-        checkpoint = _awaited(session, campaign)
-        checkpoint_id = checkpoint.id if checkpoint else None
-    return resolve_checkpoint(ctx, checkpoint_id) if checkpoint_id else None
-
-
-def enter_new_checkpoint(ctx: Context, campaign_id: str, *, person: Person) -> CampaignView:
-    """Enter the run's new checkpoint against its parent and queue completions of both. Idempotent.
-
-    Raises Conflict while the run has no final checkpoint.
-    """
-    require_builder(person)
-    with ctx.db.write() as session:
-        campaign = find_campaign(session, campaign_id)
-        if campaign.run_id is None:
-            raise Conflict("This campaign is no rematch, so there is no new checkpoint to enter.")
-        if not _enter_awaited(session, ctx, campaign, person_id=person.id) and not _has_two(session, campaign):
-            raise Conflict("The run has not finished, so there is no new checkpoint yet.", remedy="Wait for the run, or resume it.")
-        result = campaign_view(session, campaign)
-    wake(ctx, QUEUE_OF[JobKind.GENERATE])
-    return result
-
-
-def enter_rematch(session: Session, ctx: Context, claim: Claim[TrainPayload], result: TrainResult) -> None:
-    """Enter the new checkpoint in the rematch that waits for a finished run, in the same transaction."""
-    run_id = session.scalar(select(Run.id).where(Run.job_id == claim.job_id))
-    campaign = session.scalar(select(Campaign).where(Campaign.run_id == run_id)) if run_id else None
-    if campaign is not None:
-        _enter_awaited(session, ctx, campaign, person_id=campaign.created_by)
-
-
-def _open_rematch(ctx: Context, campaign: CampaignView, made: PreferenceSet, *, run_id: str, base_id: str, person: Person) -> CampaignView:
-    prompts, held_out = _rematch_prompts(ctx, campaign, made)
-    try:
-        with ctx.db.write() as session:
-            known = session.scalar(select(Campaign).where(Campaign.run_id == run_id))
-            if known is None:
-                known = insert_campaign(
-                    session,
-                    ctx,
-                    name=_free_name(session, REMATCH + campaign.name.removeprefix(REMATCH)),
-                    prompts=prompts,
-                    config=campaign.config,
-                    person=person,
-                    dataset_version_id=session.get_one(Campaign, campaign.id).dataset_version_id,
-                    parent_id=campaign.id,
-                    run_id=run_id,
-                    held_out=held_out,
-                )
-                enter(session, ctx, known, session.get_one(Checkpoint, base_id))
-                _enter_awaited(session, ctx, known, person_id=person.id)  # the run finished before this transaction
-            return campaign_view(session, known)
-    except IntegrityError:  # a double click
-        with ctx.db.read() as session:
-            return campaign_view(session, session.scalars(select(Campaign).where(Campaign.run_id == run_id)).one())
-
-
-def _rematch_prompts(ctx: Context, campaign: CampaignView, made: PreferenceSet) -> tuple[list[Messages], bool]:
-    """Return prompts that neither this run nor its predecessors trained on, if there are enough; else the campaign's."""
-    with ctx.db.read() as session:
-        rows = session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id).order_by(CampaignPrompt.position))
-        own = [list(row.messages) for row in rows]
-        learned = made.prompt_hashes | _learned_before(session, campaign.parent_id)
-    candidates = {content_hash(messages): messages for messages in own}
-    if campaign.dataset is not None:
-        for messages in read_prompts(ctx, resolve_version(ctx, campaign.dataset), config=campaign.config):
-            candidates.setdefault(content_hash(messages), messages)
-    unseen = [messages for digest, messages in candidates.items() if digest not in learned]
-    if len(unseen) >= min(campaign.config.num_prompts, ENOUGH_HELD_OUT):
-        return draw_prompts(unseen, num=campaign.config.num_prompts, seed=campaign.config.seed), True
-    return own, False
-
-
-def _learned_before(session: Session, campaign_id: str | None) -> set[str]:
-    """Return the prompts of the preference pairs of a campaign and its ancestors."""
-    hashes: set[str] = set()
-    while campaign_id is not None:
-        prompts = {pair.prompt for pair in _resolve(session, campaign_id).preferences}
-        rows = session.execute(select(CampaignPrompt.id, CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign_id))
-        hashes |= {digest for prompt, digest in rows if prompt in prompts}
-        campaign_id = session.get_one(Campaign, campaign_id).parent_id
-    return hashes
-
-
-def _awaited(session: Session, campaign: Campaign) -> Checkpoint | None:
-    """Return the final checkpoint of a rematch's run, unless it is entered already."""
-    if campaign.run_id is None:
-        return None
-    final = session.scalar(
-        select(Checkpoint)
-        .where(Checkpoint.run_id == campaign.run_id, Checkpoint.is_final, Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))
-        .order_by(Checkpoint.step.desc())
-        .limit(1)
-    )
-    if final is None:
-        return None
-    plays = session.scalar(select(Contestant.id).where(Contestant.campaign_id == campaign.id, Contestant.checkpoint_id == final.id))
-    return None if plays else final
-
-
-def _enter_awaited(session: Session, ctx: Context, campaign: Campaign, *, person_id: str | None) -> bool:
-    final = _awaited(session, campaign)
-    if final is None or campaign.closed_at is not None:
-        return False
-    enter(session, ctx, campaign, final)
-    for contestant in session.scalars(select(Contestant).where(Contestant.campaign_id == campaign.id, Contestant.job_id.is_(None))).all():
-        start_generation(session, ctx, campaign, contestant, person_id=person_id)
-    return True
-
-
-def _has_two(session: Session, campaign: Campaign) -> bool:
-    return len(session.scalars(select(Contestant.id).where(Contestant.campaign_id == campaign.id)).all()) > 1
-
-
-def _resolve(session: Session, campaign_id: str) -> Resolution:
-    votes = valid_votes(session, campaign_id)
-    return resolve_preferences(
-        CastVote(vote=vote.id, rater=vote.rater_id, prompt=vote.prompt_id, contestants=(vote.a, vote.b), winner=vote.winner)
-        for vote in votes
-    )
-
-
-def _texts(session: Session, campaign_id: str) -> dict[tuple[str, str], str]:
-    query = select(Completion.prompt_id, Completion.contestant_id, Completion.text).join(
-        Contestant, Contestant.id == Completion.contestant_id
-    )
-    rows = session.execute(query.where(Contestant.campaign_id == campaign_id))
-    return {(prompt, contestant): text for prompt, contestant, text in rows}
-
-
-def _names(session: Session, campaign_id: str) -> dict[str, tuple[str, str]]:
-    query = select(Contestant.id, Checkpoint.id, Checkpoint.name).join(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
-    return {row[0]: (row[1], row[2]) for row in session.execute(query.where(Contestant.campaign_id == campaign_id))}
-
-
-def _provenance(campaign_id: str, name: str, resolution: Resolution, names: dict[str, tuple[str, str]]) -> dict[str, Any]:
-    return {
+    votes, locked = _read(ctx, campaign_id, rules)
+    made = _ROWS[objective](votes, rules, locked)
+    if not made.rows:
+        problem, remedy = NO_ROWS[objective]
+        suffix = " by these rules" if objective == "dpo" and votes.votes else " yet"
+        raise InvalidInput(f"{problem}{suffix}.", remedy=remedy, field="votes")
+    resolution = resolve_preferences(votes.votes, rules, answers=votes.known, locked=locked)
+    provenance = {
         "from": "votes",
+        "objective": objective,
         "campaign_id": campaign_id,
-        "campaign": name,
-        "contestants": [{"checkpoint_id": checkpoint, "name": shown} for checkpoint, shown in names.values()],
-        "pairs": len(resolution.preferences),
+        "campaign": campaign.name,
+        "contestants": [{"checkpoint_id": c.checkpoint_id, "name": c.name} for c in campaign.contestants],
+        "rules": rules.model_dump(mode="json"),
+        "pairs": len(made.rows) if objective == "dpo" else 0,
         "mean_agreement": resolution.agreement,
-        "undecided_votes": resolution.undecided_votes,
-        "split_pairs": resolution.split_pairs,
-        "rows": [
-            {
-                "prompt_id": pair.prompt,
-                "chosen": names[pair.chosen][0],
-                "rejected": names[pair.rejected][0],
-                "votes": list(pair.votes),
-                "raters": pair.num_raters,
-                "agreement": pair.agreement,
-            }
-            for pair in resolution.preferences
-        ],
+        "left_out": {reason.value: count for reason, count in resolution.left_out.items()},
+        "excluded_raters": sorted(votes.excluded_raters),
+        "excluded_votes": votes.num_excluded_votes,
+        "locked_prompts": sorted(locked),
+        "rows": list(made.provenance),
+    }
+    version = add_rows_dataset(
+        ctx,
+        name=name,
+        kind=KINDS[objective],
+        rows=made.rows,
+        provenance=provenance,
+        person=person,
+        idempotency_key=idempotency_key,
+    )
+    return VoteDataset(version, len(made.rows), frozenset(votes.prompts[prompt].content_hash for prompt in made.prompt_ids))
+
+
+def preview_document(preview: PreferencePreview) -> dict[str, Any]:
+    """Return a preview as the command line's JSON."""
+    return {
+        "pairs": len(preview.pairs),
+        "rows": preview.num_rows,
+        "mean_agreement": preview.resolution.agreement,
+        "left_out": {reason.name.lower(): count for reason, count in preview.resolution.left_out.items()},
+        "locked_prompts": preview.num_locked,
+        "excluded_votes": preview.num_excluded_votes,
+        "length": asdict(preview.length) if preview.length else None,
+        "warnings": [asdict(warning) for warning in preview.warnings],
     }
 
 
-def _context_of(ctx: Context, base: CheckpointView) -> int:
-    """Return a checkpoint's longest input from its row; a run's training context is a lower bound."""
-    known = base.facts.get("context")
-    if known:
-        return int(known)
-    if base.run_id is None:
-        return 128
+def _read(ctx: Context, campaign_id: str, rules: PreferenceRules) -> tuple[CampaignVotes, frozenset[str]]:
+    campaign = get_campaign(ctx, campaign_id)
     with ctx.db.read() as session:
-        return int(session.get_one(Run, base.run_id).config.get("context") or 128)
+        votes = read_votes(session, campaign_id)
+    return votes, locked_prompts(ctx, campaign, votes, rules)
 
 
-def _free_name(session: Session, name: str) -> str:
-    taken = set(session.scalars(select(Campaign.name).where(Campaign.name.startswith(name[:110], autoescape=True))))
-    if name[:120] not in taken:
-        return name[:120]
-    return next(f"{name[:110]} {n}" for n in range(2, len(taken) + 3) if f"{name[:110]} {n}" not in taken)
+def _pairs(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[str]) -> VoteRows:
+    pairs = resolve_preferences(votes.votes, rules, answers=votes.known, locked=locked).preferences
+    texts = {answer.id: answer.text for answer in votes.answers.values()}
+    rows = [preference_row(votes.prompts[pair.prompt].messages, chosen=texts[pair.chosen], rejected=texts[pair.rejected]) for pair in pairs]
+    provenance = [
+        {
+            "prompt_id": pair.prompt,
+            "chosen": votes.answers[pair.chosen].checkpoint_id or votes.answers[pair.chosen].author,
+            "rejected": votes.answers[pair.rejected].checkpoint_id or votes.answers[pair.rejected].author,
+            "chosen_id": pair.chosen,
+            "rejected_id": pair.rejected,
+            "votes": list(pair.votes),
+            "raters": pair.num_raters,
+            "agreement": pair.agreement,
+        }
+        for pair in pairs
+    ]
+    return _vote_rows(rows, provenance)
+
+
+def _rewrites(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[str]) -> VoteRows:
+    usable = [one for one in votes.rewrites if one.prompt_id not in locked and _in_categories(votes, one.prompt_id, rules)]
+    rows = [rewrite_row(votes.prompts[one.prompt_id].messages, rewrite=one.text) for one in usable]
+    return _vote_rows(rows, [{"prompt_id": one.prompt_id, "votes": [one.vote_id]} for one in usable])
+
+
+def _labels(votes: CampaignVotes, rules: PreferenceRules, locked: frozenset[str]) -> VoteRows:
+    labels = label_answers(votes.ratings, votes.votes)
+    on_answer: dict[str, list[str]] = {}
+    for vote in votes.votes:
+        for answer_id in vote.answers:
+            on_answer.setdefault(answer_id, []).append(vote.vote)
+    rows, provenance = [], []
+    for answer_id, is_good in labels.items():
+        answer = votes.answers[answer_id]
+        if answer.prompt_id in locked or not _in_categories(votes, answer.prompt_id, rules):
+            continue
+        rows.append(label_row(votes.prompts[answer.prompt_id].messages, completion=answer.text, is_good=is_good))
+        rated = answer_id in votes.ratings
+        source = {"ratings": votes.ratings[answer_id]} if rated else {"votes": on_answer.get(answer_id, [])}
+        provenance.append({"prompt_id": answer.prompt_id, "answer_id": answer_id, **source})
+    return _vote_rows(rows, provenance)
+
+
+_ROWS = {"dpo": _pairs, "sft": _rewrites, "kto": _labels}
+
+
+def _vote_rows(rows: list[dict[str, Any]], provenance: list[dict[str, Any]]) -> VoteRows:
+    return VoteRows(tuple(rows), tuple(provenance), frozenset(str(row["prompt_id"]) for row in provenance))
+
+
+def _in_categories(votes: CampaignVotes, prompt_id: str, rules: PreferenceRules) -> bool:
+    prompt = votes.prompts.get(prompt_id)
+    return prompt is not None and (not rules.categories or prompt.category in rules.categories)
+
+
+def _facts(pair: Preference, votes: CampaignVotes) -> PairFacts:
+    return PairFacts(
+        prompt=votes.prompts[pair.prompt].content_hash,
+        chosen_tokens=votes.answers[pair.chosen].tokens,
+        rejected_tokens=votes.answers[pair.rejected].tokens,
+        agreement=pair.agreement,
+        category=votes.prompts[pair.prompt].category,
+    )
+
+
+def _preview(pair: Preference, votes: CampaignVotes) -> PairPreview:
+    chosen, rejected = votes.answers[pair.chosen], votes.answers[pair.rejected]
+    return PairPreview(
+        prompt=votes.prompts[pair.prompt].messages[-1]["content"],
+        chosen=chosen.text,
+        rejected=rejected.text,
+        chosen_by=chosen.author,
+        rejected_by=rejected.author,
+        agreement=pair.agreement,
+        num_raters=pair.num_raters,
+        votes=pair.votes,
+    )
+
+
+def describe_left_out(left_out: Iterable[tuple[LeftOut, int]]) -> str:
+    """Return the reasons with their counts: `3 too little agreement, 1 equal answers`."""
+    return ", ".join(f"{count} {reason.value}" for reason, count in left_out if count)

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Job, Run
+from backend.db.tables import Alias, Checkpoint, Dataset, DatasetVersion, Job, Run
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
@@ -102,13 +102,13 @@ def get_checkpoint(ctx: Context, checkpoint_id: str) -> CheckpointView:
 
 
 def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
-    """Return the usable checkpoint of an id or a name; a run's name or id selects its newest.
+    """Return the usable checkpoint of an id or a name; a run's name or id selects its newest, an alias the one that holds it.
 
     Raises NotFound with similar names, or Conflict if its files are not ready or deleted.
     """
     with ctx.db.read() as session:
         row = session.get(Checkpoint, name_or_id) or session.scalar(select(Checkpoint).where(Checkpoint.name == name_or_id))
-        row = row or _newest_of_run(session, name_or_id)
+        row = row or _newest_of_run(session, name_or_id) or _holder_of_alias(session, name_or_id)
         if row is None:
             names = session.scalars(select(Checkpoint.name).where(Checkpoint.deleted_at.is_(None), Checkpoint.archived_at.is_(None)))
             raise not_found("checkpoint", name_or_id, names, remedy="Train one, or add a base on the Checkpoints page.")
@@ -222,6 +222,10 @@ def _existing(session: Session, checkpoint_id: str) -> Checkpoint:
         names = session.scalars(select(Checkpoint.name).where(Checkpoint.deleted_at.is_(None)))
         raise not_found("checkpoint", checkpoint_id, names, remedy="It may have been deleted.")
     return row
+
+
+def _holder_of_alias(session: Session, name: str) -> Checkpoint | None:
+    return session.scalar(select(Checkpoint).join(Alias, Alias.checkpoint_id == Checkpoint.id).where(Alias.name == name))
 
 
 def _newest_of_run(session: Session, name_or_id: str) -> Checkpoint | None:

@@ -8,14 +8,14 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Deployment, Endpoint, Replica, RequiredGate, Usage
+from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Replica, RequiredGate, Usage
 from backend.domain.jobs.payloads import ReplicaPayload, require_folder
 from backend.domain.serving.names import check_endpoint_name
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.jobs import add_job, request_stop, wake
-from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
+from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.replicas import retire
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
 
@@ -30,11 +30,13 @@ def deploy(
     num_replicas: int = 1,
     config: dict[str, Any] | None = None,
     require: SafetyRequirement | None = None,
+    alias: str | None = None,
     person: Person,
 ) -> EndpointView:
     """Bind an endpoint to a checkpoint. The endpoint's previous deployment serves until a replica of the new one is ready.
 
-    With `require`, now and of every later deployment, the checkpoint must pass the safety gate. Raises InvalidInput for a bad name or
+    With `alias` the endpoint follows it: whenever the alias moves, the checkpoint that holds it is deployed. With `require`, now and of
+    every later deployment, the checkpoint must pass the safety gate. Raises InvalidInput for a bad name or
     number, NotFound for an unknown checkpoint, Conflict with the reason for one that does not pass it, or a gate that the endpoint
     requires, NotAllowed for a rater.
     """
@@ -43,10 +45,10 @@ def deploy(
     if not 1 <= num_replicas <= MAX_REPLICAS:
         raise InvalidInput(f"{num_replicas} replicas is out of range.", remedy=f"Choose 1 to {MAX_REPLICAS}.", field="replicas")
     require = require or requirement_of(ctx, name)
-    if require is not None:
-        check_requirement(ctx, checkpoint_id, name=name, requirement=require)
-    _check_gates(ctx, name, checkpoint_id, person=person)
-    config = {**(config or {}), **stored_requirement(require)}
+    refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person, require=require)
+    if alias is not None:
+        _check_alias(ctx, alias, checkpoint_id)
+    config = {**(config or {}), **({FOLLOWS: alias} if alias else {}), **stored_requirement(require)}
     with ctx.db.write() as session:
         endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
         if endpoint is None:
@@ -59,15 +61,14 @@ def deploy(
 
 
 def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
-    """Deploy the last checkpoint of a stopped endpoint again, with the same number of replicas and the same settings.
+    """Deploy the last checkpoint of a stopped endpoint again, with the same number of replicas and the same settings; an endpoint that
+    follows an alias gets the checkpoint that holds it now.
 
     Raises NotFound for an unknown endpoint or deleted files, Conflict if the endpoint is not stopped or requires a gate that is not passed.
     """
     require_builder(person)
-    required, checkpoint_id = requirement_of(ctx, name), get_endpoint(ctx, name).checkpoint_id
-    if required is not None:
-        check_requirement(ctx, checkpoint_id, name=name, requirement=required)
-    _check_gates(ctx, name, checkpoint_id, person=person)
+    checkpoint_id = _next_checkpoint(ctx, name)
+    refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         last = session.scalars(
@@ -76,9 +77,32 @@ def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
         if last.stopped_at is None:
             raise Conflict(f"The endpoint {name!r} is not stopped.", remedy="Stop it first, or deploy another checkpoint under its name.")
         num_replicas = last.num_replicas
-        _add_deployment(session, ctx, endpoint, last.checkpoint_id, num_replicas=num_replicas, config=last.config, person=person)
+        _add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=last.config, person=person)
     _wake_workers(ctx, num_replicas)
     return get_endpoint(ctx, name)
+
+
+def refuse_undeployable(ctx: Context, *, name: str, checkpoint_id: str, person: Person, require: SafetyRequirement | None = None) -> None:
+    """Raise Conflict with the reason for a checkpoint that the endpoint's safety requirement or one of its gates does not accept."""
+    required = require or requirement_of(ctx, name)
+    if required is not None:
+        check_requirement(ctx, checkpoint_id, name=name, requirement=required)
+    _check_gates(ctx, name, checkpoint_id, person=person)
+
+
+def _check_alias(ctx: Context, alias: str, checkpoint_id: str) -> None:
+    with ctx.db.read() as session:
+        held = session.scalar(select(Alias.checkpoint_id).where(Alias.name == alias))
+    if held != checkpoint_id:
+        raise Conflict(f"The alias {alias!r} is not held by this checkpoint.", remedy="Deploy from the alias again.", field="alias")
+
+
+def _next_checkpoint(ctx: Context, name: str) -> str:
+    """Return what a start of an endpoint serves: its alias's checkpoint, else its last one."""
+    view = get_endpoint(ctx, name)
+    with ctx.db.read() as session:
+        held = session.scalar(select(Alias.checkpoint_id).where(Alias.name == view.alias)) if view.alias else None
+    return held or view.checkpoint_id
 
 
 def _check_gates(ctx: Context, name: str, checkpoint_id: str, *, person: Person) -> None:

@@ -10,12 +10,15 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import UtcDateTime
-from backend.db.tables import Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
+from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.domain.training.config import Objective
 from backend.errors import NotFound
 from backend.services.context import Context
+
+FOLLOWS = "alias"
+"""Key of a deployment's config: the alias that its endpoint follows."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class EndpointView:
     requests_last_hour: int
     tokens_last_hour: int
     chats: bool  # trained on conversations; False for a network that continues text
+    alias: str | None = None  # the alias that it follows
 
     @property
     def num_ready(self) -> int:
@@ -108,6 +112,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         requests_last_hour=requests,
         tokens_last_hour=int(tokens),
         chats=_chats(session, checkpoint),
+        alias=deployment.config.get(FOLLOWS),
     )
 
 
@@ -147,8 +152,33 @@ def list_deployments(ctx: Context, name: str, *, limit: int = 20) -> list[tuple[
 
 
 def deployed_endpoints(ctx: Context) -> list[tuple[str, datetime]]:
-    """Return (name, deployed at) of every endpoint that is not stopped, by name."""
+    """Return (name, deployed at) of every endpoint that is not stopped and of every alias that one answers for, by name."""
     with ctx.db.read() as session:
         query = select(Endpoint.name, func.max(Deployment.created_at, type_=UtcDateTime))
         query = query.join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))
-        return list(session.execute(query.group_by(Endpoint.name).order_by(Endpoint.name)))
+        deployed = dict(session.execute(query.group_by(Endpoint.name)).all())
+        named = deployed | {alias: deployed[name] for alias, name in endpoints_of_aliases(session).items() if name in deployed}
+        return sorted(named.items())
+
+
+def endpoints_of_aliases(session: Session) -> dict[str, str]:
+    """Return the endpoint that answers for each alias: one that follows it, else one that serves its checkpoint; the newest of these."""
+    rows = session.execute(
+        select(Endpoint.name, Deployment.config, Deployment.checkpoint_id)
+        .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+        .where(Deployment.stopped_at.is_(None))
+        .order_by(Deployment.created_at)
+    ).all()
+    answering = {}
+    for alias, checkpoint_id in session.execute(select(Alias.name, Alias.checkpoint_id).where(Alias.checkpoint_id.is_not(None))):
+        following = [name for name, config, _ in rows if config.get(FOLLOWS) == alias]
+        serving = [name for name, _, served in rows if served == checkpoint_id]
+        if following or serving:
+            answering[alias] = (following or serving)[-1]
+    return answering
+
+
+def list_answering_aliases(ctx: Context) -> dict[str, str]:
+    """Return the aliases that can be asked, each with the endpoint that answers."""
+    with ctx.db.read() as session:
+        return endpoints_of_aliases(session)

@@ -15,6 +15,7 @@ from backend.domain.jobs.states import TERMINAL, Status
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import ask_to_stop
+from backend.services.serving.endpoints import endpoints_of_aliases
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ def retire(session: Session, ctx: Context, deployment: Deployment) -> list[str]:
 
 
 def ready_targets(ctx: Context) -> dict[str, list[Target]]:
-    """Return the ready replicas by endpoint; deployed endpoints without one map to an empty list. A replica counts only while its job's
-    lease is valid, so one on a dead machine is left out.
+    """Return the ready replicas by endpoint and by alias; deployed endpoints without one map to an empty list. A replica counts only while
+    its job's lease is valid, so one on a dead machine is left out.
     """
     with ctx.db.read() as session:
         names = session.scalars(
@@ -59,7 +60,7 @@ def ready_targets(ctx: Context) -> dict[str, list[Target]]:
         )
         for name, replica_id, url, token in rows:
             targets[name].append(Target(replica_id, str(url), token))
-        return targets
+        return targets | {alias: targets[name] for alias, name in endpoints_of_aliases(session).items() if name in targets}
 
 
 def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], event: ReadyEvent) -> None:

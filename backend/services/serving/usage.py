@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Endpoint, Usage
 from backend.services.context import Context
+from backend.services.serving.endpoints import endpoints_of_aliases
 
 UsageStatus = Literal["finished", "aborted", "lost", "refused"]
 
@@ -36,6 +37,8 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
     """Store a batch of requests. A repeated id is stored once."""
     with ctx.db.write() as session:
         ids = dict(session.execute(select(Endpoint.name, Endpoint.id)).all())
+        if any(row.endpoint not in ids for row in rows):
+            ids |= {alias: ids[name] for alias, name in endpoints_of_aliases(session).items()}
         known = set(session.scalars(select(Usage.id).where(Usage.id.in_([row.id for row in rows]))))
         session.add_all(
             Usage(

@@ -4,49 +4,38 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, DatasetVersion, Job, Run
-from backend.domain.battles.preference_pairs import CastVote, resolve_preferences
+from backend.db.tables import (
+    AnswerRating,
+    Campaign,
+    CampaignPrompt,
+    Checkpoint,
+    Completion,
+    DatasetVersion,
+    Job,
+    RaterExclusion,
+    Run,
+    Vote,
+)
+from backend.domain.battles.preferences.pairs import LeftOut
+from backend.domain.battles.preferences.rules import PreferenceRules
 from backend.domain.jobs.events import CheckpointEvent
 from backend.domain.jobs.results import TrainResult
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services import job_events as outcomes
-from backend.services.battles.preference_sets import (
-    DpoLaunch,
-    enter_new_checkpoint,
-    launch_dpo_from_votes,
-    make_preference_set,
-    preview_preferences,
-    rematch_ready,
-)
+from backend.services.battles.preference_sets import make_vote_dataset, preview_preferences
 from backend.services.battles.raters import rater_for
+from backend.services.battles.rematches import enter_new_checkpoint, rematch_ready
 from backend.services.battles.views import get_campaign, list_rematches
+from backend.services.battles.vote_training import TrainingLaunch, plan_training, train_on_votes
 from backend.services.context import LOCAL, Context
 from tests.support.battle_world import make_campaign, prefer, vote_all, write_all
 from tests.support.jobs import take_job
-
-
-def cast(vote: str, winner: str | None, *, rater: str = "r", prompt: str = "p", pair: tuple[str, str] = ("x", "y")) -> CastVote:
-    return CastVote(vote=vote, rater=rater, prompt=prompt, contestants=pair, winner=winner)
-
-
-def test_the_majority_of_decisive_votes_decides_a_pair() -> None:
-    votes = [cast("1", "x", rater="r"), cast("2", "y", rater="s"), cast("3", "x", rater="t", pair=("y", "x")), cast("4", None, rater="u")]
-    resolution = resolve_preferences(votes)
-    (pair,) = resolution.preferences
-    assert (pair.chosen, pair.rejected, pair.votes, pair.num_raters) == ("x", "y", ("1", "2", "3"), 3)
-    assert pair.agreement == pytest.approx(2 / 3)
-    assert (resolution.undecided_votes, resolution.split_pairs) == (1, 0)
-
-
-def test_a_prompt_on_which_raters_split_evenly_gives_no_pair() -> None:
-    resolution = resolve_preferences([cast("1", "x"), cast("2", "y", rater="s"), cast("3", "x", prompt="q")])
-    assert [pair.prompt for pair in resolution.preferences] == ["q"]
-    assert resolution.split_pairs == 1
 
 
 def voted(ctx: Context, *, num_prompts: int = 6, dataset_rows: int = 40, limit: int = 1000) -> str:
@@ -55,7 +44,12 @@ def voted(ctx: Context, *, num_prompts: int = 6, dataset_rows: int = 40, limit: 
     return campaign.id
 
 
-def finish_run(ctx: Context, launch: DpoLaunch, *, final: bool = True) -> None:
+def hashes_of(ctx: Context, campaign_id: str) -> set[str]:
+    with ctx.db.read() as session:
+        return set(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign_id)))
+
+
+def finish_run(ctx: Context, launch: TrainingLaunch, *, final: bool = True) -> None:
     """Report what the training room reports: the dataset is ready, a checkpoint, the end."""
     with ctx.db.write() as session:
         run = session.get_one(Run, launch.run_id)
@@ -71,7 +65,7 @@ def finish_run(ctx: Context, launch: DpoLaunch, *, final: bool = True) -> None:
 
 def test_a_preference_set_holds_prompt_chosen_and_rejected_with_its_provenance(ctx: Context) -> None:
     campaign_id = voted(ctx)
-    made = make_preference_set(ctx, campaign_id, name="liked", person=LOCAL)
+    made = make_vote_dataset(ctx, campaign_id, name="liked", person=LOCAL)
     assert (made.version.kind, made.version.dataset) == ("preference", "liked")
     with ctx.db.read() as session:
         version = session.get_one(DatasetVersion, made.version.id)
@@ -90,19 +84,19 @@ def test_a_preference_set_holds_prompt_chosen_and_rejected_with_its_provenance(c
 
 
 def test_ties_and_both_bad_give_no_pair(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=4)
+    campaign = make_campaign(ctx, num_prompts=4, dataset_rows=20)
     labels = iter(["TIE", "BOTH_BAD", "TIE", "BOTH_BAD"])
     vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: next(labels))
-    assert preview_preferences(ctx, campaign.id).undecided_votes == 4
+    assert preview_preferences(ctx, campaign.id).resolution.left_out == {LeftOut.NO_PREFERENCE: 4}
     with pytest.raises(InvalidInput, match="No vote in this campaign prefers"):
-        launch_dpo_from_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k")
+        train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k")
 
 
 def test_one_click_makes_the_set_the_run_and_the_rematch_and_a_second_click_nothing_more(ctx: Context) -> None:
     campaign_id = voted(ctx)
-    launch = launch_dpo_from_votes(ctx, campaign_id, person=LOCAL, idempotency_key="click")
-    again = launch_dpo_from_votes(ctx, campaign_id, person=LOCAL, idempotency_key="click")
-    assert (launch.base, launch.num_pairs, launch.held_out) == ("Elm", 6, True)
+    launch = train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="click")
+    again = train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="click")
+    assert (launch.base, launch.num_rows, launch.rematch.held_out) == ("Elm", 6, True)
     assert (again.run_id, again.rematch.id, again.dataset) == (launch.run_id, launch.rematch.id, launch.dataset)
     with ctx.db.read() as session:
         (run,) = session.scalars(select(Run)).all()
@@ -117,7 +111,7 @@ def test_one_click_makes_the_set_the_run_and_the_rematch_and_a_second_click_noth
 
 def test_a_rematch_uses_prompts_that_the_run_has_not_trained_on(ctx: Context) -> None:
     campaign_id = voted(ctx)
-    launch = launch_dpo_from_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k")
+    launch = train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k")
     with ctx.db.read() as session:
         hashes = [
             set(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == which)))
@@ -127,32 +121,53 @@ def test_a_rematch_uses_prompts_that_the_run_has_not_trained_on(ctx: Context) ->
     assert not hashes[0] & hashes[1]
 
 
-def test_a_rematch_without_enough_unseen_prompts_says_so_and_reuses_the_old_ones(ctx: Context) -> None:
+def test_a_rematch_locks_voted_prompts_where_the_dataset_has_too_few_others(ctx: Context) -> None:
     campaign_id = voted(ctx, num_prompts=6, dataset_rows=7)
-    launch = launch_dpo_from_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k")
-    assert not launch.held_out
-    assert get_campaign(ctx, launch.rematch.id).num_prompts == 6
+    preview = preview_preferences(ctx, campaign_id)
+    assert (preview.num_locked, len(preview.pairs)) == (3, 3), "at most half"
+    launch = train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k")
+    assert launch.rematch.held_out
+    assert get_campaign(ctx, launch.rematch.id).num_prompts == 4, "three locked prompts and the dataset's last one"
+    trained, rematch = (hashes_of(ctx, which) for which in (campaign_id, launch.rematch.id))
+    assert len(trained - rematch) == 3
+
+
+def test_prompts_of_a_rematch_are_never_trained_on_later(ctx: Context) -> None:
+    campaign_id = voted(ctx, num_prompts=6, dataset_rows=6)
+    launch = train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k")
+    everything = PreferenceRules(locked_share=0.0)
+    assert len(preview_preferences(ctx, campaign_id, everything).pairs) == 3
+    again = train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="again", rules=everything)
+    assert hashes_of(ctx, again.rematch.id) == hashes_of(ctx, launch.rematch.id)
+
+
+def test_a_set_that_leaves_no_prompt_for_the_rematch_is_refused(ctx: Context) -> None:
+    campaign_id = voted(ctx, num_prompts=4, dataset_rows=4)
+    with pytest.raises(InvalidInput, match="none is left for the rematch"):
+        train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", rules=PreferenceRules(locked_share=0.0))
+    with ctx.db.read() as session:
+        assert session.scalars(select(Run)).all() == []
 
 
 def test_a_second_rematch_uses_no_prompt_of_earlier_preference_sets(ctx: Context) -> None:
     first = voted(ctx, num_prompts=8, dataset_rows=40)
-    launch = launch_dpo_from_votes(ctx, first, person=LOCAL, idempotency_key="1")
+    launch = train_on_votes(ctx, first, person=LOCAL, idempotency_key="1")
     finish_run(ctx, launch)
     write_all(ctx, launch.rematch.id)
     vote_all(ctx, launch.rematch.id, rater_for(ctx, LOCAL), prefer("Elm"))
-    second = launch_dpo_from_votes(ctx, launch.rematch.id, person=LOCAL, idempotency_key="2")
+    second = train_on_votes(ctx, launch.rematch.id, person=LOCAL, idempotency_key="2")
     with ctx.db.read() as session:
         hashes = [
             set(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == which)))
             for which in (first, launch.rematch.id, second.rematch.id)
         ]
-    assert second.held_out
+    assert second.rematch.held_out
     assert not hashes[2] & (hashes[0] | hashes[1])
     assert second.rematch.name == "Rematch of Stories 2"
 
 
 def test_the_finished_run_enters_its_checkpoint_against_its_parent(ctx: Context) -> None:
-    launch = launch_dpo_from_votes(ctx, voted(ctx), person=LOCAL, idempotency_key="k")
+    launch = train_on_votes(ctx, voted(ctx), person=LOCAL, idempotency_key="k")
     finish_run(ctx, launch)
     rematch = get_campaign(ctx, launch.rematch.id)
     with ctx.db.read() as session:
@@ -166,7 +181,7 @@ def test_the_finished_run_enters_its_checkpoint_against_its_parent(ctx: Context)
 
 
 def test_a_run_stopped_before_its_end_enters_nothing(ctx: Context) -> None:
-    launch = launch_dpo_from_votes(ctx, voted(ctx), person=LOCAL, idempotency_key="k")
+    launch = train_on_votes(ctx, voted(ctx), person=LOCAL, idempotency_key="k")
     finish_run(ctx, launch, final=False)
     assert len(get_campaign(ctx, launch.rematch.id).contestants) == 1
     assert rematch_ready(ctx, launch.rematch.id) is None
@@ -175,7 +190,7 @@ def test_a_run_stopped_before_its_end_enters_nothing(ctx: Context) -> None:
 
 
 def test_a_checkpoint_that_was_not_entered_automatically_can_be_entered_by_hand(ctx: Context) -> None:
-    launch = launch_dpo_from_votes(ctx, voted(ctx), person=LOCAL, idempotency_key="k")
+    launch = train_on_votes(ctx, voted(ctx), person=LOCAL, idempotency_key="k")
     folder = ctx.artifacts.relative(ctx.artifacts.folder("runs", launch.run_id, "step-10"))
     with ctx.db.write() as session:
         session.add(Checkpoint(name="new", origin="run", run_id=launch.run_id, step=10, is_final=True, folder=folder))
@@ -193,8 +208,78 @@ def test_a_base_outside_the_campaign_or_a_rater_launches_nothing(ctx: Context) -
         session.flush()
         stranger_id = stranger.id
     with pytest.raises(InvalidInput, match="is not in this campaign"):
-        launch_dpo_from_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", base_id=stranger_id)
+        train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", base_id=stranger_id)
     with pytest.raises(NotAllowed):
-        launch_dpo_from_votes(ctx, campaign_id, person=replace(LOCAL, role="rater"), idempotency_key="k")
+        train_on_votes(ctx, campaign_id, person=replace(LOCAL, role="rater"), idempotency_key="k")
     with ctx.db.read() as session:
         assert session.scalars(select(Run)).all() == []
+
+
+def test_votes_of_an_excluded_rater_train_nothing(ctx: Context) -> None:
+    campaign_id = voted(ctx)
+    rater = rater_for(ctx, LOCAL)
+    with ctx.db.write() as session:
+        session.add(RaterExclusion(campaign_id=campaign_id, rater_id=rater.id, excluded=True, reason="too fast", created_at=ctx.now()))
+    preview = preview_preferences(ctx, campaign_id)
+    assert (len(preview.pairs), preview.num_excluded_votes) == (0, 6)
+    with ctx.db.write() as session:
+        later = ctx.now() + timedelta(seconds=1)
+        session.add(RaterExclusion(campaign_id=campaign_id, rater_id=rater.id, excluded=False, created_at=later))
+    assert len(preview_preferences(ctx, campaign_id).pairs) == 6
+
+
+def test_rewritten_and_rated_answers_become_chat_and_kto_rows_with_their_votes(ctx: Context) -> None:
+    campaign_id = voted(ctx)
+    with ctx.db.write() as session:
+        votes = session.scalars(select(Vote).order_by(Vote.created_at)).all()
+        votes[0].rewrite = "  A better story.  "
+        completions = session.scalars(select(Completion).order_by(Completion.id)).all()
+        for number, value in ((0, 5), (1, 1), (2, 3)):
+            session.add(
+                AnswerRating(
+                    campaign_id=campaign_id, completion_id=completions[number].id, rater_id=votes[0].rater_id, revision=1, value=value
+                )
+            )
+        vote_id, ids = votes[0].id, [completion.id for completion in completions]
+    assert preview_preferences(ctx, campaign_id).num_rows == {"dpo": 6, "sft": 1, "kto": 2}
+    made = make_vote_dataset(ctx, campaign_id, name="better", objective="sft", person=LOCAL)
+    rows, provenance = rows_of(ctx, made.version.id)
+    assert made.version.kind == "chat"
+    assert [row["messages"][-1] for row in rows] == [{"role": "assistant", "content": "A better story."}]
+    assert provenance["rows"][0]["votes"] == [vote_id]
+    made = make_vote_dataset(ctx, campaign_id, name="labelled", objective="kto", person=LOCAL)
+    rows, provenance = rows_of(ctx, made.version.id)
+    assert {row["label"] for row in rows} == {True, False}
+    assert {row["answer_id"] for row in provenance["rows"]} == set(ids[:2])
+
+
+def test_a_kto_run_trains_on_answers_that_most_raters_call_bad(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=4, dataset_rows=20)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), lambda a, b: "BOTH_BAD")
+    launch = train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k", objective="kto")
+    assert launch.num_rows == 8
+    with ctx.db.read() as session:
+        assert session.get_one(Run, launch.run_id).config["objective"] == "kto"
+
+
+def test_the_plan_is_edited_before_the_launch_and_keeps_base_and_objective(ctx: Context) -> None:
+    campaign_id = voted(ctx)
+    plan = plan_training(ctx, campaign_id)
+    assert {label for label, _ in plan.reasons} == {"Steps", "Learning rate", "Beta", "Method"}
+    text = plan.config.to_yaml()
+    with pytest.raises(InvalidInput, match="objective is orpo"):
+        train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", config_yaml=text.replace("objective: dpo", "objective: orpo"))
+    with pytest.raises(InvalidInput, match="base is not"):
+        train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", config_yaml=text.replace(plan.base.id, "other"))
+    launch = train_on_votes(ctx, campaign_id, person=LOCAL, idempotency_key="k", config_yaml=text + "seed: 9\n")
+    with ctx.db.read() as session:
+        config = session.get_one(Run, launch.run_id).config
+    assert (config["seed"], config["dataset"]) == (9, launch.dataset)
+
+
+def rows_of(ctx: Context, version_id: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    with ctx.db.read() as session:
+        version = session.get_one(DatasetVersion, version_id)
+        payload: dict[str, Any] = session.get_one(Job, version.job_id).payload
+        provenance = dict(version.provenance)
+    return [json.loads(line) for line in ctx.artifacts.path(payload["source"]).read_text().splitlines()], provenance

@@ -1,0 +1,81 @@
+"""`roundhouse alias` and `roundhouse promote`: names for checkpoints that move by recorded decisions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit
+from backend.services.context import LOCAL
+from backend.services.serving.aliases import AliasView, PromotionView, get_alias, list_aliases
+from backend.services.serving.promotions import describe_alias, describe_promotion, promote, reject, rollback
+
+app = typer.Typer(no_args_is_help=True)
+ReasonOption = Annotated[str, typer.Option(help="Why; required when the evidence speaks against it.")]
+CampaignOption = Annotated[str | None, typer.Option(help="Id of the campaign whose verdict is the evidence.")]
+
+
+@app.command("set")
+@command
+def set_(name: str, checkpoint: str, reason: ReasonOption = "", as_json: JsonFlag = False) -> None:
+    """Move an alias to a checkpoint; a new name makes an alias."""
+    _emit(promote(get_context(), checkpoint, alias=name, reason=reason, person=LOCAL), as_json=as_json)
+
+
+@app.command("list")
+@command
+def list_(as_json: JsonFlag = False) -> None:
+    """List aliases and the checkpoints that hold them."""
+    views = list_aliases(get_context())
+    text = "\n".join(map(_line, views)) or "No aliases yet."
+    emit({"aliases": [describe_alias(view) for view in views]}, as_json=as_json, text=text)
+
+
+@app.command("history")
+@command
+def history(name: str, as_json: JsonFlag = False) -> None:
+    """Show every decision on an alias, newest first."""
+    view = get_alias(get_context(), name)
+    data = {**describe_alias(view), "history": [describe_promotion(row) for row in view.history]}
+    emit(data, as_json=as_json, text="\n".join(map(_decision, view.history)))
+
+
+@app.command("rollback")
+@command
+def rollback_(name: str, reason: ReasonOption = "", as_json: JsonFlag = False) -> None:
+    """Move an alias back to the checkpoint that held it before."""
+    _emit(rollback(get_context(), name, reason=reason, person=LOCAL), as_json=as_json)
+
+
+@app.command("promote")
+@command
+def promote_(
+    checkpoint: str,
+    alias: Annotated[str, typer.Option(help="NAME@STAGE, such as storyteller@production.")],
+    campaign: CampaignOption = None,
+    reason: ReasonOption = "",
+    refuse: Annotated[bool, typer.Option("--reject", help="Record that it is not promoted; the alias stays.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Promote a checkpoint to an alias by a campaign's verdict; endpoints that follow the alias are deployed again."""
+    decide = reject if refuse else promote
+    view = decide(get_context(), checkpoint, alias=alias, campaign_id=campaign, reason=reason, person=LOCAL)
+    _emit(view, as_json=as_json)
+
+
+def _emit(view: PromotionView, *, as_json: bool) -> None:
+    emit(describe_promotion(view), as_json=as_json, text=_decision(view))
+
+
+def _line(view: AliasView) -> str:
+    followers = f"  serves {', '.join(view.endpoints)}" if view.endpoints else ""
+    return f"{view.name:<32} {view.checkpoint or 'no checkpoint'}{followers}"
+
+
+def _decision(view: PromotionView) -> str:
+    before = f" (before: {view.previous})" if view.previous and view.decision != "reject" else ""
+    against = f"\n    against the evidence: {' '.join(view.against)}" if view.against and view.decision == "promote" else ""
+    reason = f": {view.reason}" if view.reason else ""
+    return f"{view.created_at:%Y-%m-%d %H:%M} {view.decision:<8} {view.alias} {view.checkpoint}{before} by {view.by}{reason}{against}"

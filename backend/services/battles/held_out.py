@@ -1,0 +1,82 @@
+"""Prompts that a rematch may use: those that no run in its ancestry trained on, and those locked for it."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Campaign, CampaignPrompt, DatasetVersion, Run
+from backend.domain.battles.campaign import Messages, content_hash
+from backend.domain.battles.preferences.pairs import choose_locked
+from backend.domain.battles.preferences.rules import PreferenceRules
+from backend.errors import InvalidInput
+from backend.services.battles.prompts import draw_prompts, read_prompts
+from backend.services.battles.views import CampaignView
+from backend.services.battles.vote_rows import CampaignVotes
+from backend.services.context import Context
+from backend.services.data.datasets import resolve_version
+
+ENOUGH = 8
+"""Prompts that a rematch should have at least: with fewer, even a rematch that one side wins throughout has no verdict."""
+
+
+def locked_prompts(ctx: Context, campaign: CampaignView, votes: CampaignVotes, rules: PreferenceRules) -> frozenset[str]:
+    """Return the ids of the campaign's prompts that its training rows leave out: locked by the rules, or used by a rematch of it."""
+    prompts = {prompt.id: prompt.content_hash for prompt in votes.prompts.values()}
+    with ctx.db.read() as session:
+        in_rematches = _prompts_of_rematches(session, campaign.id)
+    already = {prompt for prompt, digest in prompts.items() if digest in in_rematches}
+    lacking = 0
+    if rules.locked_share is None:
+        unseen = unseen_prompts(ctx, campaign, learned=frozenset(prompts.values()))
+        lacking = min(campaign.config.num_prompts, ENOUGH) - len(unseen)
+    return choose_locked(prompts, rules, lacking=lacking, already=already)
+
+
+def draw_rematch_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[Messages]:
+    """Return the prompts of a rematch: the campaign's own and its dataset's without those in `learned` or learned by ancestors.
+
+    Raises InvalidInput when none is left.
+    """
+    unseen = unseen_prompts(ctx, campaign, learned=learned)
+    if not unseen:
+        raise InvalidInput(
+            "Every prompt of this campaign and its dataset would be trained on, so none is left for the rematch.",
+            remedy="Lock a share of the prompts, or add prompts to the dataset.",
+            field="locked_share",
+        )
+    return draw_prompts(unseen, num=campaign.config.num_prompts, seed=campaign.config.seed)
+
+
+def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[Messages]:
+    """Return the prompts of a campaign and its dataset that are not in `learned` (content hashes) nor trained on by its ancestors."""
+    with ctx.db.read() as session:
+        rows = session.scalars(
+            select(CampaignPrompt)
+            .where(CampaignPrompt.campaign_id == campaign.id, CampaignPrompt.purpose == "vote")
+            .order_by(CampaignPrompt.position)
+        )
+        candidates = {row.content_hash: list(row.messages) for row in rows}
+        learned |= _learned_before(session, campaign.id)
+    if campaign.dataset is not None:
+        for messages in read_prompts(ctx, resolve_version(ctx, campaign.dataset), config=campaign.config):
+            candidates.setdefault(content_hash(messages), messages)
+    return [messages for digest, messages in candidates.items() if digest not in learned]
+
+
+def _prompts_of_rematches(session: Session, campaign_id: str) -> set[str]:
+    query = select(CampaignPrompt.content_hash).join(Campaign, Campaign.id == CampaignPrompt.campaign_id)
+    return set(session.scalars(query.where(Campaign.parent_id == campaign_id)))
+
+
+def _learned_before(session: Session, campaign_id: str) -> set[str]:
+    """Return the prompts in the training rows of the runs that made a rematch's and its ancestors' new contestants."""
+    trained: set[str] = set()
+    current: Campaign | None = session.get(Campaign, campaign_id)
+    while current is not None:
+        provenance = session.scalar(
+            select(DatasetVersion.provenance).join(Run, Run.dataset_version_id == DatasetVersion.id).where(Run.id == (current.run_id or ""))
+        )
+        trained |= {str(row["prompt_id"]) for row in (provenance or {}).get("rows", ())}
+        current = session.get(Campaign, current.parent_id) if current.parent_id else None
+    return set(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.id.in_(trained))))

@@ -1,0 +1,149 @@
+"""Aliases: names such as `storyteller@production` for the checkpoint that holds them now, with the history of decisions on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Alias, Campaign, Checkpoint, Deployment, Endpoint, Promotion, User
+from backend.domain.names import not_found
+from backend.services.context import Context
+
+PROMOTE, REJECT, ROLLBACK = "promote", "reject", "rollback"
+
+
+@dataclass(frozen=True)
+class PromotionView:
+    """A decision on an alias. `evidence` holds the verdict and gates at that time, and `against`: why they did not support it."""
+
+    id: str
+    alias: str
+    decision: str
+    checkpoint_id: str
+    checkpoint: str
+    previous_id: str | None
+    previous: str | None
+    campaign_id: str | None
+    campaign: str | None
+    reason: str
+    evidence: dict[str, Any]
+    by: str
+    created_at: datetime
+
+    @property
+    def against(self) -> tuple[str, ...]:
+        """Sentences of the evidence that spoke against a promotion; empty if none did."""
+        return tuple(self.evidence.get("against", ()))
+
+
+@dataclass(frozen=True)
+class AliasView:
+    """An alias, the endpoints that follow it, and its history, newest first. `rollback_id` is the checkpoint that held it before."""
+
+    id: str
+    name: str
+    checkpoint_id: str | None
+    checkpoint: str | None
+    rollback_id: str | None
+    rollback: str | None
+    endpoints: tuple[str, ...]
+    history: tuple[PromotionView, ...]
+    updated_at: datetime
+
+
+def list_aliases(ctx: Context) -> list[AliasView]:
+    """Return every alias by name."""
+    with ctx.db.read() as session:
+        return [alias_view(session, alias) for alias in session.scalars(select(Alias).order_by(Alias.name))]
+
+
+def get_alias(ctx: Context, name: str) -> AliasView:
+    """Return an alias. Raises NotFound with similar names."""
+    with ctx.db.read() as session:
+        return alias_view(session, find_alias(session, name))
+
+
+def find_alias(session: Session, name: str) -> Alias:
+    """Return the row of an alias. Raises NotFound with similar names."""
+    alias = session.scalar(select(Alias).where(Alias.name == name))
+    if alias is None:
+        known = session.scalars(select(Alias.name).order_by(Alias.name))
+        raise not_found("alias", name, known, remedy="Make one with `roundhouse promote CHECKPOINT --alias NAME@production`.")
+    return alias
+
+
+def holders(session: Session, alias: Alias) -> list[str]:
+    """Return the checkpoints that a rollback would go back through, the present one last: promotions push, rollbacks pop."""
+    stack: list[str] = []
+    rows = session.execute(
+        select(Promotion.decision, Promotion.checkpoint_id)
+        .where(Promotion.alias_id == alias.id)
+        .order_by(Promotion.created_at, Promotion.id)
+    )
+    for decision, checkpoint_id in rows:
+        if decision == PROMOTE:
+            stack.append(checkpoint_id)
+        elif decision == ROLLBACK and stack:
+            stack.pop()
+    return stack
+
+
+def following_endpoints(session: Session, alias: str) -> list[tuple[str, int, dict[str, Any], str]]:
+    """Return (endpoint, replicas, config, checkpoint id) of the running deployments that follow an alias; the newest of each endpoint."""
+    rows = session.execute(
+        select(Endpoint.name, Deployment.num_replicas, Deployment.config, Deployment.checkpoint_id)
+        .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+        .where(Deployment.stopped_at.is_(None))
+        .order_by(Deployment.created_at)
+    )
+    newest = {row[0]: (row[0], row[1], dict(row[2]), row[3]) for row in rows}
+    return sorted(row for row in newest.values() if row[2].get("alias") == alias)
+
+
+def alias_view(session: Session, alias: Alias) -> AliasView:
+    """Copy an alias and what refers to it into a view that outlives the session."""
+    stack = holders(session, alias)
+    rollback_id = stack[-2] if len(stack) > 1 else None
+    rows = session.scalars(
+        select(Promotion).where(Promotion.alias_id == alias.id).order_by(Promotion.created_at.desc(), Promotion.id.desc())
+    )
+    return AliasView(
+        id=alias.id,
+        name=alias.name,
+        checkpoint_id=alias.checkpoint_id,
+        checkpoint=_checkpoint(session, alias.checkpoint_id),
+        rollback_id=rollback_id,
+        rollback=_checkpoint(session, rollback_id),
+        endpoints=tuple(row[0] for row in following_endpoints(session, alias.name)),
+        history=tuple(promotion_view(session, row, alias.name) for row in rows),
+        updated_at=alias.updated_at,
+    )
+
+
+def promotion_view(session: Session, row: Promotion, alias: str) -> PromotionView:
+    """Copy a decision and the names that it refers to."""
+    campaign = session.get(Campaign, row.campaign_id) if row.campaign_id else None
+    user = session.get(User, row.created_by) if row.created_by else None
+    return PromotionView(
+        id=row.id,
+        alias=alias,
+        decision=row.decision,
+        checkpoint_id=row.checkpoint_id,
+        checkpoint=_checkpoint(session, row.checkpoint_id) or "",
+        previous_id=row.previous_id,
+        previous=_checkpoint(session, row.previous_id),
+        campaign_id=row.campaign_id,
+        campaign=campaign.name if campaign else None,
+        reason=row.reason,
+        evidence=dict(row.evidence),
+        by=user.name if user else "this machine",
+        created_at=row.created_at,
+    )
+
+
+def _checkpoint(session: Session, checkpoint_id: str | None) -> str | None:
+    return session.scalar(select(Checkpoint.name).where(Checkpoint.id == checkpoint_id)) if checkpoint_id else None

@@ -1,0 +1,240 @@
+"""Decide on a checkpoint: promote it to an alias, reject it, or roll an alias back. Endpoints that follow the alias are deployed again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Alias, Gate, GateResult, Promotion
+from backend.domain.serving.names import check_alias_name
+from backend.errors import Conflict, InvalidInput
+from backend.services.battles.standings import standings
+from backend.services.battles.views import get_campaign
+from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
+from backend.services.context import Context, Person, require_builder
+from backend.services.serving.aliases import (
+    PROMOTE,
+    REJECT,
+    ROLLBACK,
+    AliasView,
+    PromotionView,
+    find_alias,
+    following_endpoints,
+    holders,
+    promotion_view,
+)
+from backend.services.serving.deployments import deploy, refuse_undeployable
+
+MAX_REASON = 2000
+
+
+def gather_evidence(ctx: Context, checkpoint_id: str, *, campaign_id: str | None, against_id: str | None = None) -> dict[str, Any]:
+    """Return what supports a promotion: the campaign's verdict on the checkpoint and each gate's newest one, as JSON.
+
+    The verdict is on the pair with `against_id` (the alias's present checkpoint) if that is a contestant, else with the checkpoint's
+    parent, else with the first other contestant. `against` lists what does not support it: worse or undecided, FAIL or INCONCLUSIVE.
+    """
+    gates = _gates(ctx, checkpoint_id)
+    verdict = _verdict(ctx, checkpoint_id, campaign_id, against_id) if campaign_id else None
+    against = []
+    if campaign_id and verdict is None:
+        against.append("The campaign has no verdict on this checkpoint.")
+    elif verdict is not None and verdict["outcome"] != "better":
+        against.append(verdict["sentence"])
+    against += [f"Gate “{gate['gate']}” says {gate['verdict']}." for gate in gates if gate["verdict"] != "PASS"]
+    return {"verdict": verdict, "gates": gates, "against": against}
+
+
+def promote(
+    ctx: Context, checkpoint: str, *, alias: str, person: Person, campaign_id: str | None = None, reason: str = ""
+) -> PromotionView:
+    """Move an alias to a checkpoint, making the alias if it is new, and deploy the endpoints that follow it again.
+
+    Raises InvalidInput for a bad alias, or without a reason when the evidence does not support the promotion; Conflict if the checkpoint
+    holds the alias already, or where a following endpoint's gate refuses it; NotFound; NotAllowed.
+    """
+    require_builder(person)
+    check_alias_name(alias)
+    subject = resolve_checkpoint(ctx, checkpoint)
+    if campaign_id:
+        get_campaign(ctx, campaign_id)
+    held = _held(ctx, alias)
+    if held == subject.id:
+        raise Conflict(f"“{subject.name}” holds {alias} already.", field="alias")
+    evidence = gather_evidence(ctx, subject.id, campaign_id=campaign_id, against_id=held)
+    if evidence["against"] and not reason.strip():
+        raise InvalidInput(
+            f"The evidence does not support this promotion: {' '.join(evidence['against'])}",
+            remedy="Give a reason to promote it nevertheless; it is stored.",
+            field="reason",
+        )
+    return _move(ctx, PROMOTE, alias, subject, held=held, person=person, campaign_id=campaign_id, reason=reason, evidence=evidence)
+
+
+def reject(ctx: Context, checkpoint: str, *, alias: str, person: Person, campaign_id: str | None = None, reason: str = "") -> PromotionView:
+    """Record that a checkpoint was not promoted to an alias, with the evidence. The alias stays where it is."""
+    require_builder(person)
+    check_alias_name(alias)
+    subject = resolve_checkpoint(ctx, checkpoint)
+    held = _held(ctx, alias)
+    evidence = gather_evidence(ctx, subject.id, campaign_id=campaign_id, against_id=held)
+    with ctx.db.write() as session:
+        row = _ensure_alias(session, ctx, alias, person)
+        made = _add(session, ctx, REJECT, row, subject.id, held, person=person, campaign_id=campaign_id, reason=reason, evidence=evidence)
+        return promotion_view(session, made, alias)
+
+
+def rollback(ctx: Context, alias: str, *, person: Person, reason: str = "") -> PromotionView:
+    """Move an alias back to the checkpoint that held it before. Raises Conflict if there is none or its files were deleted."""
+    require_builder(person)
+    with ctx.db.read() as session:
+        row = find_alias(session, alias)
+        stack, held = holders(session, row), row.checkpoint_id
+    if len(stack) < 2:
+        raise Conflict(f"No other checkpoint held {alias} before, so there is nothing to go back to.", remedy="Promote another checkpoint.")
+    subject = resolve_checkpoint(ctx, stack[-2])
+    return _move(ctx, ROLLBACK, alias, subject, held=held, person=person, campaign_id=None, reason=reason, evidence={})
+
+
+def describe_alias(view: AliasView) -> dict[str, Any]:
+    """Return an alias as the command line's JSON."""
+    return {
+        "alias": view.name,
+        "checkpoint": view.checkpoint,
+        "checkpoint_id": view.checkpoint_id,
+        "rollback_to": view.rollback,
+        "endpoints": list(view.endpoints),
+        "updated_at": view.updated_at.isoformat(),
+    }
+
+
+def describe_promotion(view: PromotionView) -> dict[str, Any]:
+    """Return a decision as the command line's JSON."""
+    return {
+        "decision": view.decision,
+        "alias": view.alias,
+        "checkpoint": view.checkpoint,
+        "checkpoint_id": view.checkpoint_id,
+        "previous": view.previous,
+        "campaign": view.campaign,
+        "reason": view.reason,
+        "against_evidence": list(view.against),
+        "evidence": view.evidence,
+        "by": view.by,
+        "at": view.created_at.isoformat(),
+    }
+
+
+def _move(
+    ctx: Context,
+    decision: str,
+    alias: str,
+    subject: CheckpointView,
+    *,
+    held: str | None,
+    person: Person,
+    campaign_id: str | None,
+    reason: str,
+    evidence: dict[str, Any],
+) -> PromotionView:
+    """Move the alias if it still stands where it was read, then deploy its endpoints, which were checked before."""
+    with ctx.db.read() as session:
+        followers = following_endpoints(session, alias)
+    for name, _, _, _ in followers:
+        refuse_undeployable(ctx, name=name, checkpoint_id=subject.id, person=person)
+    with ctx.db.write() as session:
+        row = _ensure_alias(session, ctx, alias, person)
+        is_same = Alias.checkpoint_id.is_(None) if held is None else Alias.checkpoint_id == held
+        moved = session.execute(
+            update(Alias).where(Alias.id == row.id, is_same).values(checkpoint_id=subject.id, updated_at=ctx.now()).returning(Alias.id)
+        ).scalar()
+        if moved is None:
+            raise Conflict(f"{alias} was moved in the meantime.", remedy="Look at its history, then decide again.")
+        made = _add(session, ctx, decision, row, subject.id, held, person=person, campaign_id=campaign_id, reason=reason, evidence=evidence)
+        view = promotion_view(session, made, alias)
+    for name, num_replicas, config, served in followers:
+        if served != subject.id:
+            deploy(ctx, checkpoint_id=subject.id, name=name, num_replicas=num_replicas, config=config, person=person)
+    return view
+
+
+def _add(
+    session: Session,
+    ctx: Context,
+    decision: str,
+    alias: Alias,
+    checkpoint_id: str,
+    previous_id: str | None,
+    *,
+    person: Person,
+    campaign_id: str | None,
+    reason: str,
+    evidence: dict[str, Any],
+) -> Promotion:
+    row = Promotion(
+        alias_id=alias.id,
+        decision=decision,
+        checkpoint_id=checkpoint_id,
+        previous_id=previous_id,
+        campaign_id=campaign_id,
+        reason=reason.strip()[:MAX_REASON],
+        evidence=evidence,
+        created_by=person.id,
+        created_at=ctx.now(),
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _ensure_alias(session: Session, ctx: Context, name: str, person: Person) -> Alias:
+    row = session.scalar(select(Alias).where(Alias.name == name))
+    if row is None:
+        row = Alias(name=name, created_by=person.id, created_at=ctx.now(), updated_at=ctx.now())
+        session.add(row)
+        session.flush()
+    return row
+
+
+def _held(ctx: Context, alias: str) -> str | None:
+    with ctx.db.read() as session:
+        return session.scalar(select(Alias.checkpoint_id).where(Alias.name == alias))
+
+
+def _gates(ctx: Context, checkpoint_id: str) -> list[dict[str, Any]]:
+    query = (
+        select(Gate.name, GateResult.verdict, GateResult.report, GateResult.id)
+        .join(Gate, Gate.id == GateResult.gate_id)
+        .where(GateResult.checkpoint_id == checkpoint_id)
+        .order_by(GateResult.created_at, GateResult.id)
+    )
+    with ctx.db.read() as session:
+        rows = session.execute(query).all()
+    newest = {row[0]: row for row in rows}
+    return [
+        {"gate": name, "verdict": row[1], "reason": row[2].get("reason", ""), "result_id": row[3]} for name, row in sorted(newest.items())
+    ]
+
+
+def _verdict(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str | None) -> dict[str, Any] | None:
+    board = standings(ctx, campaign_id)
+    names = {checkpoint: name for name, checkpoint in board.checkpoints.items()}
+    own = names.get(checkpoint_id)
+    parent = get_checkpoint(ctx, checkpoint_id).parent_id
+    pairs = [verdict for verdict in board.verdicts if own in (verdict.first, verdict.second)]
+    for opponent in (names.get(against_id or ""), names.get(parent or ""), *names.values()):
+        for verdict in pairs:
+            if opponent is not None and opponent != own and opponent in (verdict.first, verdict.second):
+                swapped = {"better": "worse", "worse": "better"}
+                outcome = verdict.outcome if verdict.first == own else swapped.get(verdict.outcome, verdict.outcome)
+                return {
+                    "opponent": opponent,
+                    "outcome": outcome,
+                    "sentence": verdict.sentence,
+                    "e_value": verdict.e_value,
+                    "votes": verdict.votes,
+                    "prompts": verdict.prompts,
+                }
+    return None

@@ -1,0 +1,171 @@
+"""The plan of a run on a campaign's votes: rules and rows, warnings, recipe, launch."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import streamlit as st
+
+from backend.domain.battles.preferences.rules import PreferenceRules, make_rules, parse_rules
+from backend.domain.training.config import RunConfig, parse_config, parse_run_config
+from backend.domain.wording import plural
+from backend.services.battles.preference_sets import PreferencePreview, VoteObjective, describe_left_out
+from backend.services.battles.views import CampaignView
+from backend.services.battles.vote_training import TrainingPlan, plan_training, train_on_votes
+from backend.services.context import Context, Person
+from pages.components import routes
+from pages.components.frame import errors_shown, plain
+
+OBJECTIVES: dict[VoteObjective, str] = {"dpo": "Pairs (DPO)", "sft": "Rewritten answers (SFT)", "kto": "Labelled answers (KTO)"}
+BOTH_BAD = {"against": "Counts against a preference", "exclude": "Leaves the pair out", "ignore": "Not counted"}
+TIES = {"against": "Counts against a preference", "ignore": "Not counted"}
+METHODS = {"lora": "LoRA", "full": "Full fine-tuning"}
+NUM_SHOWN = 8
+
+
+def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> None:
+    """Draw rules, rows, warnings, recipe and the button that trains on a campaign's votes."""
+    bases = {c.checkpoint_id: c.name for c in campaign.contestants if c.checkpoint_id}
+    st.subheader("Train on the votes", anchor=False)
+    if not bases:
+        st.caption("No contestant is a checkpoint of this installation, so there is nothing to train.")
+        return
+    with errors_shown():
+        first = plan_training(ctx, campaign.id)
+        left, right = st.columns([1.6, 1], vertical_alignment="bottom")
+        objective: VoteObjective = left.segmented_control(
+            "Train on", list(OBJECTIVES), format_func=OBJECTIVES.__getitem__, default="dpo", key="plan_objective", required=True
+        )
+        ids = list(bases)
+        base = right.selectbox(
+            "Base", ids, index=ids.index(first.base.id), format_func=bases.__getitem__, key="plan_base", help="By default the leader."
+        )
+        rules = _draw_rules(first.preview.categories)
+        plan = plan_training(ctx, campaign.id, rules=rules, objective=objective, base_id=base)
+        _draw_rows(plan)
+        if not plan.num_rows:
+            return
+        config = _draw_recipe(plan)
+        if person.may_build and st.button("Train on these votes", type="primary", key="plan_go", icon=":material/model_training:"):
+            content = f"{campaign.num_votes} {rules.to_yaml()} {config.to_yaml()}"
+            key = f"{campaign.id}-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
+            launch = train_on_votes(
+                ctx,
+                campaign.id,
+                person=person,
+                idempotency_key=key,
+                rules=rules,
+                objective=objective,
+                base_id=base,
+                config_yaml=config.to_yaml(),
+            )
+            st.switch_page(routes.BATTLES, query_params={"campaign": launch.rematch.id})
+
+
+def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
+    fields = PreferenceRules.model_fields
+    with st.expander("Rules", icon=":material/rule:", key="plan_rules"):
+        as_yaml = st.toggle("As YAML", key="plan_rules_as_yaml")
+        if as_yaml:
+            text = st.text_area(
+                "Rules", key="plan_rules_yaml", height=140, placeholder="min_agreement: 0.6\nmin_raters: 2\nboth_bad: exclude"
+            )
+            return parse_rules(text or "")
+        grid = st.grid(3, min_column_width=200)
+        values: dict[str, Any] = {
+            "min_agreement": grid.number_input(
+                "Smallest agreement", 0.5, 1.0, 0.6, 0.05, key="plan_agreement", help=fields["min_agreement"].description
+            ),
+            "min_raters": int(grid.number_input("Raters per pair", 1, 100, 1, key="plan_raters", help=fields["min_raters"].description)),
+            "max_pairs_per_prompt": grid.number_input(
+                "Max pairs per prompt", 1, None, None, key="plan_per_prompt", help=fields["max_pairs_per_prompt"].description
+            ),
+            "ties": grid.selectbox("Ties", list(TIES), format_func=TIES.__getitem__, key="plan_ties"),
+            "both_bad": grid.selectbox(
+                "Both bad", list(BOTH_BAD), format_func=BOTH_BAD.__getitem__, key="plan_both_bad", help=fields["both_bad"].description
+            ),
+            "locked_share": grid.number_input(
+                "Locked share of prompts", 0.0, 0.9, None, 0.05, key="plan_locked", help=fields["locked_share"].description
+            ),
+        }
+        if categories:
+            values["categories"] = st.multiselect("Categories", categories, key="plan_categories", help=fields["categories"].description)
+        rules = make_rules(values)
+        if rules.to_yaml():
+            st.code(rules.to_yaml(), language="yaml")
+        return rules
+
+
+def _draw_rows(plan: TrainingPlan) -> None:
+    preview = plan.preview
+    grid = st.grid(4, min_column_width=140)
+    grid.metric("Preference pairs" if plan.objective == "dpo" else "Rows", f"{plan.num_rows:,}")
+    agreement = preview.resolution.agreement
+    grid.metric(
+        "Mean agreement", f"{agreement:.0%}" if agreement is not None else "–", help="Share of a pair's votes for the chosen answer."
+    )
+    grid.metric("Locked prompts", f"{preview.num_locked:,}", help="Held out for the rematch; no run trains on them.")
+    length = preview.length
+    interval = f"95 % interval {length.low:+.1f} to {length.high:+.1f}" if length and length.low is not None else "no interval"
+    grid.metric(
+        "Chosen longer by", f"{length.value:+.1f} tokens" if length else "–", help=f"Chosen minus rejected answer, on average; {interval}."
+    )
+    left_out = describe_left_out(preview.resolution.left_out.items())
+    if plan.objective == "dpo" and left_out:
+        st.caption(plain(f"Pairs left out: {left_out}."))
+    if preview.num_excluded_votes:
+        st.caption(f"{plural(preview.num_excluded_votes, 'vote')} of excluded raters left out.")
+    if not plan.num_rows:
+        st.info("The votes give no row of this kind yet.", icon=":material/info:")
+        return
+    if plan.objective == "dpo":
+        for warning in preview.warnings:
+            st.warning(plain(warning.text), icon=":material/warning:")
+        _draw_pairs(preview)
+
+
+def _draw_pairs(preview: PreferencePreview) -> None:
+    with st.expander(f"Preview of {plural(len(preview.pairs), 'pair')}", icon=":material/preview:", key="plan_preview"):
+        for number, pair in enumerate(preview.pairs[:NUM_SHOWN]):
+            with st.container(border=True, gap="xsmall", key=f"plan_pair_{number}"):
+                st.caption(plain(f"{plural(pair.num_raters, 'rater')}, agreement {pair.agreement:.0%}"))
+                st.text(pair.prompt)
+                chosen, rejected = st.columns(2)
+                chosen.badge(f"chosen · {plain(pair.chosen_by)}", color="green", icon=":material/check:")
+                chosen.text(pair.chosen or "(empty)")
+                rejected.badge(f"rejected · {plain(pair.rejected_by)}", color="gray", icon=":material/close:")
+                rejected.text(pair.rejected or "(empty)")
+        if len(preview.pairs) > NUM_SHOWN:
+            st.caption(f"and {len(preview.pairs) - NUM_SHOWN:,} more")
+
+
+def _draw_recipe(plan: TrainingPlan) -> RunConfig:
+    """Draw the recipe's fields, or the whole config as YAML; return the config as edited."""
+    suggested = plan.config
+    scope = f"{plan.objective}_{plan.base.id}_{plan.num_rows}"  # another suggestion shows its own values
+    with st.expander("Recipe", icon=":material/tune:", key="plan_recipe"):
+        if st.toggle("As YAML", key="plan_config_as_yaml", help="Every field of the run's config."):
+            text = st.text_area("Config", value=suggested.to_yaml(), height=320, key=f"plan_yaml_{scope}")
+            return parse_run_config(text or "")
+        grid = st.grid(4, min_column_width=150)
+        values: dict[str, Any] = suggested.model_dump(mode="json")
+        values["learning_rate"] = grid.number_input(
+            "Learning rate", 1e-8, 1.0, suggested.learning_rate, format="%.1e", key=f"plan_rate_{scope}"
+        )
+        values["max_steps"] = int(grid.number_input("Steps", 1, 100_000, suggested.max_steps, key=f"plan_steps_{scope}"))
+        values["micro_batch"] = int(grid.number_input("Micro-batch", 1, 256, suggested.micro_batch, key=f"plan_batch_{scope}"))
+        if plan.objective != "sft":
+            values["preference"]["beta"] = grid.number_input("Beta", 0.001, 10.0, suggested.preference.beta, 0.05, key=f"plan_beta_{scope}")
+        values["method"] = grid.selectbox(
+            "Method",
+            list(METHODS),
+            index=list(METHODS).index(suggested.method),
+            format_func=METHODS.__getitem__,
+            key=f"plan_method_{scope}",
+        )
+        values["warmup_steps"] = min(int(values["warmup_steps"] or 0), int(values["max_steps"]))
+        values["checkpoint_every"] = values["max_steps"]
+        for label, reason in plan.reasons:
+            st.caption(plain(f"{label}: {reason}."))
+        return parse_config(values)

@@ -1,0 +1,46 @@
+"""Aliases: the checkpoint that holds each, the endpoints that follow it, its decisions, and the way back."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.services.context import Context, Person
+from backend.services.serving.aliases import AliasView, list_aliases
+from backend.services.serving.promotions import rollback
+from pages.components import routes
+from pages.components.battles.promotion import draw_decision
+from pages.components.frame import errors_shown, plain
+from pages.components.links import row_link
+
+
+def draw_aliases(ctx: Context, person: Person) -> None:
+    """Draw every alias; nothing where there is none."""
+    aliases = list_aliases(ctx)
+    if not aliases:
+        return
+    st.subheader("Aliases", anchor=False)
+    for alias in aliases:
+        with st.container(border=True):
+            _draw_alias(ctx, person, alias)
+
+
+def _draw_alias(ctx: Context, person: Person, alias: AliasView) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{plain(alias.name)}**", width="content")
+        if alias.checkpoint_id and alias.checkpoint:
+            query = {"checkpoint": alias.checkpoint_id}
+            row_link(alias.checkpoint, page=routes.CHECKPOINTS, query=query, icon="deployed_code", key=f"holder_{alias.id}")
+            st.space("stretch")
+            row_link("Lineage", page=routes.LINEAGE, query=query, icon="account_tree", key=f"alias_lineage_{alias.id}")
+        if person.may_build and alias.rollback:
+            back = plain(f"Back to {alias.rollback}, which held it before.")
+            pressed = st.button("Roll back", key=f"rollback_{alias.id}", icon=":material/undo:", help=back)
+            with errors_shown():
+                if pressed:
+                    rollback(ctx, alias.name, person=person)
+                    st.rerun()
+    followers = f"Followed by {', '.join(alias.endpoints)}." if alias.endpoints else "No endpoint follows it."
+    st.caption(plain(followers))
+    with st.expander("History", icon=":material/history:", key=f"alias_history_{alias.id}"):
+        for row in alias.history:
+            draw_decision(row)

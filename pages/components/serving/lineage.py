@@ -1,0 +1,84 @@
+"""A lineage as graph and list; every object leads to its page."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from backend.services.lineage import Lineage, LineageNode
+from pages.components import routes
+from pages.components.charts.style import STATIC
+from pages.components.frame import plain
+from pages.components.links import row_link
+from pages.components.serving.lineage_figure import lineage_figure
+from pages.components.tables import WidgetTable
+
+PLACES: dict[str, tuple[str, str, str]] = {
+    "endpoint": (routes.ENDPOINTS, "name", "dns"),
+    "alias": (routes.ENDPOINTS, "alias", "label"),
+    "promotion": (routes.BATTLES, "campaign", "military_tech"),
+    "campaign": (routes.BATTLES, "campaign", "swords"),
+    "checkpoint": (routes.CHECKPOINTS, "checkpoint", "deployed_code"),
+    "evaluation": (routes.EVALUATIONS, "evaluation", "grading"),
+    "gate": (routes.EVALUATIONS, "gate", "rule"),
+    "run": (routes.RUN, "run", "monitoring"),
+    "dataset": (routes.DATASETS, "dataset", "database"),
+    "architecture": (routes.ARCHITECTURES, "architecture", "schema"),
+    "tokenizer": (routes.TOKENIZERS, "tokenizer", "match_word"),
+}
+TABLE = WidgetTable("lineage_list", {"Object": 2.4, "Facts": 2.6, "Rests on": 2.6})
+HIDE_GRAPH_BELOW = "48rem"
+
+
+def page_of(node: LineageNode) -> tuple[str, dict[str, str]] | None:
+    """Return a node's page and query, None if it has none."""
+    if node.kind not in PLACES or node.refers_to is None:
+        return None
+    page, parameter, _ = PLACES[node.kind]
+    if node.kind == "dataset":
+        dataset, _, number = node.refers_to.rpartition("@")
+        return page, {"dataset": dataset, "version": number}
+    return page, {parameter: node.refers_to}
+
+
+def draw_lineage(lineage: Lineage) -> None:
+    """Draw the graph where it has room, the list, what is missing, and the export."""
+    for gap in lineage.gaps:
+        st.caption(f":material/info: {plain(gap)}")
+    with st.container(key="lineage-graph"):
+        st.html(f"<style>@media (max-width:{HIDE_GRAPH_BELOW}){{.st-key-lineage-graph{{display:none}}}}</style>")
+        links = {node.id: f"{routes.address(page[0])}?{urlencode(page[1])}" for node in lineage.nodes if (page := page_of(node))}
+        st.plotly_chart(
+            lineage_figure(lineage, links=links),
+            key="lineage_chart",
+            config=STATIC,
+            alt=f"Lineage of {lineage.title}; the table below lists the same objects",
+        )
+    _draw_list(lineage)
+    st.download_button(
+        "Lineage as JSON",
+        json.dumps(lineage.to_document(), indent=2, ensure_ascii=False),
+        file_name="lineage.json",
+        mime="application/json",
+        key="lineage_json",
+        icon=":material/download:",
+        on_click="ignore",
+    )
+
+
+def _draw_list(lineage: Lineage) -> None:
+    names = {node.id: f"{node.kind} {node.name}" for node in lineage.nodes}
+    with TABLE.frame():
+        for number, node in enumerate(lineage.nodes):
+            columns = TABLE.row(str(number))
+            page = page_of(node)
+            with columns[0]:
+                if page is None:
+                    st.markdown(f":material/description: {plain(node.name)}")
+                else:
+                    row_link(f"{node.kind} {node.name}", page=page[0], query=page[1], icon=PLACES[node.kind][2], key=f"lineage_{number}")
+            columns[1].caption(plain(", ".join(f"{label.lower()} {value}" for label, value in node.facts)) or "–")
+            sources = [f"{edge.label} {names[edge.source]}" for edge in lineage.edges if edge.made == node.id and edge.source in names]
+            columns[2].caption(plain("; ".join(sources)) or "–")

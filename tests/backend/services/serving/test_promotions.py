@@ -1,0 +1,152 @@
+"""Aliases move by recorded decisions; endpoints that follow them are deployed again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import select
+
+from backend.db.tables import Campaign, Deployment, Gate, GateResult, Promotion
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.battles.raters import rater_for
+from backend.services.checkpoints.checkpoints import delete_checkpoint, resolve_checkpoint
+from backend.services.context import LOCAL, Context
+from backend.services.serving.aliases import get_alias, list_aliases
+from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
+from backend.services.serving.endpoints import get_endpoint, list_answering_aliases
+from backend.services.serving.promotions import promote, reject, rollback
+from backend.services.serving.replicas import ready_targets
+from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
+
+ALIAS = "storyteller@production"
+
+
+def won_campaign(ctx: Context, *, winner: str = "Elm", votes: int = 30) -> str:
+    """A campaign of Oak and Elm in which one wins every vote."""
+    campaign = make_campaign(ctx, num_prompts=30, dataset_rows=40)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer(winner), limit=votes)
+    return campaign.id
+
+
+def test_a_verdict_promotes_and_the_history_holds_who_when_why_and_the_evidence(ctx: Context) -> None:
+    campaign_id = won_campaign(ctx)
+    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    moved = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, reason="Tells better stories", person=LOCAL)
+    assert (moved.decision, moved.checkpoint, moved.previous, moved.against) == ("promote", "Elm", "Oak", ())
+    assert moved.evidence["verdict"]["outcome"] == "better"
+    assert moved.evidence["verdict"]["votes"] == 30
+    view = get_alias(ctx, ALIAS)
+    assert (view.checkpoint, view.rollback) == ("Elm", "Oak")
+    assert [(row.decision, row.reason) for row in view.history] == [("promote", "Tells better stories"), ("promote", "")]
+    assert resolve_checkpoint(ctx, ALIAS).name == "Elm"
+    with pytest.raises(Conflict, match="holds storyteller@production already"):
+        promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
+
+
+@pytest.mark.parametrize(("winner", "votes"), [("Oak", 30), ("Elm", 2)], ids=["worse", "undecided"])
+def test_a_promotion_against_the_evidence_needs_a_reason_and_says_so(ctx: Context, winner: str, votes: int) -> None:
+    campaign_id = won_campaign(ctx, winner=winner, votes=votes)
+    with pytest.raises(InvalidInput, match="evidence does not support"):
+        promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, person=LOCAL)
+    assert list_aliases(ctx) == []
+    moved = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, reason="Oak is too slow", person=LOCAL)
+    assert len(moved.against) == 1
+    assert moved.reason == "Oak is too slow"
+
+
+def test_a_gate_that_fails_is_evidence_against_a_promotion(ctx: Context) -> None:
+    elm, oak = (add_checkpoint(ctx, name) for name in ("Elm", "Oak"))
+    with ctx.db.write() as session:
+        gate = Gate(name="facts", config={})
+        session.add(gate)
+        session.flush()
+        for verdict in ("PASS", "FAIL"):
+            session.add(GateResult(gate_id=gate.id, checkpoint_id=elm, champion_id=oak, verdict=verdict, created_at=ctx.now()))
+    with pytest.raises(InvalidInput, match="Gate “facts” says FAIL"):
+        promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
+
+
+def test_rollback_goes_back_one_promotion_at_a_time(ctx: Context) -> None:
+    for name in ("Ash", "Birch", "Cedar"):
+        add_checkpoint(ctx, name)
+        promote(ctx, name, alias=ALIAS, person=LOCAL)
+    assert rollback(ctx, ALIAS, person=LOCAL, reason="regression").checkpoint == "Birch"
+    assert rollback(ctx, ALIAS, person=LOCAL).checkpoint == "Ash"
+    with pytest.raises(Conflict, match="nothing to go back to"):
+        rollback(ctx, ALIAS, person=LOCAL)
+    promote(ctx, "Cedar", alias=ALIAS, person=LOCAL)
+    assert rollback(ctx, ALIAS, person=LOCAL).checkpoint == "Ash"
+    assert len(get_alias(ctx, ALIAS).history) == 7
+
+
+def test_a_rejection_is_recorded_and_moves_nothing(ctx: Context) -> None:
+    campaign_id = won_campaign(ctx, winner="Oak")
+    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    refused = reject(ctx, "Elm", alias=ALIAS, campaign_id=campaign_id, reason="loses", person=LOCAL)
+    assert (refused.decision, refused.checkpoint, refused.evidence["verdict"]["outcome"]) == ("reject", "Elm", "worse")
+    view = get_alias(ctx, ALIAS)
+    assert (view.checkpoint, view.rollback) == ("Oak", None)
+
+
+def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: Context) -> None:
+    elm, oak = (add_checkpoint(ctx, name) for name in ("Elm", "Oak"))
+    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    deploy(ctx, checkpoint_id=oak, name="tales", num_replicas=2, alias=ALIAS, person=LOCAL)
+    deploy(ctx, checkpoint_id=oak, name="fixed", person=LOCAL)
+    promote(ctx, "Elm", alias=ALIAS, person=LOCAL)
+    assert [(get_endpoint(ctx, name).checkpoint_id, get_endpoint(ctx, name).alias) for name in ("tales", "fixed")] == [
+        (elm, ALIAS),
+        (oak, None),
+    ]
+    with ctx.db.read() as session:
+        assert [row.num_replicas for row in session.scalars(select(Deployment).where(Deployment.checkpoint_id == elm))] == [2]
+    assert list_answering_aliases(ctx) == {ALIAS: "tales"}
+    assert set(ready_targets(ctx)) == {"tales", "fixed", ALIAS}
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    assert ALIAS not in ready_targets(ctx), "no endpoint serves what it names"
+    rollback(ctx, ALIAS, person=LOCAL)
+    assert list_answering_aliases(ctx) == {ALIAS: "fixed"}
+    assert start_endpoint(ctx, "tales", person=LOCAL).checkpoint_id == oak, "a start follows the alias"
+
+
+def test_an_endpoint_leaves_its_alias_when_another_checkpoint_is_deployed_to_it(ctx: Context) -> None:
+    elm, oak = (add_checkpoint(ctx, name) for name in ("Elm", "Oak"))
+    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    with pytest.raises(Conflict, match="not held by this checkpoint"):
+        deploy(ctx, checkpoint_id=elm, name="tales", alias=ALIAS, person=LOCAL)
+    deploy(ctx, checkpoint_id=oak, name="tales", alias=ALIAS, person=LOCAL)
+    deploy(ctx, checkpoint_id=elm, name="tales", person=LOCAL)
+    assert get_endpoint(ctx, "tales").alias is None
+    assert get_alias(ctx, ALIAS).endpoints == ()
+
+
+@pytest.mark.parametrize("name", ["storyteller", "@production", "a@", "a b@c", "a@b@c", "x" * 80 + "@p", "a@b/c"])
+def test_an_alias_has_a_name_and_a_stage(ctx: Context, name: str) -> None:
+    add_checkpoint(ctx, "Oak")
+    with pytest.raises(InvalidInput, match="can't be an alias"):
+        promote(ctx, "Oak", alias=name, person=LOCAL)
+
+
+def test_only_who_may_build_decides(ctx: Context) -> None:
+    add_checkpoint(ctx, "Oak")
+    rater = replace(LOCAL, role="rater")
+    for decide in (promote, reject):
+        with pytest.raises(NotAllowed):
+            decide(ctx, "Oak", alias=ALIAS, person=rater)
+    with pytest.raises(NotAllowed):
+        rollback(ctx, ALIAS, person=rater)
+    with pytest.raises(NotFound, match="no alias"):
+        rollback(ctx, ALIAS, person=LOCAL)
+    with pytest.raises(NotFound, match="no such campaign"):
+        promote(ctx, "Oak", alias=ALIAS, campaign_id="nothere", person=LOCAL)
+    with ctx.db.read() as session:
+        assert session.scalars(select(Promotion)).all() == []
+        assert session.scalars(select(Campaign)).all() == []
+
+
+def test_the_files_of_a_checkpoint_that_holds_an_alias_stay(ctx: Context) -> None:
+    oak = add_checkpoint(ctx, "Oak")
+    promote(ctx, "Oak", alias=ALIAS, person=LOCAL)
+    with pytest.raises(Conflict, match="alias “storyteller@production”"):
+        delete_checkpoint(ctx, oak, person=LOCAL)

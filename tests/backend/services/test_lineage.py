@@ -1,0 +1,100 @@
+"""Lineage from an endpoint back to files; partial ones say what is missing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sqlalchemy import select
+
+from backend.db.tables import Checkpoint, DatasetVersion, Run
+from backend.errors import NotFound
+from backend.services.battles.raters import rater_for
+from backend.services.battles.rematches import enter_new_checkpoint
+from backend.services.battles.vote_training import train_on_votes
+from backend.services.context import LOCAL, Context
+from backend.services.lineage import Lineage, card_lines, lineage_of, lineage_of_checkpoint
+from backend.services.serving.deployments import deploy
+from backend.services.serving.promotions import promote
+from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, write_all
+
+ALIAS = "storyteller@production"
+
+
+def trained_on_votes(ctx: Context) -> str:
+    """The loop, with the worker's part written by hand: votes, preference set, run, won rematch, promotion, endpoint."""
+    campaign = make_campaign(ctx, num_prompts=8, dataset_rows=40)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    launch = train_on_votes(ctx, campaign.id, person=LOCAL, idempotency_key="k")
+    folder = ctx.artifacts.relative(ctx.artifacts.folder("runs", launch.run_id, "step-10"))
+    with ctx.db.write() as session:
+        run = session.get_one(Run, launch.run_id)
+        session.add(Checkpoint(name="New", origin="run", run_id=run.id, step=10, is_final=True, folder=folder, parent_id=run.base_id))
+    enter_new_checkpoint(ctx, launch.rematch.id, person=LOCAL)
+    write_all(ctx, launch.rematch.id)
+    vote_all(ctx, launch.rematch.id, rater_for(ctx, LOCAL), prefer("New"))
+    promoted = promote(ctx, "New", alias=ALIAS, campaign_id=launch.rematch.id, reason="won", person=LOCAL)
+    deploy(ctx, checkpoint_id=promoted.checkpoint_id, name="tales", alias=ALIAS, person=LOCAL)
+    return promoted.checkpoint_id
+
+
+def chain(lineage: Lineage) -> set[tuple[str, str, str]]:
+    """The edges as (kind, label, kind)."""
+    return {(edge.made.split(":")[0], edge.label, edge.source.split(":")[0]) for edge in lineage.edges}
+
+
+def test_an_endpoint_is_traced_through_alias_decision_votes_run_and_preference_set_to_the_bases(ctx: Context) -> None:
+    trained_on_votes(ctx)
+    lineage = lineage_of(ctx, "tales")
+    assert chain(lineage) >= {
+        ("endpoint", "follows", "alias"),
+        ("alias", "moved by", "promotion"),
+        ("alias", "holds", "checkpoint"),
+        ("promotion", "verdict of", "campaign"),
+        ("checkpoint", "written by", "run"),
+        ("run", "trained on", "dataset"),
+        ("run", "started from", "checkpoint"),
+        ("dataset", "8 votes", "campaign"),
+        ("campaign", "answers of", "checkpoint"),
+        ("campaign", "prompts from", "dataset"),
+    }
+    names = {node.kind: node.name for node in lineage.nodes}
+    assert (names["endpoint"], names["alias"], names["promotion"].split()[0]) == ("tales", ALIAS, "promote")
+    assert lineage.gaps == ("“New” was not evaluated on a benchmark.", "No gate has judged “New”.")
+    assert {node.id for node in lineage.nodes} >= {end for edge in lineage.edges for end in (edge.made, edge.source)}
+
+
+def test_the_lineage_as_json_has_every_node_once(ctx: Context) -> None:
+    trained_on_votes(ctx)
+    document = json.loads(json.dumps(lineage_of(ctx, "tales").to_document()))
+    ids = [node["id"] for node in document["nodes"]]
+    assert len(ids) == len(set(ids))
+    assert document["root"] == ids[0]
+    assert next(node for node in document["nodes"] if node["kind"] == "promotion")["facts"]["Reason"] == "won"
+
+
+def test_a_model_card_names_decision_and_votes_without_files(ctx: Context) -> None:
+    checkpoint_id = trained_on_votes(ctx)
+    lines = card_lines(ctx, checkpoint_id)
+    assert [line for line in lines if line.startswith("preference set Stories votes@1")]
+    assert [line for line in lines if line.startswith("votes of campaign Stories (votes 8, raters 1)")]
+    assert not [line for line in lines if "uploads" in line]
+
+
+def test_a_checkpoint_from_a_file_says_what_is_missing(ctx: Context) -> None:
+    add_checkpoint(ctx, "Oak", source="/data/oak.gguf")
+    lineage = lineage_of(ctx, "Oak")
+    assert [(node.kind, node.name) for node in lineage.nodes] == [("checkpoint", "Oak"), ("file", "oak.gguf")]
+    assert len(lineage.gaps) == 2
+    with pytest.raises(NotFound, match="no checkpoint"):
+        lineage_of(ctx, "nothere")
+
+
+def test_a_deleted_ancestor_stays_in_the_lineage(ctx: Context) -> None:
+    checkpoint_id = trained_on_votes(ctx)
+    with ctx.db.write() as session:
+        parent = session.scalars(select(Checkpoint).where(Checkpoint.name == "Elm")).one()
+        parent.deleted_at = ctx.now()
+        assert session.scalars(select(DatasetVersion)).all()
+    nodes = {node.name: dict(node.facts) for node in lineage_of_checkpoint(ctx, checkpoint_id).nodes}
+    assert nodes["Elm"]["Files"] == "deleted"
