@@ -11,12 +11,13 @@ from backend.services.battles.answers import AnswerPair, Order, PromptAnswers, R
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context
 from pages.components.charts.html import Share, figure, stacked_bar
-from pages.components.charts.style import ACCENT, BLUE, MUTED, fade, short_name
+from pages.components.charts.style import ACCENT, BLUE, COLORS, MUTED, fade, short_name
 from pages.components.frame import empty_state, plain
 
 ORDERS: dict[Order, str] = {"prompt": "Prompt order", "votes": "Most votes", "split": "Most split"}
 PAGE_SIZE = 8
 LONG_TEXT = 900
+BAR_PX = 12
 
 
 def draw_answers(ctx: Context, campaign: CampaignView) -> None:
@@ -43,14 +44,15 @@ def draw_answers(ctx: Context, campaign: CampaignView) -> None:
     if not answers.total:
         empty_state("No votes match these filters." if category or only_remarks else "No votes yet.")
         return
+    colors = {contestant.name: COLORS[number % len(COLORS)] for number, contestant in enumerate(campaign.contestants)}
     for prompt in answers.prompts:
-        _draw_prompt(prompt)
+        _draw_prompt(prompt, colors)
     pages = math.ceil(answers.total / PAGE_SIZE)
     if pages > 1:
         st.pagination(pages, key="answers_page")
 
 
-def _draw_prompt(prompt: PromptAnswers) -> None:
+def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str]) -> None:
     votes = sum(pair.votes for pair in prompt.pairs)
     with st.container(border=True):
         parts = [f"Prompt {prompt.number}", *([prompt.category] if prompt.category else []), plural(votes, "vote")]
@@ -60,11 +62,11 @@ def _draw_prompt(prompt: PromptAnswers) -> None:
                 st.caption(plain(role.capitalize()))
             _draw_text(text)
         for number, pair in enumerate(prompt.pairs):
-            _draw_pair(pair, key=f"{prompt.prompt_id}_{number}")
+            _draw_pair(pair, colors, key=f"{prompt.prompt_id}_{number}")
 
 
-def _draw_pair(pair: AnswerPair, *, key: str) -> None:
-    st.html(figure(stacked_bar(_shares(pair)), alt=f"Votes between {pair.first} and {pair.second}"))
+def _draw_pair(pair: AnswerPair, colors: dict[str, str], *, key: str) -> None:
+    st.html(figure(stacked_bar(_shares(pair, colors), height_px=BAR_PX), alt=f"Votes between {pair.first} and {pair.second}"))
     if pair.is_identical:
         st.caption("Both gave the same answer, which counts as a tie and is not shown to raters.")
         _draw_text(pair.first_text)
@@ -78,12 +80,12 @@ def _draw_pair(pair: AnswerPair, *, key: str) -> None:
         _draw_remark(remark)
 
 
-def _shares(pair: AnswerPair) -> list[Share]:
+def _shares(pair: AnswerPair, colors: dict[str, str]) -> list[Share]:
     return [
-        Share(short_name(pair.first), pair.first_wins, str(pair.first_wins), ACCENT),
+        Share(short_name(pair.first), pair.first_wins, str(pair.first_wins), colors.get(pair.first, ACCENT)),
         Share("tie", pair.ties, str(pair.ties), fade(MUTED, 0.55)),
         Share("both bad", pair.both_bad, str(pair.both_bad), MUTED),
-        Share(short_name(pair.second), pair.second_wins, str(pair.second_wins), BLUE),
+        Share(short_name(pair.second), pair.second_wins, str(pair.second_wins), colors.get(pair.second, BLUE)),
     ]
 
 

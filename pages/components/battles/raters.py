@@ -24,8 +24,9 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
         lines = [_rater_line(row, quality.get(row.rater.id), excluded=out.get(row.rater.id, False)) for row in rows]
         draw_table(lines, key="raters", alt="Raters")
         for row in rows:
-            for flag in quality[row.rater.id].flags if row.rater.id in quality else ():
-                st.caption(f":material/flag: {plain(f'{row.rater.name}: {flag.reason}')}")
+            flags = quality[row.rater.id].flags if row.rater.id in quality else ()
+            if flags:
+                st.caption(f":material/flag: {plain(row.rater.name)}: {plain(' '.join(flag.reason for flag in flags))}")
         _draw_exclusion(ctx, person, campaign, rows, out)
     else:
         st.caption("No raters yet: vote yourself, or create a link.")

@@ -96,7 +96,7 @@ def figure(body: str, *, alt: str) -> str:
     return f'<figure role="img" aria-label="{escape(alt)}" style="margin:0">{body}</figure>'
 
 
-def stacked_bar(shares: Iterable[Share]) -> str:
+def stacked_bar(shares: Iterable[Share], *, height_px: int = 34) -> str:
     """Return one bar of shares with a legend below that names and counts them."""
     shown = [share for share in shares if share.value > 0]
     total = sum(share.value for share in shown) or 1.0
@@ -105,7 +105,7 @@ def stacked_bar(shares: Iterable[Share]) -> str:
         f'style="flex:{share.value / total:.6f} 0 0;background:{share.color}"></div>'
         for share in shown
     )
-    bar = f'<div style="display:flex;gap:1px;height:34px;border-radius:.3rem;overflow:hidden">{parts}</div>'
+    bar = f'<div style="display:flex;gap:1px;height:{height_px}px;border-radius:.3rem;overflow:hidden">{parts}</div>'
     return bar + legend((f"{share.label} {share.text}", swatch(share.color)) for share in shown)
 
 
