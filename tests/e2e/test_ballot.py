@@ -306,8 +306,10 @@ def test_on_a_phone_nothing_overflows_and_every_target_is_large(
     page.wait_for_timeout(PAUSE_MS)
     page.get_by_role("button", name="B is better").tap()
     expect(page.get_by_text(re.compile("^1 of 6"))).to_be_visible()
-    heights = page.evaluate("() => [...document.querySelectorAll('.bt button')].filter(n => n.checkVisibility()).map(n => n.offsetHeight)")
-    assert min(heights) >= 44
+    sizes = page.evaluate(
+        "() => [...document.querySelectorAll('.bt button')].filter(n => n.checkVisibility()).flatMap(n => [n.offsetWidth, n.offsetHeight])"
+    )
+    assert min(sizes) >= 44
     assert page.evaluate("() => document.documentElement.scrollWidth") == 390
     page.get_by_role("button", name="Answer B").tap()
     expect(page.get_by_role("button", name="Answer B")).to_have_attribute("aria-pressed", "true")
