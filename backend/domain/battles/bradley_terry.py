@@ -98,15 +98,22 @@ def weak_components(cells: Cells) -> IntArray:
     return _components(cells.a, cells.b, size=cells.size, connection="weak")
 
 
-def maximise(cells: Cells, *, method: Method = "bradley_terry", precision: float = 0.0, penalty: FloatArray | None = None) -> Fit | None:
-    """Maximise the log-likelihood less half of `precision` * theta^2 and `penalty` * effects^2 by damped Newton steps.
+def maximise(
+    cells: Cells,
+    *,
+    method: Method = "bradley_terry",
+    precision: float = 0.0,
+    penalty: FloatArray | None = None,
+    start: FloatArray | None = None,
+) -> Fit | None:
+    """Maximise the log-likelihood less half of `precision` * theta^2 and `penalty` * effects^2 by damped Newton steps from theta `start`.
 
     None if there is no maximum: an effect is unidentified or infinite, or strengths of a model with ties grow without limit.
     """
     ties = float(cells.weight[cells.outcome == TIE].sum())
     has_tie = method != "bradley_terry" and ties > 0
-    start = [first_tie(method, share=ties / float(cells.weight.sum()))] if has_tie else []
-    params = np.concatenate([np.zeros(cells.size + cells.covariates.shape[1]), start])
+    tie = [first_tie(method, share=ties / float(cells.weight.sum()))] if has_tie else []
+    params = np.concatenate([np.zeros(cells.size) if start is None else start, np.zeros(cells.covariates.shape[1]), tie])
     ridge = np.zeros(len(params))
     ridge[: cells.size] = precision
     if penalty is not None:
@@ -158,9 +165,14 @@ class _Objective:
         size, num_effects = self.cells.size, self.cells.covariates.shape[1]
         terms = self.terms(params)
         value = self.value(params, terms)
-        for _ in range(200):
+        for step_number in range(200):
             gradient, hessian = self.derivatives(params, terms)
-            if num_effects and np.linalg.matrix_rank(hessian, tol=1e-9 * float(np.abs(hessian).max()), hermitian=True) < len(params):
+            # an effect is identified by the design, so once is enough
+            if (
+                step_number == 0
+                and num_effects
+                and np.linalg.matrix_rank(hessian, tol=1e-9 * float(np.abs(hessian).max()), hermitian=True) < len(params)
+            ):
                 return None
             try:
                 step = np.linalg.solve(hessian, gradient)
@@ -181,8 +193,10 @@ class _Objective:
                 return None
             if np.abs(step).max() < 1e-10:
                 hessian = self.derivatives(params, terms)[1]
-                spectrum = np.linalg.eigvalsh(hessian)
+                spectrum = np.linalg.eigvalsh(hessian) if self.has_tie else [1.0]
                 return (params, hessian) if spectrum[0] > FLAT * spectrum[-1] else None
+        if self.has_tie:
+            return None
         raise ArithmeticError(f"{self.method} did not converge in 200 Newton steps")
 
     def derivatives(self, params: FloatArray, terms: Terms) -> tuple[FloatArray, FloatArray]:

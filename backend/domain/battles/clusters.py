@@ -3,7 +3,9 @@
 B sums the outer products of each cluster's score. Two ways: B_prompt + B_rater - B_(prompt and rater) (Cameron, Gelbach and Miller 2011,
 JBES 29). With few clusters the sandwich is too small and too variable, so each difference gets
 - a factor G / (G - 1) for each way, which makes a balanced two-way design unbiased as in analysis of variance,
-- no less than the variance by either way alone (a negative component counts as 0), and
+- no less than the variance by either way alone (a negative component counts as 0),
+- where both ways matter, a median-unbiased variance of a way with few clusters: that of three raters is more often far too small than far
+  too large, and
 - Student's t with degrees of freedom by Satterthwaite's rule from the two ways and their interaction, where G is the effective number of
   clusters that hold votes on the difference, (sum n)^2 / sum n^2 (Carter, Schnepel and Steigerwald 2017, REStat 99).
 `docs/benchmarks/ratings.md` has the coverage of the intervals.
@@ -25,8 +27,12 @@ from backend.domain.battles.votes import VoteColumns
 
 ClusterBy = Literal["two_way", "prompt", "rater", "none"]
 
-CHUNK_CELLS = 4_000_000
-"""Cells (clusters x parameters) of a dense table of scores that are held at once: 32 MB."""
+CHUNK_CELLS = 16_000_000
+"""Cells (clusters x parameters) of a dense table of scores that are held at once: 128 MB."""
+MANY_CLUSTERS = 200
+"""From so many clusters on, Student's t is within 1 % of the normal distribution, and a bound on their number will do."""
+MEDIAN_BELOW = 4.0
+"""Degrees of freedom below which a way's variance is made median-unbiased."""
 SPARSE_BELOW = 0.02
 """A table with a smaller share of nonzero cells is multiplied as a sparse one."""
 
@@ -65,10 +71,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Covariance:
-    """`matrix` over all parameters, eigenvalues clipped at 0; `gaps` the spread of each difference of two strengths (M x M); `own` of each
-    strength from the mean of all, or from the anchor.
+    """`matrix` over all parameters, eigenvalues clipped at 0, is `root` times its transpose; `gaps` the spread of each difference of two
+    strengths (M x M); `own` of each strength from the mean of all, or from the anchor.
     """
 
+    root: FloatArray
     matrix: FloatArray
     gaps: Spread
     own: Spread
@@ -90,13 +97,19 @@ def groupings(columns: VoteColumns, cluster_by: ClusterBy) -> list[Grouping]:
         return []
     if cluster_by != "two_way":
         return [prompt if cluster_by == "prompt" else rater]
+    return [prompt, rater, _intersection(columns)]
+
+
+def _intersection(columns: VoteColumns) -> Grouping:
+    """Group votes of one rater on one prompt. Most are alone, and need no number in order."""
     crossed = columns.prompt * columns.num_raters + columns.rater
-    if columns.num_prompts * columns.num_raters <= 4 * len(columns) + 1000:
-        counts = np.bincount(crossed, minlength=columns.num_prompts * columns.num_raters)
-        position = np.cumsum(counts > 0) - 1
-        return [prompt, rater, Grouping(position[crossed], int(position[-1]) + 1)]
-    cells, codes = np.unique(crossed, return_inverse=True)
-    return [prompt, rater, Grouping(codes, len(cells))]
+    ordered = np.sort(crossed)
+    shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(shared):
+        return Grouping(np.arange(len(crossed)), len(crossed))
+    position = np.minimum(np.searchsorted(shared, crossed), len(shared) - 1)
+    alone = shared[position] != crossed
+    return Grouping(np.where(alone, len(shared) + np.cumsum(alone) - 1, position), len(shared) + int(alone.sum()))
 
 
 def covariance(fit: Fit, scores: Scores, groups: list[Grouping], *, anchor_at: int | None = None) -> Covariance:
@@ -109,7 +122,7 @@ def covariance(fit: Fit, scores: Scores, groups: list[Grouping], *, anchor_at: i
         parts = [bread @ _cluster_meat(scores, group) @ bread for group in groups]
         matrix = _matrix_of(parts, groups)
         totals = np.bincount(np.concatenate([scores.columns.a, scores.columns.b]), minlength=size).astype(np.float64)
-        clusters = [_effective_clusters(_common_votes(scores.columns, group), totals, anchor_at=anchor_at) for group in groups[:2]]
+        clusters = [_effective_clusters(scores.columns, group, totals, anchor_at=anchor_at) for group in groups[:2]]
         gaps = combine([gap_variances(part, size) for part in parts], [pairs for pairs, _ in clusters])
         own = combine([own_variances(part, size, anchor_at) for part in parts], [single for _, single in clusters])
     else:
@@ -121,7 +134,9 @@ def covariance(fit: Fit, scores: Scores, groups: list[Grouping], *, anchor_at: i
     if fit.precision > 0:
         gaps = Spread(np.maximum(gaps.variance, gap_variances(bread, size)), gaps.df)
         own = Spread(np.maximum(own.variance, own_variances(bread, size, anchor_at)), own.df)
-    return Covariance(_clipped(matrix), gaps, own)
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    return Covariance(root, np.asarray(root @ root.T), gaps, own)
 
 
 def contrast_spread(scores: Scores, groups: list[Grouping], vector: FloatArray) -> Spread:
@@ -151,11 +166,15 @@ def combine(parts: list[FloatArray], clusters: list[FloatArray]) -> Spread:
     second = factors[1] * parts[1]
     both = factors[0] * factors[1] * (parts[0] + parts[1] - parts[2])
     rest = first + second - both
+    larger, of_larger = np.maximum(first, second), np.where(first >= second, df[0], df[1])
+    # three clusters vary too little more often than too much: divide by the median of chi-squared / df (Wilson and Hilferty 1931)
+    medians = [np.where(number < MEDIAN_BELOW, (1 - 2 / (9 * number)) ** 3, 1.0) for number in df]
+    upper = [first / medians[0], second / medians[1]]
+    variance = np.maximum(upper[0] + upper[1] - rest, larger)
     with np.errstate(divide="ignore", invalid="ignore"):
-        satterthwaite = both**2 / (first**2 / df[0] + second**2 / df[1] + rest**2 / (df[0] * df[1]))
-    larger = np.where(first >= second, df[0], df[1])
-    is_both = both > np.maximum(first, second)
-    return Spread(np.maximum(both, np.maximum(first, second)), np.maximum(np.where(is_both, satterthwaite, larger), 1.0))
+        satterthwaite = variance**2 / (upper[0] ** 2 / df[0] + upper[1] ** 2 / df[1] + rest**2 / (df[0] * df[1]))
+    is_both = both > larger * (1 + 1e-9)
+    return Spread(np.where(is_both, variance, larger), np.maximum(np.where(is_both, satterthwaite, of_larger), 1.0))
 
 
 def _matrix_of(parts: list[FloatArray], groups: list[Grouping]) -> FloatArray:
@@ -169,9 +188,9 @@ def _cluster_meat(scores: Scores, group: Grouping, *, chunk_cells: int = CHUNK_C
     """Sum the outer products of the clusters' scores. Clusters of one vote need no table."""
     sizes = np.bincount(group.codes, minlength=group.count)
     alone = sizes[group.codes] == 1
-    meat = _vote_meat(scores, alone)
     if alone.all():
-        return meat
+        return _vote_meat(scores)
+    meat = _vote_meat(scores, alone) if alone.any() else np.zeros((scores.width, scores.width))
     position = np.cumsum(sizes > 1) - 1
     votes = np.flatnonzero(~alone)
     count = int(position[-1]) + 1
@@ -249,11 +268,19 @@ def _common_votes(columns: VoteColumns, group: Grouping) -> FloatArray:
     return np.asarray((sparse.T @ sparse).toarray())
 
 
-def _effective_clusters(common: FloatArray, totals: FloatArray, *, anchor_at: int | None) -> tuple[FloatArray, FloatArray]:
-    """Effective numbers of clusters with votes on each pair, and on each contestant (with the anchor)."""
-    squares = np.diag(common)
-    pairs = (totals[:, None] + totals[None, :]) ** 2 / (squares[:, None] + squares[None, :] + 2 * common)
-    return pairs, totals**2 / squares if anchor_at is None else pairs[anchor_at]
+def _effective_clusters(
+    columns: VoteColumns, group: Grouping, totals: FloatArray, *, anchor_at: int | None
+) -> tuple[FloatArray, FloatArray]:
+    """Effective numbers of clusters with votes on each pair, and on each contestant (with the anchor); a lower bound if many."""
+    largest = float(np.bincount(group.codes, minlength=group.count).max())
+    if totals.min() >= MANY_CLUSTERS * largest:
+        pairs, single = (totals[:, None] + totals[None, :]) / (2 * largest), totals / largest
+    else:
+        common = _common_votes(columns, group)
+        squares = np.diag(common)
+        pairs = (totals[:, None] + totals[None, :]) ** 2 / (squares[:, None] + squares[None, :] + 2 * common)
+        single = totals**2 / squares
+    return pairs, single if anchor_at is None else pairs[anchor_at]
 
 
 def gap_variances(matrix: FloatArray, size: int) -> FloatArray:
@@ -269,11 +296,6 @@ def own_variances(matrix: FloatArray, size: int, anchor_at: int | None) -> Float
         return np.asarray(gap_variances(matrix, size)[anchor_at])
     block = matrix[:size, :size]
     return np.asarray(np.maximum(np.diag(block) - 2 * block.mean(1) + block.mean(), 0.0))
-
-
-def _clipped(matrix: FloatArray) -> FloatArray:
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
 
 
 def _endless(shape: tuple[int, ...]) -> FloatArray:

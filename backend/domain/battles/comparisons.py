@@ -25,11 +25,13 @@ class FitOutcome:
     note: str
 
 
-def fit_method(cells: Cells, *, method: Method, penalty: FloatArray | None, connection_note: str) -> FitOutcome:
+def fit_method(
+    cells: Cells, *, method: Method, penalty: FloatArray | None, connection_note: str, start: FloatArray | None = None
+) -> FitOutcome:
     """Fit one method; with a weak prior if the votes do not bound the strengths."""
     tied = method != "bradley_terry" and bool((cells.outcome == TIE).all())
     if not connection_note and not tied:
-        fit = maximise(cells, method=method, penalty=penalty)
+        fit = maximise(cells, method=method, penalty=penalty, start=start)
         if fit is not None:
             return FitOutcome(fit, "")
     note = (
@@ -55,7 +57,9 @@ def compare_methods(
     rows = []
     for method in METHOD_NAMES:
         outcome = (
-            chosen if method == chosen.fit.method else fit_method(cells, method=method, penalty=penalty, connection_note=connection_note)
+            chosen
+            if method == chosen.fit.method
+            else fit_method(cells, method=method, penalty=penalty, connection_note=connection_note, start=chosen.fit.theta)
         )
         other = {code: rank for rank, code in enumerate(order_of(outcome.fit, contestants), start=1)}
         changes = [RankChange(contestants[code], rank, other[code]) for rank, code in enumerate(order, start=1) if other[code] != rank]

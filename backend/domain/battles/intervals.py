@@ -35,11 +35,10 @@ def rank_ranges(fit: Fit, spread: Covariance, gaps: Spread, options: RatingOptio
     size = len(fit.theta)
     rows, columns = np.triu_indices(size, 1)
     block = spread.matrix[:size, :size]
-    values, vectors = np.linalg.eigh(block)
-    deviations = np.sqrt(np.maximum(gap_variances(block, size), EMPTY * gaps.variance))[rows, columns]
+    deviations = np.sqrt(np.maximum(gap_variances(block, size), EMPTY * gaps.variance))
     rng, df = np.random.default_rng(options.seed), float(np.median(gaps.df[rows, columns]))
-    draws = rng.standard_normal((options.num_draws, size)) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
-    largest = _largest(draws, rows, columns, deviations)
+    draws = rng.standard_normal((options.num_draws, spread.root.shape[1])) @ spread.root[:size].T
+    largest = _largest(draws, deviations)
     if math.isfinite(df):
         largest /= np.sqrt(rng.chisquare(df, options.num_draws) / df)
     error_rate = min(2 * float(scipy.stats.t.sf(np.quantile(largest, options.level), df)), 1 - options.level)
@@ -48,10 +47,13 @@ def rank_ranges(fit: Fit, spread: Covariance, gaps: Spread, options: RatingOptio
     return np.column_stack([1 + clearly_above.sum(0), size - clearly_above.sum(1)]).astype(np.int64)
 
 
-def _largest(draws: FloatArray, rows: IntArray, columns: IntArray, deviations: FloatArray) -> FloatArray:
-    largest = np.zeros(len(draws))
-    chunk = max(1, 4_000_000 // max(1, len(rows)))
-    for start in range(0, len(draws), chunk):
-        part = draws[start : start + chunk]
-        largest[start : start + chunk] = (np.abs(part[:, rows] - part[:, columns]) / deviations).max(1)
-    return largest
+def _largest(draws: FloatArray, deviations: FloatArray) -> FloatArray:
+    """Return the largest standardised difference of each draw."""
+    by_contestant = np.ascontiguousarray(draws.T, dtype=np.float32)
+    precisions = (1 / (deviations + np.eye(len(deviations)))).astype(np.float32)
+    largest = np.zeros(len(draws), dtype=np.float32)
+    for code in range(len(by_contestant) - 1):
+        gaps = np.abs(by_contestant[code + 1 :] - by_contestant[code])
+        gaps *= precisions[code + 1 :, code, None]
+        np.maximum(largest, gaps.max(0), out=largest)
+    return largest.astype(np.float64)

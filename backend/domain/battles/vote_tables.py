@@ -39,7 +39,7 @@ def read_votes(data: bytes) -> VoteColumns:
     if begin != b"[" and b"\0" not in data:
         try:
             columns = _read_json_lines(data) if begin == b"{" else _read_csv(data)
-        except (pyarrow.ArrowException, UnicodeDecodeError, KeyError):
+        except (pyarrow.ArrowException, csv.Error, ValueError, KeyError, RecursionError):
             columns = None
     return encode_votes(parse_votes(data.decode("utf-8"))) if columns is None else columns
 
@@ -121,6 +121,7 @@ def _encode(table: pyarrow.Table, columns: Mapping[str, str]) -> VoteColumns | N
     if probability is not None and ((probability <= 0) | (probability > 1)).any():
         return None
     named = any(category[0])
+    categories = tuple(sorted(category[0]))
     return VoteColumns(
         contestants=contestants,
         prompts=encoded["prompt"][0],
@@ -130,8 +131,8 @@ def _encode(table: pyarrow.Table, columns: Mapping[str, str]) -> VoteColumns | N
         label=np.array([LABELS.index(label) for label in labels if label], dtype=np.int64)[encoded["winner"][1]],
         prompt=encoded["prompt"][1],
         rater=encoded["rater"][1],
-        categories=category[0] if named else (),
-        category=category[1] if named else None,
+        categories=categories if named else (),
+        category=np.array([categories.index(name) for name in category[0]])[category[1]] if named else None,
         probability=None if probability is None or np.isnan(probability).all() else probability,
         forms=_forms(numbers, len(a)),
     )

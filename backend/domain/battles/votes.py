@@ -60,8 +60,8 @@ class VoteRecord:
 class VoteColumns:
     """Votes as arrays of one entry per vote: codes of `contestants` (sorted by name), LABELS, `prompts` and `raters` (by first appearance).
 
-    `category` codes `categories`; `probability` is NaN where unknown; `forms` has a row per vote and a column per feature, the relative
-    difference of the two answers, NaN where unknown. Each of the three is None if no vote has it.
+    `category` codes `categories` (sorted); `probability` is NaN where unknown; `forms` has a row per vote and a column per feature: the
+    relative difference of the two answers, NaN where unknown. Each of the three is None if no vote has it.
     """
 
     contestants: tuple[str, ...]
@@ -127,7 +127,7 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
     records = votes if isinstance(votes, Sequence) else list(votes)
     sides_a, sides_b = [vote.a for vote in records], [vote.b for vote in records]
     contestants = tuple(sorted(dict.fromkeys(sides_a) | dict.fromkeys(sides_b)))
-    index = {name: code for code, name in enumerate(contestants)}
+    index = index_of(contestants)
     a, b = _codes(sides_a, index), _codes(sides_b, index)
     alone = np.flatnonzero(a == b)
     if len(alone):
@@ -145,7 +145,7 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
         )
     prompts, prompt = _numbered([vote.prompt for vote in records])
     raters, rater = _numbered([vote.rater for vote in records])
-    categories, category = _numbered([vote.category for vote in records])
+    categories = tuple(sorted({vote.category for vote in records}))
     return VoteColumns(
         contestants=contestants,
         prompts=prompts,
@@ -156,7 +156,9 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
         prompt=prompt,
         rater=rater,
         categories=categories if any(categories) else (),
-        category=category if any(categories) else None,
+        category=_codes([vote.category for vote in records], {name: code for code, name in enumerate(categories)})
+        if any(categories)
+        else None,
         probability=_probabilities(records),
         forms=_forms(records),
     )
@@ -189,8 +191,13 @@ def _forms(records: Sequence[VoteRecord]) -> FloatArray | None:
 
 
 def _numbered(values: Sequence[str]) -> tuple[tuple[str, ...], IntArray]:
-    index = {name: code for code, name in enumerate(dict.fromkeys(values))}
+    index = index_of(dict.fromkeys(values))
     return tuple(index), _codes(values, index)
+
+
+def index_of(names: Iterable[str]) -> dict[str, int]:
+    """Number distinct names from 0."""
+    return {name: code for code, name in enumerate(names)}
 
 
 def _codes(values: Sequence[str], index: dict[str, int]) -> IntArray:

@@ -178,13 +178,13 @@ def test_both_bad_counts_as_half_like_a_tie_and_keeps_its_count(votes: list[Vote
 @given(vote_lists)
 def test_counting_every_vote_twice_fools_only_the_naive_interval(votes: list[VoteRecord]) -> None:
     naive = fit_ratings(votes, cluster_by="none", num_draws=50)
-    assume(not naive.regularised and not naive.notes)
+    assume(not naive.regularised and naive.position_bias and not any("number of votes alone" in note for note in naive.notes))
     naive_twice = fit_ratings(votes * 2, cluster_by="none", num_draws=50)
     by_prompt, by_prompt_twice = (fit_ratings(rows, cluster_by="prompt", num_draws=50) for rows in (votes, votes * 2))
     assert ratings_by_name(naive_twice) == pytest.approx(ratings_by_name(naive), abs=1e-5)
     for row in naive.ratings:
         assert naive_twice.rating(row.contestant).stderr == pytest.approx(row.stderr / math.sqrt(2), rel=1e-4)
-    if by_prompt.num_prompts > 1 and len(by_prompt.notes) == 1:
+    if by_prompt.num_prompts > 1 and not any("number of votes alone" in note for note in by_prompt.notes):
         for row in by_prompt.ratings:
             assert by_prompt_twice.rating(row.contestant).stderr == pytest.approx(row.stderr, rel=1e-4)
 

@@ -115,3 +115,36 @@ def test_rating_fit_gives_the_same_ratings_for_a_csv_and_for_json_lines(tmp_path
     best, worst = tables[0]["ratings"]
     assert (best["contestant"], best["wins"], best["ties"], worst["contestant"]) == ("x", 20, 10, "y")
     assert parse_votes_csv(_csv(rows)) == parse_votes(_lines(rows))
+
+
+def _fit(path: Path, *arguments: str) -> Any:
+    result = CliRunner().invoke(app, ["fit", str(path), *arguments])
+    return json.loads(result.stdout) if "--json" in arguments and result.exit_code == 0 else result
+
+
+def test_rating_fit_takes_method_clusters_control_weights_and_category(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"p{n % 10}", "rater": f"r{n % 4}", "a": "x", "b": "y", "winner": winner, "category": "maths" if n % 2 else "code"}
+        | {"length_a": 100 + n, "length_b": 200 - n, "probability": 0.5}
+        for n, winner in enumerate(["A", "tie", "A", "B", "tie", "A", "A", "B"] * 5)
+    ]
+    path = tmp_path / "votes.csv"
+    path.write_text(_csv(rows))
+    document = _fit(path, "--method", "davidson", "--cluster-by", "prompt", "--control", "length", "--reweight", "--json")
+    assert (document["method"], document["options"]["cluster_by"], document["options"]["reweight"]) == ("davidson", "prompt", True)
+    assert document["tie_parameter"] > 0
+    assert document["log_likelihood"] < 0
+    assert [row["method"] for row in document["fits"]] == ["bradley_terry", "davidson", "rao_kupper"]
+    assert [row["feature"] for row in document["controls"]] == ["length"]
+    gap = document["differences"][0]
+    assert (gap["first"], gap["second"]) == ("x", "y")
+    assert gap["difference"] == pytest.approx(document["ratings"][0]["rating"] - document["ratings"][1]["rating"])
+    assert gap["low"] < gap["difference"] < gap["high"]
+    assert document["position_bias"] is None
+    assert _fit(path, "--category", "maths", "--json")["votes"] == 20
+    text = _fit(path, "--control", "length").stdout
+    assert "Length:" in text
+    assert "rao_kupper: log-likelihood" in text
+    wrong = _fit(path, "--method", "elo")
+    assert wrong.exit_code == 2
+    assert "bradley_terry" in wrong.output
