@@ -4,7 +4,7 @@ from backend.db.base import Table
 from backend.db.tables_battles import AnswerRating, Battle, Campaign, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.db.tables_boards import ImportedEvaluation, PackedItems, RunSuite, Suite, SuiteResult
 from backend.db.tables_build import Analysis, Architecture, Checkpoint, Dataset, DatasetVersion, Tokenizer
-from backend.db.tables_decisions import Alias, FrozenBoard, JudgeVote, Promotion, RaterExclusion
+from backend.db.tables_decisions import Alias, FrozenBoard, Promotion, RaterExclusion
 from backend.db.tables_evaluate import EvaluatedEndpoint, Evaluation, EvaluationItem, EvaluationTask, JudgedItem, Score
 from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
@@ -37,7 +37,6 @@ __all__ = [
     "GateResult",
     "ImportedEvaluation",
     "Job",
-    "JudgeVote",
     "JudgedItem",
     "LogLine",
     "Measurement",

@@ -1,4 +1,4 @@
-"""Decisions on campaigns: excluded raters, judges' votes, frozen boards, aliases of checkpoints and their promotions."""
+"""Decisions on campaigns: excluded raters, frozen boards, aliases of checkpoints and their promotions."""
 
 from __future__ import annotations
 
@@ -21,24 +21,6 @@ class RaterExclusion(Table):
     excluded: Mapped[bool]
     reason: Mapped[str] = mapped_column(Text, default="")
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
-
-
-class JudgeVote(Table):
-    """A judge model's verdict on a pair of completions, asked in both orders; never part of the raters' board. `label` A prefers the
-    first completion; an inconsistent verdict is a TIE.
-    """
-
-    __tablename__ = "judge_votes"
-    __table_args__ = (UniqueConstraint("judge", "first_id", "second_id"),)
-    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
-    campaign_id: Mapped[str] = mapped_column(ForeignKey("campaigns.id"), index=True)
-    judge: Mapped[str] = mapped_column(String(120))
-    first_id: Mapped[str] = mapped_column(ForeignKey("completions.id"))
-    second_id: Mapped[str] = mapped_column(ForeignKey("completions.id"))
-    label: Mapped[str] = mapped_column(String(10))
-    consistent: Mapped[bool]
-    facts: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from sqlalchemy import select
 
 from backend.db.base import new_id
-from backend.db.tables import CampaignPrompt, Checkpoint, Completion, Contestant, Job
+from backend.db.tables import CampaignPrompt, Completion, Contestant, Job
 from backend.domain.battles.votes import Label
 from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput, NotAllowed, NotFound
-from backend.services.battles.views import ValidVote, find_campaign, valid_votes
+from backend.services.battles.views import ValidVote, contestant_names, find_campaign, valid_votes
 from backend.services.checkpoints.generation import folder_of
 from backend.services.context import Context, Person, require_builder
 from backend.services.evaluation.judges.records import stored_verdicts
@@ -150,38 +150,40 @@ def read_judge_file(file: Path) -> list[JudgeItem]:
 
 
 def campaign_items(ctx: Context, campaign_id: str) -> list[JudgeItem]:
-    """Return the voted pairs of a campaign: each prompt and pair once, with every valid vote on it. Raises NotFound, InvalidInput."""
+    """Return the voted pairs of a campaign: each pair of answers once, with every valid vote on it. An item's id holds the ids of its two
+    completions. Raises NotFound, InvalidInput.
+    """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
-        votes = valid_votes(session, campaign_id)
-        contestants = (
-            select(Contestant.id, Checkpoint.name)
-            .join(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
-            .where(Contestant.campaign_id == campaign_id)
-        )
-        names = {row.id: row.name for row in session.execute(contestants)}
-        prompts = {prompt.id: prompt for prompt in session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign_id))}
-        conversations = {prompt.id: _conversation(prompt.messages) for prompt in prompts.values()}
-        rows = session.scalars(select(Completion).where(Completion.prompt_id.in_(prompts)))
-        texts = {(row.prompt_id, row.contestant_id): row.text for row in rows}
-    by_pair: dict[tuple[str, str, str], list[ValidVote]] = {}
+        votes = valid_votes(session, campaign_id, purposes=("vote",))
+        names = contestant_names(session, campaign_id)
+        prompts = session.execute(select(CampaignPrompt.id, CampaignPrompt.messages).where(CampaignPrompt.campaign_id == campaign_id))
+        conversations = {prompt_id: _conversation(messages) for prompt_id, messages in prompts}
+        answers = select(Completion.id, Completion.text).join(Contestant, Contestant.id == Completion.contestant_id)
+        texts = dict(session.execute(answers.where(Contestant.campaign_id == campaign_id)).all())
+    by_pair: dict[tuple[str, str], list[ValidVote]] = {}
     for vote in votes:
-        by_pair.setdefault((vote.prompt_id, *sorted((vote.a, vote.b))), []).append(vote)  # type: ignore[arg-type]
-    items = [
-        JudgeItem(
-            id=f"{prompt}:{first}:{second}",
-            prompt=conversations[prompt],
-            answer=texts[prompt, first],
-            answer_b=texts[prompt, second],
-            human=tuple(_turned(vote, first) for vote in pair),
-            group=names[first],
-            group_b=names[second],
-        )
-        for (prompt, first, second), pair in by_pair.items()
-    ]
+        first, second = sorted((vote.completion_a_id, vote.completion_b_id))
+        by_pair.setdefault((first, second), []).append(vote)
+    items = [_campaign_item(first, second, pair, conversations, texts, names) for (first, second), pair in by_pair.items()]
     if not items:
         raise InvalidInput("The campaign has no votes to compare with.", remedy="Vote first, or judge a file of answers.", field="campaign")
     return items
+
+
+def _campaign_item(
+    first: str, second: str, votes: list[ValidVote], conversations: dict[str, str], texts: dict[str, str], names: dict[str, str]
+) -> JudgeItem:
+    authors = {votes[0].completion_a_id: votes[0].a, votes[0].completion_b_id: votes[0].b}
+    return JudgeItem(
+        id=f"{first}:{second}",
+        prompt=conversations[votes[0].prompt_id],
+        answer=texts[first],
+        answer_b=texts[second],
+        human=tuple(_turned(vote, authors[first]) for vote in votes),
+        group=names[authors[first]],
+        group_b=names[authors[second]],
+    )
 
 
 def _turned(vote: ValidVote, first: str) -> str:

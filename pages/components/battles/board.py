@@ -17,6 +17,7 @@ from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.battles.charts import interval_chart, rating_marks
+from pages.components.battles.judges import draw_judges
 from pages.components.battles.standings import draw_bias, draw_matrix, draw_verdicts
 from pages.components.charts.style import STATIC
 from pages.components.frame import errors_shown, plain
@@ -54,6 +55,9 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
         draw_matrix(board)
     with st.expander("Does the order depend on the method?", icon=":material/tune:", key="methods"):
         _draw_methods(board.table)
+    with st.expander("Judges beside the raters", icon=":material/gavel:", key="judges", on_change="rerun") as judges:
+        if judges.open:
+            draw_judges(ctx, campaign.id, board.table)
     _draw_frozen(ctx, person, campaign, options)
 
 

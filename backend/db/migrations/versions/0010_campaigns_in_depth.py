@@ -1,4 +1,4 @@
-"""contestants of other kinds, ballots with reasons, ratings of answers, judges' votes, frozen boards, aliases and promotions
+"""contestants of other kinds, ballots with reasons, ratings of answers, frozen boards, aliases and promotions
 
 Revision ID: 0010
 Revises: 0009
@@ -109,24 +109,6 @@ def _create_ratings() -> None:
     with op.batch_alter_table('answer_ratings', schema=None) as batch_op:
         batch_op.create_index(batch_op.f('ix_answer_ratings_campaign_id'), ['campaign_id'], unique=False)
         batch_op.create_index(batch_op.f('ix_answer_ratings_rater_id'), ['rater_id'], unique=False)
-    op.create_table('judge_votes',
-    sa.Column('id', sa.String(length=12), nullable=False),
-    sa.Column('campaign_id', sa.String(length=12), nullable=False),
-    sa.Column('judge', sa.String(length=120), nullable=False),
-    sa.Column('first_id', sa.String(length=12), nullable=False),
-    sa.Column('second_id', sa.String(length=12), nullable=False),
-    sa.Column('label', sa.String(length=10), nullable=False),
-    sa.Column('consistent', sa.Boolean(), nullable=False),
-    sa.Column('facts', sa.JSON(), nullable=False),
-    sa.Column('created_at', backend.db.base.UtcDateTime(timezone=True), nullable=False),
-    sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_judge_votes_campaign_id')),
-    sa.ForeignKeyConstraint(['first_id'], ['completions.id'], name=op.f('fk_judge_votes_first_id')),
-    sa.ForeignKeyConstraint(['second_id'], ['completions.id'], name=op.f('fk_judge_votes_second_id')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_judge_votes')),
-    sa.UniqueConstraint('judge', 'first_id', 'second_id', name=op.f('uq_judge_votes_judge_first_id_second_id'))
-    )
-    with op.batch_alter_table('judge_votes', schema=None) as batch_op:
-        batch_op.create_index(batch_op.f('ix_judge_votes_campaign_id'), ['campaign_id'], unique=False)
 
 
 def _alter_ballots() -> None:
@@ -166,7 +148,7 @@ def _alter_ballots() -> None:
 
 
 def downgrade() -> None:
-    for table in ("promotions", "aliases", "frozen_boards", "judge_votes", "answer_ratings", "rater_exclusions"):
+    for table in ("promotions", "aliases", "frozen_boards", "answer_ratings", "rater_exclusions"):
         op.drop_table(table)
     op.execute("DELETE FROM votes WHERE battle_id IN (SELECT id FROM battles WHERE purpose <> 'vote')")
     op.execute("DELETE FROM battles WHERE purpose <> 'vote'")

@@ -25,6 +25,7 @@ from backend.services.evaluation.judgements import (
     read_verdicts,
 )
 from backend.services.evaluation.judges.answers import evaluation_items, list_answered
+from backend.services.evaluation.judges.campaigns import judges_of
 from backend.services.evaluation.judges.records import list_judged
 from jobs.environment import child_environment
 from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
@@ -51,6 +52,24 @@ def test_a_campaign_is_judged_beside_its_votes_and_keeps_them_apart(ctx: Context
     assert (judgement.judge, judgement.mode, judgement.summary["items"], judgement.summary["human_votes"]) == ("referee", "pairwise", 6, 6)
     assert [verdict["verdict"] for verdict in read_verdicts(ctx, job.id)] == ["A"] * 6
     assert standings(ctx, campaign.id) == before
+
+
+def test_a_judge_stands_beside_the_board_with_its_agreement_under_the_raters_ceiling(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=6)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    assert judges_of(ctx, campaign.id) is None
+    items = campaign_items(ctx, campaign.id)
+    for_elm = sum(item.group == "Elm" for item in items)
+    job = launch_judgement(ctx, judge=REMOTE, items=items, config=PAIRWISE, person=LOCAL)
+    finish_judgement(ctx, job.id, "A")
+    judges = judges_of(ctx, campaign.id)
+    assert judges is not None
+    (column,) = judges.columns
+    assert (column.judge, column.agreement.num_pairs, set(column.ratings)) == ("referee", 6, {"Elm", "Oak"})
+    assert column.agreement.percent_agreement is not None
+    assert column.agreement.percent_agreement.value == pytest.approx(for_elm / 6)
+    assert judges.ceiling.num_items == 0
+    assert standings(ctx, campaign.id).num_votes == 6
 
 
 def test_a_campaign_without_votes_has_nothing_to_compare(ctx: Context) -> None:

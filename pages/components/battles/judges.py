@@ -1,0 +1,68 @@
+"""Judges of a campaign: each judge's agreement with the raters, the raters' own as ceiling, and ratings side by side."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.battles.rating_table import RatingTable
+from backend.domain.statistics.estimates import Estimate
+from backend.domain.wording import plural
+from backend.services.context import Context
+from backend.services.evaluation.judges.campaigns import JudgesView, judges_of
+from pages.components import routes
+from pages.components.links import row_link
+from pages.components.tables import draw_table
+
+
+def draw_judges(ctx: Context, campaign_id: str, table: RatingTable) -> None:
+    """Draw the judges' columns, or the way to a judge."""
+    judges = judges_of(ctx, campaign_id)
+    if judges is None:
+        st.caption("A judge model can read the same battles in both orders. Its verdicts stay beside the board and never count as votes.")
+    else:
+        _draw_agreement(judges)
+        _draw_ratings(judges, table)
+    row_link("Judges", page=routes.EVALUATIONS, query={"judges": "1"}, icon="gavel", key="to_judges")
+
+
+def _draw_agreement(judges: JudgesView) -> None:
+    rows = [
+        {
+            "Judge": column.judge,
+            "Agreement": _percent(column.agreement.percent_agreement),
+            "Without ties": _percent(column.agreement.without_ties),
+            "Kappa": _number(column.agreement.kappa),
+            "Pairs of verdict and vote": column.agreement.num_pairs,
+        }
+        for column in judges.columns
+    ]
+    ceiling = judges.ceiling
+    people = {"Judge": "raters with each other", "Agreement": _percent(ceiling.percent_agreement), "Kappa": _number(ceiling.alpha)}
+    draw_table([*rows, people], key="judge_agreement", alt="Agreement of judges with raters")
+    st.caption(
+        f"The raters' own agreement, on {plural(ceiling.num_items, 'shared battle')}, is the ceiling for a judge; "
+        "beside kappa it shows Krippendorff's alpha."
+    )
+
+
+def _draw_ratings(judges: JudgesView, table: RatingTable) -> None:
+    rows: list[dict[str, object]] = []
+    for contestant in table.contestants:
+        row: dict[str, object] = {"Contestant": contestant, "Raters": round(table.rating(contestant).rating)}
+        for column in judges.columns:
+            rating = column.ratings.get(contestant)
+            row[f"Judge {column.judge}"] = round(rating) if rating is not None else None
+        rows.append(row)
+    draw_table(rows, key="judge_ratings", alt="Ratings by raters and by judges")
+
+
+def _percent(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{estimate.value:.0%}" + (f" [{estimate.low:.0%}, {estimate.high:.0%}]" if estimate.low is not None else "")
+
+
+def _number(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{estimate.value:.2f}" + (f" [{estimate.low:.2f}, {estimate.high:.2f}]" if estimate.low is not None else "")
