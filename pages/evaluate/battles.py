@@ -17,6 +17,7 @@ from pages.components.battles.answers import draw_answers
 from pages.components.battles.board import draw_board
 from pages.components.battles.campaign_form import draw_campaign_form
 from pages.components.battles.frozen import draw_frozen_board
+from pages.components.battles.offline import draw_offline
 from pages.components.battles.promotion import draw_promotion
 from pages.components.battles.raters import draw_raters
 from pages.components.battles.standings import draw_way_to_verdict
@@ -211,6 +212,7 @@ def draw_tab(ctx: Context, person: Person, campaign: CampaignView, board: Standi
     """Draw the open tab of a campaign."""
     if name == "Board":
         draw_board(ctx, person, campaign, board)
+        draw_offline(ctx, campaign)
     elif name == "Answers":
         draw_answers(ctx, campaign)
     elif name == "Raters":

@@ -26,7 +26,7 @@ from backend.services.serving.conversations import (
     start_conversation,
 )
 from backend.services.serving.deployments import start_endpoint
-from backend.services.serving.endpoints import EndpointView, list_endpoints
+from backend.services.serving.endpoints import EndpointView, list_alias_endpoints, list_endpoints
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 from pages.components.serving.history import DRAFT, RESEND, TRIM, draw_history
@@ -285,7 +285,7 @@ def main(ctx: Context, person: Person) -> None:
     current = st.query_params.get("conversation")
     draw_conversations(ctx, person, current)
     conversation = get_conversation(ctx, current, person=person) if current else None
-    everything = list_endpoints(ctx)
+    everything = [*list_endpoints(ctx), *list_alias_endpoints(ctx)]
     running = [endpoint for endpoint in everything if endpoint.stopped_at is None]
     if conversation is not None:
         draw_title(ctx, person, conversation)

@@ -143,6 +143,7 @@ def _rounded(steps: float) -> int:
 
 VOTE_STEPS, VOTE_CONTEXT = 2000, 512
 """Most steps and longest context of a recipe for a set of votes."""
+NAMES_OF_METHODS = {"lora": "LoRA", "qlora": "QLoRA", "full": "all weights"}
 SMALL_SET, MEDIUM_SET = 200, 1000
 """Rows below which a run makes three epochs, and two."""
 FEW_BATCHES = 8
@@ -177,7 +178,7 @@ def suggest_recipe(objective: Objective, *, num_rows: int, parameters: int | Non
     values |= {"warmup_steps": min(10, steps // 10), "eval_every": max(1, steps // 4), "checkpoint_every": steps}
     reasons = [
         ("Steps", f"{plural(epochs, 'epoch')} over {plural(num_rows, 'row')} in batches of {micro_batch * accumulate}"),
-        ("Learning rate", f"for {objective.value} with {method} on {_size(parameters)} parameters"),
+        ("Learning rate", f"for {objective.value.upper()} with {NAMES_OF_METHODS[method]} on {_size(parameters)} parameters"),
     ]
     if objective in (Objective.DPO, Objective.KTO):
         values["preference.beta"] = 0.2 if num_rows < SMALL_SET else 0.1
@@ -188,4 +189,6 @@ def suggest_recipe(objective: Objective, *, num_rows: int, parameters: int | Non
 
 
 def _size(parameters: int | None) -> str:
-    return f"{parameters / 1e6:,.1f} M" if parameters else "an unknown number of"
+    if not parameters:
+        return "an unknown number of"
+    return f"{parameters / 1e6:,.1f} M" if parameters >= 100_000 else f"{parameters:,}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -176,6 +176,14 @@ def endpoints_of_aliases(session: Session) -> dict[str, str]:
         if following or serving:
             answering[alias] = (following or serving)[-1]
     return answering
+
+
+def list_alias_endpoints(ctx: Context) -> list[EndpointView]:
+    """Return a view for every alias that an endpoint answers for: that endpoint's, under the alias's name."""
+    with ctx.db.read() as session:
+        return [
+            replace(_view(session, ctx, find_endpoint(session, name)), name=alias) for alias, name in endpoints_of_aliases(session).items()
+        ]
 
 
 def list_answering_aliases(ctx: Context) -> dict[str, str]:

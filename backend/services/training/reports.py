@@ -24,6 +24,7 @@ from backend.services.data.cards import card_facts
 from backend.services.data.datasets import resolve_version
 from backend.services.data.views import VersionView
 from backend.services.evaluation.evaluations import list_evaluations
+from backend.services.lineage import card_lines
 from backend.services.metrics.blocks import metric_names, read_points
 from backend.services.metrics.points import downsample
 from backend.services.training.diagnosis import diagnose_run
@@ -264,10 +265,11 @@ def _scores(ctx: Context, made: list[CheckpointView]) -> tuple[Measured, ...]:
 def _lineage(ctx: Context, newest: CheckpointView | None) -> tuple[str, ...]:
     if newest is None:
         return ()
-    return tuple(
+    ancestors = tuple(
         ancestor.name + (f", trained on {ancestor.dataset}" if ancestor.dataset else _from_the_hub(ancestor))
         for ancestor in list_lineage(ctx, newest.id)
     )
+    return (*ancestors, *card_lines(ctx, newest.id))
 
 
 def _from_the_hub(base: CheckpointView) -> str:

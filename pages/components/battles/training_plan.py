@@ -86,7 +86,14 @@ def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
                 "Both bad", list(BOTH_BAD), format_func=BOTH_BAD.__getitem__, key="plan_both_bad", help=fields["both_bad"].description
             ),
             "locked_share": grid.number_input(
-                "Locked share of prompts", 0.0, 0.9, None, 0.05, key="plan_locked", help=fields["locked_share"].description
+                "Locked share of prompts",
+                0.0,
+                0.9,
+                None,
+                0.05,
+                key="plan_locked",
+                placeholder="as many as are lacking",
+                help=fields["locked_share"].description,
             ),
         }
         if categories:

@@ -1,0 +1,36 @@
+"""Which benchmark predicts the votes here: scores of a campaign's contestants beside their ratings."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from backend.domain.battles.preferences.offline import OfflineAgreement, offline_agreement
+from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better
+from backend.domain.jobs.states import Status
+from backend.services.battles.standings import standings
+from backend.services.context import Context
+from backend.services.evaluation.evaluations import list_evaluations
+
+
+def compare_benchmarks(ctx: Context, campaign_id: str) -> list[OfflineAgreement]:
+    """Return every benchmark that two contestants were evaluated on, the best predictor of the votes first; empty without votes.
+
+    Each contestant counts with the main metric of its newest finished evaluation on a version.
+    """
+    board = standings(ctx, campaign_id)
+    if board.table is None:
+        return []
+    ratings = {row.contestant: row.rating for row in board.table.ratings}
+    scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for name, checkpoint_id in board.checkpoints.items():
+        for evaluation in list_evaluations(ctx, checkpoint_id=checkpoint_id):
+            metric = MAIN_METRIC.get(evaluation.kind)
+            score = evaluation.score(metric) if metric and evaluation.status is Status.FINISHED else None
+            if metric and score is not None:
+                scores[evaluation.benchmark, metric].setdefault(name, score.value)
+    compared = [
+        offline_agreement(ratings, values, benchmark=benchmark, metric=metric, lower_is_better=is_lower_better(metric))
+        for (benchmark, metric), values in scores.items()
+        if len(set(values) & set(ratings)) > 1
+    ]
+    return sorted(compared, key=lambda one: (-(one.tau if one.tau is not None else -2.0), -one.contestants, one.benchmark))
