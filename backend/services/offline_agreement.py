@@ -1,4 +1,4 @@
-"""Which benchmark predicts the votes here: scores of a campaign's contestants beside their ratings."""
+"""Benchmarks as predictors of the votes: scores of a campaign's contestants beside their ratings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a benchmark orders contestants as the raters do: Kendall's tau-b and the share of pairs that both order alike. Pure.
+"""Agreement of a benchmark with the raters on the order of contestants: Kendall's tau-b and the share of pairs that both order alike. Pure.
 
 With few contestants the tau of a benchmark is nearly free to be anything: five contestants have ten pairs. So intervals come from
 resampling contestants, and below five nothing is claimed.
