@@ -43,7 +43,7 @@ app = st.App(
     lifespan=lifespan,
     routes=[
         *live_routes(get_context),
-        *ballot_routes(get_context),
+        *ballot_routes(get_context, proxies=TrustedProxies.parse(settings.trust_proxy)),
         *download_routes(get_context),
         *sign_in_routes(get_context, proxies=TrustedProxies.parse(settings.trust_proxy)),
     ],

@@ -35,6 +35,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "task": ("backend.cli.evaluation.task", "List, show, check and convert the tasks of evaluations."),
     "gate": ("backend.cli.evaluation.gate", "Save gates, and require them of endpoints."),
     "rating": ("backend.cli.rating", "Ratings, verdicts and agreement from a file of votes."),
+    "campaign": ("backend.cli.battles.campaign", "Start, list and close campaigns of blind votes; make links for raters; import votes."),
     "alias": ("backend.cli.serving.alias", "Move, list and roll back aliases of checkpoints."),
     "endpoint": ("backend.cli.endpoint", "Deploy checkpoints to endpoints; list and stop endpoints."),
     "user": ("backend.cli.user", "Add and list accounts."),

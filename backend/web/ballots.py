@@ -4,6 +4,7 @@
     POST /ballot/api/vote   {battle, label, duration_ms, reasons, dimensions, note, rewrite, flag, amends, holds} -> {next, progress}
     POST /ballot/api/undo   {} -> {battle, progress}
     POST /ballot/api/rate   {battle, side, value, note, holds} -> {next, progress}
+    GET  /ballot/open?link= -> the ballot, after a cookie that tells this browser from others
 
 The token comes in the header `Authorization: Bearer`, which no other site can make a browser send. `holds` lists the ids of battles that
 the browser already has. Errors are {error, remedy}.
@@ -12,26 +13,32 @@ the browser already has. Errors are {error, remedy}.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypeVar
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.markdown_nodes import markdown_nodes
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
 from backend.services.battles.admission import Voter, voter_of_token
-from backend.services.battles.ballots import BallotProgress, BallotView, Served, VoteInput
+from backend.services.battles.assignment.rows import VoteInput
+from backend.services.battles.ballots import BallotProgress, BallotView, Served
+from backend.services.battles.raters import BROWSER_COOKIE
 from backend.services.battles.voting import TooFast, open_ballot, submit_rating, submit_vote, undo_vote
 from backend.services.context import Context
+from backend.web.proxies import TrustedProxies
 
-BROWSER_COOKIE = "roundhouse_ballot"
 NEVER_STORED = {"cache-control": "no-store"}
 MAX_BODY_BYTES = 300_000
+COOKIE_AGE_S = 365 * 24 * 3600
+NO_PROXIES = TrustedProxies()
 STATUS: dict[type[RoundhouseError], int] = {InvalidInput: 422, NotFound: 404, TooFast: 429, Conflict: 409, NotAllowed: 403}
 
 Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -70,7 +77,7 @@ class RateBody(Body):
     note: str = ""
 
 
-def ballot_routes(get_context: Callable[[], Context]) -> list[Route]:
+def ballot_routes(get_context: Callable[[], Context], *, proxies: TrustedProxies = NO_PROXIES) -> list[Route]:
     """Return the routes; the context is created at the first request."""
 
     def next_(ctx: Context, voter: Voter, _body: bytes) -> Document:
@@ -104,6 +111,15 @@ def ballot_routes(get_context: Callable[[], Context]) -> list[Route]:
         sent = _parse(RateBody, body)
         return _after(submit_rating(ctx, voter, sent.battle, value=sent.value, note=sent.note), sent.holds)
 
+    async def open_link(request: Request) -> Response:
+        """Set the cookie alone: programs that preview links load this address too, so the link is bound by the page, later."""
+        response = RedirectResponse(f"/ballot?{urlencode({'link': request.query_params.get('link', '')})}", status_code=303)
+        response.headers["cache-control"] = "no-store"
+        if not request.cookies.get(BROWSER_COOKIE):
+            secure, value = proxies.is_https(request), secrets.token_urlsafe(24)
+            response.set_cookie(BROWSER_COOKIE, value, max_age=COOKIE_AGE_S, httponly=True, samesite="lax", secure=secure)
+        return response
+
     def route(path: str, method: str, handle: Callable[[Context, Voter, bytes], Document]) -> Route:
         return Route(path, _endpoint(get_context, handle), methods=[method])
 
@@ -112,6 +128,7 @@ def ballot_routes(get_context: Callable[[], Context]) -> list[Route]:
         route("/ballot/api/vote", "POST", vote),
         route("/ballot/api/undo", "POST", undo),
         route("/ballot/api/rate", "POST", rate),
+        Route("/ballot/open", open_link, methods=["GET"]),
     ]
 
 
@@ -174,7 +191,8 @@ def _endpoint(get_context: Callable[[], Context], handle: Callable[[Context, Vot
             if read is None:
                 return _error("The body is too large.", f"Send at most {MAX_BODY_BYTES:,} bytes.", 413)
             body = read
-        return await run_in_threadpool(_respond, get_context, handle, token.strip(), request.cookies.get(BROWSER_COOKIE, ""), body)
+        browser = request.cookies.get(BROWSER_COOKIE, "")
+        return await run_in_threadpool(_respond, get_context, handle, token.strip(), browser, body)
 
     return answer
 

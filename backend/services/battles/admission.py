@@ -51,7 +51,7 @@ def _may_vote(session: Session, ctx: Context, row: Rater, browser: str) -> bool:
         if user is not None and user.disabled_at is not None:
             return False
     if row.link_hash is None:
-        return True
-    if row.browser_hash is not None and row.browser_hash != browser_hash(browser):
+        return row.user_id is not None  # the raters of imported votes have neither
+    if row.single_use and row.browser_hash != browser_hash(browser):
         return False
     return row.expires_at is not None and row.expires_at > ctx.now()

@@ -7,28 +7,30 @@ fails, to be tried again, if another request of the same rater came first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from random import Random, SystemRandom
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant, Job, Rater, Vote
-from backend.domain.battles.pairing import Pair
+from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.votes import Label
 from backend.domain.jobs.states import ACTIVE
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.drawing import PlannedBattle, plan_battles
-from backend.services.battles.ledgers import RaterLedger, count_battles, read_ledger
-from backend.services.battles.pools import POOLED, opened_pool
+from backend.services.battles.assignment.drawing import PlannedBattle, plan_battles
+from backend.services.battles.assignment.ledgers import RaterLedger, count_battles, read_ledger
+from backend.services.battles.assignment.pools import POOLED, opened_pool
+from backend.services.battles.assignment.rows import BATTLE_HOURS, VoteInput, add_battle, append_vote, last_vote
 from backend.services.battles.raters import RaterView
 from backend.services.battles.views import SKIPPED, UNDONE, find_campaign
 from backend.services.context import Context
 
-BATTLE_HOURS = 12
 MAX_UNDO = 10
 ATTEMPTS = 5
 """Requests of one rater that come at the same moment are tried so often."""
@@ -62,29 +64,15 @@ class BallotView:
 
 
 @dataclass(frozen=True)
-class VoteInput:
-    """A rater's judgement of a battle. `dimensions` maps the rubric's dimensions to labels. `amends` replaces reasons, note
-    and the like of an earlier vote with the same label; without it, a vote that is sent again is the same vote.
-    """
-
-    battle_id: str
-    label: str
-    duration_ms: int | None = None
-    reasons: tuple[str, ...] = ()
-    dimensions: dict[str, str] = field(default_factory=dict)
-    note: str = ""
-    rewrite: str | None = None
-    flag: str = ""
-    amends: bool = False
-
-
-@dataclass(frozen=True)
 class Served:
     """A rater's open battles, the current one first, their progress, and the vote that was stored with the request."""
 
     battles: tuple[BallotView, ...]
     progress: BallotProgress
     vote_id: str | None = None
+
+
+Check = Callable[[VoteInput, CampaignConfig, RaterLedger], VoteInput]
 
 
 def next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random | None = None) -> BallotView | None:
@@ -97,15 +85,28 @@ def next_battle(ctx: Context, campaign_id: str, rater: RaterView, *, rng: Random
 
 
 def serve_battles(
-    ctx: Context, campaign_id: str, rater: RaterView, *, num: int = 2, vote: VoteInput | None = None, rng: Random | None = None
+    ctx: Context,
+    campaign_id: str,
+    rater: RaterView,
+    *,
+    num: int = 2,
+    vote: VoteInput | None = None,
+    check: Check | None = None,
+    rng: Random | None = None,
 ) -> Served:
-    """Store a vote, if there is one, and return up to `num` battles to judge. Raises what `next_battle` and `cast_vote` raise."""
+    """Store a vote, if there is one, and return up to `num` battles to judge.
+
+    `check` may refuse or change the vote, given the campaign's config and the rater's battles. Raises what it, `next_battle` and
+    `cast_vote` raise.
+    """
     rng = rng or SystemRandom()
     for _ in range(ATTEMPTS):
         with ctx.db.read() as session:
             campaign = admit(session, ctx, campaign_id, rater)
             ledger = read_ledger(session, campaign_id, rater.id)
             with opened_pool(ctx, session, campaign) as held:
+                if vote is not None and check is not None:
+                    vote, check = check(vote, held.config, ledger), None
                 future = ledger.with_vote(vote.battle_id, ctx.now()) if vote else ledger
                 missing = num - len(future.open)
                 plans = plan_battles(held, future, num=missing, rng=rng) if missing > 0 else []
@@ -182,9 +183,19 @@ def admit(session: Session, ctx: Context, campaign_id: str, rater: RaterView) ->
     campaign = find_campaign(session, campaign_id)
     if campaign.config.get("standing"):
         raise NotAllowed("These prompts come from people's own conversations, so no one else votes on them.")
-    if campaign.closed_at is not None:
+    if campaign.closed_at is not None or _has_ended(ctx, campaign):
         raise Conflict("This campaign is closed: it takes no more votes.")
     return campaign
+
+
+def _has_ended(ctx: Context, campaign: Campaign) -> bool:
+    """Return whether the date at which a campaign closes has passed."""
+    stop_at = campaign.config.get("config", {}).get("stop_at")
+    return stop_at is not None and datetime.fromisoformat(stop_at) <= ctx.now()
+
+
+_turn = threading.Lock()
+"""Writers of this process take turns on SQLite: its own waiting polls, so that under load some wait for seconds."""
 
 
 class _Changed(Exception):
@@ -192,7 +203,7 @@ class _Changed(Exception):
 
 
 def _lock(session: Session, rater: RaterView) -> None:
-    """Let this rater's other requests wait. SQLite has locked the database already."""
+    """Let this rater's other requests wait. On SQLite all writers wait for each other."""
     session.execute(select(Rater.id).where(Rater.id == rater.id).with_for_update())
 
 
@@ -211,8 +222,9 @@ def _store(
     renewed = [row.battle_id for row in ledger.open[:num_open] if row.expires_at < now + timedelta(hours=BATTLE_HOURS - 1)]
     if not plans and vote is None and not renewed:
         return None
-    with ctx.db.write() as session:
-        _lock(session, rater)
+    with _turn if ctx.db.is_sqlite else nullcontext(), ctx.db.write() as session:
+        if not ctx.db.is_sqlite:
+            _lock(session, rater)
         campaign = admit(session, ctx, campaign_id, rater)
         if count_battles(session, campaign_id, rater.id) != len(ledger.rows):
             raise _Changed
@@ -220,7 +232,7 @@ def _store(
         for battle_id in renewed:
             session.get_one(Battle, battle_id).expires_at = now + timedelta(hours=BATTLE_HOURS)
         battles = [_insert(session, ctx, campaign, rater, plan) for plan in plans]
-    with ctx.db.read() as session, opened_pool(ctx, session, campaign) as held:
+    with ctx.db.read() as session, opened_pool(ctx, session, campaign, advance=False) as held:
         for battle_id in renewed:
             held.pool.renew(battle_id, expires_at=now + timedelta(hours=BATTLE_HOURS), now=now)
         for battle, plan in zip(battles, plans, strict=True):
@@ -272,101 +284,55 @@ def _insert(session: Session, ctx: Context, campaign: Campaign, rater: RaterView
     return battle
 
 
-def add_battle(
-    session: Session,
-    ctx: Context,
-    campaign: Campaign,
-    *,
-    rater_id: str,
-    prompt_id: str,
-    pair: Pair,
-    completions: tuple[str, str],
-    probability: float,
-    purpose: str = "vote",
-    repeat_of_id: str | None = None,
-) -> Battle:
-    """Insert a battle. `completions` are side a and side b; `probability` is that of the prompt and pair (each order of sides has half)."""
-    battle = Battle(
-        campaign_id=campaign.id,
-        prompt_id=prompt_id,
-        pair=pair_key(pair),
-        completion_a_id=completions[0],
-        completion_b_id=completions[1],
-        rater_id=rater_id,
-        purpose=purpose,
-        repeat_of_id=repeat_of_id,
-        sampling_probability=probability,
-        served_at=ctx.now(),
-        expires_at=ctx.now() + timedelta(hours=BATTLE_HOURS),
-    )
-    session.add(battle)
-    session.flush()
-    return battle
-
-
-def pair_key(pair: Pair) -> str:
-    """Return a pair as the battles table holds it."""
-    return f"{pair[0]}:{pair[1]}"
-
-
-def last_vote(session: Session, battle_id: str) -> Vote | None:
-    """Return the valid vote on a battle, None without one."""
-    return session.scalar(select(Vote).where(Vote.battle_id == battle_id).order_by(Vote.revision.desc()).limit(1))
-
-
-def append_vote(
-    session: Session, ctx: Context, battle: Battle, rater: RaterView, *, label: str, last: Vote | None, said: VoteInput | None = None
-) -> Vote:
-    """Append a vote on a battle, superseding the last one."""
-    said = said or VoteInput(battle.id, label)
-    vote = Vote(
-        battle_id=battle.id,
-        rater_id=rater.id,
-        label=label,
-        revision=last.revision + 1 if last else 1,
-        supersedes_id=last.id if last else None,
-        duration_ms=said.duration_ms,
-        note=said.note,
-        reasons=list(said.reasons),
-        dimensions=dict(said.dimensions),
-        rewrite=said.rewrite,
-        flag=said.flag,
-        created_at=ctx.now(),
-    )
-    session.add(vote)
-    session.flush()
-    return vote
-
-
 def _served(ctx: Context, campaign_id: str, rater: RaterView, *, num: int, vote_id: str | None) -> Served:
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
         ledger = read_ledger(session, campaign_id, rater.id)
         progress = _progress(session, ctx, campaign, ledger)
-        with opened_pool(ctx, session, campaign) as held:
+        with opened_pool(ctx, session, campaign, advance=False) as held:
             mask = held.masker.mask
+        shown = ledger.open[:num]
+        texts = _texts(session, [row.battle_id for row in shown]) if shown else {}
         views = []
-        for row in ledger.open[:num]:
-            prompt = session.get_one(CampaignPrompt, row.prompt_id)
-            texts = [mask(session.get_one(Completion, side).text) for side in (row.completion_a_id, row.completion_b_id)]
-            turns = tuple((str(message["role"]), str(message["content"])) for message in prompt.messages)
-            views.append(BallotView(row.battle_id, turns, texts[0], texts[1], progress, is_single=row.purpose == "single"))
+        for row in shown:
+            messages, text_a, text_b = texts[row.battle_id]
+            turns = tuple((str(message["role"]), str(message["content"])) for message in messages)
+            views.append(BallotView(row.battle_id, turns, mask(text_a), mask(text_b), progress, is_single=row.purpose == "single"))
     return Served(tuple(views), progress, vote_id)
 
 
+_SIDE_A, _SIDE_B = aliased(Completion), aliased(Completion)
+_TEXTS = (
+    select(Battle.id, CampaignPrompt.messages, _SIDE_A.text, _SIDE_B.text)
+    .join(CampaignPrompt, CampaignPrompt.id == Battle.prompt_id)
+    .join(_SIDE_A, _SIDE_A.id == Battle.completion_a_id)
+    .join(_SIDE_B, _SIDE_B.id == Battle.completion_b_id)
+    .where(Battle.id.in_(bindparam("battles", expanding=True)))
+)
+_WRITING = (
+    select(Job.id)
+    .join(Contestant, Contestant.job_id == Job.id)
+    .where(Contestant.campaign_id == bindparam("campaign"), Job.status.in_(ACTIVE))
+    .limit(1)
+)
+
+
+def _texts(session: Session, battle_ids: Sequence[str]) -> dict[str, tuple[list[dict[str, str]], str, str]]:
+    """Return the prompt and both answers of battles."""
+    rows = session.execute(_TEXTS, {"battles": list(battle_ids)})
+    return {battle: (messages, text_a, text_b) for battle, messages, text_a, text_b in rows}
+
+
 def _progress(session: Session, ctx: Context, campaign: Campaign, ledger: RaterLedger) -> BallotProgress:
-    with opened_pool(ctx, session, campaign) as held:
+    with opened_pool(ctx, session, campaign, advance=False) as held:
         left = held.pool.num_distinct(ledger.done) + len(set(held.gold) - {row.prompt_id for row in ledger.rows})
         quota = held.config.votes_per_rater
-    writing = (
-        select(Job.id).join(Contestant, Contestant.job_id == Job.id).where(Contestant.campaign_id == campaign.id, Job.status.in_(ACTIVE))
-    )
     done = len(ledger.cast)
     return BallotProgress(
         done=done,
         total=max(done, min(quota, done + len(ledger.open) + left)),
         median_s=ledger.median_s,
         can_undo=bool(ledger.cast) and len(ledger.undone) < MAX_UNDO,
-        more_to_come=session.scalar(writing.limit(1)) is not None,
+        more_to_come=session.scalar(_WRITING, {"campaign": campaign.id}) is not None,
         closed=campaign.closed_at is not None,
     )

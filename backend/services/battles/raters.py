@@ -8,18 +8,24 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
-from sqlalchemy import select
+import segno
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Rater, User
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput, NotAllowed, NotFound
-from backend.services.battles.views import find_campaign, valid_votes
+from backend.services.battles.views import ValidVote, find_campaign, valid_votes
 from backend.services.context import Context, Person, require_builder
+from backend.services.people.attempts import Attempts
 
 LOCAL_RATER = "local"
 MAX_LINK_DAYS = 365
+BROWSER_COOKIE = "roundhouse_ballot"
+"""Cookie by which the first browser of a single-use link is recognised."""
+
+_attempts = Attempts()
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,11 @@ def find_rater(ctx: Context, person: Person) -> RaterView:
         return view_of_rater(row) if row is not None else RaterView(id="", name=person.name, campaign_id=None, expires_at=None)
 
 
-def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 14, person: Person) -> RaterLink:
-    """Create a link that opens the ballot of one campaign until it expires. `name` may be a pseudonym; no account is created."""
+def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 14, single_use: bool = False, person: Person) -> RaterLink:
+    """Create a link that opens the ballot of one campaign until it expires. `name` may be a pseudonym; no account is created.
+
+    A single-use link is bound to the first browser that opens its ballot.
+    """
     require_builder(person)
     name = clean_name(name, what="A rater", limit=80)
     if not 1 <= days <= MAX_LINK_DAYS:
@@ -97,24 +106,52 @@ def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 
             campaign_id=campaign.id,
             link_hash=_hash(secret),
             created_by=person.id,
+            single_use=single_use,
             expires_at=ctx.now() + timedelta(days=days),
             created_at=ctx.now(),
         )
         session.add(row)
         session.flush()
-        return RaterLink(f"{ctx.pages_url.rstrip('/')}/ballot?link={secret}", view_of_rater(row))
+        path = "/ballot/open" if single_use else "/ballot"
+        return RaterLink(f"{ctx.pages_url.rstrip('/')}{path}?link={secret}", view_of_rater(row))
 
 
-def rater_from_link(ctx: Context, secret: str) -> RaterView:
-    """Return the rater of a link. Raises NotAllowed, with the same message for a wrong, an expired and a revoked one, and if the account
-    that made it is disabled.
+def link_qr_svg(url: str) -> str:
+    """Return a link as a QR code, an SVG image made here."""
+    return str(segno.make(url, error="m", micro=False).svg_inline(scale=4, border=2, omitsize=True, dark="#000", light="#fff"))
+
+
+def rater_from_link(ctx: Context, secret: str, *, browser: str = "", address: str = "") -> RaterView:
+    """Return the rater of a link. `browser` is the visitor's cookie, to which a single-use link is bound at its first use.
+
+    Raises NotAllowed, with the same message for a wrong, an expired and a revoked one, and if the account that made it is disabled; for a
+    single-use link in another browser; and after too many wrong links from one `address`. A valid link is never locked.
     """
     query = select(Rater).outerjoin(User, User.id == Rater.created_by).where(User.disabled_at.is_(None))
     with ctx.db.read() as session:
         row = session.scalar(query.where(Rater.link_hash == _hash(secret)))
         if row is None or row.expires_at is None or row.expires_at <= ctx.now():
+            if address:
+                _attempts.begin(name=f"link {_hash(secret)[:16]}", address=address)
             raise NotAllowed("This ballot link is not valid any more.", remedy="Ask the person who sent it for a new one.")
-        return view_of_rater(row)
+    if row.single_use:
+        _bind(ctx, row.id, browser)
+    return view_of_rater(row)
+
+
+def _bind(ctx: Context, rater_id: str, browser: str) -> None:
+    """Bind a single-use link to its first browser. Raises NotAllowed in another one, and in one without the cookie."""
+    if not browser:
+        raise NotAllowed("This link opens in one browser alone, which is recognised by a cookie.", remedy="Open the link as it was sent.")
+    unbound = update(Rater).where(Rater.id == rater_id, Rater.browser_hash.is_(None)).values(browser_hash=browser_hash(browser))
+    with ctx.db.read() as session:
+        bound_to = session.get_one(Rater, rater_id).browser_hash
+    if bound_to is None:
+        with ctx.db.write() as session:
+            session.execute(unbound)
+            bound_to = session.scalar(select(Rater.browser_hash).where(Rater.id == rater_id))
+    if bound_to != browser_hash(browser):
+        raise NotAllowed("This link was opened in another browser already.", remedy="Ask the person who sent it for a new one.")
 
 
 def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
@@ -130,17 +167,17 @@ def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
 def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
     """Return the raters who voted in a campaign or hold a link to it, most votes first."""
     with ctx.db.read() as session:
-        cast: dict[str, list[tuple[str, int | None]]] = {}
-        for vote in valid_votes(session, campaign_id):
-            cast.setdefault(vote.rater_id, []).append((vote.label, vote.duration_ms))
+        cast: dict[str, list[ValidVote]] = {}
+        for vote in valid_votes(session, campaign_id, purposes=("vote",)):
+            cast.setdefault(vote.rater_id, []).append(vote)
         rows = session.scalars(select(Rater).where(Rater.id.in_(list(cast)) | (Rater.campaign_id == campaign_id))).all()
         result = [_row(row, cast.get(row.id, [])) for row in rows]
     return sorted(result, key=lambda row: (-row.num_votes, row.rater.name))
 
 
-def _row(row: Rater, votes: list[tuple[str, int | None]]) -> RaterRow:
-    times = [ms for _, ms in votes if ms is not None]
-    sides = [label for label, _ in votes if label in ("A", "B")]
+def _row(row: Rater, votes: list[ValidVote]) -> RaterRow:
+    times = [vote.duration_ms for vote in votes if vote.duration_ms is not None]
+    sides = [vote.label for vote in votes if vote.label in ("A", "B")]
     return RaterRow(
         rater=view_of_rater(row),
         is_link=row.link_hash is not None,

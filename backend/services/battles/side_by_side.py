@@ -9,7 +9,8 @@ from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Cont
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
 from backend.errors import InvalidInput
-from backend.services.battles.ballots import add_battle, append_vote, check_label, last_vote
+from backend.services.battles.assignment.rows import add_battle, append_vote, last_vote
+from backend.services.battles.ballots import check_label
 from backend.services.battles.campaigns import enter, insert_campaign
 from backend.services.battles.generation import add_completion, usable_checkpoint
 from backend.services.battles.raters import RaterView, rater_for

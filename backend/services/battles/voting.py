@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from backend.db.tables import AnswerRating, Battle, Vote
+from backend.db.tables import AnswerRating, Battle
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.votes import Label
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.battles.admission import Voter
-from backend.services.battles.ballots import Served, VoteInput, check_label, rater_progress, serve_battles, undo
+from backend.services.battles.assignment.ledgers import RaterLedger
+from backend.services.battles.assignment.pools import opened_pool
+from backend.services.battles.assignment.rows import VoteInput
+from backend.services.battles.ballots import Served, check_label, rater_progress, serve_battles, undo
+from backend.services.battles.stopping import close_when_over
 from backend.services.battles.views import RATED, SKIPPED, find_campaign
 from backend.services.context import Context
 
@@ -41,7 +45,7 @@ def open_ballot(ctx: Context, voter: Voter) -> Ballot:
         campaign = find_campaign(session, voter.campaign_id)
         config = CampaignConfig.model_validate(campaign.config.get("config", {}))
         closed = campaign.closed_at is not None
-    if closed:
+    if closed or _close_when_over(ctx, voter.campaign_id, config):
         return Ballot(Served((), rater_progress(ctx, voter.campaign_id, voter.rater)), config)
     return Ballot(serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD), config)
 
@@ -52,27 +56,29 @@ def submit_vote(ctx: Context, voter: Voter, vote: VoteInput) -> Served:
     Raises InvalidInput for what the campaign's form doesn't offer, TooFast, and what `cast_vote` raises.
     """
     check_label(vote.label, skip=True)
-    with ctx.db.read() as session:
-        config = CampaignConfig.model_validate(find_campaign(session, voter.campaign_id).config.get("config", {}))
-    _check_form(vote, config)
-    longest_ms = _check_pace(ctx, voter, vote.battle_id, config)
-    if vote.duration_ms is not None:
-        vote = replace(vote, duration_ms=max(0, min(vote.duration_ms, longest_ms, MAX_DURATION_MS)))
-    return serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD, vote=vote)
+    return _submit(ctx, voter, vote, single=False)
 
 
 def submit_rating(ctx: Context, voter: Voter, battle_id: str, *, value: int, note: str = "") -> Served:
     """Store the grade of a single answer, 1 to 5, and return the rater's open battles. A later grade supersedes it."""
     if not 1 <= value <= 5:
         raise InvalidInput(f"A grade of {value} is not between 1 and 5.", remedy="Grade 1 to 5.", field="value")
-    _check_length(note, MAX_NOTE, field="note")
-    with ctx.db.read() as session:
-        config = CampaignConfig.model_validate(find_campaign(session, voter.campaign_id).config.get("config", {}))
-    if not config.is_single:
-        raise InvalidInput("This campaign compares two answers.", remedy="Send a vote instead.", field="value")
-    _check_pace(ctx, voter, battle_id, config)
-    served = serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD, vote=VoteInput(battle_id, RATED, note=note))
+    served = _submit(ctx, voter, VoteInput(battle_id, RATED, note=note), single=True)
     store_answer_rating(ctx, voter, battle_id, value=value, note=note)
+    return served
+
+
+def _submit(ctx: Context, voter: Voter, vote: VoteInput, *, single: bool) -> Served:
+    campaign_config: list[CampaignConfig] = []
+
+    def check(said: VoteInput, config: CampaignConfig, ledger: RaterLedger) -> VoteInput:
+        campaign_config.append(config)
+        _check_form(said, config, single=single)
+        return _check_pace(ctx, said, config, ledger)
+
+    served = serve_battles(ctx, voter.campaign_id, voter.rater, num=NUM_HELD, vote=vote, check=check)
+    if _close_when_over(ctx, voter.campaign_id, campaign_config[0]):
+        served = replace(served, progress=replace(served.progress, closed=True))
     return served
 
 
@@ -106,9 +112,22 @@ def store_answer_rating(ctx: Context, voter: Voter, battle_id: str, *, value: in
         )
 
 
-def _check_form(vote: VoteInput, config: CampaignConfig) -> None:
-    if config.is_single and vote.label != SKIPPED:
+def _close_when_over(ctx: Context, campaign_id: str, config: CampaignConfig) -> bool:
+    """Close a campaign whose stopping rule is met. The pool's count says whether counting the stored votes is worth it."""
+    if config.stop_votes is not None and config.stop_at is None and not config.stop_on_verdict:
+        with ctx.db.read() as session, opened_pool(ctx, session, find_campaign(session, campaign_id)) as held:
+            if held.pool.num_votes < config.stop_votes:
+                return False
+    if config.stop_votes is None and config.stop_at is None and not config.stop_on_verdict:
+        return False
+    return close_when_over(ctx, campaign_id)
+
+
+def _check_form(vote: VoteInput, config: CampaignConfig, *, single: bool) -> None:
+    if config.is_single and not single and vote.label != SKIPPED:
         raise InvalidInput("This campaign grades single answers.", remedy="Send a grade instead.", field="label")
+    if single and not config.is_single:
+        raise InvalidInput("This campaign compares two answers.", remedy="Send a vote instead.", field="value")
     known = [dimension.name for dimension in config.dimensions]
     for name, label in vote.dimensions.items():
         if name not in known:
@@ -133,18 +152,15 @@ def _check_length(text: str, limit: int, *, field: str) -> None:
         raise InvalidInput(f"The {field} has {len(text):,} characters.", remedy=f"Use at most {limit:,}.", field=field)
 
 
-def _check_pace(ctx: Context, voter: Voter, battle_id: str, config: CampaignConfig) -> int:
-    """Return the milliseconds since the battle was served. Raises TooFast above the campaign's votes a minute, NotFound."""
-    since = ctx.now() - timedelta(minutes=1)
-    with ctx.db.read() as session:
-        battle = session.get(Battle, battle_id)
-        if battle is None or battle.rater_id != voter.rater.id or battle.campaign_id != voter.campaign_id:
-            raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
-        recent = (
-            select(func.count(Vote.id))
-            .join(Battle, Battle.id == Vote.battle_id)
-            .where(Vote.rater_id == voter.rater.id, Vote.created_at > since, Battle.purpose != "identical")
-        )
-        if (session.scalar(recent) or 0) >= config.votes_per_minute:
-            raise TooFast(f"That is more than {config.votes_per_minute} votes a minute.", remedy="Read both answers, then vote again.")
-        return round((ctx.now() - battle.served_at).total_seconds() * 1000)
+def _check_pace(ctx: Context, vote: VoteInput, config: CampaignConfig, ledger: RaterLedger) -> VoteInput:
+    """Return the vote with a duration that is possible. Raises TooFast above the campaign's votes a minute, NotFound."""
+    now = ctx.now()
+    row = next((row for row in ledger.shown if row.battle_id == vote.battle_id), None)
+    if row is None:
+        raise NotFound("This battle was not served to you.", remedy="Reload the ballot.")
+    if row.is_open and ledger.votes_since(now - timedelta(minutes=1)) >= config.votes_per_minute:
+        raise TooFast(f"That is more than {config.votes_per_minute} votes a minute.", remedy="Read both answers, then vote again.")
+    if vote.duration_ms is None:
+        return vote
+    longest_ms = round((now - row.served_at).total_seconds() * 1000)
+    return replace(vote, duration_ms=max(0, min(vote.duration_ms, longest_ms, MAX_DURATION_MS)))

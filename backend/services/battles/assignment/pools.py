@@ -1,4 +1,4 @@
-"""Campaigns' battle pools in this process's memory, kept up to date by reading what is newer than the last row seen.
+"""Campaigns' battle pools in this process's memory, kept up to date by reading what is newer than the last reading.
 
 A pool only says what should be served; what is served is decided by the database's unique constraints, so several processes may each hold
 one. Rows that another process commits later than their own time by more than `OVERLAP` are missed here: a battle may then be drawn a little
@@ -26,7 +26,7 @@ from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.masking import Masker
 from backend.domain.battles.pairing import Pair, pair_of
 from backend.domain.battles.pool import Answer, BattlePool
-from backend.services.battles.ledgers import pair_of_key
+from backend.services.battles.assignment.ledgers import pair_of_key
 from backend.services.battles.views import GOLD_KINDS
 from backend.services.context import Context
 
@@ -63,10 +63,8 @@ class CampaignPool:
     masker: Masker = field(default_factory=lambda: Masker(()))
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _authors: dict[str, str] = field(default_factory=dict)
-    _num_completions: int = 0
-    _completed_at: datetime | None = None
-    _served_at: datetime | None = None
-    _voted_at: datetime | None = None
+    _completions_read_at: datetime | None = None
+    _battles_read_at: datetime | None = None
     _next_count: float = 0.0
     _next_refresh: float = 0.0
 
@@ -74,11 +72,12 @@ class CampaignPool:
         """Read new completions, battles and votes."""
         clock = time.monotonic()
         if clock >= self._next_count:
-            self._read_completions(session)
-            self._next_count = clock + (1.0 if self._num_completions > SMALL else 0.0)
+            self._read_completions(session, now)
+            self._next_count = clock + (1.0 if len(self._authors) > SMALL else 0.0)
         if clock >= self._next_refresh:
             self._read_battles(session, now)
             self._read_votes(session, now)
+            self._battles_read_at = now
             self._next_refresh = clock + REFRESH_S
         self.pool.expire(now)
 
@@ -86,25 +85,29 @@ class CampaignPool:
         """Return the contestant that wrote a completion."""
         return self._authors[completion_id]
 
-    def _read_completions(self, session: Session) -> None:
-        ours = Contestant.campaign_id == self.campaign_id
-        counting = select(func.count(Completion.id)).join(Contestant, Contestant.id == Completion.contestant_id).where(ours)
-        number = session.scalar(counting) or 0
-        if number == self._num_completions:
+    def _read_completions(self, session: Session, now: datetime) -> None:
+        counting = select(func.count(Completion.id)).join(Contestant, Contestant.id == Completion.contestant_id)
+        number = session.scalar(counting.where(Contestant.campaign_id == self.campaign_id)) or 0
+        if number == len(self._authors):
             return
+        since = self._completions_read_at
+        self._add_completions(session, since=since)
+        if since is not None and len(self._authors) < number:  # some were committed long after their time, as by a large import
+            self._add_completions(session, since=None)
+        self._completions_read_at = now
+        self.masker = Masker([*self.config.masked_words, *_identities(session, self.campaign_id)])
+
+    def _add_completions(self, session: Session, *, since: datetime | None) -> None:
         query = (
-            select(
-                Completion.id, Completion.prompt_id, Completion.contestant_id, Completion.text_hash, Completion.created_at, Contestant.kind
-            )
+            select(Completion.id, Completion.prompt_id, Completion.contestant_id, Completion.text_hash, Contestant.kind)
             .join(Contestant, Contestant.id == Completion.contestant_id)
-            .where(ours)
+            .where(Contestant.campaign_id == self.campaign_id)
             .order_by(Completion.created_at, Completion.id)
         )
-        if self._completed_at is not None:
-            query = query.where(Completion.created_at >= self._completed_at - OVERLAP)
+        if since is not None:
+            query = query.where(Completion.created_at >= since - OVERLAP)
         gold: dict[str, dict[str, tuple[str, str]]] = {}
-        for completion, prompt, contestant, digest, created_at, kind in session.execute(query):
-            self._completed_at = max(created_at, self._completed_at or created_at)
+        for completion, prompt, contestant, digest, kind in session.execute(query):
             if completion in self._authors:
                 continue
             self._authors[completion] = contestant
@@ -116,28 +119,24 @@ class CampaignPool:
             if len(sides) == len(GOLD_KINDS):
                 (better, first), (worse, second) = (sides[kind] for kind in GOLD_KINDS)
                 self.gold[prompt] = Gold(prompt, pair_of(first, second), better, worse)
-        self._num_completions = number
-        self.masker = Masker([*self.config.masked_words, *_identities(session, self.campaign_id)])
 
     def _read_battles(self, session: Session, now: datetime) -> None:
-        query = select(
-            Battle.id, Battle.prompt_id, Battle.pair, Battle.completion_a_id, Battle.expires_at, Battle.served_at, Battle.purpose
-        ).where(Battle.campaign_id == self.campaign_id)
-        if self._served_at is not None:
-            query = query.where(Battle.served_at >= self._served_at - OVERLAP)
-        for battle, prompt, pair, completion_a, expires_at, served_at, purpose in session.execute(query):
-            self._served_at = max(served_at, self._served_at or served_at)
+        query = select(Battle.id, Battle.prompt_id, Battle.pair, Battle.completion_a_id, Battle.expires_at, Battle.purpose).where(
+            Battle.campaign_id == self.campaign_id
+        )
+        if self._battles_read_at is not None:
+            query = query.where(Battle.served_at >= self._battles_read_at - OVERLAP)
+        for battle, prompt, pair, completion_a, expires_at, purpose in session.execute(query):
             if purpose in POOLED and completion_a in self._authors:
                 self.pool.add_battle(battle, (prompt, pair_of_key(pair)), a=self._authors[completion_a], expires_at=expires_at, now=now)
 
     def _read_votes(self, session: Session, now: datetime) -> None:
-        query = select(Vote.battle_id, Vote.label, Vote.revision, Vote.created_at)
-        if self._voted_at is None:
+        query = select(Vote.battle_id, Vote.label, Vote.revision)
+        if self._battles_read_at is None:
             query = query.join(Battle, Battle.id == Vote.battle_id).where(Battle.campaign_id == self.campaign_id)
         else:  # of every campaign: an index finds them, and the pool skips battles that it doesn't hold
-            query = query.where(Vote.created_at >= self._voted_at - OVERLAP)
-        for battle, label, revision, created_at in session.execute(query):
-            self._voted_at = max(created_at, self._voted_at or created_at)
+            query = query.where(Vote.created_at >= self._battles_read_at - OVERLAP)
+        for battle, label, revision in session.execute(query):
             self.pool.add_vote(battle, label=label, revision=revision, now=now)
 
 
@@ -146,8 +145,8 @@ _pools_lock = threading.Lock()
 
 
 @contextmanager
-def opened_pool(ctx: Context, session: Session, campaign: Campaign) -> Iterator[CampaignPool]:
-    """Hold a campaign's pool, brought up to date, under its lock."""
+def opened_pool(ctx: Context, session: Session, campaign: Campaign, *, advance: bool = True) -> Iterator[CampaignPool]:
+    """Hold a campaign's pool under its lock, brought up to date unless `advance` is false, as later in the same request."""
     with _pools_lock:
         pools = _pools.setdefault(ctx.db, OrderedDict())
         held = pools.get(campaign.id)
@@ -158,7 +157,8 @@ def opened_pool(ctx: Context, session: Session, campaign: Campaign) -> Iterator[
         while len(pools) > MAX_POOLS:
             pools.popitem(last=False)
     with held.lock:
-        held.advance(session, ctx.now())
+        if advance:
+            held.advance(session, ctx.now())
         yield held
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cached_property
 from statistics import median
 
-from sqlalchemy import func, select
+from sqlalchemy import BindParameter, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Battle, Vote
@@ -99,35 +99,40 @@ class RaterLedger:
         return RaterLedger(tuple(_voted(row, moment) if row.battle_id == battle_id else row for row in self.rows))
 
 
+_CAMPAIGN: BindParameter[str] = bindparam("campaign")
+_RATER: BindParameter[str] = bindparam("rater")
+_LEDGER = (  # built once: building a statement costs as much as running it
+    select(
+        Battle.id,
+        Battle.prompt_id,
+        Battle.pair,
+        Battle.purpose,
+        Battle.completion_a_id,
+        Battle.completion_b_id,
+        Battle.repeat_of_id,
+        Battle.served_at,
+        Battle.expires_at,
+        Vote.label,
+        Vote.revision,
+        Vote.duration_ms,
+        Vote.created_at,
+    )
+    .outerjoin(Vote, Vote.battle_id == Battle.id)
+    .where(Battle.campaign_id == _CAMPAIGN, Battle.rater_id == _RATER)
+    .order_by(Battle.served_at, Battle.id, Vote.revision)
+)
+_COUNT = select(func.count()).where(Battle.campaign_id == _CAMPAIGN, Battle.rater_id == _RATER)
+
+
 def read_ledger(session: Session, campaign_id: str, rater_id: str) -> RaterLedger:
     """Read a rater's battles in a campaign, by their index."""
-    query = (
-        select(
-            Battle.id,
-            Battle.prompt_id,
-            Battle.pair,
-            Battle.purpose,
-            Battle.completion_a_id,
-            Battle.completion_b_id,
-            Battle.repeat_of_id,
-            Battle.served_at,
-            Battle.expires_at,
-            Vote.label,
-            Vote.revision,
-            Vote.duration_ms,
-            Vote.created_at,
-        )
-        .outerjoin(Vote, Vote.battle_id == Battle.id)
-        .where(Battle.campaign_id == campaign_id, Battle.rater_id == rater_id)
-        .order_by(Battle.served_at, Battle.id, Vote.revision)
-    )
-    newest = {row[0]: LedgerRow(*tuple(row)) for row in session.execute(query)}
-    return RaterLedger(tuple(newest.values()))
+    rows = session.execute(_LEDGER, {"campaign": campaign_id, "rater": rater_id})
+    return RaterLedger(tuple({row[0]: LedgerRow(*tuple(row)) for row in rows}.values()))
 
 
 def count_battles(session: Session, campaign_id: str, rater_id: str) -> int:
     """Return how many battles a rater was served in a campaign."""
-    return session.scalar(select(func.count()).where(Battle.campaign_id == campaign_id, Battle.rater_id == rater_id)) or 0
+    return session.scalar(_COUNT, {"campaign": campaign_id, "rater": rater_id}) or 0
 
 
 def pair_of_key(key: str) -> tuple[str, str]:

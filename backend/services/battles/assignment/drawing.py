@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from random import Random
 
 from backend.domain.battles.pairing import Pair
-from backend.services.battles.ledgers import LedgerRow, RaterLedger, pair_of_key
-from backend.services.battles.pools import CampaignPool, Gold
+from backend.services.battles.assignment.ledgers import LedgerRow, RaterLedger, pair_of_key
+from backend.services.battles.assignment.pools import CampaignPool, Gold
 
 MAX_IDENTICAL = 50
 """Ties of identical answers recorded in one request; the next request continues."""

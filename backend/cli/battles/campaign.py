@@ -1,0 +1,147 @@
+"""`roundhouse campaign`: blind comparisons from YAML files; links for raters; votes cast elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.domain.battles.campaign_file import parse_campaign
+from backend.errors import InvalidInput, NotFound
+from backend.services.battles.campaigns import close_campaign, start_campaign
+from backend.services.battles.raters import create_rater_link
+from backend.services.battles.views import CampaignView, get_campaign, list_campaigns
+from backend.services.battles.vote_imports import import_votes
+from backend.services.context import LOCAL, Context
+
+app = typer.Typer(no_args_is_help=True)
+MAX_FILE_BYTES = 256 * 2**20
+Name = Annotated[str, typer.Argument(help="Name or id of the campaign.")]
+
+
+@app.callback()
+def campaign() -> None:
+    """Blind comparisons."""
+
+
+@app.command("create")
+@command
+def create(file: Annotated[Path, typer.Argument(help="YAML file of the campaign.")], as_json: JsonFlag = False) -> None:
+    """Start a campaign; files of completions are read from the folder of the YAML file."""
+    campaign_file = parse_campaign(read_text(file))
+    sources = {source.file for source in campaign_file.contestants if source.file}
+    files = {name: _read_file(file.parent / name) for name in sorted(sources)}
+    started = start_campaign(
+        get_context(),
+        name=campaign_file.name,
+        contestants=campaign_file.contestants,
+        dataset=campaign_file.dataset,
+        config=campaign_file.config,
+        person=LOCAL,
+        files=files,
+    )
+    emit(campaign_data(started), as_json=as_json, text=f"Started {_summary(started)}")
+
+
+@app.command("list")
+@command
+def list_(as_json: JsonFlag = False) -> None:
+    """List campaigns, newest first."""
+    campaigns = list_campaigns(get_context())
+    text = "\n".join(map(_summary, campaigns)) or "No campaigns yet."
+    emit({"campaigns": [campaign_data(item) for item in campaigns]}, as_json=as_json, text=text)
+
+
+@app.command("show")
+@command
+def show(name: Name, as_json: JsonFlag = False) -> None:
+    """Show contestants, progress and settings of a campaign."""
+    shown = find(get_context(), name)
+    lines = [_summary(shown)]
+    lines += [f"  {item.name} ({item.kind}): {item.completions} completions" for item in shown.contestants]
+    emit({**campaign_data(shown), "config": shown.config.model_dump(mode="json")}, as_json=as_json, text="\n".join(lines))
+
+
+@app.command("close")
+@command
+def close(name: Name, as_json: JsonFlag = False) -> None:
+    """Close a campaign: it takes no more votes."""
+    ctx = get_context()
+    closed = close_campaign(ctx, find(ctx, name).id, person=LOCAL)
+    emit(campaign_data(closed), as_json=as_json, text=f"Closed {_summary(closed)}")
+
+
+@app.command("link")
+@command
+def link(
+    name: Name,
+    rater: Annotated[str, typer.Option(help="Name or pseudonym of the rater.")],
+    days: Annotated[int, typer.Option(help="Days until the link expires.")] = 14,
+    single_use: Annotated[bool, typer.Option("--single-use", help="The first browser that opens the link is the only one.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Create a rater's link to the ballot of a campaign. It is shown only once."""
+    ctx = get_context()
+    made = create_rater_link(ctx, find(ctx, name).id, name=rater, days=days, single_use=single_use, person=LOCAL)
+    data = {"url": made.url, "rater": made.rater.name, "expires_at": made.rater.expires_at, "single_use": single_use}
+    emit(data, as_json=as_json, text=made.url)
+
+
+@app.command("import-votes")
+@command
+def import_(
+    votes: Annotated[Path, typer.Argument(help="CSV or JSON lines: prompt,rater,a,b,winner and optionally prompt_text,answer_a,answer_b.")],
+    name: Annotated[str, typer.Option(help="Name of the campaign.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Import votes cast elsewhere as a closed campaign."""
+    imported = import_votes(get_context(), name=name, text=_read_file(votes), person=LOCAL)
+    emit(campaign_data(imported), as_json=as_json, text=f"Imported {_summary(imported)}")
+
+
+def find(ctx: Context, name: str) -> CampaignView:
+    """Return a campaign by its id or name. Raises NotFound."""
+    try:
+        return get_campaign(ctx, name)
+    except NotFound:
+        named = next((item for item in list_campaigns(ctx) if item.name == name), None)
+        if named is None:
+            raise NotFound(f"There is no campaign {name!r}.", remedy="`roundhouse campaign list` lists all.") from None
+        return named
+
+
+def campaign_data(item: CampaignView) -> dict[str, Any]:
+    """Return a campaign as the command line's JSON."""
+    return {
+        "campaign": item.name,
+        "id": item.id,
+        "dataset": item.dataset,
+        "open": item.is_open,
+        "prompts": item.num_prompts,
+        "votes": item.num_votes,
+        "raters": item.num_raters,
+        "completions": item.completions,
+        "expected_completions": item.expected_completions,
+        "contestants": [{"name": each.name, "kind": each.kind, "completions": each.completions} for each in item.contestants],
+        "created_at": item.created_at,
+        "closed_at": item.closed_at,
+    }
+
+
+def _summary(item: CampaignView) -> str:
+    state = "open" if item.is_open else "closed"
+    return f"{item.name} ({item.id}): {state}, {len(item.contestants)} contestants, {item.num_prompts} prompts, {item.num_votes} votes"
+
+
+def _read_file(path: Path) -> str:
+    if not path.is_file():
+        raise NotFound(f"There is no file {path}.")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise InvalidInput(f"{path} has {path.stat().st_size:,} bytes.", remedy=f"Give at most {MAX_FILE_BYTES:,}.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8 text.", remedy="Save it as UTF-8.") from error

@@ -1,0 +1,100 @@
+"""Rows of battles and votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Battle, Campaign, Vote
+from backend.domain.battles.pairing import Pair
+from backend.services.battles.raters import RaterView
+from backend.services.context import Context
+
+BATTLE_HOURS = 12
+_LAST_VOTE = select(Vote).where(Vote.battle_id == bindparam("battle")).order_by(Vote.revision.desc()).limit(1)
+
+
+@dataclass(frozen=True)
+class VoteInput:
+    """A rater's judgement of a battle. `dimensions` maps the rubric's dimensions to labels. `amends` replaces reasons, note
+    and the like of an earlier vote with the same label; without it, a vote that is sent again is the same vote.
+    """
+
+    battle_id: str
+    label: str
+    duration_ms: int | None = None
+    reasons: tuple[str, ...] = ()
+    dimensions: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+    rewrite: str | None = None
+    flag: str = ""
+    amends: bool = False
+
+
+def add_battle(
+    session: Session,
+    ctx: Context,
+    campaign: Campaign,
+    *,
+    rater_id: str,
+    prompt_id: str,
+    pair: Pair,
+    completions: tuple[str, str],
+    probability: float,
+    purpose: str = "vote",
+    repeat_of_id: str | None = None,
+) -> Battle:
+    """Insert a battle. `completions` are side a and side b; `probability` is that of the prompt and pair (each order of sides has half)."""
+    battle = Battle(
+        campaign_id=campaign.id,
+        prompt_id=prompt_id,
+        pair=pair_key(pair),
+        completion_a_id=completions[0],
+        completion_b_id=completions[1],
+        rater_id=rater_id,
+        purpose=purpose,
+        repeat_of_id=repeat_of_id,
+        sampling_probability=probability,
+        served_at=ctx.now(),
+        expires_at=ctx.now() + timedelta(hours=BATTLE_HOURS),
+    )
+    session.add(battle)
+    session.flush()
+    return battle
+
+
+def pair_key(pair: Pair) -> str:
+    """Return a pair as the battles table holds it."""
+    return f"{pair[0]}:{pair[1]}"
+
+
+def last_vote(session: Session, battle_id: str) -> Vote | None:
+    """Return the valid vote on a battle, None without one."""
+    return session.scalar(_LAST_VOTE, {"battle": battle_id})
+
+
+def append_vote(
+    session: Session, ctx: Context, battle: Battle, rater: RaterView, *, label: str, last: Vote | None, said: VoteInput | None = None
+) -> Vote:
+    """Append a vote on a battle, superseding the last one."""
+    said = said or VoteInput(battle.id, label)
+    vote = Vote(
+        battle_id=battle.id,
+        rater_id=rater.id,
+        label=label,
+        revision=last.revision + 1 if last else 1,
+        supersedes_id=last.id if last else None,
+        duration_ms=said.duration_ms,
+        note=said.note,
+        reasons=list(said.reasons),
+        dimensions=dict(said.dimensions),
+        rewrite=said.rewrite,
+        flag=said.flag,
+        created_at=ctx.now(),
+    )
+    session.add(vote)
+    session.flush()
+    return vote

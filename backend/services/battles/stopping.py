@@ -1,0 +1,69 @@
+"""Stopping rule of a campaign: so many votes, a date, or a verdict on every pair."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import combinations
+
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Campaign
+from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.verdicts import pair_verdict
+from backend.services.battles.views import contestant_names, count_votes, find_campaign
+from backend.services.battles.vote_records import read_votes
+from backend.services.context import Context
+
+ALPHA = 0.05
+VERDICT_EVERY_S = 10.0
+"""Verdicts read every vote, so they are computed again only so often."""
+
+_checked: dict[str, float] = {}
+_lock = threading.Lock()
+
+
+def close_when_over(ctx: Context, campaign_id: str) -> bool:
+    """Close a campaign whose stopping rule is met; return whether it is closed now.
+
+    Votes that were under way at that moment still count, so there may be a few more than asked for.
+    """
+    with ctx.db.read() as session:
+        campaign = find_campaign(session, campaign_id)
+        if campaign.closed_at is not None:
+            return True
+        over = is_over(session, ctx, campaign)
+    if over:
+        with ctx.db.write() as session:
+            campaign = find_campaign(session, campaign_id)
+            campaign.closed_at = campaign.closed_at or ctx.now()
+    return over
+
+
+def is_over(session: Session, ctx: Context, campaign: Campaign) -> bool:
+    """Return whether a campaign has its votes, its date has passed, or every pair has a verdict."""
+    config = CampaignConfig.model_validate(campaign.config.get("config", {}))
+    if config.stop_at is not None and config.stop_at <= ctx.now():
+        return True
+    if config.stop_votes is not None and count_votes(session, campaign.id)[0] >= config.stop_votes:
+        return True
+    return config.stop_on_verdict and _is_due(campaign.id) and _all_decided(session, campaign.id, config)
+
+
+def _is_due(campaign_id: str) -> bool:
+    now = time.monotonic()
+    with _lock:
+        if now < _checked.get(campaign_id, 0.0):
+            return False
+        _checked[campaign_id] = now + VERDICT_EVERY_S
+    return True
+
+
+def _all_decided(session: Session, campaign_id: str, config: CampaignConfig) -> bool:
+    """Return whether every pair is better or worse, at a family-wise error rate of 5 %."""
+    records = read_votes(session, campaign_id).records
+    pairs = list(combinations(sorted(contestant_names(session, campaign_id).values()), 2))
+    return bool(records) and all(
+        pair_verdict(records, *pair, smallest_gap_elo=config.smallest_gap, alpha=ALPHA / len(pairs)).outcome != "undecided"
+        for pair in pairs
+    )

@@ -1,0 +1,176 @@
+"""Import votes cast elsewhere as a closed campaign, with the texts where the file has them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from backend.db.base import new_id
+from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, Rater, Vote
+from backend.domain.battles.campaign import CampaignConfig, content_hash, text_hash
+from backend.domain.battles.pairing import pair_of
+from backend.domain.battles.vote_files import parse_votes
+from backend.domain.battles.votes import VoteRecord
+from backend.domain.names import clean_name
+from backend.errors import InvalidInput
+from backend.services.battles.campaigns import insert_campaign
+from backend.services.battles.views import CampaignView, campaign_view
+from backend.services.context import Context, Person, require_builder
+
+MAX_VOTES = 200_000
+CHUNK = 2000
+TEXTS = ("prompt_text", "answer_a", "answer_b")
+"""Optional columns beside those of a file of votes."""
+
+Row = dict[str, Any]
+
+
+def import_votes(ctx: Context, *, name: str, text: str, person: Person) -> CampaignView:
+    """Store a file of votes (CSV, JSON lines or a JSON list: prompt, rater, a, b, winner, and optionally prompt_text, answer_a, answer_b)
+    as a closed campaign.
+
+    Raises InvalidInput for a file that `roundhouse rating fit` would not read or that has too many votes, Conflict for a taken name.
+    """
+    require_builder(person)
+    name = clean_name(name, what="A campaign")
+    votes = parse_votes(text)
+    if not votes or len(votes) > MAX_VOTES:
+        raise InvalidInput(f"The file has {len(votes):,} votes.", remedy=f"Import 1 to {MAX_VOTES:,}.", field="votes")
+    texts = read_texts(text)
+    if len(texts) != len(votes):
+        texts = [{}] * len(votes)
+    with ctx.db.write() as session:
+        campaign = insert_campaign(
+            session, ctx, name=name, prompts=[], config=CampaignConfig(), person=person, dataset_version_id=None, imported=True
+        )
+        campaign.closed_at = ctx.now()
+        rows = _Rows(campaign.id, ctx)
+        for vote, words in zip(votes, texts, strict=True):
+            rows.add(vote, words)
+        rows.insert(session)
+        return campaign_view(session, campaign)
+
+
+def read_texts(text: str) -> list[Mapping[str, str]]:
+    """Return the texts of each vote of a file, in its order; votes without them have an empty mapping."""
+    return [{column: str(row[column]) for column in TEXTS if row.get(column) not in (None, "")} for row in _raw_rows(text)]
+
+
+def _raw_rows(text: str) -> Iterator[Row]:
+    text = text.removeprefix("\ufeff")
+    begin = text.lstrip()[:1]
+    if begin == "[":
+        yield from (_lower(row) for row in json.loads(text))
+    elif begin == "{":
+        yield from (_lower(json.loads(line)) for line in text.splitlines() if line.strip())
+    else:
+        reader = csv.reader(io.StringIO(text, newline=""))
+        names = [cell.strip().lower() for cell in next(reader, [])]
+        yield from (dict(zip(names, row, strict=False)) for row in reader if any(cell.strip() for cell in row))
+
+
+def _lower(row: Mapping[str, Any]) -> Row:
+    return {str(name).strip().lower(): value for name, value in row.items()}
+
+
+@dataclass
+class _Rows:
+    """Rows of the tables, made in the order of the votes."""
+
+    campaign_id: str
+    ctx: Context
+    contestants: dict[str, Row] = field(default_factory=dict)
+    raters: dict[str, Row] = field(default_factory=dict)
+    prompts: dict[tuple[str, str, int], Row] = field(default_factory=dict)
+    completions: dict[tuple[str, str, str], Row] = field(default_factory=dict)
+    samples: dict[tuple[str, str], int] = field(default_factory=dict)
+    repeats: dict[tuple[str, str, str, tuple[str, str]], int] = field(default_factory=dict)
+    battles: list[Row] = field(default_factory=list)
+    votes: list[Row] = field(default_factory=list)
+
+    def add(self, vote: VoteRecord, texts: Mapping[str, str]) -> None:
+        """Add a vote. A rater's second vote on a prompt and pair gets a copy of the prompt, which has the same hash: one cluster."""
+        now = self.ctx.now()
+        rater = self.raters.setdefault(vote.rater, self._row(name=vote.rater[:80], created_at=now))
+        key = (vote.rater, vote.prompt, vote.turn, pair_of(vote.a, vote.b))
+        self.repeats[key] = number = self.repeats.get(key, -1) + 1
+        prompt = self._prompt(vote, texts, number)
+        sides = [
+            self._completion(prompt["id"], self._contestant(name)["id"], texts.get(f"answer_{side}", ""))
+            for name, side in ((vote.a, "a"), (vote.b, "b"))
+        ]
+        pair = pair_of(sides[0]["contestant_id"], sides[1]["contestant_id"])
+        battle = self._row(
+            prompt_id=prompt["id"],
+            completion_a_id=sides[0]["id"],
+            completion_b_id=sides[1]["id"],
+            rater_id=rater["id"],
+            pair=f"{pair[0]}:{pair[1]}",
+            sampling_probability=vote.probability or 1.0,
+            served_at=now,
+            expires_at=now,
+        )
+        self.battles.append(battle)
+        self.votes.append(
+            {"id": new_id(), "battle_id": battle["id"], "rater_id": rater["id"], "revision": 1, "label": vote.winner, "created_at": now}
+        )
+
+    def insert(self, session: Session) -> None:
+        """Insert everything, in chunks."""
+        tables: Sequence[tuple[Any, list[Row]]] = (
+            (Contestant, list(self.contestants.values())),
+            (Rater, list(self.raters.values())),
+            (CampaignPrompt, list(self.prompts.values())),
+            (Completion, list(self.completions.values())),
+            (Battle, self.battles),
+            (Vote, self.votes),
+        )
+        for table, rows in tables:
+            for at in range(0, len(rows), CHUNK):
+                session.execute(insert(table), rows[at : at + CHUNK])
+
+    def _contestant(self, name: str) -> Row:
+        return self.contestants.setdefault(name, self._row(kind="file", label=name[:120], created_at=self.ctx.now()))
+
+    def _prompt(self, vote: VoteRecord, texts: Mapping[str, str], number: int) -> Row:
+        key = (vote.prompt, vote.turn, number)
+        if key not in self.prompts:
+            words = texts.get("prompt_text") or vote.prompt
+            cluster = (
+                [{"role": "user", "content": texts["prompt_text"]}] if "prompt_text" in texts else [{"role": "id", "content": vote.prompt}]
+            )
+            self.prompts[key] = self._row(
+                position=len(self.prompts),
+                messages=[{"role": "user", "content": words}],
+                content_hash=content_hash(cluster),
+                category=vote.category[:80],
+            )
+        return self.prompts[key]
+
+    def _completion(self, prompt_id: str, contestant_id: str, text: str) -> Row:
+        text = text.replace("\x00", "")
+        key = (prompt_id, contestant_id, text_hash(text))
+        if key not in self.completions:
+            sample = self.samples.get((prompt_id, contestant_id), -1) + 1
+            self.samples[prompt_id, contestant_id] = sample
+            self.completions[key] = {
+                "id": new_id(),
+                "prompt_id": prompt_id,
+                "contestant_id": contestant_id,
+                "sample": sample,
+                "text": text,
+                "text_hash": key[2],
+                "facts": {"from": "import"},
+                "created_at": self.ctx.now(),
+            }
+        return self.completions[key]
+
+    def _row(self, **values: Any) -> Row:
+        return {"id": new_id(), "campaign_id": self.campaign_id, **values}

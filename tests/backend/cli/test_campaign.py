@@ -1,0 +1,87 @@
+"""`roundhouse campaign`: a campaign from a YAML file to its votes, in a shell."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.bootstrap import get_context
+from backend.domain.battles.campaign_file import parse_campaign, render_campaign
+from backend.errors import InvalidInput
+from backend.services.battles.raters import rater_from_link
+from backend.services.context import Context
+from tests.support.command_line import roundhouse
+
+YAML = """name: Two writers
+num_prompts: 2
+overlap_share: 0.5
+reasons: [Clearer, Funnier]
+dimensions:
+  - {name: accuracy, question: "Which is right?"}
+gold:
+  - {prompt: "1 + 1?", better: "2", worse: "3"}
+contestants:
+  - {file: answers.jsonl, column: human}
+  - {file: answers.jsonl, column: model, name: Ours}
+"""
+
+
+@pytest.fixture
+def command_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """An installation that commands find by the environment."""
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    yield get_context()
+    get_context().db.engine.dispose()
+    get_context.cache_clear()
+
+
+def test_a_campaign_file_is_read_and_written_alike() -> None:
+    campaign = parse_campaign(YAML)
+    assert (campaign.name, campaign.config.overlap_share, campaign.contestants[1].label) == ("Two writers", 0.5, "Ours")
+    assert parse_campaign(render_campaign(campaign)) == campaign
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("- 1", "no mapping"),
+        ("name: x\ncontestants: [{file: a}]\nnum_promts: 3", "num_promts.*Fields are"),
+        ("contestants: [{file: a}]", "name: Field required"),
+        ("name: x\ncontestants: [{file: a, checkpoint: b}]", "give one of checkpoint"),
+        ("name: x\ncontestants: [{url: ftp://x, model: m}]", "begins with https"),
+        ("name: x\ncontestants: [{file: a}]\ngold: [{prompt: p, better: x, worse: 'x '}]", "are equal"),
+    ],
+)
+def test_a_campaign_file_with_a_mistake_names_its_field(text: str, problem: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_campaign(text)
+    assert re.search(problem, str(caught.value))
+
+
+def test_a_campaign_runs_from_its_file_to_its_end(command_line: Context, tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": f"p{n}", "human": f"h{n}", "model": f"m{n}"}) for n in range(2))
+    )
+    (tmp_path / "campaign.yaml").write_text(YAML)
+    started = roundhouse("campaign", "create", str(tmp_path / "campaign.yaml"))
+    assert (started["open"], started["prompts"], started["completions"]) == (True, 2, 4)
+    assert [row["id"] for row in roundhouse("campaign", "list")["campaigns"]] == [started["id"]]
+    shown = roundhouse("campaign", "show", "Two writers")
+    assert shown["config"]["reasons"] == ["Clearer", "Funnier"]
+    link = roundhouse("campaign", "link", started["id"], "--rater", "Owl", "--single-use")
+    assert rater_from_link(command_line, link["url"].split("link=")[1], browser="b").name == "Owl"
+    assert roundhouse("campaign", "close", "Two writers")["open"] is False
+    assert "no campaign 'Three'" in roundhouse("campaign", "show", "Three", status=2)["error"]
+
+
+def test_votes_are_imported_from_a_shell(command_line: Context, tmp_path: Path) -> None:
+    (tmp_path / "votes.csv").write_text("prompt,rater,a,b,winner\n1,ann,x,y,A\n")
+    imported = roundhouse("campaign", "import-votes", str(tmp_path / "votes.csv"), "--name", "Elsewhere")
+    assert (imported["open"], imported["votes"], imported["raters"]) == (False, 1, 1)

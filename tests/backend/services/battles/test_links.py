@@ -1,0 +1,129 @@
+"""Links of raters: for one campaign, for one browser if asked, until they end; and the campaign's own end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from backend.db.tables import Rater
+from backend.errors import Conflict, NotAllowed
+from backend.services.battles import raters
+from backend.services.battles.admission import Voter, ballot_token, voter_of_token
+from backend.services.battles.assignment.rows import VoteInput
+from backend.services.battles.ballots import next_battle
+from backend.services.battles.raters import create_rater_link, link_qr_svg, rater_for, rater_from_link
+from backend.services.battles.stopping import close_when_over
+from backend.services.battles.views import get_campaign
+from backend.services.battles.voting import open_ballot, submit_vote
+from backend.services.context import LOCAL, Context
+from backend.services.people.attempts import Attempts
+from tests.support.battle_world import make_campaign, prefer, vote_all
+
+
+def single_use(ctx: Context, campaign_id: str) -> str:
+    link = create_rater_link(ctx, campaign_id, name="guest", single_use=True, person=LOCAL)
+    assert "/ballot/open?link=" in link.url
+    return link.url.split("link=")[1]
+
+
+def test_a_single_use_link_belongs_to_the_first_browser_that_opens_it(any_ctx: Context) -> None:
+    secret = single_use(any_ctx, make_campaign(any_ctx).id)
+    rater = rater_from_link(any_ctx, secret, browser="first")
+    assert rater_from_link(any_ctx, secret, browser="first") == rater
+    with pytest.raises(NotAllowed, match="another browser"):
+        rater_from_link(any_ctx, secret, browser="second")
+    with pytest.raises(NotAllowed, match="cookie"):
+        rater_from_link(any_ctx, secret)
+    with any_ctx.db.read() as session:
+        assert session.get_one(Rater, rater.id).browser_hash not in (None, "first")
+
+
+def test_a_token_of_a_single_use_link_is_refused_in_another_browser(ctx: Context) -> None:
+    campaign = make_campaign(ctx)
+    rater = rater_from_link(ctx, single_use(ctx, campaign.id), browser="first")
+    token = ballot_token(ctx, campaign.id, rater)
+    assert voter_of_token(ctx, token, browser="first") == Voter(campaign.id, rater)
+    for browser in ("", "second"):
+        with pytest.raises(NotAllowed):
+            voter_of_token(ctx, token, browser=browser)
+
+
+def test_a_reusable_link_opens_in_every_browser(ctx: Context) -> None:
+    link = create_rater_link(ctx, make_campaign(ctx).id, name="guest", person=LOCAL)
+    secret = link.url.split("/ballot?link=")[1]
+    assert rater_from_link(ctx, secret, browser="first") == rater_from_link(ctx, secret, browser="second")
+
+
+def test_wrong_links_from_one_address_are_limited_and_a_valid_one_is_never_locked(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raters, "_attempts", Attempts())
+    secret = create_rater_link(ctx, make_campaign(ctx).id, name="guest", person=LOCAL).url.split("link=")[1]
+    messages = []
+    for number in range(60):
+        with pytest.raises(NotAllowed) as caught:
+            rater_from_link(ctx, f"guess {number}", address="203.0.113.9")
+        messages.append(caught.value.message)
+    assert messages[0] == "This ballot link is not valid any more."
+    assert messages[-1] == "Too many failed attempts."
+    assert rater_from_link(ctx, secret, address="203.0.113.9").name == "guest"
+
+
+def test_the_local_persons_token_ends_when_sign_in_is_required(ctx: Context) -> None:
+    campaign = make_campaign(ctx)
+    token = ballot_token(ctx, campaign.id, rater_for(ctx, LOCAL))
+    assert voter_of_token(ctx, token).rater.name == "you"
+    with pytest.raises(NotAllowed):
+        voter_of_token(replace(ctx, sign_in=True), token)
+
+
+def test_a_token_signed_by_another_installation_is_refused(ctx: Context) -> None:
+    campaign = make_campaign(ctx)
+    token = ballot_token(replace(ctx, secret=b"another key"), campaign.id, rater_for(ctx, LOCAL))
+    with pytest.raises(NotAllowed):
+        voter_of_token(ctx, token)
+
+
+def test_a_links_code_is_an_image_without_script_or_address_of_others() -> None:
+    svg = link_qr_svg("http://127.0.0.1:8501/ballot?link=abc")
+    assert svg.startswith("<svg")
+    assert "script" not in svg
+    assert "href" not in svg
+
+
+def voter(ctx: Context, campaign_id: str) -> Voter:
+    return Voter(campaign_id, rater_for(ctx, LOCAL))
+
+
+def test_a_campaign_closes_with_its_last_vote(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=8, stop_votes=3)
+    person = voter(ctx, campaign.id)
+    closed = []
+    for _ in range(3):
+        battle = open_ballot(ctx, person).served.battles[0]
+        closed.append(submit_vote(ctx, person, VoteInput(battle.battle_id, "A")).progress.closed)
+    assert closed == [False, False, True]
+    assert not get_campaign(ctx, campaign.id).is_open
+    assert open_ballot(ctx, person).served.progress.closed
+
+
+def test_a_campaign_closes_at_its_date(ctx: Context) -> None:
+    start = datetime(2030, 1, 1, tzinfo=UTC)
+    early = replace(ctx, now=lambda: start)
+    campaign = make_campaign(early, stop_at=start + timedelta(days=1))
+    assert next_battle(early, campaign.id, rater_for(early, LOCAL)) is not None
+    late = replace(ctx, now=lambda: start + timedelta(days=2))
+    with pytest.raises(Conflict, match="closed"):
+        next_battle(late, campaign.id, rater_for(late, LOCAL))
+    assert close_when_over(late, campaign.id)
+    assert get_campaign(late, campaign.id).closed_at == late.now()
+
+
+def test_a_campaign_closes_once_every_pair_has_a_verdict(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=40, stop_on_verdict=True)
+    assert not close_when_over(ctx, campaign.id)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak"))
+    from backend.services.battles import stopping
+
+    stopping._checked.clear()
+    assert close_when_over(ctx, campaign.id)
