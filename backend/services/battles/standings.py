@@ -16,6 +16,7 @@ from backend.db.tables import CampaignPrompt, Contestant, Rater
 from backend.domain.battles.agreement import Agreement, vote_agreement
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.inference.plans import PlanOption, plan_options
+from backend.domain.battles.influence import Fragility, WithoutRater, first_place_fragility, without_each_rater
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import rate
@@ -105,6 +106,28 @@ def _standings(
         num_excluded_votes=votes.num_excluded_votes,
         categories=votes.categories,
     )
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """Dependence of first place on single votes and raters. `without`: the board without each rater, most influential first; `raters`:
+    names by id.
+    """
+
+    fragility: Fragility
+    without: tuple[WithoutRater, ...]
+    raters: dict[str, str]
+
+
+def board_fragility(ctx: Context, campaign_id: str) -> Fragile | None:
+    """Return what first place hangs on; None unless two contestants have votes. Raises NotFound."""
+    with ctx.db.read() as session:
+        find_campaign(session, campaign_id)
+        records = read_votes(session, campaign_id).records
+        raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_({record.rater for record in records}))).all())
+    if not records:
+        return None
+    return Fragile(first_place_fragility(records), without_each_rater(records), raters)
 
 
 def leader_of(ctx: Context, campaign_id: str) -> str | None:

@@ -12,7 +12,7 @@ from backend.domain.battles.options import Control, RatingOptions
 from backend.domain.battles.rating_table import PairDifference, RatingTable
 from backend.domain.wording import plural
 from backend.services.battles.frozen_boards import freeze_board, list_frozen_boards
-from backend.services.battles.standings import Standings, standings
+from backend.services.battles.standings import Standings, board_fragility, standings
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
 from pages.components import routes
@@ -33,6 +33,7 @@ CLUSTERS: dict[ClusterBy, str] = {
     "none": "Independent votes (too narrow)",
 }
 CONTROLS: dict[Control, str] = {"length": "Length", "style": "Headers, lists, bold"}
+MAX_WITHOUT = 10
 TIE_PARAMETERS: dict[Method, str] = {"bradley_terry": "share of ties {:.2f}", "davidson": "ν = {:.2f}", "rao_kupper": "η = {:.2f}"}
 
 
@@ -55,6 +56,9 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
         draw_matrix(board)
     with st.expander("Does the order depend on the method?", icon=":material/tune:", key="methods"):
         _draw_methods(board.table)
+    with st.expander("What does first place hang on?", icon=":material/balance:", key="fragility", on_change="rerun") as fragility:
+        if fragility.open:
+            _draw_fragility(ctx, campaign)
     with st.expander("Judges beside the raters", icon=":material/gavel:", key="judges", on_change="rerun") as judges:
         if judges.open:
             draw_judges(ctx, campaign.id, board.table)
@@ -172,6 +176,31 @@ def _draw_methods(table: RatingTable) -> None:
     ]
     draw_table(rows, key="methods_table", alt="Methods compared")
     st.caption("A higher log-likelihood fits the wins and ties better. Scales of different methods can't be compared.")
+
+
+def _draw_fragility(ctx: Context, campaign: CampaignView) -> None:
+    board = board_fragility(ctx, campaign.id)
+    if board is None:
+        st.caption("Needs votes.")
+        return
+    for removal, noun in ((board.fragility.votes, "vote"), (board.fragility.raters, "rater")):
+        if removal is None:
+            st.markdown(f"No removal of half of the {noun}s changes first place.")
+            continue
+        names = ", ".join(board.raters.get(str(member), "") for member in removal.members[:5]) if noun == "rater" else ""
+        who = plural(len(removal.members), noun) + (f" ({names})" if names else "")
+        st.markdown(plain(f"Without {who}, {removal.share:.1%} of all votes, {removal.new_first} would lead in place of {removal.first}."))
+    rows = [
+        {
+            "Without": board.raters.get(row.rater, row.rater),
+            "Votes": row.num_votes,
+            "First": row.first,
+            "Largest change": f"{row.largest_change:+.0f} ({row.contestant})",
+            "Ranks that change": row.ranks_changed,
+        }
+        for row in board.without[:MAX_WITHOUT]
+    ]
+    draw_table(rows, key="without_table", alt="The board without each rater")
 
 
 def _draw_frozen(ctx: Context, person: Person, campaign: CampaignView, options: RatingOptions) -> None:

@@ -17,7 +17,7 @@ from backend.services.battles.ballots import cast_vote, next_battle
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.frozen_boards import export_board, freeze_board, get_frozen_board, verify_board
 from backend.services.battles.raters import RaterView, create_rater_link, rater_for, rater_from_link
-from backend.services.battles.standings import standings
+from backend.services.battles.standings import board_fragility, standings
 from backend.services.context import LOCAL, Context, Person
 from tests.support.battle_world import make_campaign, prefer, vote_all
 
@@ -82,6 +82,20 @@ def test_options_change_the_method(ctx: Context) -> None:
     board = standings(ctx, campaign_id, options=RatingOptions(method="davidson", cluster_by="prompt"))
     assert board.table is not None
     assert "Davidson" in board.table.method
+
+
+def test_the_rater_who_decides_first_place_is_named(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=8)
+    assert board_fragility(ctx, campaign.id) is None
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"), limit=6)
+    vote_all(ctx, campaign.id, guest(ctx, campaign.id, "Mei"), prefer("Oak"), limit=5)
+    vote_all(ctx, campaign.id, guest(ctx, campaign.id, "Ines"), lambda a, b: "TIE", limit=4)
+    board = board_fragility(ctx, campaign.id)
+    assert board is not None
+    removal = board.fragility.raters
+    assert removal is not None
+    assert (removal.first, removal.new_first, [board.raters[str(rater)] for rater in removal.members]) == ("Elm", "Oak", ["you"])
+    assert {row.first for row in board.without} == {"Elm", "Oak"}
 
 
 def test_a_frozen_board_keeps_its_votes_and_verifies(ctx: Context) -> None:
