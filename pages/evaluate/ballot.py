@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.services.battles.admission import ballot_token
-from backend.services.battles.raters import RaterView, rater_for, rater_from_link
+from backend.services.battles.raters import BROWSER_COOKIE, RaterView, rater_for, rater_from_link
 from backend.services.battles.views import get_campaign, list_open_campaigns
 from backend.services.context import Context, Person
 from pages.components import routes
@@ -17,7 +17,7 @@ from pages.components.visitor import context, link_rater, require_person
 
 def draw_for_link(ctx: Context, secret: str) -> None:
     """Draw the ballot of the holder of a link."""
-    rater = rater_from_link(ctx, secret)
+    rater = rater_from_link(ctx, secret, browser=st.context.cookies.get(BROWSER_COOKIE, ""), address=st.context.ip_address or "")
     if rater.campaign_id:
         draw_ballot(ctx, rater.campaign_id, rater, leave=None)
 

@@ -266,6 +266,21 @@ def test_a_link_opens_the_ballot_alone_until_it_is_revoked(ctx: Context, campaig
     assert labels(ctx) == ["B"]
 
 
+def test_a_single_use_link_works_in_its_first_browser_alone(
+    ctx: Context, campaign: CampaignView, address: str, browser: Browser, page: Page
+) -> None:
+    link = create_rater_link(ctx, campaign.id, name="guest", single_use=True, person=LOCAL).url
+    opening = address + "/ballot/open?link=" + link.split("link=")[1]
+    page.goto(opening)
+    expect(page.get_by_text("0 of 6", exact=True)).to_be_visible(timeout=60_000)
+    page.reload()
+    expect(page.get_by_text("0 of 6", exact=True)).to_be_visible(timeout=60_000)
+    stranger = browser.new_context().new_page()
+    stranger.goto(opening)
+    expect(stranger.get_by_text("This link was opened in another browser already.")).to_be_visible(timeout=60_000)
+    stranger.context.close()
+
+
 def test_a_closed_campaign_says_so(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     close_campaign(ctx, campaign.id, person=LOCAL)

@@ -7,7 +7,7 @@ import streamlit as st
 from backend.domain.battles.rater_quality import RaterQuality
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.quality import rater_qualities
-from backend.services.battles.raters import LOCAL_RATER, RaterRow, create_rater_link, list_raters, revoke_rater_link
+from backend.services.battles.raters import LOCAL_RATER, RaterRow, create_rater_link, link_qr_svg, list_raters, revoke_rater_link
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
 from pages.components.frame import errors_shown, plain
@@ -37,15 +37,20 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
 
 def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list[RaterRow]) -> None:
     with st.form("rater_link", border=False, clear_on_submit=True):
-        left, middle, right = st.columns([3, 1, 1.4], vertical_alignment="bottom")
+        left, middle, single, right = st.columns([3, 1, 1.2, 1.4], vertical_alignment="bottom")
         name = left.text_input("Invite a rater", key="rater_name", placeholder="Name or pseudonym", max_chars=80)
         days = middle.number_input("Days", 1, 365, 14, key="rater_days")
+        single_use = single.checkbox("Single use", key="rater_single", help="Works only in the first browser that opens it.")
         if right.form_submit_button("Create link", icon=":material/link:", width="stretch"):
             with errors_shown():
-                st.session_state["fresh_link"] = create_rater_link(ctx, campaign.id, name=name, days=int(days), person=person).url
+                st.session_state["fresh_link"] = create_rater_link(
+                    ctx, campaign.id, name=name, days=int(days), single_use=single_use, person=person
+                ).url
     if "fresh_link" in st.session_state:
         st.success("Copy it now: it is shown only once. It opens only this ballot.", icon=":material/link:")
-        st.code(st.session_state.pop("fresh_link"), language=None, wrap_lines=True)
+        link = st.session_state.pop("fresh_link")
+        st.code(link, language=None, wrap_lines=True)
+        st.image(link_qr_svg(link), width=180, caption="QR code of this link")
     valid = [row for row in rows if row.is_link and row.rater.expires_at and row.rater.expires_at > ctx.now()]
     if valid:
         names = {row.rater.id: row.rater.name for row in valid}
