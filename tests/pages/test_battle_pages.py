@@ -50,6 +50,24 @@ def test_the_form_creates_a_campaign_and_refuses_a_revealing_name(site: Context)
     assert (campaign.name, campaign.num_prompts, len(campaign.contestants)) == ("Autumn", 5, 2)
 
 
+def test_the_form_sets_pairing_ballot_and_stopping_rule_and_shows_the_yaml(site: Context) -> None:
+    ids = [add_checkpoint(site, name) for name in ("Oak", "Elm")]
+    add_prompts(site, num=12)
+    app = open_page("evaluate/battles.py")
+    app.text_input(key="campaign_name").set_value("Autumn")
+    app.multiselect(key="campaign_contestants").set_value(ids)
+    app.number_input(key="campaign_num").set_value(5)
+    app.number_input(key="campaign_stop_votes").set_value(40)
+    app.text_input(key="campaign_reasons").set_value("wrong fact, too long")
+    app.text_input(key="campaign_dimensions").set_value("accuracy, plain style")
+    app.run()
+    assert "stop_votes: 40" in words(app)
+    app.button(key="campaign_create").click().run()
+    (campaign,) = list_campaigns(site)
+    assert (campaign.config.stop_votes, campaign.config.reasons) == (40, ("wrong fact", "too long"))
+    assert [dimension.name for dimension in campaign.config.dimensions] == ["accuracy", "plain_style"]
+
+
 def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context) -> None:
     campaign = make_campaign(site)
     app = open_page("evaluate/battles.py", campaign=campaign.id)

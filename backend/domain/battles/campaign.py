@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterable
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
 
 Messages = list[dict[str, str]]
@@ -88,6 +89,14 @@ class CampaignConfig(BaseModel):
     stop_votes: int | None = Field(default=None, ge=1, description="Close the campaign after so many votes.")
     stop_at: AwareDatetime | None = Field(default=None, description="Close the campaign at this time.")
     stop_on_verdict: bool = Field(default=False, description="Close the campaign once every pair has a verdict.")
+
+    @classmethod
+    def of(cls, **values: Any) -> CampaignConfig:
+        """Build a config. Raises InvalidInput naming the field, the value and what it may be."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise InvalidInput(validation_message(error, cls), remedy="Change the setting.", field=field_at_fault(error)) from error
 
     @property
     def is_single(self) -> bool:
