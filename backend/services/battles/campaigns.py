@@ -65,7 +65,8 @@ def start_campaign(
     entries = resolve_entries(ctx, contestants, files or {}, config=config, person=person)
     refuse_revealing_name(name, [entry.name for entry in entries])
     version = resolve_version(ctx, dataset) if dataset else None
-    prompts = draw_from(ctx, version, config) if version else prompts_of_entries(entries, config)
+    checkpoint_ids = [entry.checkpoint_id for entry in entries if entry.checkpoint_id]
+    prompts = draw_from(ctx, version, config, checkpoint_ids) if version else prompts_of_entries(entries, config)
     with ctx.db.write() as session:
         campaign = insert_campaign(
             session,

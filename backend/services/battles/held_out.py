@@ -59,7 +59,8 @@ def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[s
         candidates = {row.content_hash: list(row.messages) for row in rows}
         learned |= _learned_before(session, campaign.id)
     if campaign.dataset is not None:
-        for messages in read_prompts(ctx, resolve_version(ctx, campaign.dataset), config=campaign.config):
+        contestants = [contestant.checkpoint_id for contestant in campaign.contestants if contestant.checkpoint_id]
+        for messages in read_prompts(ctx, resolve_version(ctx, campaign.dataset), config=campaign.config, checkpoint_ids=contestants):
             candidates.setdefault(content_hash(messages), messages)
     return [messages for digest, messages in candidates.items() if digest not in learned]
 

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import CampaignPrompt, Checkpoint, DatasetVersion, Run
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, prompt_messages, with_system
 from backend.domain.data.kinds import PROMPT_KINDS
 from backend.errors import InvalidInput
@@ -27,16 +31,24 @@ class DrawnPrompt:
     category: str = ""
 
 
-def draw_from(ctx: Context, version: VersionView, config: CampaignConfig) -> list[DrawnPrompt]:
-    """Draw a campaign's prompts from the validation split of a dataset, and from its training split only if the config allows it.
+def draw_from(ctx: Context, version: VersionView, config: CampaignConfig, checkpoint_ids: Sequence[str]) -> list[DrawnPrompt]:
+    """Draw a campaign's prompts from rows that no contestant trained on: the validation split, and the training split too if the config
+    allows it or none of the checkpoints was trained on the dataset.
 
     Raises InvalidInput if there are too few, or no column of the categories.
     """
-    prompts = list(_read(ctx, version, config, until=config.num_prompts).values())
+    trained = trained_on(ctx, version, checkpoint_ids)
+    with_train = config.allow_train or not trained.names
+    prompts = [
+        prompt
+        for digest, prompt in _read(ctx, version, config, until=config.num_prompts + len(trained.prompts), with_train=with_train).items()
+        if config.allow_train or digest not in trained.prompts
+    ]
     if len(prompts) < config.num_prompts and not config.allow_train:
+        where = "" if with_train else "The validation split of "
+        reason = f": “{trained.names[0]}” trained on its other rows" if trained.names else ""
         raise InvalidInput(
-            f"The validation split of “{version.label}” has {len(prompts)} different prompts, and {config.num_prompts} are needed: rows "
-            "that a contestant may have trained on would favour it.",
+            f"{where}“{version.label}” has {len(prompts)} held-out prompts, and {config.num_prompts} are needed{reason}.",
             remedy=f"Use {len(prompts)} prompts, choose another dataset, or allow training rows (allow_train)."
             if prompts
             else "Choose another dataset, or allow training rows (allow_train).",
@@ -47,12 +59,51 @@ def draw_from(ctx: Context, version: VersionView, config: CampaignConfig) -> lis
     return draw_prompts(prompts, num=config.num_prompts, seed=config.seed)
 
 
-def read_prompts(ctx: Context, version: VersionView, *, config: CampaignConfig) -> list[Messages]:
-    """Return the distinct prompts of a dataset's validation split, and of its training split too if the config allows it.
+@dataclass(frozen=True)
+class TrainedOn:
+    """Contestants that trained on a dataset (`names`), and the prompts (by hash) of campaigns whose votes they trained on."""
+
+    names: tuple[str, ...]
+    prompts: frozenset[str]
+
+
+def trained_on(ctx: Context, version: VersionView, checkpoint_ids: Sequence[str]) -> TrainedOn:
+    """Return which checkpoints a run trained on any version of a dataset, they or their ancestors, and the prompts of their votes."""
+    names, voted = [], set[str]()
+    with ctx.db.read() as session:
+        dataset_id = session.scalar(select(DatasetVersion.dataset_id).where(DatasetVersion.id == version.id))
+        for checkpoint_id in checkpoint_ids:
+            versions = _ancestry(session, checkpoint_id)
+            if any(row.dataset_id == dataset_id for row in versions):
+                names.append(session.get_one(Checkpoint, checkpoint_id).name)
+            voted |= {str(row["prompt_id"]) for used in versions for row in (used.provenance or {}).get("rows", ()) if "prompt_id" in row}
+        hashes = session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.id.in_(voted)))
+        return TrainedOn(tuple(names), frozenset(hashes))
+
+
+def _ancestry(session: Session, checkpoint_id: str) -> list[DatasetVersion]:
+    """Return the dataset versions that a checkpoint and its ancestors were trained on."""
+    versions, waiting, visited = [], [checkpoint_id], set[str]()
+    while waiting:
+        checkpoint = session.get(Checkpoint, waiting.pop())
+        if checkpoint is None or checkpoint.id in visited:
+            continue
+        visited.add(checkpoint.id)
+        run = session.get(Run, checkpoint.run_id) if checkpoint.run_id else None
+        used = session.get(DatasetVersion, run.dataset_version_id) if run and run.dataset_version_id else None
+        versions += [used] if used else []
+        waiting += [parent for parent in (checkpoint.parent_id, run.base_id if run else None) if parent]
+    return versions
+
+
+def read_prompts(ctx: Context, version: VersionView, *, config: CampaignConfig, checkpoint_ids: Sequence[str]) -> list[Messages]:
+    """Return the distinct held-out prompts of a dataset for these checkpoints, or all of them if the config allows training rows.
 
     Raises InvalidInput if its rows have no prompts.
     """
-    return [prompt.messages for prompt in _read(ctx, version, config, until=MAX_ROWS).values()]
+    trained = trained_on(ctx, version, checkpoint_ids)
+    prompts = _read(ctx, version, config, until=MAX_ROWS, with_train=config.allow_train or not trained.names)
+    return [prompt.messages for digest, prompt in prompts.items() if config.allow_train or digest not in trained.prompts]
 
 
 def draw_prompts(prompts: list[T], *, num: int, seed: int) -> list[T]:
@@ -70,7 +121,7 @@ def prompts_of_entries(entries: Sequence[Entry], config: CampaignConfig) -> list
     return [DrawnPrompt(messages) for messages in draw_prompts(prompts, num=config.num_prompts, seed=config.seed)]
 
 
-def _read(ctx: Context, version: VersionView, config: CampaignConfig, *, until: int) -> dict[str, DrawnPrompt]:
+def _read(ctx: Context, version: VersionView, config: CampaignConfig, *, until: int, with_train: bool) -> dict[str, DrawnPrompt]:
     """Return the prompts by their hash; the training split is read only if the validation split has fewer than `until`."""
     if version.kind not in PROMPT_KINDS or version.folder is None:
         raise InvalidInput(
@@ -79,7 +130,7 @@ def _read(ctx: Context, version: VersionView, config: CampaignConfig, *, until: 
             field="dataset",
         )
     prompts: dict[str, DrawnPrompt] = {}
-    for split in ("val", "train") if config.allow_train else ("val",):
+    for split in ("val", "train") if with_train else ("val",):
         for row in read_rows(ctx.artifacts.path(version.folder), split=split, limit=MAX_ROWS):
             messages = prompt_messages(row)
             if messages is None:

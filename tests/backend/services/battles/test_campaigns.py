@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from backend.db.tables import CampaignPrompt, Completion, Contestant
+from backend.db.tables import CampaignPrompt, Completion, Contestant, DatasetVersion, Run
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.campaign_file import ContestantSource
 from backend.domain.jobs.events import CompletionEvent
@@ -22,6 +22,7 @@ from backend.services.battles.generation import retry_generation
 from backend.services.battles.raters import rater_for
 from backend.services.battles.views import get_campaign, list_campaigns, valid_votes
 from backend.services.context import LOCAL, Context
+from backend.services.data.datasets import resolve_version
 from backend.services.jobs.jobs import get_job, request_stop
 from tests.support.battle_world import (
     add_checkpoint,
@@ -163,15 +164,55 @@ def test_a_rater_can_neither_create_nor_close_a_campaign(ctx: Context) -> None:
     assert get_campaign(ctx, campaign.id).is_open
 
 
-def test_prompts_are_held_out_and_training_rows_are_drawn_only_on_request(ctx: Context) -> None:
-    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=3, num_train=10)
+def train_on(ctx: Context, dataset: str, *, name: str, base_id: str | None = None) -> str:
+    """Insert a checkpoint of a run that trained on a dataset; return its id."""
+    version = resolve_version(ctx, dataset)
+    with ctx.db.write() as session:
+        run = Run(name=name, objective="sft", config={}, dataset_version_id=version.id, base_id=base_id)
+        session.add(run)
+        session.flush()
+        run_id = run.id
+    return add_checkpoint(ctx, name, run_id=run_id, step=1)
+
+
+def test_rows_that_a_contestant_or_its_base_trained_on_are_drawn_only_on_request(ctx: Context) -> None:
+    dataset, other = add_prompts(ctx, num=3, num_train=10), add_prompts(ctx, num=4, name="other")
+    grandchild = train_on(ctx, other, name="Twig", base_id=train_on(ctx, dataset, name="Oak"))
+    ids = [grandchild, add_checkpoint(ctx, "Elm")]
     config = CampaignConfig(num_prompts=5)
-    with pytest.raises(InvalidInput, match=r"has 3 different prompts, and 5 are needed.*Use 3 prompts.*allow_train"):
+    with pytest.raises(InvalidInput, match=r"has 3 held-out prompts, and 5 are needed: “Twig” trained.*Use 3 prompts.*allow_train"):
         create_campaign(ctx, name="held out", checkpoint_ids=ids, dataset=dataset, config=config, person=LOCAL)
     campaign = create_campaign(
         ctx, name="all", checkpoint_ids=ids, dataset=dataset, config=config.model_copy(update={"allow_train": True}), person=LOCAL
     )
     assert (campaign.num_prompts, campaign.config.allow_train) == (5, True)
+
+
+def test_a_dataset_that_no_contestant_trained_on_is_held_out_as_a_whole(ctx: Context) -> None:
+    ids, dataset = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")], add_prompts(ctx, num=3, num_train=10)
+    campaign = create_campaign(
+        ctx, name="held out", checkpoint_ids=ids, dataset=dataset, config=CampaignConfig(num_prompts=12), person=LOCAL
+    )
+    assert campaign.num_prompts == 12
+
+
+def test_prompts_whose_votes_a_contestant_trained_on_are_left_out(ctx: Context) -> None:
+    first = make_campaign(ctx, num_prompts=4, dataset_rows=6)
+    preferences = resolve_version(ctx, add_prompts(ctx, num=1, name="preferences", kind="preference")).id
+    with ctx.db.write() as session:
+        prompts = session.scalars(select(CampaignPrompt.id).where(CampaignPrompt.campaign_id == first.id)).all()
+        session.get_one(DatasetVersion, preferences).provenance = {"rows": [{"prompt_id": prompt} for prompt in prompts]}
+    ids = [train_on(ctx, "preferences@1", name="Ash"), first.contestants[0].checkpoint_id]
+    assert first.dataset is not None
+    second = create_campaign(
+        ctx, name="next", checkpoint_ids=ids, dataset=first.dataset, config=CampaignConfig(num_prompts=2), person=LOCAL
+    )
+    with ctx.db.read() as session:
+        hashes = [
+            set(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign.id)))
+            for campaign in (first, second)
+        ]
+    assert hashes[0] & hashes[1] == set()
 
 
 def test_system_text_category_and_several_answers_reach_the_job(ctx: Context) -> None:
