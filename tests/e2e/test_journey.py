@@ -147,7 +147,8 @@ def test_votes_by_keyboard_become_a_preference_set_a_dpo_run_and_a_rematch(insta
         wait_until(partial(_vote, page, campaign, installation, done), timeout_s=30, what=f"vote {done + 1}", every_s=0.5)
     visitor.sees("That was the last one")
     visitor.follows("Leave")
-    visitor.clicks("Create preference set and launch run")
+    page.get_by_role("tab", name="Train").click()
+    visitor.clicks("Train on these votes")
     visitor.sees("rematch", timeout_s=60)
     dpo = wait_until(lambda: [run for run in list_runs(ctx) if run.objective == "dpo"], what="the DPO run")[0]
     finished(installation, dpo.name)
