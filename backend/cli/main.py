@@ -20,8 +20,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "doctor": ("backend.cli.doctor", "Check Python, packages, disk, ports, broker, database, devices and sign-in."),
     "generate": ("backend.cli.generate", "Complete a prompt with a checkpoint."),
     "export": ("backend.cli.export", "Write a checkpoint in the format of another tool: a Hugging Face folder or GGUF."),
-    "promote": ("backend.cli.serving.alias", "Promote a checkpoint to an alias by a campaign's verdict."),
-    "lineage": ("backend.cli.serving.lineage", "Show what an endpoint or checkpoint was made of, back to the files."),
+    "promote": ("backend.cli.serving.alias", "Promote a checkpoint to an alias by a campaign's verdict"),
+    "lineage": ("backend.cli.serving.lineage", "Show the lineage of an endpoint, a checkpoint, a run or an alias, back to the files."),
     "inspect": ("backend.cli.inspect", "Show per-token loss, attention, logit lens and weights of a checkpoint."),
 }
 NOUNS: dict[str, tuple[str, str]] = {

@@ -121,13 +121,15 @@ def serve_battles(
 def ballot_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotProgress:
     """Return a rater's progress in a campaign."""
     with ctx.db.read() as session:
-        return _progress(session, ctx, admit(session, ctx, campaign_id, rater), read_ledger(session, campaign_id, rater.id))
+        campaign = admit(session, ctx, campaign_id, rater)
+        return _progress(session, ctx, campaign, read_ledger(session, campaign_id, rater.id), advance=True)
 
 
 def rater_progress(ctx: Context, campaign_id: str, rater: RaterView) -> BallotProgress:
     """Return a rater's progress in a campaign that may be closed."""
     with ctx.db.read() as session:
-        return _progress(session, ctx, find_campaign(session, campaign_id), read_ledger(session, campaign_id, rater.id))
+        campaign = find_campaign(session, campaign_id)
+        return _progress(session, ctx, campaign, read_ledger(session, campaign_id, rater.id), advance=True)
 
 
 def cast_vote(ctx: Context, battle_id: str, *, label: str, rater: RaterView, duration_ms: int | None = None) -> str:
@@ -323,8 +325,9 @@ def _texts(session: Session, battle_ids: Sequence[str]) -> dict[str, tuple[list[
     return {battle: (messages, text_a, text_b) for battle, messages, text_a, text_b in rows}
 
 
-def _progress(session: Session, ctx: Context, campaign: Campaign, ledger: RaterLedger) -> BallotProgress:
-    with opened_pool(ctx, session, campaign, advance=False) as held:
+def _progress(session: Session, ctx: Context, campaign: Campaign, ledger: RaterLedger, *, advance: bool = False) -> BallotProgress:
+    """Return a rater's progress. `advance` reads what is new in the campaign, which one who was just served need not wait for."""
+    with opened_pool(ctx, session, campaign, advance=advance) as held:
         left = held.pool.num_distinct(ledger.done) + len(set(held.gold) - {row.prompt_id for row in ledger.rows})
         quota = held.config.votes_per_rater
     done = len(ledger.cast)

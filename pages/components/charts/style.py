@@ -5,6 +5,8 @@ from __future__ import annotations
 COLORS = ("#C4592B", "#4A92B8", "#7BA14E", "#A27CC2", "#C9A236", "#4FA08F", "#CC6F90", "#6E86C8", "#B58A6A")
 """Categorical palette, readable on the light and on the dark page."""
 ACCENT, BLUE = COLORS[:2]
+NEUTRAL, WHITE = "#77726A", "#FFFFFF"
+"""Boxes of no kind of their own, and text on boxes."""
 TOOLTIP, TOOLTIP_TEXT = "#33302C", "#FFFFFF"
 MUTED = "#8E8A82"
 """Secondary colour: reference lines, other series."""

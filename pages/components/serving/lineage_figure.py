@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from backend.services.lineage import Lineage, LineageEdge
-from pages.components.charts.style import ACCENT, COLORS, MUTED
+from pages.components.charts.style import ACCENT, COLORS, MUTED, NEUTRAL, WHITE
 from pages.components.words import figure_text
 
 KIND_COLORS = {
@@ -22,7 +22,6 @@ KIND_COLORS = {
     "evaluation": COLORS[5],
     "gate": COLORS[5],
 }
-OTHER_COLOR = "#77726A"
 LAYER_HEIGHT, BOX_WIDTH, MAX_IN_LAYER, MAX_LABEL = 78, 190, 5, 22
 
 
@@ -107,10 +106,10 @@ def lineage_figure(lineage: Lineage, *, links: Mapping[str, str]) -> go.Figure:
         figure.add_annotation(
             x=x,
             y=-layer,
-            text=f'<a href="{link}" target="_self" style="color:#FFFFFF">{text}</a>' if link else text,
+            text=f'<a href="{link}" target="_self" style="color:{WHITE}">{text}</a>' if link else text,
             showarrow=False,
-            font={"color": "#FFFFFF", "size": 12},
-            bgcolor=KIND_COLORS.get(node.kind, OTHER_COLOR),
+            font={"color": WHITE, "size": 12},
+            bgcolor=KIND_COLORS.get(node.kind, NEUTRAL),
             borderpad=6,
             width=BOX_WIDTH - 40,
             hovertext="<br>".join(figure_text(f"{label}: {value[:90]}") for label, value in node.facts) or None,

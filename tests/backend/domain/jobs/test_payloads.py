@@ -168,6 +168,8 @@ def _lost(before: Any, after: Any, at: str = "") -> list[str]:
     """Return the paths of values that are not as they were."""
     if isinstance(before, dict) and isinstance(after, dict):
         return [path for name, value in before.items() for path in _lost(value, after.get(name), f"{at}.{name}")]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [path for index, (old, new) in enumerate(zip(before, after, strict=True)) for path in _lost(old, new, f"{at}[{index}]")]
     return [] if before == after else [at]
 
 
@@ -175,7 +177,7 @@ def _lost(before: Any, after: Any, at: str = "") -> list[str]:
     ("kind", "change", "message", "field"),
     [
         (JobKind.EVALUATE, {"kind": "guess"}, r"payload of this evaluate job can't be read: kind: .*'guess'", "kind"),
-        (JobKind.EVALUATE, {"checkpoint": None}, r"checkpoint: Input should be a valid string \(got None\)", "checkpoint"),
+        (JobKind.EVALUATE, {"checkpoint": None}, "scores either a checkpoint or an endpoint", None),
         (JobKind.EVALUATE, {"tempo": 3}, "tempo is not a field", "tempo"),
         (JobKind.TRAIN, {"config": {**RUN, "max_steps": 0}}, r"config\.max_steps: .*\(got 0\)", "config.max_steps"),
         (JobKind.IMPORT_DATASET, {"url": "s3://b/p"}, "an import needs one source", None),

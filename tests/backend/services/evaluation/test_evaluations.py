@@ -250,7 +250,7 @@ def test_compare_command_states_its_procedure(world: Context, command: Callable[
     assert (data["n"], data["left_out"], data["wins"], data["losses"]) == (32, 0, 10, 2)
     assert data["p_value"] == pytest.approx(0.03857, abs=1e-5)
     assert data["interval"][0] > 0
-    assert (data["procedure"], data["clusters"], data["differs"]) == ("exact McNemar", None, ["context (None and 512)"])
+    assert (data["procedure"], data["clusters"], data["differs"]) == ("exact McNemar", None, ["context (none and 512)"])
     assert command(eval_commands.app, "compare", "Oak", "Elm")["second"]["evaluation"] == elm.id
     assert "no benchmark in common" in command(eval_commands.app, "compare", "Oak", "Elm", "--benchmark", "questions")["error"]
 
