@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from statistics import median
@@ -22,13 +23,14 @@ from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import rate
 from backend.domain.battles.verdicts import PairVerdict, pair_verdict
 from backend.domain.battles.votes import VoteRecord, encode_votes
+from backend.services.battles.exclusions import excluded_raters
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
 from backend.services.battles.vote_records import CampaignVotes, read_votes, votes_revision
 from backend.services.context import Context
 
 ALPHA = 0.05
 MAX_REMEMBERED = 32
-CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "seconds", "sampling_probability", "voted_at")
+CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "category", "probability", "seconds", "identical", "excluded", "voted_at")
 
 
 @dataclass(frozen=True)
@@ -137,32 +139,39 @@ def leader_of(ctx: Context, campaign_id: str) -> str | None:
 
 
 def export_votes_csv(ctx: Context, campaign_id: str) -> str:
-    """Return a campaign's votes as CSV that `roundhouse rating fit` reads. Raters are numbered, not named.
+    """Return a campaign's votes as CSV that `roundhouse rating fit` reads. Raters are numbered, not named; equal prompts share a number.
 
-    A cell that a spreadsheet would read as a formula is prefixed with an apostrophe.
+    `identical` marks ties of equal answers, `excluded` votes that the board leaves out. A cell that a spreadsheet would read as a formula
+    is prefixed with an apostrophe.
     """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
         names = contestant_names(session, campaign_id)
         votes = valid_votes(session, campaign_id)
-        positions = dict(
-            session.execute(select(CampaignPrompt.id, CampaignPrompt.position).where(CampaignPrompt.campaign_id == campaign_id)).all()
-        )
+        excluded = excluded_raters(session, campaign_id)
+        columns = (CampaignPrompt.id, CampaignPrompt.position, CampaignPrompt.category)
+        prompts = {row.id: row for row in session.execute(select(*columns).where(CampaignPrompt.campaign_id == campaign_id))}
         joined = session.execute(select(Rater.id, Rater.created_at).where(Rater.id.in_({vote.rater_id for vote in votes})))
         raters = {row[0]: number for number, row in enumerate(sorted(joined, key=lambda row: (row[1], row[0])), start=1)}
+    numbers: dict[str, int] = {}
+    for vote in votes:
+        numbers[vote.prompt_key] = min(numbers.get(vote.prompt_key, sys.maxsize), prompts[vote.prompt_id].position + 1)
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for vote in votes:
         seconds = "" if vote.duration_ms is None else f"{vote.duration_ms / 1000:.1f}"
         row = [
-            f"prompt {positions[vote.prompt_id] + 1}",
+            f"prompt {numbers[vote.prompt_key]}",
             f"rater {raters[vote.rater_id]}",
             names[vote.a],
             names[vote.b],
             vote.label,
-            seconds,
+            prompts[vote.prompt_id].category,
             f"{vote.sampling_probability:.6g}",
+            seconds,
+            "yes" if vote.identical else "",
+            "yes" if vote.rater_id in excluded else "",
             f"{vote.created_at:%Y-%m-%dT%H:%M:%SZ}",
         ]
         writer.writerow([safe_cell(cell) for cell in row])
