@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 from playwright.sync_api import Browser, Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.battles.campaign import CampaignConfig
@@ -207,12 +208,24 @@ def train_in_the_browser(installation: Installation, visitor: Visitor, campaign:
     page.get_by_text("Recipe", exact=True).first.click()
     visitor.fills("Learning rate", "0.001")
     visitor.fills("Steps", "40")
-    page.get_by_role("combobox", name=re.compile("Method")).first.focus()
-    page.keyboard.press("ArrowDown")  # a click closes the list again when the page moves under it
-    page.get_by_role("option", name="Full fine-tuning").click()
+    visitor.settle()
+    wait_until(lambda: choose_method(page, "Full fine-tuning"), timeout_s=60, what="the method", every_s=0.5)
     visitor.settle()
     visitor.clicks("Train on these votes")
     visitor.sees("starts when its run has finished", timeout_s=90)
+
+
+def choose_method(page: Page, method: str) -> bool:
+    """Choose a method by keyboard; False if the list closed again, as it does where the page moves under it."""
+    box = page.get_by_role("combobox", name=re.compile("Method")).first
+    box.focus()
+    page.keyboard.press("ArrowDown")
+    try:
+        page.get_by_role("option", name=method).click(timeout=3000)
+    except PlaywrightTimeout:
+        page.keyboard.press("Escape")
+        return False
+    return True
 
 
 def promote_in_the_browser(visitor: Visitor, rematch: str) -> None:
