@@ -9,13 +9,18 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, read_text
+from backend.db.base import new_id
 from backend.domain.battles.campaign_file import parse_campaign
+from backend.domain.battles.preferences.rules import parse_rules
 from backend.errors import InvalidInput, NotFound
 from backend.services.battles.campaigns import close_campaign, start_campaign
+from backend.services.battles.preference_sets import VoteObjective, preview_document
 from backend.services.battles.raters import create_rater_link
-from backend.services.battles.views import CampaignView, get_campaign, list_campaigns
+from backend.services.battles.views import CampaignView, list_campaigns, resolve_campaign
 from backend.services.battles.vote_imports import import_votes
-from backend.services.context import LOCAL, Context
+from backend.services.battles.vote_training import plan_training, train_on_votes
+from backend.services.checkpoints.checkpoints import resolve_checkpoint
+from backend.services.context import LOCAL
 
 app = typer.Typer(no_args_is_help=True)
 MAX_FILE_BYTES = 256 * 2**20
@@ -59,7 +64,7 @@ def list_(as_json: JsonFlag = False) -> None:
 @command
 def show(name: Name, as_json: JsonFlag = False) -> None:
     """Show contestants, progress and settings of a campaign."""
-    shown = find(get_context(), name)
+    shown = resolve_campaign(get_context(), name)
     lines = [_summary(shown)]
     lines += [f"  {item.name} ({item.kind}): {item.completions} completions" for item in shown.contestants]
     emit({**campaign_data(shown), "config": shown.config.model_dump(mode="json")}, as_json=as_json, text="\n".join(lines))
@@ -70,7 +75,7 @@ def show(name: Name, as_json: JsonFlag = False) -> None:
 def close(name: Name, as_json: JsonFlag = False) -> None:
     """Close a campaign: it takes no more votes."""
     ctx = get_context()
-    closed = close_campaign(ctx, find(ctx, name).id, person=LOCAL)
+    closed = close_campaign(ctx, resolve_campaign(ctx, name).id, person=LOCAL)
     emit(campaign_data(closed), as_json=as_json, text=f"Closed {_summary(closed)}")
 
 
@@ -85,9 +90,47 @@ def link(
 ) -> None:
     """Create a rater's link to the ballot of a campaign. It is shown only once."""
     ctx = get_context()
-    made = create_rater_link(ctx, find(ctx, name).id, name=rater, days=days, single_use=single_use, person=LOCAL)
+    made = create_rater_link(ctx, resolve_campaign(ctx, name).id, name=rater, days=days, single_use=single_use, person=LOCAL)
     data = {"url": made.url, "rater": made.rater.name, "expires_at": made.rater.expires_at, "single_use": single_use}
     emit(data, as_json=as_json, text=made.url)
+
+
+@app.command("train")
+@command
+def train(
+    name: Name,
+    objective: Annotated[VoteObjective, typer.Option(help="dpo: pairs; sft: rewritten answers; kto: graded answers.")] = "dpo",
+    rules: Annotated[Path | None, typer.Option(help="YAML file of the rules that turn votes into rows.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="YAML file of the run's config, in place of the suggested one.")] = None,
+    base: Annotated[str | None, typer.Option(help="Contestant to continue from; the leader by default.")] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Show rows, warnings and the suggested config; launch nothing.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train on the votes of a campaign, and open the rematch of the new checkpoint."""
+    ctx = get_context()
+    campaign_id = resolve_campaign(ctx, name).id
+    chosen = parse_rules(read_text(rules)) if rules else None
+    base_id = resolve_checkpoint(ctx, base).id if base else None
+    if preview:
+        plan = plan_training(ctx, campaign_id, rules=chosen, objective=objective, base_id=base_id)
+        config = plan.config.to_yaml()
+        document = {**preview_document(plan.preview), "base": plan.base.name, "config": config, "reasons": dict(plan.reasons)}
+        warnings = "".join(f"\nWarning: {warning.text}" for warning in plan.preview.warnings)
+        emit(document, as_json=as_json, text=f"{plan.num_rows} rows, from {plan.base.name}{warnings}\n\n{config}")
+        return
+    launched = train_on_votes(
+        ctx,
+        campaign_id,
+        person=LOCAL,
+        idempotency_key=new_id(),
+        rules=chosen,
+        objective=objective,
+        base_id=base_id,
+        config_yaml=read_text(recipe) if recipe else None,
+    )
+    data = {"run": launched.run, "dataset": launched.dataset, "rows": launched.num_rows, "base": launched.base}
+    text = f"Launched {launched.run} on {launched.num_rows} rows of {launched.dataset}; rematch: {launched.rematch.name}"
+    emit({**data, "rematch": launched.rematch.name}, as_json=as_json, text=text)
 
 
 @app.command("import-votes")
@@ -100,17 +143,6 @@ def import_(
     """Import votes cast elsewhere as a closed campaign."""
     imported = import_votes(get_context(), name=name, text=_read_file(votes), person=LOCAL)
     emit(campaign_data(imported), as_json=as_json, text=f"Imported {_summary(imported)}")
-
-
-def find(ctx: Context, name: str) -> CampaignView:
-    """Return a campaign by its id or name. Raises NotFound."""
-    try:
-        return get_campaign(ctx, name)
-    except NotFound:
-        named = next((item for item in list_campaigns(ctx) if item.name == name), None)
-        if named is None:
-            raise NotFound(f"There is no campaign {name!r}.", remedy="`roundhouse campaign list` lists all.") from None
-        return named
 
 
 def campaign_data(item: CampaignView) -> dict[str, Any]:

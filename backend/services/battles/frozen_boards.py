@@ -22,7 +22,7 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.battles.exclusions import list_exclusions
 from backend.services.battles.standings import safe_cell
 from backend.services.battles.views import find_campaign
-from backend.services.battles.vote_records import read_votes
+from backend.services.battles.vote_records import read_board_votes
 from backend.services.context import Context, Person, require_builder
 
 
@@ -59,7 +59,7 @@ def freeze_board(ctx: Context, campaign_id: str, *, name: str, options: RatingOp
         if session.scalar(select(FrozenBoard.id).where(FrozenBoard.campaign_id == campaign_id, FrozenBoard.name == name)):
             raise Conflict(f"This campaign has a frozen board “{name}” already.", remedy="Choose another name.", field="name")
         title = campaign.name
-        votes = read_votes(session, campaign_id, with_forms=True).records
+        votes = read_board_votes(session, campaign_id, with_forms=True).records
     if not votes:
         raise InvalidInput("There are no votes to freeze.", remedy="Vote first.", field="campaign")
     decisions = list_exclusions(ctx, campaign_id)

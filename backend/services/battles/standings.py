@@ -25,7 +25,7 @@ from backend.domain.battles.verdicts import PairVerdict, pair_verdict
 from backend.domain.battles.votes import VoteRecord, encode_votes
 from backend.services.battles.exclusions import excluded_raters
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
-from backend.services.battles.vote_records import CampaignVotes, read_votes, votes_revision
+from backend.services.battles.vote_records import BoardVotes, read_board_votes, votes_revision
 from backend.services.context import Context
 
 ALPHA = 0.05
@@ -73,7 +73,7 @@ def standings(ctx: Context, campaign_id: str, *, options: RatingOptions | None =
             if key in _remembered:
                 _remembered.move_to_end(key)
                 return _remembered[key]
-        votes = read_votes(session, campaign_id, with_excluded=with_excluded, with_forms=bool(options.control))
+        votes = read_board_votes(session, campaign_id, with_excluded=with_excluded, with_forms=bool(options.control))
         checkpoints = _checkpoints(session, campaign_id)
         raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_(votes.excluded))).all())
     board = _standings(votes, checkpoints, sorted(raters.values()), options=options, gap=gap)
@@ -85,7 +85,7 @@ def standings(ctx: Context, campaign_id: str, *, options: RatingOptions | None =
 
 
 def _standings(
-    votes: CampaignVotes, checkpoints: dict[str, str | None], excluded: list[str], *, options: RatingOptions, gap: float
+    votes: BoardVotes, checkpoints: dict[str, str | None], excluded: list[str], *, options: RatingOptions, gap: float
 ) -> Standings:
     records = [record for record in votes.records if options.category is None or record.category == options.category]
     times = [vote.duration_ms / 1000 for vote in votes.votes if vote.duration_ms is not None]
@@ -125,17 +125,11 @@ def board_fragility(ctx: Context, campaign_id: str) -> Fragile | None:
     """Return what first place hangs on; None unless two contestants have votes. Raises NotFound."""
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
-        records = read_votes(session, campaign_id).records
+        records = read_board_votes(session, campaign_id).records
         raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_({record.rater for record in records}))).all())
     if not records:
         return None
     return Fragile(first_place_fragility(records), without_each_rater(records), raters)
-
-
-def leader_of(ctx: Context, campaign_id: str) -> str | None:
-    """Return the checkpoint id of the contestant with the highest rating; None without votes."""
-    current = standings(ctx, campaign_id)
-    return current.checkpoints[current.table.contestants[0]] if current.table else None
 
 
 def export_votes_csv(ctx: Context, campaign_id: str) -> str:

@@ -12,7 +12,7 @@ from backend.db.tables import Campaign
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.verdicts import pair_verdict
 from backend.services.battles.views import contestant_names, count_votes, find_campaign
-from backend.services.battles.vote_records import read_votes
+from backend.services.battles.vote_records import read_board_votes
 from backend.services.context import Context
 
 ALPHA = 0.05
@@ -61,7 +61,7 @@ def _is_due(campaign_id: str) -> bool:
 
 def _all_decided(session: Session, campaign_id: str, config: CampaignConfig) -> bool:
     """Return whether every pair is better or worse, at a family-wise error rate of 5 %."""
-    records = read_votes(session, campaign_id).records
+    records = read_board_votes(session, campaign_id).records
     pairs = list(combinations(sorted(contestant_names(session, campaign_id).values()), 2))
     return bool(records) and all(
         pair_verdict(records, *pair, smallest_gap_elo=config.smallest_gap, alpha=ALPHA / len(pairs)).outcome != "undecided"

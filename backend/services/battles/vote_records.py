@@ -17,7 +17,7 @@ Revision = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class CampaignVotes:
+class BoardVotes:
     """Valid votes, oldest first, with a record for each. `excluded_votes` are not among them."""
 
     votes: tuple[ValidVote, ...]
@@ -27,7 +27,7 @@ class CampaignVotes:
     categories: tuple[str, ...]
 
 
-def read_votes(session: Session, campaign_id: str, *, with_excluded: bool = False, with_forms: bool = False) -> CampaignVotes:
+def read_board_votes(session: Session, campaign_id: str, *, with_excluded: bool = False, with_forms: bool = False) -> BoardVotes:
     """Return a campaign's votes. `with_excluded` counts excluded raters too; `with_forms` measures the answers, which reads their texts.
 
     Equal prompts have one name, so that a prompt asked again is the same prompt.
@@ -39,7 +39,7 @@ def read_votes(session: Session, campaign_id: str, *, with_excluded: bool = Fals
     named = select(CampaignPrompt.id, CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign_id)
     categories = dict(session.execute(named).all())
     forms = _forms(session, campaign_id) if with_forms else {}
-    return CampaignVotes(
+    return BoardVotes(
         votes=tuple(counted),
         records=tuple(_record(vote, names, categories, forms) for vote in counted),
         excluded=excluded,

@@ -184,9 +184,3 @@ def list_alias_endpoints(ctx: Context) -> list[EndpointView]:
         return [
             replace(_view(session, ctx, find_endpoint(session, name)), name=alias) for alias, name in endpoints_of_aliases(session).items()
         ]
-
-
-def list_answering_aliases(ctx: Context) -> dict[str, str]:
-    """Return the aliases that can be asked, each with the endpoint that answers."""
-    with ctx.db.read() as session:
-        return endpoints_of_aliases(session)

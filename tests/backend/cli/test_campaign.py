@@ -12,8 +12,10 @@ import pytest
 from backend.bootstrap import get_context
 from backend.domain.battles.campaign_file import parse_campaign, render_campaign
 from backend.errors import InvalidInput
-from backend.services.battles.raters import rater_from_link
-from backend.services.context import Context
+from backend.services.battles.raters import rater_for, rater_from_link
+from backend.services.battles.views import list_rematches
+from backend.services.context import LOCAL, Context
+from tests.support.battle_world import make_campaign, prefer, vote_all
 from tests.support.command_line import roundhouse
 
 YAML = """name: Two writers
@@ -78,10 +80,22 @@ def test_a_campaign_runs_from_its_file_to_its_end(command_line: Context, tmp_pat
     link = roundhouse("campaign", "link", started["id"], "--rater", "Owl", "--single-use")
     assert rater_from_link(command_line, link["url"].split("link=")[1], browser="b").name == "Owl"
     assert roundhouse("campaign", "close", "Two writers")["open"] is False
-    assert "no campaign 'Three'" in roundhouse("campaign", "show", "Three", status=2)["error"]
+    assert "no campaign “Three”" in roundhouse("campaign", "show", "Three", status=2)["error"]
 
 
 def test_votes_are_imported_from_a_shell(command_line: Context, tmp_path: Path) -> None:
     (tmp_path / "votes.csv").write_text("prompt,rater,a,b,winner\n1,ann,x,y,A\n")
     imported = roundhouse("campaign", "import-votes", str(tmp_path / "votes.csv"), "--name", "Elsewhere")
     assert (imported["open"], imported["votes"], imported["raters"]) == (False, 1, 1)
+
+
+def test_votes_are_trained_on_after_a_preview_of_rows_and_config(command_line: Context) -> None:
+    campaign = make_campaign(command_line, num_prompts=8, dataset_rows=40)
+    vote_all(command_line, campaign.id, rater_for(command_line, LOCAL), prefer("Elm"))
+    preview = roundhouse("campaign", "train", "Stories", "--preview")
+    assert (preview["pairs"], preview["base"]) == (8, "Elm")
+    assert "objective: dpo" in preview["config"]
+    assert list_rematches(command_line, campaign.id) == []
+    launched = roundhouse("campaign", "train", "Stories", "--base", "Oak")
+    assert (launched["base"], launched["rows"]) == ("Oak", 8)
+    assert [rematch.name for rematch in list_rematches(command_line, campaign.id)] == [launched["rematch"]]

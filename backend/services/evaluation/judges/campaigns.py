@@ -16,7 +16,7 @@ from backend.domain.battles.votes import Label, VoteRecord
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
-from backend.services.battles.vote_records import read_votes
+from backend.services.battles.vote_records import read_board_votes
 from backend.services.context import Context
 from backend.services.jobs.jobs import view
 
@@ -65,7 +65,7 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
         shown = {completion for row in rows for completion in row.item.split(":")}
         authors = dict(session.execute(select(Completion.id, Completion.contestant_id).where(Completion.id.in_(shown))).all())
         prompts = {vote.completion_a_id: vote.prompt_key for vote in votes} | {vote.completion_b_id: vote.prompt_key for vote in votes}
-        people = read_votes(session, campaign_id).records
+        people = read_board_votes(session, campaign_id).records
     columns = []
     for job_id, judge in reversed(judges.items()):
         name = f"judge {judge}"  # a rater may be called like the judge

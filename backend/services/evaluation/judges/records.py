@@ -47,15 +47,3 @@ def stored_verdicts(ctx: Context, job_id: str) -> list[dict[str, Any]]:
     query = select(JudgedItem.record).where(JudgedItem.job_id == job_id).order_by(JudgedItem.position)
     with ctx.db.read() as session:
         return [dict(record) for record in session.scalars(query)]
-
-
-def list_judged(ctx: Context, evaluation_id: str) -> list[str]:
-    """Return the jobs that judged answers of an evaluation, newest first."""
-    query = (
-        select(JudgedItem.job_id)
-        .where(JudgedItem.evaluation_id == evaluation_id)
-        .group_by(JudgedItem.job_id)
-        .order_by(func.max(JudgedItem.created_at).desc())
-    )
-    with ctx.db.read() as session:
-        return list(session.scalars(query))

@@ -26,7 +26,6 @@ from backend.services.evaluation.judgements import (
 )
 from backend.services.evaluation.judges.answers import evaluation_items, list_answered
 from backend.services.evaluation.judges.campaigns import judges_of
-from backend.services.evaluation.judges.records import list_judged
 from jobs.environment import child_environment
 from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
 from tests.support.evaluation_world import ANSWERS, CHOICES, add_benchmark, claim_of, evaluated, finish, item
@@ -154,7 +153,6 @@ def test_answers_of_evaluations_are_judged_alone_or_as_pairs_and_the_verdicts_ou
     shutil.rmtree(ctx.artifacts.job_folder(job.id))
     verdicts = read_verdicts(ctx, job.id)
     assert [(verdict["verdict"], verdict["groups"]) for verdict in verdicts] == [("A", ["Oak", "Elm"])] * 6
-    assert list_judged(ctx, first.id) == [job.id]
     other = evaluated(ctx, "Oak", "facts", [1, 0])
     with pytest.raises(InvalidInput, match="two benchmarks"):
         evaluation_items(ctx, first.id, against=other.id)

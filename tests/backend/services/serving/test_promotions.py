@@ -14,7 +14,7 @@ from backend.services.checkpoints.checkpoints import delete_checkpoint, resolve_
 from backend.services.context import LOCAL, Context
 from backend.services.serving.aliases import get_alias, list_aliases
 from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
-from backend.services.serving.endpoints import get_endpoint, list_answering_aliases
+from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.promotions import promote, reject, rollback
 from backend.services.serving.replicas import ready_targets
 from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
@@ -101,12 +101,11 @@ def test_an_endpoint_that_follows_an_alias_is_deployed_again_when_it_moves(ctx: 
     ]
     with ctx.db.read() as session:
         assert [row.num_replicas for row in session.scalars(select(Deployment).where(Deployment.checkpoint_id == elm))] == [2]
-    assert list_answering_aliases(ctx) == {ALIAS: "tales"}
     assert set(ready_targets(ctx)) == {"tales", "fixed", ALIAS}
     stop_endpoint(ctx, "tales", person=LOCAL)
     assert ALIAS not in ready_targets(ctx), "no endpoint serves what it names"
     rollback(ctx, ALIAS, person=LOCAL)
-    assert list_answering_aliases(ctx) == {ALIAS: "fixed"}
+    assert ALIAS in ready_targets(ctx), "the other endpoint serves what it names now"
     assert start_endpoint(ctx, "tales", person=LOCAL).checkpoint_id == oak, "a start follows the alias"
 
 
