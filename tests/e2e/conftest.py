@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.support.browser import FLAGS, chromium
+from tests.support.browser import FLAGS, Visitor, chromium, visit
+from tests.support.installation import Installation
 
 
 @pytest.fixture(scope="module")
@@ -17,3 +18,20 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         yield running
         running.close()
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """A whole installation, started as a person starts it, for the tests of a file."""
+    running = Installation(tmp_path_factory.mktemp("installation"), ROUNDHOUSE_TRAIN_NICE="0").start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def visitor(browser: Browser, installation: Installation) -> Iterator[Visitor]:
+    """A visitor of the installation's pages."""
+    with visit(browser, installation.url) as person:
+        yield person

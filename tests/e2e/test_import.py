@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
 
 from backend.services.data.datasets import resolve_version
-from tests.support.browser import Visitor, visit
+from tests.support.browser import Visitor
 from tests.support.installation import Installation
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -35,12 +34,6 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
         yield running
     finally:
         running.stop()
-
-
-@pytest.fixture(scope="module")
-def visitor(browser: Browser, installation: Installation) -> Iterator[Visitor]:
-    with visit(browser, installation.url) as person:
-        yield person
 
 
 @pytest.fixture(autouse=True)

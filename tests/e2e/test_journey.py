@@ -1,4 +1,4 @@
-"""The loop as a newcomer goes round it: train, watch, evaluate, vote blind, learn from the votes, rematch, deploy, chat.
+"""A newcomer's first hour: train, watch, evaluate, deploy, chat. The way from votes to a promotion is in `test_loop.py`.
 
 Small numbers of steps: what is tested is that each click leads on, not that the network is good.
 """
@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 
 import openai
 import pytest
-from playwright.sync_api import Browser
 
 from backend.domain.jobs.states import Status
-from backend.services.battles.views import get_campaign, list_campaigns
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.evaluation.evaluations import list_evaluations
 from backend.services.tokenizers.tokenizers import get_tokenizer
-from backend.services.training.views import get_run, list_runs
-from tests.support.browser import Visitor, visit
+from backend.services.training.views import get_run
+from tests.support.browser import Visitor
 from tests.support.installation import Installation, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -36,24 +33,10 @@ PAGES = (
     "/battles",
     "/endpoints",
     "/playground",
+    "/lineage",
     "/workers",
     "/people",
 )
-
-
-@pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    running = Installation(tmp_path_factory.mktemp("journey"), ROUNDHOUSE_TRAIN_NICE="0").start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture(scope="module")
-def visitor(browser: Browser, installation: Installation) -> Iterator[Visitor]:
-    with visit(browser, installation.url) as person:
-        yield person
 
 
 @pytest.fixture(autouse=True)
@@ -128,40 +111,6 @@ def test_the_checkpoint_is_evaluated_from_the_run_page(installation: Installatio
     assert accuracy.low is not None
     assert accuracy.high is not None
     assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
-
-
-def test_votes_by_keyboard_become_a_preference_set_a_dpo_run_and_a_rematch(installation: Installation, visitor: Visitor) -> None:
-    ctx, page = installation.ctx, visitor.page
-    pair = [resolve_checkpoint(ctx, name).id for name in ("First stories", "First chat")]
-    visitor.go(f"/battles?contestants={','.join(pair)}")
-    visitor.fills("Name", "Blind round")
-    visitor.fills("Number of prompts", "5")
-    visitor.clicks("Generate completions")
-    page.wait_for_url(re.compile("campaign="))
-    campaign = wait_until(lambda: [c for c in list_campaigns(ctx) if c.name == "Blind round"], what="the campaign")[0].id
-    wait_until(lambda: get_campaign(ctx, campaign).completions == 10, timeout_s=180, what="ten completions")
-    visitor.go(f"/ballot?campaign={campaign}")
-    for done in range(5):
-        visitor.sees(f"{done} of 5")
-        assert not any(name in page.inner_text("body") for name in ("First stories", "First chat")), "the ballot is blind"
-        wait_until(partial(_vote, page, campaign, installation, done), timeout_s=30, what=f"vote {done + 1}", every_s=0.5)
-    visitor.sees("That was the last one")
-    visitor.follows("Leave")
-    page.get_by_role("tab", name="Train").click()
-    visitor.clicks("Train on these votes")
-    visitor.sees("rematch", timeout_s=60)
-    dpo = wait_until(lambda: [run for run in list_runs(ctx) if run.objective == "dpo"], what="the DPO run")[0]
-    finished(installation, dpo.name)
-    rematch = wait_until(lambda: [c for c in list_campaigns(ctx) if c.parent_id == campaign], what="the rematch")[0]
-    contestants = wait_until(lambda: len(get_campaign(ctx, rematch.id).contestants) == 2, timeout_s=60, what="the new checkpoint's entry")
-    assert contestants
-    visitor.go(f"/battles?campaign={rematch.id}")
-
-
-def _vote(page: object, campaign: str, installation: Installation, done: int) -> bool:
-    if get_campaign(installation.ctx, campaign).num_votes <= done:
-        page.keyboard.press("1")  # type: ignore[attr-defined]
-    return get_campaign(installation.ctx, campaign).num_votes > done
 
 
 def test_the_checkpoint_is_deployed_and_chats_in_the_browser_and_through_the_openai_client(

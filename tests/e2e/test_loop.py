@@ -5,7 +5,6 @@ that no run has trained on, a decision moves the alias, the endpoint answers by 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import partial
 
 import httpx
@@ -64,21 +63,6 @@ def terse(a: str, b: str) -> str:
     if choice == "TIE" and abs(len(a) - len(b)) > 40:
         return "A" if len(a) < len(b) else "B"
     return choice
-
-
-@pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    running = Installation(tmp_path_factory.mktemp("loop"), ROUNDHOUSE_TRAIN_NICE="0").start()
-    try:
-        yield running
-    finally:
-        running.stop()
-
-
-@pytest.fixture(scope="module")
-def visitor(browser: Browser, installation: Installation) -> Iterator[Visitor]:
-    with visit(browser, installation.url) as person:
-        yield person
 
 
 def finish_run(installation: Installation, name: str) -> str:
