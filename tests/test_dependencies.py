@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from backend.cli.doctor import REQUIRED_PACKAGES
 from backend.settings import PROJECT
 from tests.support.source_tree import PACKAGES, imported_names, list_modules, parse
 
@@ -75,6 +76,11 @@ def test_each_import_of_the_product_is_declared() -> None:
     optional = set().union(*(names for extra, names in extras().items() if extra != "dev"))
     used = used_distributions(*PACKAGES)
     assert {name: path for name, path in used.items() if name not in declared() | optional} == {}
+
+
+def test_a_start_requires_no_package_but_the_core_dependencies() -> None:
+    owners = packages_distributions()
+    assert {name for name in REQUIRED_PACKAGES if canonicalize_name(owners[name][0]) not in declared()} == set()
 
 
 def test_an_optional_dependency_is_imported_where_it_is_used_and_not_at_the_top() -> None:

@@ -27,6 +27,8 @@ from backend.infra.devices import read_gpus, visible_devices
 from backend.settings import Settings
 
 MIN_FREE_BYTES = 2 * 2**30
+REQUIRED_PACKAGES = ("torch", "transformers", "peft", "celery", "streamlit")
+"""Modules without which no job runs; each belongs to a core dependency."""
 app = typer.Typer()
 
 
@@ -163,7 +165,7 @@ def _why_sign_in(settings: Settings) -> str:
 
 def check_packages() -> Finding:
     """Check that the packages of the workers are installed."""
-    missing = [name for name in ("torch", "transformers", "peft", "trl", "celery", "streamlit") if importlib.util.find_spec(name) is None]
+    missing = [name for name in REQUIRED_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         return Finding("packages", "problem", f"Missing: {', '.join(missing)}.", "Run `make install`.")
     return Finding("packages", "ok", "all there")

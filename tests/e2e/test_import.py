@@ -113,8 +113,6 @@ def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(
     assert version.mapping == {"instruction": "prompt", "letter": "completion"}
     visitor.page.get_by_role("tab", name="Rejected (2)").click()
     visitor.settle()
-    with visitor.page.expect_download() as download:
-        visitor.page.get_by_role("button", name="Download as JSON Lines").click()
-    rejected = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    rejected = [json.loads(line) for line in visitor.downloads("Download as JSON Lines").read_text().splitlines()]
     assert [item["row"] for item in rejected] == [41, 62]
     assert "column `instruction` is missing" in rejected[1]["reason"]

@@ -6,8 +6,10 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from playwright.sync_api import Browser, Page
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 FLAGS = [
     "--no-sandbox",
@@ -68,6 +70,18 @@ class Visitor:
     def clicks(self, name: str, *, timeout_s: float = 30.0) -> None:
         """Click a button once it can be clicked."""
         self.page.get_by_role("button", name=name, exact=True).first.click(timeout=timeout_s * 1000)
+
+    def downloads(self, name: str) -> Path:
+        """Click a download button and return the file; click again where a redraw swallowed the click."""
+        button = self.page.get_by_role("button", name=name, exact=True).first
+        for _ in range(3):
+            try:
+                with self.page.expect_download(timeout=20_000) as download:
+                    button.click()
+                return Path(download.value.path())
+            except PlaywrightTimeout:
+                self.settle()
+        raise AssertionError(f"{name!r} gave no file at {self.page.url}")
 
     def follows(self, name: str) -> None:
         """Follow a link."""
