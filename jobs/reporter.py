@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_args
 
 from backend.domain.jobs.events import Event, LogEvent, MetricsEvent, ProgressEvent, SampleEvent, write_event
 from backend.domain.jobs.payloads import read_payload
@@ -115,7 +115,7 @@ class FileReporter(Reporter):
         except FileNotFoundError:
             text = ""
         self.cpu_s += time.thread_time() - started
-        return text if text in ("cancel", "stop_and_save") else None  # type: ignore[return-value]
+        return text if text in get_args(StopRequest) else None  # type: ignore[return-value]
 
     def close(self) -> None:
         """Close the events file."""

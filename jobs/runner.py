@@ -31,6 +31,7 @@ from backend.domain.jobs.events import (
     ResultEvent,
     SampleEvent,
 )
+from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.records import JobFailure, JobResult, Payload
 from backend.domain.jobs.results import RESULTS
 from backend.domain.jobs.states import JobKind, Status
@@ -267,6 +268,8 @@ class _Watch:
             (self.folder / "control").write_text(how)
         waited = (self.ctx.now() - asked_at).total_seconds()
         grace = self.ctx.policy.cancel_grace_s * (4 if how == "stop_and_save" else 1)
+        if how == "drain" and isinstance(self.claim.payload, ReplicaPayload):
+            grace += self.claim.payload.answer_limit_s
         if waited > grace and self.child.poll() is None:
             log.warning("job %s did not stop within %.0f s; ending its processes", self.claim.job_id, grace)
             kill_group(self.child)

@@ -6,6 +6,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from backend.domain.serving.protocol import ENGINE_FAILED, QUEUE_TIMEOUT
 from backend.errors import NotFound
 from backend.infra.replicas import ReplicaRefused
 
@@ -63,8 +64,15 @@ def replica_lost() -> ApiError:
     return ApiError(502, "The replica broke off before the answer was complete.", code="replica_lost")
 
 
+def failed_on_request(message: str) -> ApiError:
+    """Return the error of a request that an engine failed on; it would fail on another replica's too."""
+    return ApiError(500, f"{message} It was not tried on another replica.", code=ENGINE_FAILED)
+
+
 def from_refusal(error: ReplicaRefused) -> ApiError:
     """Translate a replica's refusal for the client."""
+    if error.code == QUEUE_TIMEOUT:
+        return ApiError(429, error.message, code=error.code, retry_after_s=5)
     if error.status == 429:
         return ApiError(429, "Every replica's queue is full. Try again in a moment.", code="queue_full", retry_after_s=1)
     return ApiError(error.status, error.message, code=error.code, param=error.field)

@@ -10,18 +10,32 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from backend.domain.serving.protocol import ErrorEvent, FinishEvent, FinishReason, GenerateRequest, GenerationEvent, TokenEvent
+from backend.domain.serving.protocol import (
+    ANSWER_LIMIT,
+    ENGINE_FAILED,
+    LEAVING,
+    QUEUE_TIMEOUT,
+    ErrorEvent,
+    FinishEvent,
+    FinishReason,
+    GenerateRequest,
+    GenerationEvent,
+    TokenEvent,
+)
 from backend.errors import NotFound
 from backend.gateway.balancer import Balancer
 from backend.gateway.directory import Directory, Principal, ReplicaAddress
-from backend.gateway.errors import ApiError, from_refusal, no_replica, replica_lost, unknown_model
+from backend.gateway.errors import ApiError, failed_on_request, from_refusal, no_replica, replica_lost, unknown_model
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.usage import UsageWriter
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
 from backend.services.serving.usage import UsageRow, UsageStatus
 
 MAX_RETRIES = 2
+MAX_BROKEN = 2  # replicas that a request may have brought down: it is sent to one more, since it may be innocent, then to none
 REREAD_S = 0.5  # longer than the directory caches addresses of replicas
+UNSEEN = {"connection", LEAVING}  # losses of a request that no engine has begun
+LIMITS = {QUEUE_TIMEOUT: 429, ANSWER_LIMIT: 504}
 ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not share
 
 
@@ -108,6 +122,7 @@ class Relay:
     ) -> AsyncGenerator[TokenEvent | FinishEvent, None]:
         last: ApiError = no_replica(trace.endpoint)
         tried: list[ReplicaAddress] = []
+        broken = 0
         for attempt in range(MAX_RETRIES + 1):
             replica = self.balancer.acquire([replica for replica in replicas if replica not in tried])
             if replica is None and replicas and last.status != 429:  # they just stopped: their successors may not be in the cached list yet
@@ -128,8 +143,9 @@ class Relay:
                 return
             except ReplicaLost as error:
                 self.balancer.failed(replica)
-                last = replica_lost()
-                if trace.first_token is not None:
+                last = failed_on_request(error.message) if error.reason == ENGINE_FAILED else replica_lost()
+                broken += error.reason not in UNSEEN
+                if trace.first_token is not None or error.reason == ENGINE_FAILED or broken >= MAX_BROKEN:
                     raise last from error
             except ReplicaRefused as error:
                 self.balancer.succeeded(replica)
@@ -168,9 +184,11 @@ class Relay:
 
 
 def _checked(event: GenerationEvent) -> TokenEvent | FinishEvent:
-    """Return an event for the client; a replica that failed or was stopped counts as lost."""
+    """Return an event for the client; a replica that failed or was stopped counts as lost, one that met a limit does not."""
+    if isinstance(event, ErrorEvent) and event.code in LIMITS:
+        raise ReplicaRefused(event.message, status=LIMITS[event.code], code=event.code)
     if isinstance(event, ErrorEvent):
-        raise ReplicaLost(event.message, reason="failed")
+        raise ReplicaLost(event.message, reason=event.code)
     if isinstance(event, FinishEvent) and event.finish_reason is FinishReason.CANCELLED:
         raise ReplicaLost("The replica was stopped in the middle of its answer.", reason="stopped")
     return event

@@ -25,15 +25,17 @@ MAX_LINE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ReplicaTimeouts:
-    """Seconds to wait for a connection, for the first token (a CPU may be busy) and between two tokens."""
+    """Seconds to wait for a connection, for the first line and between two lines. A replica that is busy with a long prompt sends an
+    empty line every few seconds."""
 
     connect_s: float = 2.0
-    first_token_s: float = 120.0
+    first_token_s: float = 60.0
     between_tokens_s: float = 30.0
 
 
 class ReplicaLost(Unavailable):
-    """A replica that can't be reached, broke off or timed out. `reason` is a short label for metrics."""
+    """A replica that can't be reached, broke off or timed out. `reason` is a short label for metrics: only at `connection` has the
+    replica surely not seen the request."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message, remedy="Try again; a lost replica restarts automatically.")
@@ -70,15 +72,19 @@ class ReplicaClient:
                         line = await response.content.readline()
                     if not line:
                         raise ReplicaLost("The replica broke off in the middle of its answer.", reason="broken")
+                    limit_s = self._timeouts.between_tokens_s
+                    if line == b"\n":
+                        continue
                     event = parse_event(line)
                     yield event
                     if event.type != "token":
                         return
-                    limit_s = self._timeouts.between_tokens_s
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise ReplicaLost(f"The replica can't be reached ({type(error).__name__}).", reason="connection") from error
         except TimeoutError as error:
             raise ReplicaLost("The replica did not answer in time.", reason="timeout") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ReplicaLost(f"The replica can't be reached ({type(error).__name__}).", reason="connection") from error
+            raise ReplicaLost(f"The replica broke off ({type(error).__name__}).", reason="broken") from error
         except (ValidationError, ValueError) as error:
             raise ReplicaLost("The replica sent an invalid event.", reason="protocol") from error
 
@@ -118,7 +124,7 @@ def stream_blocking(
         ):
             if response.status_code != 200:
                 raise _refusal(response.status_code, response.read())
-            for line in _lines(response):
+            for line in filter(None, _lines(response)):
                 event = parse_event(line)
                 yield event
                 if event.type != "token":

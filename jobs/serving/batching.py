@@ -20,10 +20,10 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 
 from backend.domain.serving.memory import MAX_RUNNING, PAGE_TOKENS, cache_pages
-from backend.domain.serving.protocol import SamplingParams
+from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.detokenize import Decoder
-from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, RateMeter, read_limits
+from jobs.serving.engine import EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import Row, Sampling, prepare_scores
 
 MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other requests keep getting tokens
@@ -131,6 +131,13 @@ class BatchingEngine:
             raise Unavailable("The engine has stopped.", remedy="It restarts automatically; try again in a few seconds.")
         return generation
 
+    def is_waiting(self, handle: Handle) -> bool:
+        """Return whether a request is in the queue; see Engine.is_waiting."""
+        processor = self._manager.batch_processor
+        if not isinstance(handle, Generation) or handle.is_over or handle.num_generated:
+            return False
+        return processor is None or handle.request_id not in processor.scheduler.active_requests
+
     def stats(self) -> EngineStats:
         """Return the engine's counters."""
         processor = self._manager.batch_processor
@@ -193,7 +200,7 @@ class BatchingEngine:
         if generation is None:
             return  # it was cancelled
         if output.error is not None:
-            generation.fail(f"The engine failed on this request: {output.error}")
+            generation.fail(f"The engine failed on this request: {output.error}", code=ENGINE_FAILED)
         else:
             new = output.generated_tokens[generation.num_generated :]
             self._rate.add(len(new))

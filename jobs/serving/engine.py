@@ -75,6 +75,9 @@ class Engine(Protocol):
         Raises PromptTooLong, InvalidInput (a token id outside the vocabulary, an empty prompt) and QueueFull.
         """
 
+    def is_waiting(self, handle: Handle) -> bool:
+        """Return whether a request has had no step yet."""
+
     def stats(self) -> EngineStats:
         """Return the engine's counters."""
 
@@ -187,12 +190,12 @@ class Generation:
         if not was_over:
             self.abort(self)
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, *, code: str = "replica_error") -> None:
         """End this request with an error."""
         with self._lock:
             if not self.is_over:
                 self.is_over = True
-                self.on_event(ErrorEvent(message=message))
+                self.on_event(ErrorEvent(message=message, code=code))
 
     def _finish(self, reason: FinishReason) -> None:
         self.is_over = True

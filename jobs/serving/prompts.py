@@ -8,6 +8,27 @@ from backend.domain.serving.protocol import GenerateRequest
 from backend.errors import InvalidInput, RoundhouseError
 from jobs.modeling.chat.render import encode_prompt
 from jobs.modeling.tokenizers import encode_plain_prompt
+from jobs.serving.engine import PromptTooLong
+
+
+class PromptLimit:
+    """Refuses texts that can't fit a context, before they are tokenized: no token of the vocabulary spans more characters."""
+
+    def __init__(self, tokenizer: Any, *, context_length: int) -> None:
+        longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        self.context_length, self.max_characters = context_length, context_length * longest
+
+    def check(self, request: GenerateRequest) -> None:
+        """Raise PromptTooLong for a prompt that is too long by its characters or token ids."""
+        ids = len(request.token_ids or ())
+        characters = len(request.prompt or "") + sum(len(message.content) for message in request.messages or ())
+        if ids >= self.context_length or characters > self.max_characters:
+            size = f"{ids:,} tokens" if ids else f"{characters:,} characters"
+            raise PromptTooLong(
+                f"The prompt has {size}; this network's context holds {self.context_length:,} tokens, answer included.",
+                remedy="Shorten the prompt or the conversation.",
+                field="messages" if request.messages else "prompt",
+            )
 
 
 def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,16 +16,37 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend.domain.serving.protocol import ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, TokenEvent, first_problem
+from backend.domain.serving.protocol import (
+    ANSWER_LIMIT,
+    ENGINE_FAILED,
+    LEAVING,
+    QUEUE_TIMEOUT,
+    ErrorEvent,
+    FinishEvent,
+    GenerateRequest,
+    GenerationEvent,
+    TokenEvent,
+    first_problem,
+)
 from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from backend.infra.hosts import HostGuard, HostRules
 from jobs.serving.engine import Engine, Handle, QueueFull
-from jobs.serving.prompts import encode_request
+from jobs.serving.prompts import PromptLimit, encode_request
 from jobs.serving.start import generate_one_token
+from jobs.serving.watchdog import StepWatch
 
-STALL_S = 60.0
 FRESH_S = 10.0
 PROBE_S = 15.0
+HEARTBEAT_S = 5.0
+BLAME_S = 0.5
+
+
+@dataclass(frozen=True)
+class AnswerLimits:
+    """Seconds that a request may wait for its first step, and that its whole answer may take."""
+
+    queue_timeout_s: float = 60.0
+    answer_s: float = 600.0
 
 
 class RequireToken:
@@ -46,25 +68,30 @@ class RequireToken:
 class Replica:
     """State of the routes: engine, tokenizer, and whether new requests are accepted."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, *, name: str) -> None:
+    def __init__(self, engine: Engine, tokenizer: Any, *, name: str, limits: AnswerLimits | None = None) -> None:
         self.engine, self.tokenizer, self.name = engine, tokenizer, name
+        self.limits = limits or AnswerLimits()
         self.is_draining = False
         self.num_served = 0
-        self._open = 0
-        self._busy_since: float | None = None
+        self.watch = StepWatch()
+        self._open: set[Answer] = set()
+        self._prompts = PromptLimit(tokenizer, context_length=engine.context_length)
 
     @property
     def num_open(self) -> int:
         """Open requests."""
-        return self._open
+        return len(self._open)
 
-    def stall_s(self) -> float:
-        """Return the seconds without a new token while requests are open; 0 when idle."""
-        if self._busy_since is None:
-            return 0.0
-        age = self.engine.stats().last_token_age_s
-        busy = time.monotonic() - self._busy_since
-        return busy if age is None else min(busy, age)
+    def is_hung(self) -> bool:
+        """Note the engine's steps, and return whether they have stopped."""
+        self.watch.observe(self.engine.stats().steps, busy=bool(self._open))
+        return self.watch.is_hung()
+
+    async def blame_running(self) -> None:
+        """End every answer before the process ends: those in the hung step as failed, those that wait as free to go elsewhere."""
+        for answer in self._open:
+            answer.fail_hung()
+        await asyncio.sleep(BLAME_S)
 
     async def generate(self, request: Request) -> Response:
         """Answer one request, as a stream of JSON lines or as one JSON document."""
@@ -72,6 +99,7 @@ class Replica:
             return _error(503, "This replica is shutting down.", code="draining")
         try:
             body = GenerateRequest.model_validate_json(await request.body())
+            self._prompts.check(body)
             ids = await asyncio.to_thread(encode_request, self.tokenizer, body)
             events = Events()
             handle = self.engine.submit(ids, body.params, events.put)
@@ -82,16 +110,18 @@ class Replica:
             return _error(429, str(error), code=error.code)
         except (InvalidInput, Unavailable) as error:
             return _refusal(error)
-        self._begin()
-        return Answer(handle, events, stream=body.stream, on_end=self._end)
+        self.num_served += 1
+        answer = Answer(handle, events, engine=self.engine, limits=self.limits, stream=body.stream, on_end=self._open.discard)
+        self._open.add(answer)
+        return answer
 
     async def health(self, request: Request) -> Response:
         """Answer 200 if the engine generated a token recently, or can now."""
         del request
-        if not self.engine.is_alive() or self.stall_s() > STALL_S:
-            return _error(503, f"No token for {self.stall_s():.0f} s.", code="stalled")
+        if not self.engine.is_alive() or self.watch.is_hung():
+            return _error(503, f"No step for {self.watch.stall_s():.0f} s.", code="stalled")
         age = self.engine.stats().last_token_age_s
-        if self._open == 0 and (age is None or age > FRESH_S):
+        if not self._open and (age is None or age > FRESH_S):
             try:
                 await asyncio.to_thread(generate_one_token, self.engine, timeout_s=PROBE_S)
             except (JobFailed, Unavailable) as error:
@@ -102,17 +132,6 @@ class Replica:
         """Return the engine's counters."""
         del request
         return JSONResponse({"engine": self.engine.name, "context_length": self.engine.context_length, **asdict(self.engine.stats())})
-
-    def _begin(self) -> None:
-        if self._open == 0:
-            self._busy_since = time.monotonic()
-        self._open += 1
-        self.num_served += 1
-
-    def _end(self) -> None:
-        self._open -= 1
-        if self._open == 0:
-            self._busy_since = None
 
 
 class Events:
@@ -127,20 +146,61 @@ class Events:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
 
-    async def next_batch(self) -> list[GenerationEvent]:
-        """Wait for an event; return it with all queued ones."""
-        batch = [await self._queue.get()]
+    async def next_batch(self, *, wait_s: float) -> list[GenerationEvent]:
+        """Wait for an event; return it with all queued ones, or nothing after `wait_s` seconds."""
+        try:
+            async with asyncio.timeout(wait_s):
+                batch = [await self._queue.get()]
+        except TimeoutError:
+            return []
         while not self._queue.empty():
             batch.append(self._queue.get_nowait())
         return batch
 
 
 class Answer(Response):
-    """Sends a generation and cancels it as soon as the client leaves, streamed or not."""
+    """Sends a generation and cancels it as soon as the client leaves, streamed or not.
 
-    def __init__(self, handle: Handle, events: Events, *, stream: bool, on_end: Any) -> None:
+    While nothing happens, a stream carries an empty line every few seconds, which tells the gateway that the replica is alive.
+    """
+
+    def __init__(
+        self,
+        handle: Handle,
+        events: Events,
+        *,
+        engine: Engine,
+        limits: AnswerLimits,
+        stream: bool,
+        on_end: Callable[[Answer], None],
+    ) -> None:
         super().__init__()
-        self._handle, self._events, self._stream, self._on_end = handle, events, stream, on_end
+        self._handle, self._events, self._engine, self._limits = handle, events, engine, limits
+        self._stream, self._on_end = stream, on_end
+        self._began = time.monotonic()
+
+    def fail_hung(self) -> None:
+        """End this answer: its engine hangs."""
+        if self._engine.is_waiting(self._handle):
+            self._events.put(ErrorEvent(message="The replica restarts.", code=LEAVING))
+        else:
+            self._events.put(ErrorEvent(message="The engine hung on this request.", code=ENGINE_FAILED))
+
+    async def _next(self) -> list[GenerationEvent]:
+        """Return the next events, none after a few seconds, or the error of a limit."""
+        age = time.monotonic() - self._began
+        is_waiting = self._engine.is_waiting(self._handle)
+        left = (self._limits.queue_timeout_s if is_waiting else self._limits.answer_s) - age
+        if batch := await self._events.next_batch(wait_s=max(0.0, min(HEARTBEAT_S, left))):
+            return batch
+        age = time.monotonic() - self._began
+        if age >= self._limits.queue_timeout_s and self._engine.is_waiting(self._handle):
+            message = f"The request waited {age:.0f} s and was not begun. Try again in a moment."
+            return [ErrorEvent(message=message, code=QUEUE_TIMEOUT)]
+        if age >= self._limits.answer_s:
+            message = f"The answer took longer than {self._limits.answer_s:.0f} s, the limit of this endpoint."
+            return [ErrorEvent(message=message, code=ANSWER_LIMIT)]
+        return []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
@@ -153,7 +213,7 @@ class Answer(Response):
         finally:
             watch.cancel()
             self._handle.cancel()
-            self._on_end()
+            self._on_end(self)
 
     async def _cancel_on_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -165,23 +225,23 @@ class Answer(Response):
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         more = True
         while more:
-            batch = await self._events.next_batch()
+            batch = await self._next()
             more = all(isinstance(event, TokenEvent) for event in batch)
-            lines = "".join(event.model_dump_json() + "\n" for event in batch)
+            lines = "".join(event.model_dump_json() + "\n" for event in batch) or "\n"
             await send({"type": "http.response.body", "body": lines.encode(), "more_body": more})
 
     async def _collect(self) -> Response:
         text: list[str] = []
         ids: list[int] = []
         while True:
-            for event in await self._events.next_batch():
+            for event in await self._next():
                 if isinstance(event, TokenEvent):
                     text.append(event.text)
                     ids.extend(event.token_ids)
                 elif isinstance(event, FinishEvent):
                     return JSONResponse({"text": "".join(text), "token_ids": ids, **event.model_dump(mode="json", exclude={"type"})})
                 elif isinstance(event, ErrorEvent):
-                    return _error(500, event.message, code=event.code)
+                    return _error(429 if event.code == QUEUE_TIMEOUT else 500, event.message, code=event.code)
 
 
 def create_replica_app(replica: Replica, *, internal_token: str) -> ASGIApp:

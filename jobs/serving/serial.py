@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from backend.domain.serving.protocol import SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.detokenize import Decoder
-from jobs.serving.engine import EngineStats, Generation, OnEvent, QueueFull, RateMeter, read_limits
+from jobs.serving.engine import EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import Row, prepare_scores
 
 
@@ -81,6 +81,10 @@ class SerialEngine:
         )
         self._queue.put(generation)
         return generation
+
+    def is_waiting(self, handle: Handle) -> bool:
+        """Return whether a request is in the queue; see Engine.is_waiting."""
+        return isinstance(handle, Generation) and not handle.is_over and handle is not self._current
 
     def stats(self) -> EngineStats:
         """Return the engine's counters; each step makes one token."""

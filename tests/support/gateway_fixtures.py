@@ -62,7 +62,7 @@ class ScriptedReplica:
     """Speaks a replica's protocol without a network: `tokens` words, then what `script` says happens."""
 
     def __init__(self) -> None:
-        self.script = "finish"  # finish | break | refuse:STATUS:CODE | mute
+        self.script = "finish"  # finish | break | refuse:STATUS:CODE | mute | error:CODE
         self.tokens = 3
         self.delay_s = 0.0
         self.word: str | None = None
@@ -84,6 +84,9 @@ class ScriptedReplica:
                 text = self.word or f"w{index} "
                 yield json.dumps({"type": "token", "text": text, "token_ids": [index], "index": index}, ensure_ascii=False) + "\n"
                 await asyncio.sleep(self.delay_s)
+            if self.script.startswith("error"):
+                yield "\n" + json.dumps({"type": "error", "message": "as scripted", "code": self.script.split(":")[1]}) + "\n"
+                return
             if self.script == "mute":
                 await asyncio.sleep(60)
             if self.script == "break":

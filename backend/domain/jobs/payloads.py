@@ -181,6 +181,8 @@ class ReplicaPayload(Payload):
     engine: Literal["auto", "batching", "serial"] = "auto"
     max_running: int = Field(default=MAX_RUNNING, ge=1)
     max_waiting: int = Field(default=64, ge=0)
+    queue_timeout_s: float = Field(default=60.0, gt=0)
+    answer_limit_s: float = Field(default=600.0, gt=0)
 
 
 class HubSource(Record):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-StopRequest = Literal["cancel", "stop_and_save"]
-"""Requests to stop a job; `stop_and_save` keeps a checkpoint."""
+StopRequest = Literal["cancel", "stop_and_save", "drain"]
+"""Requests to stop a job; `stop_and_save` keeps a checkpoint, `drain` lets a replica finish its open answers."""
 
 
 class Status(StrEnum):

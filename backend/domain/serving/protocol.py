@@ -16,6 +16,14 @@ MAX_STOP_STRINGS = 4
 MAX_SEED = 2**63 - 1
 CONTEXT_EXCEEDED = "context_length_exceeded"
 """Error code (OpenAI's): the prompt leaves no room for a token in the network's context."""
+QUEUE_TIMEOUT = "queue_timeout"
+"""Error code: the request waited longer than its endpoint allows before its first step. No fault of the replica."""
+ANSWER_LIMIT = "answer_limit"
+"""Error code: the answer took longer than its endpoint allows. No fault of the replica."""
+LEAVING = "leaving"
+"""Error code: the replica ends before it has begun this request, which another may take."""
+ENGINE_FAILED = "engine_failed"
+"""Error code: the engine failed or hung on this request, which is not sent to another replica."""
 
 
 class Role(StrEnum):

@@ -56,24 +56,47 @@ def scene() -> Iterator[Scene]:
 def test_a_replica_that_breaks_before_its_first_token_is_replaced_unseen(scene: Scene) -> None:
     for replica in scene.replicas:
         replica.tokens = 0
-    scene.script("break", "break", "finish")
-    scene.replicas[2].tokens = 3
-    for stream in (False, True):
+    scene.script("break", "finish", "finish")
+    for replica in scene.replicas[1:]:
+        replica.tokens = 3
+    for stream in (False, True, True, False):
         response = scene.post(stream=stream)
         assert response.status_code == 200
         assert "w0" in response.text
-    assert scene.directory.last(2).replica_id == "r2"
-    assert scene.directory.last(2).status == "finished"
+    assert scene.directory.last(4).replica_id in ("r1", "r2")
+    assert scene.directory.last(4).status == "finished"
 
 
-def test_no_more_than_two_other_replicas_are_tried(scene: Scene) -> None:
+def test_a_request_that_may_have_brought_down_two_replicas_is_not_sent_to_a_third(scene: Scene) -> None:
     scene.script("break", "break", "break")
     for replica in scene.replicas:
         replica.tokens = 0
     response = scene.post()
     assert response.status_code == 502
     assert response.json()["error"]["code"] == "replica_lost"
-    assert scene.seen == 3
+    assert scene.seen == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "sent"), [("queue_timeout", 429, 1), ("answer_limit", 504, 1), ("engine_failed", 500, 1), ("leaving", 502, 3)]
+)
+def test_an_early_error_is_tried_elsewhere_only_where_that_may_help(scene: Scene, code: str, status: int, sent: int) -> None:
+    scene.script(*[f"error:{code}"] * 3)
+    for replica in scene.replicas:
+        replica.tokens = 0
+    response = scene.post(stream=True)
+    assert (response.status_code, scene.seen) == (status, sent)
+    assert ("retry-after" in response.headers) == (status == 429)
+
+
+def test_unreachable_replicas_are_skipped_and_a_queue_timeout_is_no_fault_of_a_replica(scene: Scene) -> None:
+    gone = [ReplicaAddress(id=f"gone{number}", url="http://127.0.0.1:9", token="t") for number in range(2)]
+    scene.directory.endpoints["m"] = [*gone, scene.directory.endpoints["m"][0]]
+    scene.replicas[0].script = "error:queue_timeout"
+    scene.replicas[0].tokens = 0
+    assert [scene.post().status_code for _ in range(8)] == [429] * 8
+    scene.replicas[0].script, scene.replicas[0].tokens = "finish", 3
+    assert scene.post().status_code == 200
 
 
 @pytest.mark.parametrize("script", ["break", "mute"])

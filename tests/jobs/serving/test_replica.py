@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backend.domain.serving.protocol import ChatMessage, FinishEvent, GenerateRequest, Role, SamplingParams, TokenEvent
+from backend.domain.serving.protocol import ChatMessage, ErrorEvent, FinishEvent, GenerateRequest, Role, SamplingParams, TokenEvent
 from backend.errors import InvalidInput
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts, stream_blocking
 from jobs.reporter import FileReporter
@@ -76,6 +77,14 @@ def test_a_prompt_beyond_the_context_is_refused_with_its_code(replica: RunningRe
     with pytest.raises(ReplicaRefused, match=r"5000 tokens.*4096") as caught:
         answer(replica, ask("x" * 5000))
     assert (caught.value.status, caught.value.code) == (400, "context_length_exceeded")
+
+
+def test_a_prompt_of_millions_of_characters_is_refused_before_it_is_tokenized(replica: RunningReplica) -> None:
+    started = time.monotonic()
+    with pytest.raises(ReplicaRefused, match="characters") as caught:
+        answer(replica, ask("long " * 1_000_000))
+    assert caught.value.code == "context_length_exceeded"
+    assert time.monotonic() - started < 2
 
 
 def test_a_body_that_is_no_request_is_refused_with_the_field_named(replica: RunningReplica) -> None:
@@ -176,19 +185,22 @@ def test_a_silent_replica_is_lost() -> None:
     assert asyncio.run(speak_to_a_mute()) == "timeout"
 
 
-def test_a_stop_request_lets_open_answers_end_and_refuses_new_ones(tmp_path: Path, replica: RunningReplica) -> None:
+def test_a_drained_replica_ends_its_answers_and_times_out_its_queue(tmp_path: Path, replica: RunningReplica) -> None:
     shutil.copytree(replica.folder / "checkpoint", tmp_path / "checkpoint")
-    other = RunningReplica(tmp_path)
+    other = RunningReplica(tmp_path, max_running=1, queue_timeout_s=0.2)
     stream = stream_blocking(other.url, token=TOKEN, request=ask(max_tokens=600))
     next(stream)
-    (tmp_path / "control").write_text("cancel")
+    late = answer(other, ask())
+    assert isinstance(late[-1], ErrorEvent)
+    assert late[-1].code == "queue_timeout"
+    (tmp_path / "control").write_text("drain")
     eventually(lambda: httpx.get(f"{other.url}/health", headers={"Authorization": f"Bearer {TOKEN}"}).json()["status"] == "draining")
     with pytest.raises(ReplicaRefused) as caught:
         answer(other, ask())
     assert caught.value.code == "draining"
     assert isinstance(list(stream)[-1], FinishEvent)
-    assert other.stop()["stopped"] == "cancel"
-    assert other.result["requests"] == 1
+    other.thread.join(30)
+    assert (other.result["stopped"], other.result["requests"]) == ("drain", 2)
 
 
 def test_a_folder_without_weights_is_a_failure(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""The watchdog tells a hung engine from a slow one, and from an idle one."""
+
+from __future__ import annotations
+
+from jobs.serving.watchdog import StepWatch
+
+
+class Scene:
+    """A watch with a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.watch = StepWatch(clock=lambda: self.now)
+        self.steps = 0
+
+    def run(self, num_steps: int, *, step_s: float) -> None:
+        for _ in range(num_steps):
+            self.now += step_s
+            self.steps += 1
+            self.watch.observe(self.steps, busy=True)
+
+    def hang(self, seconds: float) -> bool:
+        self.now += seconds
+        self.watch.observe(self.steps, busy=True)
+        return self.watch.is_hung()
+
+
+def test_fast_steps_that_stop_for_half_a_minute_are_a_hung_engine() -> None:
+    scene = Scene()
+    scene.run(100, step_s=0.01)
+    assert not scene.hang(29)
+    assert scene.hang(2)
+
+
+def test_a_long_prompt_of_slow_steps_is_no_hang_although_it_makes_no_token() -> None:
+    scene = Scene()
+    scene.run(40, step_s=8)
+    assert not scene.hang(100)
+    assert scene.watch.limit_s() == 160
+    assert scene.hang(61)
+
+
+def test_an_idle_engine_never_hangs_and_its_pause_is_no_step() -> None:
+    scene = Scene()
+    scene.run(10, step_s=0.01)
+    scene.watch.observe(scene.steps, busy=False)
+    scene.now += 1000
+    assert not scene.watch.is_hung()
+    scene.watch.observe(scene.steps, busy=True)
+    scene.run(10, step_s=0.01)
+    assert scene.watch.limit_s() == 30
