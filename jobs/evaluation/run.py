@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.data.rows.conversations import conversation_of
-from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.clusters import cluster_values
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.endpoints import price_tokens
@@ -28,14 +27,14 @@ from jobs.evaluation.engines.choose import open_engine
 from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine
 from jobs.evaluation.estimates import estimate_scores
-from jobs.evaluation.items import Item, choose_items, read_items
+from jobs.evaluation.items import Item, choose_items, read_rows
 from jobs.evaluation.judges.metric import graded, judge_facts, open_judge
 from jobs.evaluation.ledger import Ledger
 from jobs.evaluation.questions import Audit, Question, answer_questions, no_tokens
 from jobs.evaluation.sandbox.programs import check_sandbox
 from jobs.evaluation.subject import EndpointSubject, Subject, load_subject
 from jobs.evaluation.task_estimates import estimate_task
-from jobs.evaluation.task_questions import TaskQuestions, choose_task_items
+from jobs.evaluation.task_questions import ColumnRows, TaskQuestions, choose_task_items
 from jobs.modeling.devices import set_threads
 from jobs.reporter import JobSpec, Reporter
 
@@ -107,21 +106,14 @@ def _check_code_execution(payload: EvaluatePayload) -> None:
 def choose_work(spec: JobSpec[EvaluatePayload]) -> Work:
     """Return the items of a job. Raises InvalidInput or TemplateFault for rows that its config can't use."""
     payload, config = spec.payload, spec.payload.config
-    items = read_items(spec.path(payload.dataset), split=payload.split)
+    rows = read_rows(spec.path(payload.dataset), split=payload.split)
     if config.task is None:
         shots = 0 if payload.kind is EvaluationKind.PERPLEXITY else config.shots
-        return Work(*reversed(choose_items(items, shots=shots, limit=config.limit, seed=config.seed)))
-    items = [_with_columns(item) for item in items]
+        return Work(*reversed(choose_items(rows, shots=shots, limit=config.limit, seed=config.seed)))
     source, split = payload.examples or payload.dataset, config.task.fewshot.split
-    pool = read_items(spec.path(source), split=split or "all") if payload.examples or split else None
-    pool = None if pool is None else [_with_columns(item) for item in pool]
-    chosen, selection = choose_task_items(config.task, items, limit=config.limit, seed=config.seed, pool=pool)
+    pool = ColumnRows(read_rows(spec.path(source), split=split or "all")) if payload.examples or split else None
+    chosen, selection = choose_task_items(config.task, rows, limit=config.limit, seed=config.seed, pool=pool)
     return Work(chosen, [], selection)
-
-
-def _with_columns(item: Item) -> Item:
-    """Return an item whose row has the columns of its file, which a task's templates read."""
-    return replace(item, row=columns_of(item.row))
 
 
 def make_questions(

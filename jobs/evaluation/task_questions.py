@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, overload
 
+from backend.domain.data.rows.records import columns_of
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, score_answers
 from backend.domain.evaluation.programs import write_program
 from backend.domain.evaluation.safety.task_scores import choice_bias, judge_task_answer
@@ -18,7 +20,7 @@ from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.infra.expressions import math_checker
 from jobs.evaluation.choices import choice_values, counted, shown_choices
 from jobs.evaluation.engines.base import Answers, GenerateRequest, Messages, Sampling, ScoreRequest, Scores, WindowPolicy
-from jobs.evaluation.items import Item, Scored
+from jobs.evaluation.items import Item, Row, Scored, make_items
 from jobs.evaluation.questions import Question, RollRequest, counts_of, longest_for
 from jobs.evaluation.sandbox.programs import run_program
 from jobs.evaluation.subject import EndpointSubject, Subject
@@ -28,13 +30,39 @@ from jobs.modeling.loglikelihood import Pair, TextNll
 SHOWN_CHARACTERS = 4000
 
 
+class ColumnRows(Sequence[Row]):
+    """Stored rows as the columns that a task's templates read, each made when it is first read."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        self._columns: dict[int, Row] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(len(self))[index]]
+        if index not in self._columns:
+            self._columns[index] = columns_of(self._rows[index])
+        return self._columns[index]
+
+
 def choose_task_items(
-    task: TaskDefinition, items: Sequence[Item], *, limit: int | None, seed: int, pool: Sequence[Item] | None = None
+    task: TaskDefinition, rows: Sequence[Row], *, limit: int | None, seed: int, pool: Sequence[Row] | None = None
 ) -> tuple[list[Item], Selection]:
-    """Return the items to score, and the selection with their examples. Raises InvalidInput and TemplateFault; see `select_rows`."""
-    rows = [item.row for item in items]
-    selection = select_rows(task, rows, limit=limit, seed=seed, pool=None if pool is None else [item.row for item in pool])
-    return [items[place] for place in selection.scored], selection
+    """Return the items to score, with their columns as rows, and the selection with their examples. `rows` are as stored.
+
+    Raises InvalidInput and TemplateFault; see `select_rows`.
+    """
+    columns = ColumnRows(rows)
+    selection = select_rows(task, columns, limit=limit, seed=seed, pool=pool)
+    items = make_items(rows, selection.scored)
+    return [replace(item, row=columns[item.position]) for item in items], selection
 
 
 def answer_metrics(task: TaskDefinition) -> list[MetricUse]:

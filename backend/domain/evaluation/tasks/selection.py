@@ -38,7 +38,7 @@ def select_rows(task: TaskDefinition, rows: Sequence[Row], *, limit: int | None,
     `rows` hold the columns that templates read; `pool` those of another split or dataset that examples come from. Raises InvalidInput if
     no row remains or there are too few examples, TemplateFault for a condition that fails.
     """
-    chosen = [at for at, row in enumerate(rows) if _holds(task, row, at, where=task.data.where, path="data.where")]
+    chosen = _meeting(task, rows, where=task.data.where, path="data.where")
     if not chosen:
         raise InvalidInput(_no_rows(task, rows), remedy="Choose another dataset, or change `data.where`.", field="task")
     examples, used = _examples(task, rows, chosen, seed=seed, pool=pool)
@@ -58,6 +58,8 @@ def select_rows(task: TaskDefinition, rows: Sequence[Row], *, limit: int | None,
 def _draw(task: TaskDefinition, rows: Sequence[Row], places: Sequence[int], *, count: int, seed: int) -> list[int]:
     """Return places drawn with the seed, in turn from the rows of each value of `data.balance`."""
     shuffled = random.Random(f"items {seed}").sample(places, len(places) if task.data.balance else count)
+    if not task.data.balance:
+        return shuffled
     turns: dict[str, int] = {}
     order = []
     for at in shuffled:
@@ -81,11 +83,18 @@ def _no_rows(task: TaskDefinition, rows: Sequence[Row]) -> str:
     return f"None of the {len(rows):,} rows meets the condition of “{task.shown_title}”: {task.data.where}."
 
 
-def _holds(task: TaskDefinition, row: Row, at: int, *, where: str, path: str) -> bool:
-    try:
-        return is_chosen(task, row, where=where, path=path)
-    except TemplateFault as fault:
-        raise name_row(fault, at) from fault
+def _meeting(task: TaskDefinition, rows: Sequence[Row], *, where: str, path: str) -> Sequence[int]:
+    """Return the indices of the rows that meet a condition. No row is read for an empty one."""
+    if not where:
+        return range(len(rows))
+    indices = []
+    for at, row in enumerate(rows):
+        try:
+            if is_chosen(task, row, where=where, path=path):
+                indices.append(at)
+        except TemplateFault as fault:
+            raise name_row(fault, at) from fault
+    return indices
 
 
 def name_row(fault: TemplateFault, at: int) -> TemplateFault:
@@ -117,7 +126,7 @@ def _source(
     source: Sequence[Row] = task.fewshot.examples or (rows if pool is None else pool)
     own = not task.fewshot.examples and pool is None
     where = "" if task.fewshot.examples else task.fewshot.where
-    places = [at for at, row in enumerate(source) if _holds(task, row, at, where=where, path="fewshot.where")]
+    places = _meeting(task, source, where=where, path="fewshot.where")
     if own and not where:
         scored = set(chosen)
         places = [at for at in places if at in scored]
@@ -140,9 +149,11 @@ def _draw_for_items(
     source, own, by_subgroup = _source(task, rows, chosen, pool=pool)
     names = {at: subgroup_of(task, rows[at]) if task.fewshot.same_subgroup else None for at in chosen}
     generators = {name: random.Random(seed) for name in names.values()}
+    docs_by_subgroup = {name: [source[place] for place in by_subgroup.get(name, ())] for name in generators}
+    inside = {place for places in by_subgroup.values() for place in places} if own else set()
     drawn = {}
     for at, name in names.items():
-        docs, is_inside = [source[place] for place in by_subgroup.get(name, ())], own and at in by_subgroup.get(name, ())
+        docs, is_inside = docs_by_subgroup[name], at in inside
         sample = generators[name].sample(docs, min(len(docs), count + is_inside))
         others = [row for row in sample if not is_inside or row != rows[at]]
         if len(others) < count:  # too few, or the row stands in the source more than once
