@@ -7,13 +7,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Literal
 
-from backend.domain.serving.protocol import FinishEvent, TokenEvent, TokenUsage
+from backend.domain.serving.protocol import FinishEvent, OpenEvent, TokenEvent, TokenUsage
 from backend.gateway.relay import Trace
 
 Kind = Literal["chat", "text"]
 _LINE_SEPARATORS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 DONE = b"data: [DONE]\n\n"
-Events = AsyncGenerator[TokenEvent | FinishEvent, None]
+Events = AsyncGenerator[OpenEvent | FinishEvent, None]
 
 
 def sse(document: dict[str, Any]) -> bytes:
@@ -39,7 +39,7 @@ async def stream_answer(events: Events, *, kind: Kind, trace: Trace, include_usa
             if isinstance(event, TokenEvent):
                 if event.text:
                     yield sse({**base, "choices": [_choice(kind, {"content": event.text})]})
-            else:
+            elif isinstance(event, FinishEvent):
                 last = _choice(kind, {}, finish_reason=event.finish_reason.value)
                 yield sse({**base, "choices": [last], "timings": trace.timings()})
                 if include_usage:
@@ -55,7 +55,7 @@ async def collect_answer(events: Events, *, kind: Kind, trace: Trace) -> dict[st
         async for event in events:
             if isinstance(event, TokenEvent):
                 parts.append(event.text)
-            else:
+            elif isinstance(event, FinishEvent):
                 finish = event
     if finish is None:
         raise RuntimeError("a generation ended without a finish event")

@@ -20,6 +20,7 @@ from backend.domain.serving.protocol import (
     FinishReason,
     GenerateRequest,
     GenerationEvent,
+    OpenEvent,
     TokenEvent,
 )
 from backend.errors import NotFound
@@ -91,7 +92,7 @@ class Relay:
         self._directory, self._client, self._metrics, self._usage = directory, client, metrics, usage
         self.balancer = Balancer()
 
-    async def generate(self, request: GenerateRequest, trace: Trace) -> AsyncGenerator[TokenEvent | FinishEvent, None]:
+    async def generate(self, request: GenerateRequest, trace: Trace) -> AsyncGenerator[OpenEvent | FinishEvent, None]:
         """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the generation."""
         replicas = await self._replicas(trace)
         running = self._metrics.running.labels(trace.endpoint)
@@ -119,7 +120,7 @@ class Relay:
 
     async def _try_replicas(
         self, replicas: list[ReplicaAddress], request: GenerateRequest, trace: Trace
-    ) -> AsyncGenerator[TokenEvent | FinishEvent, None]:
+    ) -> AsyncGenerator[OpenEvent | FinishEvent, None]:
         last: ApiError = no_replica(trace.endpoint)
         tried: list[ReplicaAddress] = []
         broken = 0
@@ -156,7 +157,7 @@ class Relay:
                 self.balancer.release(replica)
         raise last
 
-    def _note(self, event: TokenEvent | FinishEvent, trace: Trace) -> None:
+    def _note(self, event: OpenEvent | FinishEvent, trace: Trace) -> None:
         now = time.perf_counter()
         if isinstance(event, FinishEvent):
             trace.finish = event
@@ -167,7 +168,8 @@ class Relay:
         elif trace.last_token is not None:
             self._metrics.inter_token.labels(trace.endpoint).observe(now - trace.last_token)
         trace.last_token = now
-        trace.num_tokens += len(event.token_ids)
+        if isinstance(event, TokenEvent):
+            trace.num_tokens += len(event.token_ids)
 
     def _account(self, trace: Trace) -> None:
         row = trace.usage_row()
@@ -183,7 +185,7 @@ class Relay:
             metrics.aborted.labels(name, "client" if row.status == "aborted" else "replica").inc()
 
 
-def _checked(event: GenerationEvent) -> TokenEvent | FinishEvent:
+def _checked(event: GenerationEvent) -> OpenEvent | FinishEvent:
     """Return an event for the client; a replica that failed or was stopped counts as lost, one that met a limit does not."""
     if isinstance(event, ErrorEvent) and event.code in LIMITS:
         raise ReplicaRefused(event.message, status=LIMITS[event.code], code=event.code)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from pydantic import ValidationError
 
-from backend.domain.serving.protocol import GenerateRequest, GenerationEvent, parse_event
+from backend.domain.serving.protocol import ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, parse_event
 from backend.errors import RoundhouseError, Unavailable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ReplicaClient:
                         continue
                     event = parse_event(line)
                     yield event
-                    if event.type != "token":
+                    if isinstance(event, FinishEvent | ErrorEvent):
                         return
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ReplicaLost(f"The replica can't be reached ({type(error).__name__}).", reason="connection") from error
@@ -127,7 +127,7 @@ def stream_blocking(
             for line in filter(None, _lines(response)):
                 event = parse_event(line)
                 yield event
-                if event.type != "token":
+                if isinstance(event, FinishEvent | ErrorEvent):
                     return
     except httpx.TimeoutException as error:
         raise ReplicaLost("The replica did not answer in time.", reason="timeout") from error

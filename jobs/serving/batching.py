@@ -1,7 +1,7 @@
 """The default engine: transformers' continuous batching, on CPU or GPU, every request with its own sampling.
 
 The library samples a whole batch one way (`do_sample` is a property of the batch), so it takes the argmax, and a
-logits processor of our own, which knows each row's request, prepares scores whose argmax is that row's choice (`sampling.py`).
+logits processor of our own, which knows each row's request, returns scores whose argmax is that row's choice (`sampling.py`).
 Batches run synchronously and without CUDA graphs, because such a processor runs Python between network and argmax.
 """
 
@@ -22,9 +22,9 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from backend.domain.serving.memory import MAX_RUNNING, PAGE_TOKENS, cache_pages
 from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
-from jobs.serving.detokenize import Decoder
-from jobs.serving.engine import EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
-from jobs.serving.sampling import Row, Sampling, prepare_scores
+from jobs.serving.detokenize import Decoder, TokenTexts
+from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
+from jobs.serving.sampling import Draw, choose_tokens, scores_of
 
 MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other requests keep getting tokens
 
@@ -32,11 +32,11 @@ MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other 
 class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     """Hands each row's request to `prepare_scores`. The library calls `prepare_tensor_args` and then the sampler, on one thread."""
 
-    supported_kwargs: dict[str, type] = {"sampling": Sampling}  # noqa: RUF012 - the base class declares it so
+    supported_kwargs: dict[str, type] = {"generation": Generation}  # noqa: RUF012 - the base class declares it so
     ignored_kwargs: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []
+        self._draws: list[Draw] = []
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         """Fill the unused tensor argument of a row."""
@@ -44,23 +44,12 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
         """Remember the requests behind the rows of the coming batch."""
-        states = [request.state for request in requests_with_new_token]
-        # A request that lost its cache restarts with its generated tokens in the prompt, so its position is the sum of both.
-        self._rows = [
-            Row(
-                sampling=state.logit_processor_kwargs["sampling"],
-                position=len(state.initial_tokens) + len(state.generated_tokens),
-                generated=[*state.initial_tokens[state._true_initial_tokens :], *state.generated_tokens]
-                if state._true_initial_tokens
-                else state.generated_tokens,
-            )
-            for state in states
-        ]
-        return torch.zeros(len(states), dtype=torch.int32)
+        self._draws = [request.state.logit_processor_kwargs["generation"].draw for request in requests_with_new_token]
+        return torch.zeros(len(self._draws), dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """Return scores [rows, vocabulary] whose argmax is each row's next token."""
-        return prepare_scores(scores, self._rows)
+        return scores_of(scores, choose_tokens(scores, self._draws))
 
 
 class BatchingEngine:
@@ -73,7 +62,7 @@ class BatchingEngine:
     ) -> None:
         self._limits = read_limits(network, tokenizer)
         self.context_length = self._limits.context_length
-        self._decoder = tokenizer
+        self._decoder, self._texts = tokenizer, TokenTexts(tokenizer)
         self._max_open = max_running + max_waiting
         self._open: dict[str, Generation] = {}
         self._lock = threading.Lock()
@@ -96,12 +85,22 @@ class BatchingEngine:
         sampler = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler()]))
         sampler.tensors_required = 1
         self._manager.logit_processor = sampler
+        self._count_shared_prefixes()
         with torch.inference_mode():
             self._manager.start()
         self._dispatcher = threading.Thread(target=self._dispatch, name="engine-results", daemon=True)
         self._dispatcher.start()
 
-    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent) -> Generation:
+    def check_room(self) -> None:
+        """Raise QueueFull if no further request fits."""
+        with self._lock:
+            self._check_room()
+
+    def _check_room(self) -> None:
+        if len(self._open) >= self._max_open:
+            raise QueueFull(f"{len(self._open)} requests are already being answered or waiting.", remedy="Try again in a moment.")
+
+    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Generation:
         """Queue a prompt; see Engine.submit."""
         max_tokens = self._limits.check(ids, params)
         generation = Generation(
@@ -111,12 +110,13 @@ class BatchingEngine:
             max_tokens=max_tokens,
             end_ids=self._limits.end_ids,
             decoder=self._decoder,
+            texts=self._texts,
+            choice=choice,
             on_event=on_event,
             abort=self._abort,
         )
         with self._lock:
-            if len(self._open) >= self._max_open:
-                raise QueueFull(f"{len(self._open)} requests are already being answered or waiting.", remedy="Try again in a moment.")
+            self._check_room()
             self._open[generation.request_id] = generation
         accepted = self._manager.add_request(
             generation.prompt,
@@ -124,7 +124,7 @@ class BatchingEngine:
             max_new_tokens=max_tokens,
             streaming=True,
             eos_token_id=generation.stop_ids or -1,
-            sampling=generation.sampling,
+            generation=generation,
         )
         if accepted is None:
             self._forget(generation)
@@ -168,6 +168,27 @@ class BatchingEngine:
         self._closed.set()
         self._manager.stop(block=True, timeout=30, hard_stop=True)
         self._dispatcher.join(timeout=5)
+
+    def _count_shared_prefixes(self) -> None:
+        """Note for each request how much of its prompt was found in the cache; the library tells nobody."""
+        create = self._manager._create_batch_processor
+
+        def create_counting() -> Any:
+            processor = create()
+            search = processor.cache.search_prefix_match
+
+            def search_and_count(request_id: str, ids: list[int]) -> int:
+                length = int(search(request_id, ids))
+                with self._lock:
+                    generation = self._open.get(request_id)
+                if generation is not None and not generation.draw.drawn:
+                    generation.cached_tokens = length
+                return length
+
+            processor.cache.search_prefix_match = search_and_count
+            return processor
+
+        self._manager._create_batch_processor = create_counting
 
     def _abort(self, generation: Generation) -> None:
         self._manager.cancel_request(generation.request_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,13 +20,14 @@ from backend.domain.serving.protocol import (
     FinishReason,
     GenerationEvent,
     SamplingParams,
+    ScoredToken,
     TokenEvent,
     TokenUsage,
 )
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.loglikelihood import longest_input
-from jobs.serving.detokenize import Decoder, TextStream
-from jobs.serving.sampling import Sampling
+from jobs.serving.detokenize import Decoder, TextStream, TokenTexts
+from jobs.serving.sampling import Draw, Matcher
 
 OnEvent = Callable[[GenerationEvent], None]
 RATE_WINDOW_S = 5.0
@@ -56,6 +57,28 @@ class EngineStats:
     last_token_age_s: float | None
 
 
+class TextMatcher(Matcher, Protocol):
+    """A constraint that knows when a text matches and can't go on."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether nothing may follow."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What sets one of a request's answers apart: its number, its repetition of the same prompt, its constraint, and special tokens that
+    show in its text."""
+
+    number: int = 0
+    repetition: int = 0
+    matcher: TextMatcher | None = None
+    marks: Mapping[int, str] | None = None
+
+
+FIRST = Choice()
+
+
 class Handle(Protocol):
     """A submitted request."""
 
@@ -69,7 +92,10 @@ class Engine(Protocol):
     name: str
     context_length: int
 
-    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent) -> Handle:
+    def check_room(self) -> None:
+        """Raise QueueFull if no further request fits."""
+
+    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Handle:
         """Queue a prompt. Events arrive on the engine's thread: tokens, then exactly one finish or error.
 
         Raises PromptTooLong, InvalidInput (a token id outside the vocabulary, an empty prompt) and QueueFull.
@@ -110,7 +136,10 @@ class Limits:
         if wrong is not None:
             raise InvalidInput(f"Token id {wrong} is outside the vocabulary of {self.vocab_size}.", field="prompt")
         room = self.context_length - len(ids)
-        return min(params.max_tokens or room, room)
+        wrong = next((i for i, _ in params.logit_bias if not 0 <= i < self.vocab_size), None)
+        if wrong is not None:
+            raise InvalidInput(f"logit_bias names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="logit_bias")
+        return room if params.max_tokens is None else min(params.max_tokens, room)
 
 
 class RateMeter:
@@ -147,17 +176,25 @@ class Generation:
     max_tokens: int
     end_ids: frozenset[int]
     decoder: Decoder
+    texts: TokenTexts
     on_event: OnEvent
     abort: Callable[[Generation], None]
+    choice: Choice = FIRST
     created: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.sampling = Sampling.of(self.params)
+        self.draw = Draw.of(self.params, repetition=self.choice.repetition, matcher=self.choice.matcher)
         self.num_generated = 0
+        self.cached_tokens = 0
         self.is_over = False
-        self._text = TextStream(self.decoder, self.params.stop, prompt=self.prompt)
+        self._text = TextStream(self.decoder, self.params.stop, prompt=self.prompt, marks=self.choice.marks)
         self._first: float | None = None
         self._lock = threading.RLock()
+
+    def __deepcopy__(self, memo: object) -> Generation:
+        """Return the same request: the batching library copies a request's arguments when it starts it again."""
+        del memo
+        return self
 
     @property
     def stop_ids(self) -> list[int]:
@@ -171,15 +208,30 @@ class Generation:
                 return
             self._first = self._first or time.perf_counter()
             text = self._text.push([i for i in token_ids if i not in self.end_ids])
-            self.on_event(TokenEvent(text=text, token_ids=tuple(token_ids), index=self.num_generated))
+            self.on_event(
+                TokenEvent(
+                    text=text,
+                    token_ids=tuple(token_ids),
+                    index=self.num_generated,
+                    choice=self.choice.number,
+                    logprobs=self._scored(token_ids),
+                )
+            )
             self.num_generated += len(token_ids)
             ended = not self.params.ignore_end and token_ids[-1] in self.end_ids
-            if ended or self._text.stopped:
+            is_complete = ended or (self.choice.matcher is not None and self.choice.matcher.is_complete)
+            if is_complete or self._text.stopped:
                 self._finish(FinishReason.STOP)
             elif self.num_generated >= self.max_tokens:
                 self._finish(FinishReason.LENGTH)
-        if self._text.stopped:
-            self.abort(self)  # the engine has no stop strings and would continue
+        if self.is_over and not ended:
+            self.abort(self)  # the engine has no stop strings and no constraints, and would continue
+
+    def _scored(self, token_ids: list[int]) -> tuple[ScoredToken, ...] | None:
+        if self.params.logprobs is None:
+            return None
+        records = self.draw.records[self.num_generated : self.num_generated + len(token_ids)]
+        return tuple(self.texts.scored(token, r.logprob, r.top) for token, r in zip(token_ids, records, strict=True))
 
     def cancel(self) -> None:
         """Stop this request."""
@@ -201,7 +253,7 @@ class Generation:
         self.is_over = True
         rest = "" if reason is FinishReason.CANCELLED else self._text.finish()
         if rest:
-            self.on_event(TokenEvent(text=rest, token_ids=(), index=self.num_generated))
+            self.on_event(TokenEvent(text=rest, token_ids=(), index=self.num_generated, choice=self.choice.number))
         if self._text.stopped:  # the withheld text may complete a stop string
             reason = FinishReason.STOP
         now = time.perf_counter()
@@ -209,7 +261,7 @@ class Generation:
         self.on_event(
             FinishEvent(
                 finish_reason=reason,
-                usage=TokenUsage(prompt_tokens=len(self.prompt), completion_tokens=self.num_generated),
+                usage=TokenUsage(prompt_tokens=len(self.prompt), completion_tokens=self.num_generated, cached_tokens=self.cached_tokens),
                 ttft_ms=None if self._first is None else round((self._first - self.created) * 1000, 2),
                 tok_per_sec=round((self.num_generated - 1) / decode_s, 2) if self.num_generated > 1 and decode_s > 0 else None,
             )

@@ -1,10 +1,10 @@
-"""Encode a request as token ids: by the checkpoint's chat template, as raw text, or the given ids."""
+"""Encode a request's prompts as token ids: by the checkpoint's chat template, as raw text, or the given ids."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from backend.domain.serving.protocol import GenerateRequest
+from backend.domain.serving.protocol import GenerateRequest, Task
 from backend.errors import InvalidInput, RoundhouseError
 from jobs.modeling.chat.render import encode_prompt
 from jobs.modeling.tokenizers import encode_plain_prompt
@@ -20,9 +20,12 @@ class PromptLimit:
 
     def check(self, request: GenerateRequest) -> None:
         """Raise PromptTooLong for a prompt that is too long by its characters or token ids."""
-        ids = len(request.token_ids or ())
-        characters = len(request.prompt or "") + sum(len(message.content) for message in request.messages or ())
-        if ids >= self.context_length or characters > self.max_characters:
+        prompts = (request.token_ids or (), request.prompt or "", *(request.prompts or ()))
+        ids = max(len(prompt) for prompt in prompts if not isinstance(prompt, str))
+        characters = max(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        characters = max(characters, sum(len(message.content) for message in request.messages or ()))
+        is_read = request.echo or request.task is not Task.GENERATE
+        if ids >= self.context_length + is_read or characters > self.max_characters:
             size = f"{ids:,} tokens" if ids else f"{characters:,} characters"
             raise PromptTooLong(
                 f"The prompt has {size}; this network's context holds {self.context_length:,} tokens, answer included.",
@@ -31,15 +34,19 @@ class PromptLimit:
             )
 
 
-def encode_request(tokenizer: Any, request: GenerateRequest) -> list[int]:
-    """Return the prompt's token ids. Raises InvalidInput where the chat template refuses the messages.
+def encode_prompts(tokenizer: Any, request: GenerateRequest) -> list[list[int]]:
+    """Return the token ids of each prompt. Raises InvalidInput where the chat template refuses the messages.
 
     Templates come with checkpoints and are untrusted; backend.domain.template_guard renders them.
     """
-    if request.token_ids is not None:
-        return list(request.token_ids)
-    if request.prompt is not None:
-        return encode_plain_prompt(tokenizer, request.prompt)
+    if request.messages is not None:
+        return [_encode_messages(tokenizer, request)]
+    single = request.token_ids if request.token_ids is not None else request.prompt or ""
+    prompts = (single,) if request.prompts is None else request.prompts
+    return [encode_plain_prompt(tokenizer, prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+
+
+def _encode_messages(tokenizer: Any, request: GenerateRequest) -> list[int]:
     messages = [message.as_dict() for message in request.messages or ()]
     try:
         return encode_prompt(tokenizer, messages, tools=list(request.tools) if request.tools else None)

@@ -20,6 +20,7 @@ from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.devices import pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter
+from jobs.serving.reading import PromptReader
 from jobs.serving.replica_app import AnswerLimits, Replica, create_replica_app
 from jobs.serving.start import start_engine
 
@@ -54,7 +55,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
         max_waiting=payload.max_waiting,
     )
     limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
-    replica = Replica(engine, tokenizer, name=payload.name, limits=limits)
+    replica = Replica(engine, tokenizer, name=payload.name, reader=PromptReader(network), limits=limits)
     try:
         load_s = round(time.monotonic() - started, 2)
         ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=load_s)

@@ -30,8 +30,11 @@ from backend.domain.serving.protocol import (
 )
 from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from backend.infra.hosts import HostGuard, HostRules
+from jobs.serving.answering import Served, prepare_answer
+from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Engine, Handle, QueueFull
-from jobs.serving.prompts import PromptLimit, encode_request
+from jobs.serving.prompts import PromptLimit
+from jobs.serving.reading import PromptReader
 from jobs.serving.start import generate_one_token
 from jobs.serving.watchdog import StepWatch
 
@@ -68,8 +71,11 @@ class RequireToken:
 class Replica:
     """State of the routes: engine, tokenizer, and whether new requests are accepted."""
 
-    def __init__(self, engine: Engine, tokenizer: Any, *, name: str, limits: AnswerLimits | None = None) -> None:
-        self.engine, self.tokenizer, self.name = engine, tokenizer, name
+    def __init__(
+        self, engine: Engine, tokenizer: Any, *, name: str, reader: PromptReader | None = None, limits: AnswerLimits | None = None
+    ) -> None:
+        self.engine, self.name = engine, name
+        self.served = Served(engine, tokenizer, TokenTexts(tokenizer), reader)
         self.limits = limits or AnswerLimits()
         self.is_draining = False
         self.num_served = 0
@@ -100,9 +106,9 @@ class Replica:
         try:
             body = GenerateRequest.model_validate_json(await request.body())
             self._prompts.check(body)
-            ids = await asyncio.to_thread(encode_request, self.tokenizer, body)
             events = Events()
-            handle = self.engine.submit(ids, body.params, events.put)
+            start = await asyncio.to_thread(prepare_answer, self.served, body, events.put)
+            handle = start()
         except ValidationError as error:
             field, message = first_problem(error.errors())
             return _error(422, message, code="invalid_request", field=field)
@@ -226,8 +232,8 @@ class Answer(Response):
         more = True
         while more:
             batch = await self._next()
-            more = all(isinstance(event, TokenEvent) for event in batch)
-            lines = "".join(event.model_dump_json() + "\n" for event in batch) or "\n"
+            more = not any(isinstance(event, FinishEvent | ErrorEvent) for event in batch)
+            lines = "".join(event.model_dump_json(exclude_none=True) + "\n" for event in batch) or "\n"
             await send({"type": "http.response.body", "body": lines.encode(), "more_body": more})
 
     async def _collect(self) -> Response:

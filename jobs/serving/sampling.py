@@ -1,95 +1,227 @@
-"""Choose the next token of each row of a batch by the row's own parameters. Independent of engines. Drawing uses the Gumbel-max trick
-(Gumbel 1954; Maddison, Tarlow and Minka, NeurIPS 2014, section 2):
-argmax(logits + Gumbel noise) is a draw from softmax(logits). So greedy and sampled rows share one argmax, and greedy rows keep the
-network's exact logits.
+"""Choose the next token of each row of a batch by the row's own parameters. Independent of engines.
+
+Sampled rows draw by the inverse of the cumulative distribution (Devroye, Non-Uniform Random Variate Generation, 1986, section III.2), with
+one uniform number per row and position, which is a function of the request's seed alone: the same seed draws the same completion
+whatever shares the batch. Nothing sorts a vocabulary: the largest scores are found among the blocks with the largest maxima.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections import Counter
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 from backend.domain.serving.protocol import SamplingParams
 
+BLOCKS = 64  # tokens per block of a vocabulary
+SHORTLIST = 64  # most likely tokens that are looked at first for top-p; 8 times as many where they hold too little probability
+GOLDEN, MIX_1, MIX_2, MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
+
+
+class Matcher(Protocol):
+    """A constraint on the text of one request."""
+
+    def allowed(self) -> torch.Tensor:
+        """Return which tokens may come next, bool [vocabulary of the network]."""
+
+    def take(self, token: int) -> None:
+        """Note the token that was chosen."""
+
 
 @dataclass(frozen=True)
-class Sampling:
-    """The part of SamplingParams that changes logits. `seed` is always set, so a request is reproducible in any batch."""
+class Record:
+    """A chosen token's natural-log probability, and the most likely tokens with theirs, best first."""
 
-    temperature: float
-    top_k: int
-    top_p: float
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass
+class Draw:
+    """The state of one request's sampling. `records` grows by one with each token if the request asks for probabilities."""
+
+    params: SamplingParams
     seed: int
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    matcher: Matcher | None = None
+    drawn: int = 0
+    records: list[Record] = field(default_factory=list)
+    _counts: dict[int, int] = field(default_factory=dict)
+    _shift: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, params: SamplingParams) -> Self:
-        """Return the sampling part of a request, drawing a seed if none is given."""
-        return cls(
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-            seed=params.seed if params.seed is not None else secrets.randbits(62),
-            presence_penalty=params.presence_penalty,
-            frequency_penalty=params.frequency_penalty,
-        )
+    def of(cls, params: SamplingParams, *, repetition: int = 0, matcher: Matcher | None = None) -> Draw:
+        """Return the state of a request's start. A seed is drawn if none is given; repetitions of a request have seeds of their own."""
+        seed = secrets.randbits(62) if params.seed is None else params.seed + repetition * GOLDEN
+        return cls(params=params, seed=seed & MASK, matcher=matcher)
 
     @property
     def is_greedy(self) -> bool:
         """Return whether the most likely token is always taken."""
-        return self.temperature == 0.0
+        return self.params.temperature == 0.0
+
+    def shift(self, like: torch.Tensor) -> torch.Tensor | None:
+        """Return what is added to the logits of one row `like` [vocabulary]: biases and penalties; None if there is neither."""
+        params = self.params
+        if self._shift is None and (params.logit_bias or params.presence_penalty or params.frequency_penalty):
+            self._shift = torch.zeros_like(like)
+            for token, bias in params.logit_bias:
+                self._shift[token] += bias
+        return self._shift
+
+    def take(self, token: int) -> None:
+        """Note a chosen token: penalties are updated at this token alone."""
+        self.drawn += 1
+        params = self.params
+        if self._shift is not None and (params.presence_penalty or params.frequency_penalty):
+            count = self._counts[token] = self._counts.get(token, 0) + 1
+            self._shift[token] -= params.frequency_penalty + (params.presence_penalty if count == 1 else 0.0)
+        if self.matcher is not None:
+            self.matcher.take(token)
+
+    def uniform(self) -> float:
+        """Return this position's number in [0, 1): SplitMix64 of the seed (Steele, Lea and Flood, OOPSLA 2014, figure 17)."""
+        return ((mix(mix(self.seed) + self.drawn * GOLDEN)) >> 11) * 2.0**-53
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a batch: its sampling, its position in the sequence, and the tokens it generated so far."""
+def mix(value: int) -> int:
+    """Return SplitMix64's finaliser of a number of 64 bits."""
+    value = (value + GOLDEN) & MASK
+    value = ((value ^ (value >> 30)) * MIX_1) & MASK
+    value = ((value ^ (value >> 27)) * MIX_2) & MASK
+    return value ^ (value >> 31)
 
-    sampling: Sampling
-    position: int
-    generated: list[int]
+
+def choose_tokens(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
+    """Return each row's next token and note it in the row's state. `logits`: float32 [rows, vocabulary]; they are not changed."""
+    scores = _adjust(logits, draws)
+    chosen = scores.argmax(-1) if any(draw.is_greedy for draw in draws) else torch.zeros(len(draws), dtype=torch.long, device=logits.device)
+    sampled = [row for row, draw in enumerate(draws) if not draw.is_greedy]
+    if sampled:
+        rows = scores if len(sampled) == len(draws) else scores[sampled]
+        chosen[sampled] = _draw(rows, [draws[row] for row in sampled])
+    tokens: list[int] = chosen.tolist()
+    _record(logits, draws, tokens)
+    for draw, token in zip(draws, tokens, strict=True):
+        draw.take(token)
+    return tokens
 
 
-def prepare_scores(logits: torch.Tensor, rows: list[Row]) -> torch.Tensor:
-    """Return scores whose argmax is each row's next token. `logits`: float32 [rows, vocabulary]."""
-    if all(row.sampling.is_greedy and not _has_penalty(row) for row in rows):
-        return logits
-    scores = logits.clone()
-    for index, row in enumerate(rows):
-        if _has_penalty(row):
-            scores[index] = _penalise(scores[index], row)
-        if not row.sampling.is_greedy:
-            scores[index] = _draw_scores(scores[index], row)
+def scores_of(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+    """Return scores like `logits` whose argmax is each row's token, for libraries that take the argmax."""
+    index = torch.tensor(tokens, device=logits.device).unsqueeze(-1)
+    return torch.zeros_like(logits).scatter_(1, index, 1.0)
+
+
+def _adjust(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
+    """Return logits with biases, penalties and constraints; the same tensor where no row has any."""
+    scores = logits
+    for row, draw in enumerate(draws):
+        shift = draw.shift(logits[row])
+        if shift is None and draw.matcher is None:
+            continue
+        scores = logits.clone() if scores is logits else scores
+        if shift is not None:
+            scores[row] += shift
+        if draw.matcher is not None:
+            scores[row].masked_fill_(~draw.matcher.allowed().to(logits.device), -torch.inf)
     return scores
 
 
-def _has_penalty(row: Row) -> bool:
-    return bool(row.generated) and (row.sampling.presence_penalty != 0.0 or row.sampling.frequency_penalty != 0.0)
+def _record(logits: torch.Tensor, draws: Sequence[Draw], tokens: list[int]) -> None:
+    rows = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]
+    if not rows:
+        return
+    picked = logits[rows]
+    numbers = [draws[row].params.logprobs or 0 for row in rows]
+    records = describe(picked, torch.tensor([tokens[row] for row in rows], device=logits.device), numbers)
+    for row, record in zip(rows, records, strict=True):
+        draws[row].records.append(record)
 
 
-def _penalise(logits: torch.Tensor, row: Row) -> torch.Tensor:
-    counts = Counter(row.generated)
-    ids = torch.tensor(list(counts), device=logits.device)
-    amounts = torch.tensor([row.sampling.presence_penalty + row.sampling.frequency_penalty * n for n in counts.values()])
-    return logits.index_add(0, ids, -amounts.to(logits))
+def describe(logits: torch.Tensor, tokens: torch.Tensor, numbers: Sequence[int]) -> list[Record]:
+    """Return the natural-log probability of each row's token, and as many of the most likely ones as `numbers` says.
+
+    Shapes: float32 [rows, vocabulary], int64 [rows].
+    """
+    norm = logits.logsumexp(-1, keepdim=True)
+    chosen: list[float] = (logits.gather(1, tokens.unsqueeze(-1)) - norm).squeeze(-1).tolist()
+    most = min(max(numbers), logits.shape[-1])
+    values, ids = largest(logits, most) if most else (logits[:, :0], tokens.unsqueeze(-1)[:, :0])
+    tops = zip(ids.tolist(), (values - norm).tolist(), strict=True)
+    return [Record(lp, tuple(zip(i[:n], v[:n], strict=True))) for lp, n, (i, v) in zip(chosen, numbers, tops, strict=True)]
 
 
-def _draw_scores(logits: torch.Tensor, row: Row) -> torch.Tensor:
-    """Filter one row [vocabulary] by temperature, top-k and top-p, and add Gumbel noise fixed by seed and position."""
-    sampling = row.sampling
-    logits = logits / max(sampling.temperature, 1e-4)
-    if 0 < sampling.top_k < logits.numel():
-        threshold = torch.topk(logits, sampling.top_k).values[-1]
-        logits = logits.masked_fill(logits < threshold, -torch.inf)
-    if sampling.top_p < 1.0:
-        ordered, order = torch.sort(logits, descending=True)
-        probabilities = torch.softmax(ordered, dim=-1)
-        beyond = probabilities.cumsum(-1) - probabilities >= sampling.top_p  # the token that crosses top_p stays
-        logits = logits.masked_fill(beyond.scatter(0, order, beyond), -torch.inf)
-    generator = torch.Generator().manual_seed((sampling.seed * 1_000_003 + row.position) % 2**63)
-    noise = torch.empty(logits.numel()).exponential_(generator=generator).clamp_min_(1e-30).log_().neg_()
-    return logits + noise.to(device=logits.device, dtype=logits.dtype)
+def largest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the `count` largest scores of each row, best first, and their ids.
+
+    Equals `torch.topk`, and sorts a small part of the vocabulary: the largest `count` lie in the `count` blocks with the largest maxima.
+    """
+    rows, width = scores.shape
+    num_blocks = width // BLOCKS
+    if num_blocks < 4 * count:
+        return torch.topk(scores, min(count, width))
+    whole = scores[:, : num_blocks * BLOCKS].view(rows, BLOCKS, num_blocks)
+    blocks = torch.topk(whole.amax(1), count).indices  # [rows, count]
+    members = torch.arange(BLOCKS, device=scores.device) * num_blocks
+    rest = torch.arange(num_blocks * BLOCKS, width, device=scores.device).expand(rows, -1)
+    ids = torch.cat([(blocks.unsqueeze(-1) + members).view(rows, -1), rest], dim=1)
+    values, at = torch.topk(scores.gather(1, ids), count)
+    return values, ids.gather(1, at)
+
+
+def _draw(scores: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
+    """Return one drawn token per row [rows]."""
+    params = [draw.params for draw in draws]
+    device = scores.device
+    scaled = scores / torch.tensor([[max(p.temperature, 1e-4)] for p in params], device=device)
+    uniform = torch.tensor([[draw.uniform()] for draw in draws], dtype=torch.float64, device=device)
+    tokens = torch.empty(len(draws), dtype=torch.long, device=device)
+    filtered = [row for row, p in enumerate(params) if p.top_k or p.top_p < 1.0]
+    plain = [row for row, p in enumerate(params) if not (p.top_k or p.top_p < 1.0)]
+    if plain:
+        tokens[plain] = _draw_from_all(scaled[plain], uniform[plain])
+    if filtered:
+        picked = scaled[filtered]
+        top_k = torch.tensor([[params[row].top_k or picked.shape[-1]] for row in filtered], device=device)
+        top_p = torch.tensor([[params[row].top_p] for row in filtered], dtype=torch.float64, device=device)
+        tokens[filtered] = _draw_from_likely(picked, uniform[filtered], top_k=top_k, top_p=top_p)
+    return tokens
+
+
+def _draw_from_all(scaled: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Draw from the whole vocabulary: first a block by the blocks' probabilities, then a token of the block."""
+    rows, width = scaled.shape
+    num_blocks = -(-width // BLOCKS)
+    weights = (scaled - scaled.amax(-1, keepdim=True)).exp_()
+    padded = torch.nn.functional.pad(weights, (0, num_blocks * BLOCKS - width)).view(rows, BLOCKS, num_blocks)
+    block_sums = padded.sum(1).double().cumsum(-1)
+    target = uniform * block_sums[:, -1:]
+    block = torch.searchsorted(block_sums, target, right=True).clamp_(max=num_blocks - 1)
+    before = torch.where(block > 0, block_sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+    members = padded.gather(2, block.unsqueeze(1).expand(-1, BLOCKS, 1)).squeeze(-1).double().cumsum(-1)
+    # both sums are the same tokens in another order of rounding, so the target may lie a rounding beyond the block's end
+    inside = (target - before).clamp(min=0.0).minimum(members[:, -1:] * (1 - 2.0**-40))
+    return (torch.searchsorted(members, inside, right=True) * num_blocks + block).squeeze(-1)
+
+
+def _draw_from_likely(scaled: torch.Tensor, uniform: torch.Tensor, *, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+    """Draw from the most likely tokens: at most `top_k`, and of these as many as together reach `top_p`. Both [rows, 1]."""
+    width = scaled.shape[-1]
+    is_open = top_k >= width  # no top-k: top-p counts probability of the whole vocabulary
+    whole = (scaled - scaled.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True, dtype=torch.float64) if bool(is_open.any()) else None
+    count = min(width, max([SHORTLIST, *top_k[~is_open].tolist()]))
+    while True:
+        values, ids = largest(scaled, count)
+        weights = (values - values[:, :1]).double().exp_().masked_fill_(torch.arange(count, device=scaled.device) >= top_k, 0.0)
+        reached = weights.cumsum(-1)
+        mass = reached[:, -1:] if whole is None else torch.where(is_open, whole, reached[:, -1:])
+        if count == width or bool((reached[:, -1:] >= top_p * mass).all()):
+            break
+        count = min(width, count * 8)
+    weights = weights.masked_fill_(reached - weights >= top_p * mass, 0.0)  # the token that crosses top_p stays
+    sums = weights.cumsum(-1)
+    at = torch.searchsorted(sums, uniform * sums[:, -1:], right=True).clamp_(max=count - 1)
+    return ids.gather(1, at).squeeze(-1)

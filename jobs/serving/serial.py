@@ -13,21 +13,21 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from backend.domain.serving.protocol import SamplingParams
 from backend.errors import Unavailable
-from jobs.serving.detokenize import Decoder
-from jobs.serving.engine import EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
-from jobs.serving.sampling import Row, prepare_scores
+from jobs.serving.detokenize import Decoder, TokenTexts
+from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
+from jobs.serving.sampling import choose_tokens, scores_of
 
 
 class _Sampler(LogitsProcessor):  # type: ignore[misc]
-    """Prepares scores whose argmax is the next token of the running request."""
+    """Returns scores whose argmax is the next token of the running request."""
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        ids = input_ids[0].tolist()
-        row = Row(sampling=self._generation.sampling, position=len(ids), generated=ids[len(self._generation.prompt) :])
-        return prepare_scores(scores.float(), [row])
+        del input_ids
+        scores = scores.float()
+        return scores_of(scores, choose_tokens(scores, [self._generation.draw]))
 
 
 class _Watch(StoppingCriteria):  # type: ignore[misc]
@@ -50,7 +50,7 @@ class SerialEngine:
     def __init__(self, network: Any, tokenizer: Decoder, *, max_waiting: int = 64) -> None:
         self._limits = read_limits(network, tokenizer)
         self.context_length = self._limits.context_length
-        self._network, self._decoder = network, tokenizer
+        self._network, self._decoder, self._texts = network, tokenizer, TokenTexts(tokenizer)
         # `generate` takes unset fields from this config; the checkpoint's own sampling defaults must not apply.
         network.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
         self._max_waiting = max_waiting
@@ -62,13 +62,17 @@ class SerialEngine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent) -> Generation:
+    def check_room(self) -> None:
+        """Raise QueueFull if no further request fits."""
+        if self._queue.qsize() >= self._max_waiting:
+            raise QueueFull(f"{self._queue.qsize()} requests are already waiting.", remedy="Try again in a moment.")
+
+    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Generation:
         """Queue a prompt; see Engine.submit."""
         max_tokens = self._limits.check(ids, params)
         if not self.is_alive():
             raise Unavailable("The engine has stopped.", remedy="It restarts automatically; try again in a few seconds.")
-        if self._queue.qsize() >= self._max_waiting:
-            raise QueueFull(f"{self._queue.qsize()} requests are already waiting.", remedy="Try again in a moment.")
+        self.check_room()
         generation = Generation(
             request_id=f"r{next(self._ids)}",
             prompt=list(ids),
@@ -76,6 +80,8 @@ class SerialEngine:
             max_tokens=max_tokens,
             end_ids=self._limits.end_ids,
             decoder=self._decoder,
+            texts=self._texts,
+            choice=choice,
             on_event=on_event,
             abort=lambda _: None,  # `_Watch` sees `is_over` at the next token
         )

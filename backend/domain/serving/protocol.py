@@ -1,7 +1,8 @@
 """Wire contract between gateway, services and replicas: generation requests and events.
 
 Independent of HTTP, engines and tokenizers. A request is either messages (rendered by the checkpoint's chat template inside the
-replica), a text prompt, or token ids.
+replica), a text prompt, token ids, or several prompts. Each prompt is answered `n` times; an answer is a choice, numbered
+`prompt * n + repetition`. A stream holds the events of all choices and exactly one finish or error, at its end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 MAX_STOP_STRINGS = 4
 MAX_SEED = 2**63 - 1
+MAX_CHOICES = 128
+MAX_PROMPTS = 2048
+MAX_LOGPROBS = 20
+MAX_BIASES = 1024
 CONTEXT_EXCEEDED = "context_length_exceeded"
 """Error code (OpenAI's): the prompt leaves no room for a token in the network's context."""
 QUEUE_TIMEOUT = "queue_timeout"
@@ -36,10 +41,11 @@ class Role(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """End of a generation: a stop string or end token, the length limit, or a client that left."""
+    """End of a generation: a stop string or end token, the length limit, a call of a tool, or a client that left."""
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
     CANCELLED = "cancelled"
 
 
@@ -64,15 +70,27 @@ class ChatMessage(_Frozen):
         return message | {key: value for key in ("tool_call_id", "name") if (value := getattr(self, key)) is not None}
 
 
+class Constraint(_Frozen):
+    """What an answer must match: a JSON schema, any JSON object, a regular expression, or a Lark grammar (llguidance's dialect).
+
+    `value` is the schema as JSON text, the expression or the grammar; empty for `json_object`.
+    """
+
+    kind: Literal["json_schema", "json_object", "regex", "lark"]
+    value: str = Field(default="", max_length=200_000)
+
+
 class SamplingParams(_Frozen):
     """Sampling of completions. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 switch their filters off.
 
-    `max_tokens` None means as many as the context holds. The same `seed` draws the same completion, independent of the rest of the batch.
+    `max_tokens` None means as many as the context holds, 0 nothing (to score a prompt). The same `seed` draws the same completion,
+    independent of the rest of the batch.
     Penalties follow OpenAI's definition: subtracted from the logits of tokens already generated, per occurrence (`frequency`) or
-    once (`presence`).
+    once (`presence`). `logit_bias` holds (token id, amount added to its logit). `logprobs` asks for the natural-log probability of each
+    token under the network itself (before temperature, biases and constraints) and of that many alternatives.
     """
 
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=0)
     temperature: float = Field(default=1.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
@@ -80,34 +98,69 @@ class SamplingParams(_Frozen):
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=MAX_STOP_STRINGS)
     presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    logit_bias: tuple[tuple[int, float], ...] = Field(default=(), max_length=MAX_BIASES)
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    constraint: Constraint | None = None
     ignore_end: bool = Field(default=False, description="Continue past the end token, for benchmarks.")
 
 
+class ToolChoice(_Frozen):
+    """Whether an answer may (`auto`), must (`required`) or must not (`none`) call a tool; `name` is the only one it may call."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    name: str | None = None
+
+
+class Task(StrEnum):
+    """What a replica does with prompts: continue them, embed them, or only tokenise them."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    TOKENIZE = "tokenize"
+
+
 class GenerateRequest(_Frozen):
-    """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt` and `token_ids` is given."""
+    """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt`, `token_ids` and `prompts` is given.
+
+    `echo` returns the prompt before the answer, with its probabilities if `params.logprobs` asks for them. `split` separates reasoning
+    and calls of tools from an answer's text.
+    """
 
     messages: tuple[ChatMessage, ...] | None = None
     tools: tuple[dict[str, Any], ...] | None = None
+    tool_choice: ToolChoice = ToolChoice()
     prompt: str | None = None
     token_ids: tuple[int, ...] | None = None
+    prompts: tuple[str | tuple[int, ...], ...] | None = Field(default=None, min_length=1, max_length=MAX_PROMPTS)
     params: SamplingParams = SamplingParams()
+    n: int = Field(default=1, ge=1, le=MAX_CHOICES)
+    task: Task = Task.GENERATE
+    echo: bool = False
+    split: bool = False
     stream: bool = True
 
     @model_validator(mode="after")
     def _one_input(self) -> GenerateRequest:
-        inputs = [name for name in ("messages", "prompt", "token_ids") if getattr(self, name) is not None]
+        inputs = [name for name in ("messages", "prompt", "token_ids", "prompts") if getattr(self, name) is not None]
         if len(inputs) != 1:
-            raise ValueError(f"give exactly one of messages, prompt and token_ids (got {', '.join(inputs) or 'none'})")
+            raise ValueError(f"give exactly one of messages, prompt, token_ids and prompts (got {', '.join(inputs) or 'none'})")
         if self.messages is not None and not self.messages:
             raise ValueError("messages must hold at least one message")
         return self
 
+    @property
+    def num_choices(self) -> int:
+        """Return how many answers are asked for."""
+        return len(self.prompts or "1") * self.n
+
 
 class TokenUsage(_Frozen):
-    """Tokens of one request, counted by the engine. An end token counts as generated."""
+    """Tokens of one request, counted by the engine. An end token counts as generated; `cached_tokens` of the prompt were not computed
+    again. A prompt that is answered several times counts once."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -115,18 +168,72 @@ class TokenUsage(_Frozen):
         return self.prompt_tokens + self.completion_tokens
 
 
+class TokenLogprob(_Frozen):
+    """A token's text and natural-log probability. A token that is no complete character has `raw`, its bytes; a prompt's first token has
+    no probability."""
+
+    token_id: int
+    token: str
+    logprob: float | None = None
+    raw: tuple[int, ...] | None = None
+
+
+class ScoredToken(TokenLogprob):
+    """A token of an answer or prompt, and the most likely ones at its position, best first."""
+
+    top: tuple[TokenLogprob, ...] = ()
+
+
+class ToolCallDelta(_Frozen):
+    """A piece of a tool call. The first piece of call `index` carries `id` and `name`; `arguments` is JSON text to be joined."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
 class TokenEvent(_Frozen):
-    """New text of a completion. `index` counts the tokens generated before this event; `text` may be empty while a multibyte
-    character or a possible stop string is incomplete."""
+    """New text of a completion. `index` counts the tokens of its choice generated before this event; `text` may be empty while a
+    multibyte character or a possible stop string is incomplete."""
 
     type: Literal["token"] = "token"
     text: str
     token_ids: tuple[int, ...]
     index: int
+    choice: int = 0
+    logprobs: tuple[ScoredToken, ...] | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCallDelta, ...] | None = None
+
+
+class PromptEvent(_Frozen):
+    """Consecutive tokens of a prompt, as tokenised, with probabilities where they were asked for."""
+
+    type: Literal["prompt"] = "prompt"
+    tokens: tuple[ScoredToken, ...]
+    choice: int = 0
+
+
+class EmbeddingEvent(_Frozen):
+    """The vector of one prompt."""
+
+    type: Literal["embedding"] = "embedding"
+    vector: tuple[float, ...]
+    choice: int = 0
+
+
+class ChoiceEvent(_Frozen):
+    """The end of one choice of several."""
+
+    type: Literal["choice"] = "choice"
+    choice: int
+    finish_reason: FinishReason
 
 
 class FinishEvent(_Frozen):
-    """The end of a completion. `tok_per_sec` is the rate after the first token; None when only one token was generated."""
+    """The end of a request. `finish_reason` is that of the last choice; `tok_per_sec` is the rate after the first token, None when only
+    one token was generated."""
 
     type: Literal["finish"] = "finish"
     finish_reason: FinishReason
@@ -143,7 +250,9 @@ class ErrorEvent(_Frozen):
     code: str = "replica_error"
 
 
-GenerationEvent = TokenEvent | FinishEvent | ErrorEvent
+OpenEvent = TokenEvent | PromptEvent | EmbeddingEvent | ChoiceEvent
+"""An event after which more follow."""
+GenerationEvent = OpenEvent | FinishEvent | ErrorEvent
 _EVENT: TypeAdapter[GenerationEvent] = TypeAdapter(Annotated[GenerationEvent, Field(discriminator="type")])
 
 

@@ -78,7 +78,7 @@ class Answer:
             self.finish_reason = event.finish_reason.value
             self.tokens, self.prompt_tokens = event.usage.completion_tokens, event.usage.prompt_tokens
             self.tok_per_sec = event.tok_per_sec or self.tok_per_sec
-        else:
+        elif isinstance(event, ErrorEvent):
             self.error, self.error_code = event.message, event.code
 
     def as_usage(self) -> dict[str, object]:

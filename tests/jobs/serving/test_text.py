@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from backend.domain.serving.protocol import GenerateRequest
+from backend.domain.serving.protocol import GenerateRequest, SamplingParams
 from jobs.serving.detokenize import TextStream
-from jobs.serving.prompts import encode_request
-from jobs.serving.sampling import Row, Sampling, prepare_scores
+from jobs.serving.prompts import encode_prompts
+from jobs.serving.sampling import Draw, choose_tokens
 from tests.support.networks.serving_networks import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -56,14 +56,12 @@ def test_bytes_that_are_no_text_are_shown_as_replacement_at_the_end() -> None:
     assert out.finish() == "\ufffd"
 
 
-def row(position: int = 3, **values: float) -> Row:
-    defaults = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 1}
-    return Row(sampling=Sampling(**{**defaults, **values}), position=position, generated=[])  # type: ignore[arg-type]
-
-
 def draw(logits: torch.Tensor, n: int = 4000, **values: float) -> torch.Tensor:
-    scores = prepare_scores(logits.repeat(n, 1), [row(position, **values) for position in range(n)])
-    return torch.bincount(scores.argmax(-1), minlength=logits.numel()) / n
+    """The shares of the tokens in `n` draws, each at another position of one request."""
+    draws = [Draw.of(SamplingParams(seed=1, **values)) for _ in range(n)]  # type: ignore[arg-type]
+    for position, state in enumerate(draws):
+        state.drawn = position
+    return torch.bincount(torch.tensor(choose_tokens(logits.repeat(n, 1), draws)), minlength=logits.numel()) / n
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -81,17 +79,10 @@ def test_top_k_and_top_p_leave_only_their_tokens() -> None:
     assert draw(logits, top_p=0.01)[0] == 1
 
 
-def test_a_greedy_row_is_left_untouched_beside_a_drawn_one() -> None:
-    logits = torch.randn(2, 50)
-    scores = prepare_scores(logits, [row(temperature=0.0), row()])
-    assert torch.equal(scores[0], logits[0])
-    assert not torch.equal(scores[1], logits[1])
-
-
 def test_an_empty_prompt_asks_for_a_text_from_its_beginning() -> None:
     tokenizer = make_tokenizer()
     tokenizer.bos_token = tokenizer.convert_ids_to_tokens(5)
-    assert encode_request(tokenizer, GenerateRequest(prompt="")) == [5]
-    words = encode_request(tokenizer, GenerateRequest(prompt="once"))
+    assert encode_prompts(tokenizer, GenerateRequest(prompt="")) == [[5]]
+    words = encode_prompts(tokenizer, GenerateRequest(prompt="once"))[0]
     assert words
     assert words[0] != 5

@@ -11,7 +11,7 @@ from jobs.batches.preference_rows import encode_pair, pair_of
 from jobs.evaluation import multiple_choice
 from jobs.evaluation.subject import Subject
 from jobs.modeling.chat.render import answers_of, encode_answer, encode_chat
-from jobs.serving.prompts import encode_request
+from jobs.serving.prompts import encode_prompts
 from jobs.training.samples import encode_sample_prompt
 from tests.support.networks.chat_styles import ANSWER
 
@@ -28,14 +28,14 @@ def prompts_everywhere(tokenizer: Any, messages: list[dict[str, Any]], tools: li
         "preference training": encode_pair(pair_of({**row, **({"tools": json.dumps(tools)} if tools else {})}), tokenizer=tokenizer)[
             "prompt_ids"
         ],
-        "endpoint and playground": encode_request(tokenizer, request),
+        "endpoint and playground": encode_prompts(tokenizer, request)[0],
         "evaluation of answers": encode_answer(tokenizer, before, answer)[0],
     }
     if messages[-1] == conversation[-2] and not any(message["role"] == "assistant" for message in messages):
         paths["fine-tuning"] = whole[0][:first_trained]
     if tools is None:
         body = ChatBody.model_validate({"model": "m", "messages": [{key: m[key] for key in ("role", "content")} for m in messages]})
-        paths["gateway"] = encode_request(tokenizer, body.to_request())
+        paths["gateway"] = encode_prompts(tokenizer, body.to_request())[0]
         paths["battles and generation"] = Subject(None, tokenizer, True).prompt_ids(messages, chat=True)  # type: ignore[arg-type]
     if [message["role"] for message in messages] == ["user"]:
         question = {"question": messages[0]["content"], "choices": ["Mira", "Jon"], "answer": 0}

@@ -11,7 +11,7 @@ from backend.domain.checkpoints.chat_templates import SPECIAL_TOKENS
 from backend.gateway.bodies import ChatBody
 from jobs.batches.sft import encode_row
 from jobs.modeling.chat.render import BREAK, encode_chat, encode_prompt, turn_end
-from jobs.serving.prompts import encode_request
+from jobs.serving.prompts import encode_prompts
 from tests.support.networks.chat_paths import prompts_everywhere
 from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, LOOK, SYSTEM, Style, make_tokenizer, tokenizer_of
 
@@ -44,7 +44,7 @@ def test_special_tokens_in_a_message_are_text_on_every_path(style: str) -> None:
     for path, other in prompts_everywhere(tokenizer, hostile, None).items():
         assert other == ids, path
     body = ChatBody.model_validate({"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]})
-    assert encode_request(tokenizer, body.to_request()) == ids
+    assert encode_prompts(tokenizer, body.to_request()) == [ids]
 
 
 @pytest.mark.parametrize("style", ALL)

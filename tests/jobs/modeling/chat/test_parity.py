@@ -21,7 +21,7 @@ from jobs.modeling.build import build_network
 from jobs.modeling.chat.render import encode_chat, encode_prompt, training_chats, turn_end
 from jobs.modeling.checkpoints import load_tokenizer, save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
-from jobs.serving.prompts import encode_request
+from jobs.serving.prompts import encode_prompts
 from jobs.serving.replica import add_end_token
 from tests.support.networks.chat_paths import prompts_everywhere
 from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, SYSTEM, Style, make_tokenizer, tokenizer_of
@@ -159,7 +159,7 @@ def test_a_base_without_a_system_role_refuses_it_on_every_path() -> None:
     request = GenerateRequest(messages=tuple(ChatMessage.model_validate(m) for m in messages))
     words = r"refuses the conversation \(system, user.*System role not supported"
     with pytest.raises(InvalidInput, match=words):
-        encode_request(tokenizer, request)
+        encode_prompts(tokenizer, request)
     with pytest.raises(InvalidInput, match=words):
         encode_row(tokenizer, {"messages": [*messages, ANSWER]}, context=64)
     with pytest.raises(InvalidInput, match=words):

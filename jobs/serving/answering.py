@@ -1,0 +1,194 @@
+"""Answer one request of a replica: its prompts, repetitions, echoes and embeddings, as one stream of events with one end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backend.domain.serving.protocol import (
+    ChoiceEvent,
+    EmbeddingEvent,
+    ErrorEvent,
+    FinishEvent,
+    FinishReason,
+    GenerateRequest,
+    GenerationEvent,
+    PromptEvent,
+    Task,
+    TokenUsage,
+)
+from backend.errors import InvalidInput, RoundhouseError
+from jobs.serving.detokenize import TokenTexts
+from jobs.serving.engine import Choice, Engine, Handle, OnEvent, PromptTooLong, QueueFull
+from jobs.serving.prompts import encode_prompts
+from jobs.serving.reading import PromptReader
+
+MAX_AT_ONCE = 4  # choices of one request that an engine works on together, so that others keep their share
+ECHO_TOKENS = 128  # tokens of a prompt in one event
+RETRY_S = 0.05
+
+
+@dataclass(frozen=True)
+class Served:
+    """What answers requests: an engine, its tokenizer, and the network itself for prompts that are only read."""
+
+    engine: Engine
+    tokenizer: Any
+    texts: TokenTexts
+    reader: PromptReader | None = None
+
+
+def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) -> Callable[[], Handle]:
+    """Check and encode a request; return what starts it. Raises InvalidInput, PromptTooLong and QueueFull."""
+    prompts = encode_prompts(served.tokenizer, request)
+    is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
+    if is_simple and request.params.max_tokens != 0:
+        return lambda: served.engine.submit(prompts[0], request.params, on_event)
+    _check(served, request, prompts)
+    return ManyAnswers(served, request, prompts, on_event).start
+
+
+def _check(served: Served, request: GenerateRequest, prompts: Sequence[Sequence[int]]) -> None:
+    """Raise for prompts that can't be read, before the first of them is."""
+    for ids in prompts:
+        if not ids:
+            raise InvalidInput("The prompt holds no token.", remedy="Write at least one character.", field="prompt")
+        if request.task is not Task.TOKENIZE and len(ids) > served.engine.context_length:
+            raise PromptTooLong(
+                f"The prompt has {len(ids)} tokens; this network's context holds {served.engine.context_length}.",
+                remedy="Shorten it.",
+                field="prompt",
+            )
+    if request.task is Task.GENERATE and request.params.max_tokens != 0:
+        served.engine.check_room()
+
+
+class ManyAnswers:
+    """Works through the choices of one request on a thread of its own."""
+
+    def __init__(self, served: Served, request: GenerateRequest, prompts: list[list[int]], on_event: OnEvent) -> None:
+        self._served, self._request, self._prompts, self._on_event = served, request, prompts, on_event
+        self._changed = threading.Condition()
+        self._open: dict[int, Handle] = {}
+        self._failure: ErrorEvent | None = None
+        self._finishes: list[FinishEvent] = []
+        self._cached_tokens = 0
+        self._cancelled = False
+
+    def start(self) -> Handle:
+        """Begin, and return the handle that cancels all."""
+        threading.Thread(target=self._run, name="answers", daemon=True).start()
+        return self
+
+    def cancel(self) -> None:
+        """Stop every choice."""
+        with self._changed:
+            self._cancelled = True
+            handles = list(self._open.values())
+            self._changed.notify_all()
+        for handle in handles:
+            handle.cancel()
+
+    def _run(self) -> None:
+        try:
+            for number, ids in enumerate(self._prompts):
+                if self._is_over():
+                    break
+                self._read(number, ids)
+                if self._request.task is Task.GENERATE:
+                    self._generate(number, ids)
+            self._wait(0)
+            self._end()
+        except RoundhouseError as error:
+            self._end(ErrorEvent(message=str(error)))
+        except Exception as error:  # the thread's edge: a client must see an end
+            self._end(ErrorEvent(message=f"The replica failed on this request: {type(error).__name__}"))
+            raise
+
+    def _is_over(self) -> bool:
+        return self._cancelled or self._failure is not None
+
+    def _read(self, number: int, ids: list[int]) -> None:
+        """Emit a prompt's embedding, or its tokens once for each choice."""
+        request = self._request
+        if request.task is Task.EMBED and self._served.reader is not None:
+            self._on_event(EmbeddingEvent(vector=tuple(self._served.reader.embed(ids)), choice=number))
+            return
+        if not request.echo and request.task is not Task.TOKENIZE:
+            return
+        top = request.params.logprobs
+        records = None if top is None or self._served.reader is None else self._served.reader.score(ids, top=top)
+        scored = [
+            self._served.texts.scored(token, None, ()) if record is None else self._served.texts.scored(token, record.logprob, record.top)
+            for token, record in zip(ids, records or [None] * len(ids), strict=True)
+        ]
+        for choice in range(number * request.n, (number + 1) * request.n):
+            for start in range(0, len(scored), ECHO_TOKENS):
+                self._on_event(PromptEvent(tokens=tuple(scored[start : start + ECHO_TOKENS]), choice=choice))
+
+    def _generate(self, number: int, ids: list[int]) -> None:
+        for repetition in range(self._request.n):
+            choice = Choice(number=number * self._request.n + repetition, repetition=repetition)
+            if self._request.params.max_tokens == 0 or len(ids) == self._served.engine.context_length:
+                self._on_event(ChoiceEvent(choice=choice.number, finish_reason=FinishReason.LENGTH))
+                continue
+            self._wait(MAX_AT_ONCE - 1)
+            if self._is_over():
+                return
+            self._submit(ids, choice)
+
+    def _submit(self, ids: list[int], choice: Choice) -> None:
+        """Submit a choice as soon as the engine has room."""
+        while not self._is_over():
+            try:
+                with self._changed:  # its end waits until it is noted as open
+                    self._open[choice.number] = self._served.engine.submit(
+                        ids, self._request.params, lambda event: self._take(event, choice.number), choice=choice
+                    )
+                return
+            except QueueFull:
+                time.sleep(RETRY_S)
+
+    def _take(self, event: GenerationEvent, number: int) -> None:
+        """Pass an event of a choice on; its end is counted."""
+        if isinstance(event, FinishEvent):
+            if event.finish_reason is not FinishReason.CANCELLED:
+                self._on_event(ChoiceEvent(choice=number, finish_reason=event.finish_reason))
+        elif not isinstance(event, ErrorEvent):
+            self._on_event(event)
+            return
+        with self._changed:
+            self._open.pop(number, None)
+            if isinstance(event, FinishEvent):
+                self._finishes.append(event)
+                self._cached_tokens += 0 if number % self._request.n else event.usage.cached_tokens
+            else:
+                self._failure = self._failure or event
+            self._changed.notify_all()
+
+    def _wait(self, count: int) -> None:
+        """Wait until at most `count` choices are open."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._open) <= count or (self._is_over() and not self._open))
+
+    def _end(self, failure: ErrorEvent | None = None) -> None:
+        failure = failure or self._failure
+        if failure is not None:
+            self.cancel()
+            self._on_event(failure)
+            return
+        finishes = self._finishes
+        reason = finishes[-1].finish_reason if finishes else FinishReason.LENGTH
+        usage = TokenUsage(
+            prompt_tokens=sum(map(len, self._prompts)),
+            completion_tokens=sum(event.usage.completion_tokens for event in finishes),
+            cached_tokens=self._cached_tokens,
+        )
+        first = min((event.ttft_ms for event in finishes if event.ttft_ms is not None), default=None)
+        rate = sum(event.tok_per_sec or 0.0 for event in finishes[-MAX_AT_ONCE:]) or None
+        if self._cancelled:
+            reason = FinishReason.CANCELLED
+        self._on_event(FinishEvent(finish_reason=reason, usage=usage, ttft_ms=first, tok_per_sec=rate))

@@ -1,0 +1,63 @@
+"""What a replica reads from a prompt without continuing it: probabilities of its tokens, and its embedding.
+
+Runs the network's plain forward pass beside the engine's, one prompt at a time. Long prompts are scored in parts over a key-value cache,
+so that the logits of a large vocabulary never fill the memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from jobs.serving.sampling import Record, describe
+
+PART_TOKENS = 256
+
+
+class PromptReader:
+    """Reads prompts with a loaded network. Thread-safe; prompts wait for each other."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self._lock = threading.Lock()
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int], *, top: int) -> list[Record | None]:
+        """Return each token's natural-log probability given those before it, and the `top` most likely ones; None for the first."""
+        records: list[Record | None] = [None]
+        targets = torch.tensor(ids[1:], device=self._network.device)
+        with self._lock:
+            start = 0
+            for logits in self._logits(list(ids[:-1])):
+                end = start + logits.shape[0]
+                records += describe(logits, targets[start:end], [top] * (end - start))
+                start = end
+        return records
+
+    def _logits(self, ids: list[int]) -> Any:
+        """Yield float32 logits [tokens of a part, vocabulary] of all positions in order."""
+        network = self._network
+        if not ids:
+            return
+        inputs = torch.tensor([ids], device=network.device)
+        if len(ids) <= PART_TOKENS or not network._supports_attention_backend:
+            yield network(input_ids=inputs, use_cache=False).logits[0].float()
+            return
+        cache = DynamicCache(config=network.config)
+        for start in range(0, len(ids), PART_TOKENS):
+            output = network(input_ids=inputs[:, start : start + PART_TOKENS], past_key_values=cache, use_cache=True)
+            yield output.logits[0].float()
+
+    @torch.inference_mode()
+    def embed(self, ids: Sequence[int]) -> list[float]:
+        """Return the mean of the last layer's hidden states over a prompt's tokens, of length 1 (Euclidean)."""
+        with self._lock:
+            inputs = torch.tensor([list(ids)], device=self._network.device)
+            output = self._network.base_model(input_ids=inputs, use_cache=False)
+        mean = output.last_hidden_state[0].float().mean(0)
+        vector: list[float] = torch.nn.functional.normalize(mean, dim=0).tolist()
+        return vector
