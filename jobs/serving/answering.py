@@ -33,7 +33,7 @@ RETRY_S = 0.05
 
 @dataclass(frozen=True)
 class Served:
-    """What answers requests: an engine, its tokenizer, and the network itself for prompts that are only read."""
+    """Parts that answer requests: an engine, its tokenizer, and the network itself for prompts that are only read."""
 
     engine: Engine
     tokenizer: Any

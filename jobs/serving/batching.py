@@ -170,7 +170,7 @@ class BatchingEngine:
         self._dispatcher.join(timeout=5)
 
     def _count_shared_prefixes(self) -> None:
-        """Note for each request how much of its prompt was found in the cache; the library tells nobody."""
+        """Note for each request how much of its prompt was found in the cache, which the library does not report."""
         create = self._manager._create_batch_processor
 
         def create_counting() -> Any:

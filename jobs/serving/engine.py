@@ -58,7 +58,7 @@ class EngineStats:
 
 
 class TextMatcher(Matcher, Protocol):
-    """A constraint that knows when a text matches and can't go on."""
+    """A constraint that knows when a text is complete."""
 
     @property
     def is_complete(self) -> bool:
@@ -67,7 +67,7 @@ class TextMatcher(Matcher, Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """What sets one of a request's answers apart: its number, its repetition of the same prompt, its constraint, and special tokens that
+    """Properties of one of a request's answers: its number, its repetition of the same prompt, its constraint, and special tokens that
     show in its text."""
 
     number: int = 0
@@ -225,7 +225,7 @@ class Generation:
             elif self.num_generated >= self.max_tokens:
                 self._finish(FinishReason.LENGTH)
         if self.is_over and not ended:
-            self.abort(self)  # the engine has no stop strings and no constraints, and would continue
+            self.abort(self)  # the engine has no stop strings and no constraints, and would not stop
 
     def _scored(self, token_ids: list[int]) -> tuple[ScoredToken, ...] | None:
         if self.params.logprobs is None:

@@ -1,4 +1,4 @@
-"""What a replica reads from a prompt without continuing it: probabilities of its tokens, and its embedding.
+"""Values that a replica reads from a prompt without continuing it: probabilities of its tokens, and its embedding.
 
 Runs the network's plain forward pass beside the engine's, one prompt at a time. Long prompts are scored in parts over a key-value cache,
 so that the logits of a large vocabulary never fill the memory.

@@ -17,7 +17,7 @@ import torch
 from backend.domain.serving.protocol import SamplingParams
 
 BLOCKS = 64  # tokens per block of a vocabulary
-SHORTLIST = 64  # most likely tokens that are looked at first for top-p; 8 times as many where they hold too little probability
+SHORTLIST = 64  # most likely tokens that are checked first for top-p; 8 times as many where they hold too little probability
 GOLDEN, MIX_1, MIX_2, MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
 
 
@@ -163,8 +163,8 @@ def largest(scores: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tenso
     num_blocks = width // BLOCKS
     if num_blocks < 4 * count:
         return torch.topk(scores, min(count, width))
-    whole = scores[:, : num_blocks * BLOCKS].view(rows, BLOCKS, num_blocks)
-    blocks = torch.topk(whole.amax(1), count).indices  # [rows, count]
+    grid = scores[:, : num_blocks * BLOCKS].view(rows, BLOCKS, num_blocks)
+    blocks = torch.topk(grid.amax(1), count).indices  # [rows, count]
     members = torch.arange(BLOCKS, device=scores.device) * num_blocks
     rest = torch.arange(num_blocks * BLOCKS, width, device=scores.device).expand(rows, -1)
     ids = torch.cat([(blocks.unsqueeze(-1) + members).view(rows, -1), rest], dim=1)
@@ -211,13 +211,13 @@ def _draw_from_likely(scaled: torch.Tensor, uniform: torch.Tensor, *, top_k: tor
     """Draw from the most likely tokens: at most `top_k`, and of these as many as together reach `top_p`. Both [rows, 1]."""
     width = scaled.shape[-1]
     is_open = top_k >= width  # no top-k: top-p counts probability of the whole vocabulary
-    whole = (scaled - scaled.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True, dtype=torch.float64) if bool(is_open.any()) else None
+    total = (scaled - scaled.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True, dtype=torch.float64) if bool(is_open.any()) else None
     count = min(width, max([SHORTLIST, *top_k[~is_open].tolist()]))
     while True:
         values, ids = largest(scaled, count)
         weights = (values - values[:, :1]).double().exp_().masked_fill_(torch.arange(count, device=scaled.device) >= top_k, 0.0)
         reached = weights.cumsum(-1)
-        mass = reached[:, -1:] if whole is None else torch.where(is_open, whole, reached[:, -1:])
+        mass = reached[:, -1:] if total is None else torch.where(is_open, total, reached[:, -1:])
         if count == width or bool((reached[:, -1:] >= top_p * mass).all()):
             break
         count = min(width, count * 8)

@@ -71,7 +71,7 @@ class ChatMessage(_Frozen):
 
 
 class Constraint(_Frozen):
-    """What an answer must match: a JSON schema, any JSON object, a regular expression, or a Lark grammar (llguidance's dialect).
+    """A form that an answer must match: a JSON schema, any JSON object, a regular expression, or a Lark grammar (llguidance's dialect).
 
     `value` is the schema as JSON text, the expression or the grammar; empty for `json_object`.
     """
@@ -105,14 +105,14 @@ class SamplingParams(_Frozen):
 
 
 class ToolChoice(_Frozen):
-    """Whether an answer may (`auto`), must (`required`) or must not (`none`) call a tool; `name` is the only one it may call."""
+    """Permission to call tools: an answer may (`auto`), must (`required`) or must not (`none`) call one; `name` is the only one allowed."""
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
 
 
 class Task(StrEnum):
-    """What a replica does with prompts: continue them, embed them, or only tokenise them."""
+    """Use of prompts: continue them, embed them, or only tokenise them."""
 
     GENERATE = "generate"
     EMBED = "embed"
