@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import inspect, text
 
 from backend.db.engine import Database
+from backend.domain.estimates.prices import DevicePrices
 from backend.domain.evaluation.judges.config import JUDGE_KEY
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
@@ -48,6 +49,8 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             keep_free_bytes=settings.keep_free_mb * 2**20,
             max_upload_bytes=settings.max_upload_mb * 2**20,
             device_hour_price_usd=settings.device_hour_price,
+            prices=DevicePrices(default=settings.device_hour_price, named=settings.device_prices),
+            disk_gb_month_usd=settings.disk_gb_month_price,
             keep_job_folders_days=settings.keep_job_folders_days,
             job_memory_mb=settings.job_memory_mb,
             run_code=settings.run_code,

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from backend.domain.estimates.prices import parse_prices
 from backend.infra.hosts import reachable_host
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -117,14 +118,25 @@ class Settings(BaseSettings):
         description="Days after which working folders of ended jobs (token caches, event files) are deleted; 0 keeps them.",
     )
     device_hour_price: float | None = Field(
-        default=None, gt=0, description="US dollars for an hour of one device, for the planner; when unset, plans show no costs."
+        default=None, gt=0, description="US dollars for an hour of one device, for plans and costs; when unset, none are shown."
     )
+    device_prices: Annotated[dict[str, float], NoDecode] = Field(
+        default={},
+        description="Prices by device, before the price above: parts of device names, `gpu` or `cpu`, such as H100=2.5,cpu=0.04. "
+        "On the CPU a job counts as one device.",
+    )
+    disk_gb_month_price: float = Field(default=0.0, ge=0, description="US dollars for a gigabyte of disk for a month.")
     admin_password: SecretStr | None = Field(default=None, description="For containers: creates the account `admin` at the first start.")
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("device_prices", mode="before")
+    @classmethod
+    def _split_prices(cls, value: object) -> object:
+        return parse_prices(value) if isinstance(value, str) else value
 
     @field_validator("public_url", "public_gateway_url", mode="after")
     @classmethod

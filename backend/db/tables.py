@@ -8,10 +8,12 @@ from backend.db.tables_decisions import Alias, FrozenBoard, Promotion, RaterExcl
 from backend.db.tables_evaluate import EvaluatedEndpoint, Evaluation, EvaluationItem, EvaluationTask, JudgedItem, Score
 from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
+from backend.db.tables_monitoring import Alert, DeviceUse, Feedback, GaugeRollup, LoadTest, LoggedRequest, RequestLogPolicy, TrafficRollup
 from backend.db.tables_people import ApiKey, User
 from backend.db.tables_serve import Conversation, Deployment, Endpoint, Message, Replica, Usage
 
 __all__ = [
+    "Alert",
     "Alias",
     "Analysis",
     "AnswerRating",
@@ -27,18 +29,23 @@ __all__ = [
     "Dataset",
     "DatasetVersion",
     "Deployment",
+    "DeviceUse",
     "Endpoint",
     "EvaluatedEndpoint",
     "Evaluation",
     "EvaluationItem",
     "EvaluationTask",
+    "Feedback",
     "FrozenBoard",
     "Gate",
     "GateResult",
+    "GaugeRollup",
     "ImportedEvaluation",
     "Job",
     "JudgedItem",
+    "LoadTest",
     "LogLine",
+    "LoggedRequest",
     "Measurement",
     "Message",
     "MetricBlock",
@@ -49,6 +56,7 @@ __all__ = [
     "Rater",
     "RaterExclusion",
     "Replica",
+    "RequestLogPolicy",
     "RequiredGate",
     "Run",
     "RunGroup",
@@ -60,6 +68,7 @@ __all__ = [
     "SuiteResult",
     "Table",
     "Tokenizer",
+    "TrafficRollup",
     "Usage",
     "User",
     "Vote",

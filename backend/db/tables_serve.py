@@ -50,18 +50,28 @@ class Replica(Table):
 
 
 class Usage(Table):
-    """One request through the gateway."""
+    """One request through the gateway. `device_s` is its share of the replicas' busy time, `cost_usd` that time at the price of the day."""
 
     __tablename__ = "usage"
-    __table_args__ = (Index("ix_usage_endpoint_time", "endpoint_id", "created_at"),)
+    __table_args__ = (
+        Index("ix_usage_endpoint_time", "endpoint_id", "created_at"),
+        Index("ix_usage_key_id_created_at", "key_id", "created_at"),
+    )
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     endpoint_id: Mapped[str | None] = mapped_column(ForeignKey("endpoints.id"))
     key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     replica_id: Mapped[str | None] = mapped_column(String(12))
+    checkpoint_id: Mapped[str | None] = mapped_column(String(12))
+    variant: Mapped[str] = mapped_column(String(40), default="")
     prompt_tokens: Mapped[int] = mapped_column(default=0)
+    cached_tokens: Mapped[int] = mapped_column(default=0)
     completion_tokens: Mapped[int] = mapped_column(default=0)
     ttft_ms: Mapped[float | None] = mapped_column(Float)
     total_ms: Mapped[float | None] = mapped_column(Float)
+    itl_ms: Mapped[float | None] = mapped_column(Float)
+    device_s: Mapped[float | None] = mapped_column(Float)
+    cost_usd: Mapped[float | None] = mapped_column(Float)
+    finish_reason: Mapped[str | None] = mapped_column(String(20))
     status: Mapped[str] = mapped_column(String(20))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

@@ -19,6 +19,9 @@ from backend.gateway.bodies import ChatBody, CompletionBody, parse_body
 from backend.gateway.connection import LimitBody, StreamedAnswer, WholeAnswer
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, invalid_key
+from backend.gateway.limits.demand import LimitStore
+from backend.gateway.limits.gate import KeyGate, check_scope
+from backend.gateway.limits.memory import MemoryLimits
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.relay import Relay, Trace
 from backend.gateway.usage import UsageWriter
@@ -37,9 +40,10 @@ def create_gateway(
     client: ReplicaClient | None = None,
     max_body_bytes: int = MAX_BODY_BYTES,
     hosts: HostRules | None = None,
+    limits: LimitStore | None = None,
 ) -> FastAPI:
     """Return the gateway's app over a directory. It answers only to loopback names unless `hosts` adds others."""
-    routes = Gateway(directory, client=client or ReplicaClient())
+    routes = Gateway(directory, client=client or ReplicaClient(), limits=limits or MemoryLimits())
     app = FastAPI(
         title="Roundhouse gateway",
         docs_url=None,
@@ -66,8 +70,9 @@ def create_gateway(
 class Gateway:
     """The routes and what they share."""
 
-    def __init__(self, directory: Directory, *, client: ReplicaClient) -> None:
+    def __init__(self, directory: Directory, *, client: ReplicaClient, limits: LimitStore) -> None:
         self._directory, self._client = directory, client
+        self._gate = KeyGate(directory, limits)
         self._metrics = GatewayMetrics()
         self._usage = UsageWriter(directory)
         self._relay = Relay(directory, client=client, metrics=self._metrics, usage=self._usage)
@@ -78,21 +83,22 @@ class Gateway:
         del app
         self._usage.start()
         yield
+        await self._gate.close()
         await self._usage.stop()
         await self._client.close()
 
     async def list_models(self, request: Request) -> Response:
         """Answer GET /v1/models."""
-        await self._authenticate(request)
+        principal = await self._authenticate(request)
         models = await asyncio.to_thread(self._directory.list_models)
-        return JSONResponse({"object": "list", "data": [_describe(model) for model in models]})
+        return JSONResponse({"object": "list", "data": [_describe(model) for model in models if _may_use(principal, model.name)]})
 
     async def show_model(self, request: Request) -> Response:
         """Answer GET /v1/models/NAME."""
-        await self._authenticate(request)
+        principal = await self._authenticate(request)
         name = request.path_params["name"]
         for model in await asyncio.to_thread(self._directory.list_models):
-            if model.name == name:
+            if model.name == name and _may_use(principal, name):
                 return JSONResponse(_describe(model))
         raise ApiError(404, f"The model {name!r} does not exist here.", code="model_not_found", param="model")
 
@@ -117,13 +123,17 @@ class Gateway:
         return JSONResponse({"status": "ok"})
 
     async def show_metrics(self, request: Request) -> Response:
-        """Answer GET /metrics, for holders of a key."""
-        await self._authenticate(request)
+        """Answer GET /metrics, for holders of a key with the admin scope: the counts are those of every key."""
+        principal = await self._authenticate(request)
+        if principal is not None and not principal.scopes.admin:
+            raise ApiError(403, "/metrics counts the requests of every key and needs a key with the scope `admin`.", code="not_allowed")
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def _answer(self, body: ChatBody | CompletionBody, *, kind: Kind, principal: Principal | None) -> Response:
+        check_scope(principal, endpoint="chat" if kind == "chat" else "completions", model=body.model)
         trace = Trace(endpoint=body.model, principal=principal, prefix="chatcmpl" if kind == "chat" else "cmpl")
-        events = self._relay.generate(body.to_request(), trace)
+        generation = body.to_request()
+        events = self._gate.admitted(self._relay.generate(generation, trace), request=generation, trace=trace)
         if body.stream:
             return StreamedAnswer(stream_answer(events, kind=kind, trace=trace, include_usage=body.include_usage))
 
@@ -154,6 +164,10 @@ async def _read_json(request: Request) -> bytes:
 
 def _describe(model: ModelEntry) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": int(model.created.timestamp()), "owned_by": model.owned_by}
+
+
+def _may_use(principal: Principal | None, model: str) -> bool:
+    return principal is None or principal.scopes.allows_model(model)
 
 
 def _refuse_host(status: int, reason: str) -> ASGIApp:

@@ -6,10 +6,11 @@ The methods may block (they query a database); the gateway calls each of them in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period
 from backend.services.serving.usage import UsageRow
 
 
@@ -33,10 +34,12 @@ class ReplicaAddress:
 
 @dataclass(frozen=True)
 class Principal:
-    """The holder of a key."""
+    """The holder of a key: what it may call, and its limits."""
 
     key_id: str
     name: str
+    scopes: KeyScopes = field(default_factory=KeyScopes)
+    limits: KeyLimits = field(default_factory=KeyLimits)
 
 
 class Directory(Protocol):
@@ -48,6 +51,12 @@ class Directory(Protocol):
 
     def authenticate(self, key: str) -> Principal | None:
         """Return the holder of a key, None for an unknown or revoked one."""
+
+    def spent(self, key_id: str, unit: Literal["tokens", "usd"], period: Period) -> float:
+        """Return what a key has used since the start of the UTC day or month, by stored usage."""
+
+    def device_hour_usd(self, replica_id: str) -> float | None:
+        """Return the price of an hour of the device that a replica runs on; None without a price. Does not block."""
 
     def list_models(self) -> Sequence[ModelEntry]:
         """Return the endpoints that are deployed."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from typing import Literal
 
+from backend.domain.serving.key_limits import Period
 from backend.errors import NotFound
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
 from backend.services.context import Context
-from backend.services.people.keys import check_key
+from backend.services.people.keys import check_key, key_spending
+from backend.services.serving.costs.prices import replica_prices
 from backend.services.serving.endpoints import deployed_endpoints
 from backend.services.serving.replicas import Target, ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
 
 FRESH_S = 0.4
+PRICES_S = 10.0
 
 
 class InstalledDirectory:
@@ -28,6 +32,8 @@ class InstalledDirectory:
         self._lock = threading.Lock()
         self._targets: dict[str, list[Target]] = {}
         self._read_at = 0.0
+        self._prices: dict[str, float] = {}
+        self._priced_at = 0.0
 
     @property
     def keys_required(self) -> bool:
@@ -36,8 +42,17 @@ class InstalledDirectory:
 
     def authenticate(self, key: str) -> Principal | None:
         """Return the holder of a key, or None."""
-        key_id = check_key(self._ctx, key)
-        return Principal(key_id=key_id, name="key") if key_id else None
+        grant = check_key(self._ctx, key)
+        return Principal(key_id=grant.id, name=grant.name, scopes=grant.scopes, limits=grant.limits) if grant else None
+
+    def spent(self, key_id: str, unit: Literal["tokens", "usd"], period: Period) -> float:
+        """Return what a key has used in a period."""
+        spending = key_spending(self._ctx, key_id, period)
+        return float(spending.tokens if unit == "tokens" else spending.usd)
+
+    def device_hour_usd(self, replica_id: str) -> float | None:
+        """Return the price of an hour of a replica's device, as read with the addresses."""
+        return self._prices.get(replica_id)
 
     def list_models(self) -> Sequence[ModelEntry]:
         """Return the endpoints that are deployed, ready or not."""
@@ -59,4 +74,7 @@ class InstalledDirectory:
             if time.monotonic() - self._read_at > FRESH_S:
                 self._targets = ready_targets(self._ctx)
                 self._read_at = time.monotonic()
+                if time.monotonic() - self._priced_at > PRICES_S:
+                    self._prices = replica_prices(self._ctx)
+                    self._priced_at = time.monotonic()
             return self._targets

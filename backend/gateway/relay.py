@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import uuid4
 
+from backend.domain.serving.latency import bucket_of
 from backend.domain.serving.protocol import (
     ANSWER_LIMIT,
     ENGINE_FAILED,
@@ -28,6 +29,7 @@ from backend.gateway.balancer import Balancer
 from backend.gateway.directory import Directory, Principal, ReplicaAddress
 from backend.gateway.errors import ApiError, failed_on_request, from_refusal, no_replica, replica_lost, unknown_model
 from backend.gateway.metrics import GatewayMetrics
+from backend.gateway.shares import BusyShares
 from backend.gateway.usage import UsageWriter
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
 from backend.services.serving.usage import UsageRow, UsageStatus
@@ -54,6 +56,11 @@ class Trace:
     first_token: float | None = None
     last_token: float | None = None
     num_tokens: int = 0
+    prompt_tokens: int = 0  # as the replica counted them when it accepted the request
+    gaps: dict[int, int] = field(default_factory=dict)  # times between tokens, counted by bucket
+    device_s: float = 0.0
+    device_usd: float = 0.0
+    is_priced: bool = False
     finish: FinishEvent | None = None
     status: UsageStatus = "aborted"
 
@@ -69,20 +76,46 @@ class Trace:
         """Return what the non-standard field `timings` of an answer carries."""
         return {"ttft_ms": self.ttft_ms, "tok_per_sec": self.finish.tok_per_sec if self.finish else None}
 
+    def accepted(self, prompt_tokens: int) -> None:
+        """Note the size of the prompt, as the replica that accepted it counted it."""
+        self.prompt_tokens = prompt_tokens
+
+    def took(self, seconds: float, hour_usd: float | None) -> None:
+        """Add device time at the price of an hour, None where there is none."""
+        self.device_s += seconds
+        if hour_usd is not None:
+            self.is_priced = True
+            self.device_usd += seconds * hour_usd / 3600
+
+    def cost_usd(self) -> float:
+        """Return the price of the device time that the request took; 0 where no price is set."""
+        return self.device_usd
+
     def usage_row(self) -> UsageRow:
-        """Return the row to be stored. A request that was cut off counts the tokens that were relayed."""
+        """Return the row to be stored. A request that was cut off counts its prompt, if a replica accepted it, and the relayed tokens."""
         return UsageRow(
             id=self.id,
             endpoint=self.endpoint,
             key_id=self.principal.key_id if self.principal else None,
             replica_id=self.replica_id,
-            prompt_tokens=self.finish.usage.prompt_tokens if self.finish else 0,
+            prompt_tokens=self.finish.usage.prompt_tokens if self.finish else self.prompt_tokens,
             completion_tokens=self.finish.usage.completion_tokens if self.finish else self.num_tokens,
+            cached_tokens=self.finish.usage.cached_tokens if self.finish else 0,
             ttft_ms=self.ttft_ms,
             total_ms=round((time.perf_counter() - self.started) * 1000, 2),
+            itl_ms=self._mean_gap_ms(),
+            gaps=self.gaps,
+            device_s=self.device_s,
+            cost_usd=self.device_usd if self.is_priced else None,
+            finish_reason=self.finish.finish_reason.value if self.finish else None,
             status=self.status,
             created_at=self.created_at,
         )
+
+    def _mean_gap_ms(self) -> float | None:
+        if self.first_token is None or self.last_token is None or not self.gaps:
+            return None
+        return round((self.last_token - self.first_token) * 1000 / sum(self.gaps.values()), 3)
 
 
 class Relay:
@@ -91,6 +124,7 @@ class Relay:
     def __init__(self, directory: Directory, *, client: ReplicaClient, metrics: GatewayMetrics, usage: UsageWriter) -> None:
         self._directory, self._client, self._metrics, self._usage = directory, client, metrics, usage
         self.balancer = Balancer()
+        self._shares = BusyShares()
 
     async def generate(self, request: GenerateRequest, trace: Trace) -> AsyncGenerator[OpenEvent | FinishEvent, None]:
         """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the generation."""
@@ -136,8 +170,10 @@ class Relay:
             if attempt:
                 self._metrics.retries.labels(trace.endpoint, last.code or "").inc()
             trace.replica_id = replica.id
+            began = self._shares.begin(replica.id)
             try:
-                async with aclosing(self._client.stream(replica.url, token=replica.token, request=request)) as events:
+                stream = self._client.stream(replica.url, token=replica.token, request=request, on_accept=trace.accepted)
+                async with aclosing(stream) as events:
                     async for event in events:
                         yield _checked(event)
                 self.balancer.succeeded(replica)
@@ -155,6 +191,7 @@ class Relay:
                     raise last from error
             finally:
                 self.balancer.release(replica)
+                trace.took(self._shares.end(replica.id, began), self._directory.device_hour_usd(replica.id))
         raise last
 
     def _note(self, event: OpenEvent | FinishEvent, trace: Trace) -> None:
@@ -166,7 +203,10 @@ class Relay:
             trace.first_token = now
             self._metrics.ttft.labels(trace.endpoint).observe(now - trace.started)
         elif trace.last_token is not None:
-            self._metrics.inter_token.labels(trace.endpoint).observe(now - trace.last_token)
+            gap = now - trace.last_token
+            self._metrics.inter_token.labels(trace.endpoint).observe(gap)
+            bucket = bucket_of(gap)
+            trace.gaps[bucket] = trace.gaps.get(bucket, 0) + 1
         trace.last_token = now
         if isinstance(event, TokenEvent):
             trace.num_tokens += len(event.token_ids)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from pydantic import ValidationError
 
-from backend.domain.serving.protocol import ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, parse_event
+from backend.domain.serving.protocol import PROMPT_TOKENS, ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, parse_event
 from backend.errors import RoundhouseError, Unavailable
 
 if TYPE_CHECKING:
@@ -57,8 +57,11 @@ class ReplicaClient:
         self._timeouts = timeouts or ReplicaTimeouts()
         self._session: aiohttp.ClientSession | None = None
 
-    async def stream(self, url: str, *, token: str, request: GenerateRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """Yield the events of one generation; the last is a finish or an error event.
+    async def stream(
+        self, url: str, *, token: str, request: GenerateRequest, on_accept: Callable[[int], None] | None = None
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Yield the events of one generation; the last is a finish or an error event. `on_accept` is called with the tokens of the prompt
+        as soon as the replica has accepted the request, so that one which is cut off counts them.
 
         Raises ReplicaRefused before the first event, and ReplicaLost at any time. Close the iterator to cancel.
         """
@@ -66,6 +69,9 @@ class ReplicaClient:
             async with self._post(url, token, request) as response:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
+                counted = response.headers.get(PROMPT_TOKENS, "")
+                if on_accept is not None and counted.isdigit():
+                    on_accept(int(counted))
                 limit_s = self._timeouts.first_token_s
                 while True:
                     async with asyncio.timeout(limit_s):

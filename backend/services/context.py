@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backend.db.base import utc_now
 from backend.db.engine import Database
+from backend.domain.estimates.prices import DevicePrices
 from backend.errors import NotAllowed
 from backend.infra.artifacts import Artifacts
 from backend.infra.queue import JobQueue
@@ -24,6 +25,8 @@ class Policy:
     keep_free_bytes: int = 512 * 2**20
     max_upload_bytes: int = 1024 * 2**20
     device_hour_price_usd: float | None = None
+    prices: DevicePrices = field(default_factory=DevicePrices)
+    disk_gb_month_usd: float = 0.0
     keep_job_folders_days: float = 30.0
     job_memory_mb: int | None = None
     run_code: bool = False

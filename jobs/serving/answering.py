@@ -41,14 +41,23 @@ class Served:
     reader: PromptReader | None = None
 
 
-def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) -> Callable[[], Handle]:
-    """Check and encode a request; return what starts it. Raises InvalidInput, PromptTooLong and QueueFull."""
+@dataclass(frozen=True)
+class Prepared:
+    """A request that can be started, with the tokens of its prompts."""
+
+    prompt_tokens: int
+    start: Callable[[], Handle]
+
+
+def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) -> Prepared:
+    """Check and encode a request. Raises InvalidInput, PromptTooLong and QueueFull."""
     prompts = encode_prompts(served.tokenizer, request)
+    prompt_tokens = sum(len(ids) for ids in prompts)
     is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
     if is_simple and request.params.max_tokens != 0:
-        return lambda: served.engine.submit(prompts[0], request.params, on_event)
+        return Prepared(prompt_tokens, lambda: served.engine.submit(prompts[0], request.params, on_event))
     _check(served, request, prompts)
-    return ManyAnswers(served, request, prompts, on_event).start
+    return Prepared(prompt_tokens, ManyAnswers(served, request, prompts, on_event).start)
 
 
 def _check(served: Served, request: GenerateRequest, prompts: Sequence[Sequence[int]]) -> None:

@@ -20,6 +20,7 @@ from backend.domain.serving.protocol import (
     ANSWER_LIMIT,
     ENGINE_FAILED,
     LEAVING,
+    PROMPT_TOKENS,
     QUEUE_TIMEOUT,
     ErrorEvent,
     FinishEvent,
@@ -107,8 +108,8 @@ class Replica:
             body = GenerateRequest.model_validate_json(await request.body())
             self._prompts.check(body)
             events = Events()
-            start = await asyncio.to_thread(prepare_answer, self.served, body, events.put)
-            handle = start()
+            prepared = await asyncio.to_thread(prepare_answer, self.served, body, events.put)
+            handle = prepared.start()
         except ValidationError as error:
             field, message = first_problem(error.errors())
             return _error(422, message, code="invalid_request", field=field)
@@ -117,7 +118,15 @@ class Replica:
         except (InvalidInput, Unavailable) as error:
             return _refusal(error)
         self.num_served += 1
-        answer = Answer(handle, events, engine=self.engine, limits=self.limits, stream=body.stream, on_end=self._open.discard)
+        answer = Answer(
+            handle,
+            events,
+            engine=self.engine,
+            limits=self.limits,
+            stream=body.stream,
+            prompt_tokens=prepared.prompt_tokens,
+            on_end=self._open.discard,
+        )
         self._open.add(answer)
         return answer
 
@@ -178,11 +187,12 @@ class Answer(Response):
         engine: Engine,
         limits: AnswerLimits,
         stream: bool,
+        prompt_tokens: int,
         on_end: Callable[[Answer], None],
     ) -> None:
         super().__init__()
         self._handle, self._events, self._engine, self._limits = handle, events, engine, limits
-        self._stream, self._on_end = stream, on_end
+        self._stream, self._prompt_tokens, self._on_end = stream, prompt_tokens, on_end
         self._began = time.monotonic()
 
     def fail_hung(self) -> None:
@@ -228,6 +238,7 @@ class Answer(Response):
 
     async def _send_lines(self, send: Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
+        headers.append((PROMPT_TOKENS.encode(), str(self._prompt_tokens).encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         more = True
         while more:

@@ -4,41 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.services.context import Context, Person
-from backend.services.people.keys import create_key, list_keys, revoke_key
-from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from backend.services.context import Context
+from pages.components.frame import page_frame
 from pages.components.people.accounts import draw_accounts, draw_new_account, draw_own_account
-from pages.components.words import ago
-
-
-def draw_new_key(ctx: Context, person: Person) -> None:
-    """Draw the form that makes a key, and the key once."""
-    with st.form("new_key", clear_on_submit=True, border=False):
-        left, right = st.columns([4, 1], vertical_alignment="bottom")
-        name = left.text_input("What will use the key", placeholder="Support bot", key="key_name")
-        if right.form_submit_button("Create key", type="primary", width="stretch"):
-            with errors_shown():
-                st.session_state["fresh_key"] = create_key(ctx, name, person=person)
-    if "fresh_key" in st.session_state:
-        st.success("Copy it now: it is not shown again.", icon=":material/key:")
-        st.code(st.session_state.pop("fresh_key"), language=None)
-
-
-def draw_keys(ctx: Context, person: Person) -> None:
-    """List the keys, each with its revoke button."""
-    keys = list_keys(ctx, person=person)
-    if not keys:
-        empty_state("No keys yet. On this machine the gateway answers without one; from elsewhere every request needs one.")
-    for key in keys:
-        with st.container(border=True, horizontal=True, vertical_alignment="center"):
-            used = "never used" if key.last_used_at is None else f"last used {ago(key.last_used_at)}"
-            owner = f" · made by {plain(key.owner)}" if key.owner and person.is_admin else ""
-            st.markdown(f"**{plain(key.name)}** · ends in `{key.hint}`{owner} · {'revoked' if key.revoked_at else used}")
-            st.space("stretch")
-            if not key.revoked_at and st.button("Revoke", key=f"revoke_{key.id}", icon=":material/block:"):
-                with errors_shown():
-                    revoke_key(ctx, key.id, person=person)
-                    st.rerun()
+from pages.components.people.keys import draw_keys, draw_new_key
 
 
 def draw_use(ctx: Context) -> None:

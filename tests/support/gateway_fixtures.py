@@ -18,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from backend.domain.serving.key_limits import KeyScopes
+from backend.domain.serving.protocol import PROMPT_TOKENS
 from backend.errors import NotFound
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
@@ -34,9 +36,18 @@ class MemoryDirectory:
         self.keys_required = keys_required
         self.usage: list[UsageRow] = []
         self.fails = False
+        self.principals = {KEY: Principal(key_id="k1", name="tester", scopes=KeyScopes(admin=True))}
+        self.spending: dict[tuple[str, str, str], float] = {}
+        self.prices: dict[str, float] = {}
 
     def authenticate(self, key: str) -> Principal | None:
-        return Principal(key_id="k1", name="tester") if key == KEY else None
+        return self.principals.get(key)
+
+    def spent(self, key_id: str, unit: str, period: str) -> float:
+        return self.spending.get((key_id, unit, period), 0.0)
+
+    def device_hour_usd(self, replica_id: str) -> float | None:
+        return self.prices.get(replica_id)
 
     def list_models(self) -> Sequence[ModelEntry]:
         if self.fails:
@@ -66,6 +77,7 @@ class ScriptedReplica:
         self.tokens = 3
         self.delay_s = 0.0
         self.word: str | None = None
+        self.prompt_tokens = 5
         self.seen = 0
         self.left = 0
         self.bodies: list[dict[str, Any]] = []
@@ -76,7 +88,7 @@ class ScriptedReplica:
         if self.script.startswith("refuse"):
             _, status, code = self.script.split(":")
             return JSONResponse({"error": {"message": "no", "code": code, "field": None}}, status_code=int(status))
-        return StreamingResponse(self._events())
+        return StreamingResponse(self._events(), headers={PROMPT_TOKENS: str(self.prompt_tokens)})
 
     async def _events(self) -> Any:
         try:
@@ -91,7 +103,7 @@ class ScriptedReplica:
                 await asyncio.sleep(60)
             if self.script == "break":
                 raise ConnectionResetError("as if killed")
-            usage = {"prompt_tokens": 5, "completion_tokens": self.tokens}
+            usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.tokens}
             yield json.dumps({"type": "finish", "finish_reason": "stop", "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}) + "\n"
         except (asyncio.CancelledError, GeneratorExit):
             self.left += 1

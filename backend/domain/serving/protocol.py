@@ -19,6 +19,8 @@ MAX_CHOICES = 128
 MAX_PROMPTS = 2048
 MAX_LOGPROBS = 20
 MAX_BIASES = 1024
+PROMPT_TOKENS = "x-prompt-tokens"
+"""Header of a replica's stream: tokens of the prompt that it accepted."""
 CONTEXT_EXCEEDED = "context_length_exceeded"
 """Error code (OpenAI's): the prompt leaves no room for a token in the network's context."""
 QUEUE_TIMEOUT = "queue_timeout"

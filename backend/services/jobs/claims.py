@@ -20,6 +20,7 @@ from backend.domain.jobs.records import JobFailure, JobResult
 from backend.domain.jobs.states import JobKind, Status, StopRequest, restart_delay_s
 from backend.errors import InvalidInput
 from backend.services.context import Context
+from backend.services.jobs.device_uses import close_uses, open_use
 
 MAX_CANDIDATES = 200
 """Queued jobs that a worker with GPUs examines for one that fits its free GPUs."""
@@ -147,6 +148,7 @@ def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, de
         session.add(Slot(host=host, device=each, job_id=job.id, lease_until=lease))
     session.flush()
     session.refresh(job)
+    open_use(session, ctx, job, host=host, device=device)
     return Claim(
         job_id=job.id,
         attempt=job.attempt,
@@ -219,6 +221,7 @@ def end_job(
         .execution_options(synchronize_session=False)
     )
     release_slot(session, claim)
+    close_uses(session, claim.job_id, at=now)
 
 
 def requeue(session: Session, ctx: Context, claim: Claim[Any], *, error: JobFailure, lasted_s: float) -> None:
@@ -247,6 +250,7 @@ def _let_go(session: Session, ctx: Context, claim: Claim[Any]) -> Job:
     job.finished_at = ctx.now() if cancelling else None
     job.owner, job.lease_until, job.device = None, None, None
     release_slot(session, claim)
+    close_uses(session, claim.job_id, at=ctx.now())
     return job
 
 

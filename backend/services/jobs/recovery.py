@@ -13,6 +13,7 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import QUEUES, Status, restart_delay_s
 from backend.services.context import Context
 from backend.services.jobs.claims import eligible
+from backend.services.jobs.device_uses import close_uses
 
 
 @dataclass
@@ -47,6 +48,7 @@ def _take_back_lapsed(session: Session, ctx: Context, report: Recovery) -> None:
     now = ctx.now()
     query = select(Job).where(Job.status.in_([Status.RUNNING, Status.CANCELLING]), Job.lease_until < now).with_for_update(skip_locked=True)
     for job in session.scalars(query):
+        close_uses(session, job.id, at=job.lease_until or now)
         job.owner, job.lease_until, job.device = None, None, None
         if job.status == Status.CANCELLING:
             job.status, job.finished_at = Status.CANCELLED, now

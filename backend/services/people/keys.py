@@ -1,17 +1,21 @@
-"""Keys for /v1. Only their SHA-256 is stored."""
+"""Keys for /v1: scopes, limits, expiry and what they have used. Only their SHA-256 is stored."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
 
-from backend.db.tables import ApiKey, User
-from backend.errors import InvalidInput, NotFound
+from backend.db.tables import ApiKey, Usage, User
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, period_start
+from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import BUILDERS, Context, Person, require_builder
+
+USED_EVERY_S = 60
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,75 @@ class KeyView:
     created_at: datetime
     last_used_at: datetime | None
     revoked_at: datetime | None
+    expires_at: datetime | None = None
+    scopes: KeyScopes = field(default_factory=KeyScopes)
+    limits: KeyLimits = field(default_factory=KeyLimits)
+
+    def state(self, now: datetime) -> str:
+        """One word: active, expired or revoked."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
 
 
-def create_key(ctx: Context, name: str, *, person: Person) -> str:
-    """Create a key and return it: the only time it is shown. Raises NotAllowed for a rater."""
+@dataclass(frozen=True)
+class KeyGrant:
+    """A valid key as the gateway knows it."""
+
+    id: str
+    name: str
+    scopes: KeyScopes
+    limits: KeyLimits
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Tokens and dollars that a key used in a UTC day or month."""
+
+    tokens: int
+    usd: float
+
+
+def create_key(
+    ctx: Context,
+    name: str,
+    *,
+    person: Person,
+    scopes: KeyScopes | None = None,
+    limits: KeyLimits | None = None,
+    expires_at: datetime | None = None,
+) -> str:
+    """Create a key and return it: the only time it is shown. Raises NotAllowed for a rater, and for an admin's scope by another role."""
     require_builder(person)
     if not name.strip():
         raise InvalidInput("A key needs a name, so that you know later what uses it.", field="name")
+    scopes = scopes or KeyScopes()
+    _require_scope(scopes, person)
     key = f"rh-{secrets.token_urlsafe(32)}"
     with ctx.db.write() as session:
-        session.add(ApiKey(name=name.strip()[:80], key_hash=_hash(key), hint=key[-4:], user_id=person.id))
+        session.add(
+            ApiKey(
+                name=name.strip()[:80],
+                key_hash=_hash(key),
+                hint=key[-4:],
+                user_id=person.id,
+                scopes=scopes.model_dump(mode="json"),
+                limits=(limits or KeyLimits()).model_dump(mode="json", exclude_none=True),
+                expires_at=expires_at,
+                created_at=ctx.now(),
+            )
+        )
     return key
+
+
+def change_key(ctx: Context, key: str, *, person: Person, limits: KeyLimits, scopes: KeyScopes, expires_at: datetime | None) -> None:
+    """Replace limits, scopes and expiry of one's own key, or of any as an admin, by its id or name. They hold from the next request on."""
+    require_builder(person)
+    _require_scope(scopes, person)
+    with ctx.db.write() as session:
+        row = _find(session, key, person=person)
+        row.limits, row.scopes = limits.model_dump(mode="json", exclude_none=True), scopes.model_dump(mode="json")
+        row.expires_at = expires_at
 
 
 def list_keys(ctx: Context, *, person: Person) -> list[KeyView]:
@@ -44,34 +106,89 @@ def list_keys(ctx: Context, *, person: Person) -> list[KeyView]:
     if not person.is_admin:
         query = query.where(ApiKey.user_id == person.id)
     with ctx.db.read() as session:
-        rows = session.execute(query)
-        return [KeyView(k.id, k.name, k.hint, owner, k.created_at, k.last_used_at, k.revoked_at) for k, owner in rows]
+        return [_view(key, owner) for key, owner in session.execute(query)]
 
 
-def revoke_key(ctx: Context, key_id: str, *, person: Person) -> None:
-    """Revoke a key: one's own, or any as an admin. Raises NotFound for another person's key, too."""
+def find_key(ctx: Context, key: str, *, person: Person) -> KeyView:
+    """Return one's own key, or any as an admin, by its id or name. Raises NotFound, and InvalidInput where two keys have the name."""
+    with ctx.db.read() as session:
+        row = _find(session, key, person=person)
+        return _view(row, session.scalar(select(User.name).where(User.id == row.user_id)))
+
+
+def revoke_key(ctx: Context, key: str, *, person: Person) -> None:
+    """Revoke a key by its id or name: one's own, or any as an admin. Raises NotFound for another person's key, too."""
     with ctx.db.write() as session:
-        key = session.get(ApiKey, key_id)
-        if key is None or (not person.is_admin and key.user_id != person.id):
-            raise NotFound("There is no such key.")
-        key.revoked_at = key.revoked_at or ctx.now()
+        row = _find(session, key, person=person)
+        row.revoked_at = row.revoked_at or ctx.now()
 
 
-def check_key(ctx: Context, key: str) -> str | None:
-    """Return the id of a valid key, or None. Keys of a disabled account, or of a role that may not have keys, are invalid. `last_used_at`
-    is updated once a minute, so that a busy key does not write per request.
+def check_key(ctx: Context, key: str) -> KeyGrant | None:
+    """Return what a valid key may do, or None. Keys that are revoked or expired, of a disabled account, or of a role that may not have keys
+    are invalid. `last_used_at` is updated once a minute, so that a busy key does not write per request.
     """
     owner_may = ApiKey.user_id.is_(None) | (User.disabled_at.is_(None) & User.role.in_(BUILDERS))
+    now = ctx.now()
+    in_time = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now)
     query = select(ApiKey).outerjoin(User, User.id == ApiKey.user_id)
     with ctx.db.read() as session:
-        row = session.scalar(query.where(ApiKey.key_hash == _hash(key), ApiKey.revoked_at.is_(None), owner_may))
+        row = session.scalar(query.where(ApiKey.key_hash == _hash(key), ApiKey.revoked_at.is_(None), in_time, owner_may))
     if row is None:
         return None
-    now = ctx.now()
-    if row.last_used_at is None or (now - row.last_used_at).total_seconds() > 60:
+    if row.last_used_at is None or (now - row.last_used_at).total_seconds() > USED_EVERY_S:
         with ctx.db.write() as session:
             session.get_one(ApiKey, row.id).last_used_at = now
-    return row.id
+    return KeyGrant(row.id, row.name, KeyScopes.model_validate(row.scopes or {}), KeyLimits.model_validate(row.limits or {}))
+
+
+def key_spending(ctx: Context, key_id: str, period: Period) -> Spending:
+    """Return what a key used since the start of the UTC day or month."""
+    return spending_of_keys(ctx, [key_id], period).get(key_id, Spending(0, 0.0))
+
+
+def spending_of_keys(ctx: Context, key_ids: list[str], period: Period) -> dict[str, Spending]:
+    """Return what each key used since the start of the UTC day or month; keys without requests are left out."""
+    since = period_start(period, now=ctx.now())
+    query = (
+        select(Usage.key_id, func.sum(Usage.prompt_tokens + Usage.completion_tokens), func.sum(Usage.cost_usd))
+        .where(Usage.key_id.in_(key_ids), Usage.created_at >= since)
+        .group_by(Usage.key_id)
+    )
+    with ctx.db.read() as session:
+        return {str(key): Spending(int(tokens or 0), float(usd or 0.0)) for key, tokens, usd in session.execute(query)}
+
+
+def _find(session: Session, key: str, *, person: Person) -> ApiKey:
+    query = select(ApiKey).where(or_(ApiKey.id == key, ApiKey.name == key))
+    if not person.is_admin:
+        query = query.where(ApiKey.user_id == person.id)
+    rows = session.scalars(query).all()
+    rows = [row for row in rows if row.id == key] or [row for row in rows if row.revoked_at is None] or list(rows)
+    if not rows:
+        raise NotFound(f"There is no key {key!r}.", remedy="`roundhouse key list` shows names and ids.")
+    if len(rows) > 1:
+        raise InvalidInput(f"{len(rows)} keys have the name {key!r}.", remedy=f"Give an id: {', '.join(row.id for row in rows)}.")
+    return rows[0]
+
+
+def _view(key: ApiKey, owner: str | None) -> KeyView:
+    return KeyView(
+        id=key.id,
+        name=key.name,
+        hint=key.hint,
+        owner=owner,
+        created_at=key.created_at,
+        last_used_at=key.last_used_at,
+        revoked_at=key.revoked_at,
+        expires_at=key.expires_at,
+        scopes=KeyScopes.model_validate(key.scopes or {}),
+        limits=KeyLimits.model_validate(key.limits or {}),
+    )
+
+
+def _require_scope(scopes: KeyScopes, person: Person) -> None:
+    if scopes.admin and not person.is_admin:
+        raise NotAllowed(f"{person.name} may not create a key with the admin scope.", remedy="Ask an admin, or leave the scope out.")
 
 
 def _hash(key: str) -> str:

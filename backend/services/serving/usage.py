@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from sqlalchemy import select
 
-from backend.db.tables import Endpoint, Usage
+from backend.db.tables import Deployment, Endpoint, Replica, Usage
 from backend.services.context import Context
 from backend.services.serving.endpoints import endpoints_of_aliases
+from backend.services.serving.monitoring.rollups import add_traffic
 
 UsageStatus = Literal["finished", "aborted", "lost", "refused"]
 
@@ -31,6 +32,13 @@ class UsageRow:
     total_ms: float
     status: UsageStatus
     created_at: datetime
+    variant: str = ""
+    cached_tokens: int = 0
+    itl_ms: float | None = None  # mean time between tokens
+    gaps: Mapping[int, int] = field(default_factory=dict)  # times between tokens, counted by bucket (backend.domain.serving.latency)
+    device_s: float | None = None
+    cost_usd: float | None = None
+    finish_reason: str | None = None
 
 
 def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
@@ -40,19 +48,36 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
         if any(row.endpoint not in ids for row in rows):
             ids |= {alias: ids[name] for alias, name in endpoints_of_aliases(session).items()}
         known = set(session.scalars(select(Usage.id).where(Usage.id.in_([row.id for row in rows]))))
-        session.add_all(
-            Usage(
-                id=row.id,
-                endpoint_id=ids.get(row.endpoint),
-                key_id=row.key_id,
-                replica_id=row.replica_id,
-                prompt_tokens=row.prompt_tokens,
-                completion_tokens=row.completion_tokens,
-                ttft_ms=row.ttft_ms,
-                total_ms=row.total_ms,
-                status=row.status,
-                created_at=row.created_at,
-            )
-            for row in {row.id: row for row in rows}.values()
-            if row.id not in known
+        served = dict(
+            session.execute(
+                select(Replica.id, Deployment.checkpoint_id)
+                .join(Deployment, Deployment.id == Replica.deployment_id)
+                .where(Replica.id.in_({row.replica_id for row in rows if row.replica_id}))
+            ).all()
         )
+        new = {row.id: row for row in rows if row.id not in known}
+        stored = [_stored(row, endpoint_id=ids.get(row.endpoint), checkpoint_id=served.get(row.replica_id or "")) for row in new.values()]
+        session.add_all(stored)
+        add_traffic(session, stored, {row.id: row.gaps for row in new.values()})
+
+
+def _stored(row: UsageRow, *, endpoint_id: str | None, checkpoint_id: str | None) -> Usage:
+    return Usage(
+        id=row.id,
+        endpoint_id=endpoint_id,
+        key_id=row.key_id,
+        replica_id=row.replica_id,
+        checkpoint_id=checkpoint_id,
+        variant=row.variant,
+        prompt_tokens=row.prompt_tokens,
+        cached_tokens=row.cached_tokens,
+        completion_tokens=row.completion_tokens,
+        ttft_ms=row.ttft_ms,
+        total_ms=row.total_ms,
+        itl_ms=row.itl_ms,
+        device_s=row.device_s,
+        cost_usd=row.cost_usd,
+        finish_reason=row.finish_reason,
+        status=row.status,
+        created_at=row.created_at,
+    )

@@ -67,5 +67,22 @@ def test_a_key_is_revoked_by_the_id_that_the_list_shows() -> None:
     run(key.app, "create", "bot")
     _, listed = run(key.app, "list")
     key_id = listed["keys"][0]["id"]
-    assert run(key.app, "revoke", key_id) == (0, {"id": key_id, "revoked": True})
+    assert run(key.app, "revoke", key_id) == (0, {"id": key_id, "name": "bot", "revoked": True})
     assert run(key.app, "list")[1]["keys"][0]["revoked_at"] is not None
+
+
+def test_a_key_is_created_with_limits_changed_listed_and_revoked_by_name() -> None:
+    options = ("--limits", "requests=60,tokens=100000,concurrency=4", "--models", "small", "--expires", "30d")
+    status, created = run(key.app, "create", "bot", *options)
+    assert status == 0
+    assert created["key"].startswith("rh-")
+    assert created["limits"] == {"requests": 60, "tokens": 100_000, "concurrency": 4}
+    _, changed = run(key.app, "change", "bot", "--limits", "tokens_per_day=500")
+    assert (changed["limits"], changed["scopes"]["models"]) == ({"tokens_per_day": 500}, ["small"])
+    (listed,) = run(key.app, "list")[1]["keys"]
+    assert (listed["state"], listed["used"]["day"]) == ("active", {"tokens": 0, "usd": 0.0})
+    assert run(key.app, "revoke", "bot") == (0, {"id": created["id"], "name": "bot", "revoked": True})
+    assert run(key.app, "list")[1]["keys"][0]["state"] == "revoked"
+    status, problem = run(key.app, "create", "other", "--limits", "request=60")
+    assert status == 2
+    assert "request" in problem["error"]

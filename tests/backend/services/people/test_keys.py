@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from sqlalchemy import select
 
 from backend.db.tables import ApiKey
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes
 from backend.errors import NotAllowed, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_role, disable_account, enable_account
-from backend.services.people.keys import check_key, create_key, list_keys, revoke_key
+from backend.services.people.keys import Spending, change_key, check_key, create_key, key_spending, list_keys, revoke_key
+from backend.services.serving.usage import UsageRow, add_usage
 
 PASSWORD = "correct horse battery"
 
@@ -20,7 +25,9 @@ def test_a_key_is_shown_once_stored_as_a_hash_and_ends_when_revoked(ctx: Context
     with ctx.db.read() as session:
         row = session.scalars(select(ApiKey)).one()
     assert key not in (row.key_hash, row.hint)
-    assert check_key(ctx, key) == row.id
+    grant = check_key(ctx, key)
+    assert grant is not None
+    assert grant.id == row.id
     assert check_key(ctx, key + "x") is None
     revoke_key(ctx, row.id, person=owner)
     assert check_key(ctx, key) is None
@@ -53,3 +60,37 @@ def test_only_an_admin_sees_and_revokes_another_persons_key(ctx: Context) -> Non
     with pytest.raises(NotFound):
         revoke_key(ctx, key.id, person=other)
     revoke_key(ctx, key.id, person=LOCAL)
+
+
+def test_limits_scopes_and_expiry_hold_from_the_next_request_on(ctx: Context) -> None:
+    key = create_key(ctx, "bot", person=LOCAL, limits=KeyLimits(requests=60), expires_at=ctx.now() + timedelta(hours=1))
+    grant = check_key(ctx, key)
+    assert grant is not None
+    assert grant.limits == KeyLimits(requests=60)
+    until = ctx.now() + timedelta(seconds=30)
+    change_key(ctx, "bot", person=LOCAL, limits=KeyLimits(tokens=5), scopes=KeyScopes(models=("small",)), expires_at=until)
+    grant = check_key(ctx, key)
+    assert grant is not None
+    assert (grant.limits, grant.scopes.models) == (KeyLimits(tokens=5), ("small",))
+    assert check_key(replace(ctx, now=lambda: until), key) is None
+    assert list_keys(ctx, person=LOCAL)[0].state(until) == "expired"
+
+
+def test_only_an_admin_gives_the_admin_scope(ctx: Context) -> None:
+    owner = add_user(ctx, "maya", PASSWORD, person=LOCAL)
+    with pytest.raises(NotAllowed, match="admin scope"):
+        create_key(ctx, "bot", person=owner, scopes=KeyScopes(admin=True))
+
+
+def test_the_spending_of_a_key_is_that_of_the_utc_day_and_month(any_ctx: Context) -> None:
+    now = datetime(2026, 11, 27, 0, 30, tzinfo=UTC)
+    ctx = replace(any_ctx, now=lambda: now)
+    grant = check_key(ctx, create_key(ctx, "bot", person=LOCAL))
+    assert grant is not None
+    rows = [
+        UsageRow(f"u{n}", "gone", grant.id, None, 10, 5, None, 1.0, "aborted", at, cost_usd=0.25)
+        for n, at in enumerate([now, now - timedelta(hours=1), now - timedelta(days=27)])
+    ]
+    add_usage(ctx, rows)
+    assert key_spending(ctx, grant.id, "day") == Spending(15, 0.25)
+    assert key_spending(ctx, grant.id, "month") == Spending(30, 0.5)

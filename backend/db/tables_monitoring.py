@@ -1,0 +1,139 @@
+"""Rollups of traffic and gauges, alerts, request logs, feedback and load tests."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Float, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.db.base import Table, new_id, utc_now
+
+
+class TrafficRollup(Table):
+    """Requests of an endpoint in one interval of 60, 600 or 3,600 seconds. `ttft`, `itl` and `total` are counts by bucket of a latency."""
+
+    __tablename__ = "traffic_rollups"
+    __table_args__ = (UniqueConstraint("width_s", "start", "endpoint_id", "variant"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    width_s: Mapped[int]
+    start: Mapped[datetime]
+    endpoint_id: Mapped[str] = mapped_column(String(12), default="")
+    variant: Mapped[str] = mapped_column(String(40), default="")
+    requests: Mapped[int] = mapped_column(default=0)
+    lost: Mapped[int] = mapped_column(default=0)
+    refused: Mapped[int] = mapped_column(default=0)
+    aborted: Mapped[int] = mapped_column(default=0)
+    prompt_tokens: Mapped[int] = mapped_column(default=0)
+    cached_tokens: Mapped[int] = mapped_column(default=0)
+    completion_tokens: Mapped[int] = mapped_column(default=0)
+    device_s: Mapped[float] = mapped_column(Float, default=0.0)
+    cost_usd: Mapped[float] = mapped_column(Float, default=0.0)
+    ttft: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    itl: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    total: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class GaugeRollup(Table):
+    """Readings of a gauge in one interval. `subject` is `host:NAME` or `endpoint:ID`."""
+
+    __tablename__ = "gauge_rollups"
+    __table_args__ = (UniqueConstraint("width_s", "start", "subject", "name"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    width_s: Mapped[int]
+    start: Mapped[datetime]
+    subject: Mapped[str] = mapped_column(String(120))
+    name: Mapped[str] = mapped_column(String(40))
+    readings: Mapped[int] = mapped_column(default=0)
+    sum: Mapped[float] = mapped_column(Float, default=0.0)
+    maximum: Mapped[float] = mapped_column(Float, default=0.0)
+
+
+class DeviceUse(Table):
+    """Devices that one attempt of a job held, with the price of the hour when it began. Open while `ended_at` is empty."""
+
+    __tablename__ = "device_uses"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    attempt: Mapped[int] = mapped_column(default=1)
+    kind: Mapped[str] = mapped_column(String(4))
+    device_name: Mapped[str] = mapped_column(String(120), default="")
+    num_devices: Mapped[int] = mapped_column(default=1)
+    hour_usd: Mapped[float | None] = mapped_column(Float)
+    started_at: Mapped[datetime] = mapped_column(index=True)
+    ended_at: Mapped[datetime | None]
+
+
+class Alert(Table):
+    """A condition that was met. Open while `resolved_at` is empty; one open alert per fingerprint."""
+
+    __tablename__ = "alerts"
+    __table_args__ = (Index("ix_alerts_fingerprint_resolved_at", "fingerprint", "resolved_at"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    fingerprint: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(30))
+    severity: Mapped[str] = mapped_column(String(10))
+    message: Mapped[str] = mapped_column(Text)
+    opened_at: Mapped[datetime] = mapped_column(default=utc_now)
+    seen_at: Mapped[datetime] = mapped_column(default=utc_now)
+    resolved_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    problem: Mapped[str] = mapped_column(Text, default="")
+
+
+class RequestLogPolicy(Table):
+    """Settings of an endpoint's request log."""
+
+    __tablename__ = "request_log_policies"
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("endpoints.id"), primary_key=True)
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    updated_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class LoggedRequest(Table):
+    """A request that its endpoint logs: metadata, and bodies after redaction where the policy keeps them."""
+
+    __tablename__ = "request_logs"
+    __table_args__ = (Index("ix_request_logs_endpoint_id_created_at", "endpoint_id", "created_at"),)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("endpoints.id"))
+    key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    checkpoint_id: Mapped[str | None] = mapped_column(String(12))
+    kind: Mapped[str] = mapped_column(String(12))
+    params: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    messages: Mapped[list[Any] | None]
+    answer: Mapped[str | None] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(String(20))
+    redactions: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Feedback(Table):
+    """A thumb, a correction or a comment on an answer. `rating` is 1, -1 or empty."""
+
+    __tablename__ = "feedback"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    request_id: Mapped[str] = mapped_column(String(40), index=True)
+    rating: Mapped[int | None]
+    correction: Mapped[str] = mapped_column(Text, default="")
+    comment: Mapped[str] = mapped_column(Text, default="")
+    source: Mapped[str] = mapped_column(String(12), default="api")
+    key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class LoadTest(Table):
+    """A load test of a deployment, with its config and result."""
+
+    __tablename__ = "load_tests"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    endpoint_id: Mapped[str] = mapped_column(ForeignKey("endpoints.id"), index=True)
+    deployment_id: Mapped[str] = mapped_column(String(12))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    config: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,0 +1,157 @@
+"""The gate of a key: scopes, then limits by check and settle around a request."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from backend.domain.serving.key_limits import Period
+from backend.domain.serving.protocol import FinishEvent, GenerateRequest, OpenEvent, Task
+from backend.gateway.directory import Directory, Principal
+from backend.gateway.errors import ApiError
+from backend.gateway.limits.demand import Demand, LimitStore, Refusal, Unit
+from backend.gateway.relay import Trace
+
+UNSTATED_TOKENS = 512
+"""Completion tokens reserved where a request states no `max_tokens`."""
+TOKENS_PER_BYTE = 0.4
+"""Tokens of a prompt per byte until an endpoint's own rate is known."""
+SLOWLY = 0.1
+
+
+@dataclass
+class _Rates:
+    """Moving averages of an endpoint: tokens per byte of a prompt, dollars per token."""
+
+    tokens_per_byte: float = TOKENS_PER_BYTE
+    usd_per_token: float = 0.0
+
+    def learn(self, *, prompt_bytes: int, prompt_tokens: int, tokens: int, usd: float) -> None:
+        if prompt_bytes and prompt_tokens:
+            self.tokens_per_byte += SLOWLY * (prompt_tokens / prompt_bytes - self.tokens_per_byte)
+        if tokens and usd:
+            self.usd_per_token += (SLOWLY if self.usd_per_token else 1.0) * (usd / tokens - self.usd_per_token)
+
+
+class KeyGate:
+    """Admits requests of a key. A reservation holds prompt and `max_tokens`; at the end, what was used replaces it."""
+
+    def __init__(self, directory: Directory, store: LimitStore) -> None:
+        self._directory, self._store = directory, store
+        self._rates: dict[str, _Rates] = defaultdict(_Rates)
+        self._settling: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Settle what is open."""
+        await asyncio.gather(*self._settling, return_exceptions=True)
+        await self._store.close()
+
+    async def admitted(
+        self, events: AsyncGenerator[OpenEvent | FinishEvent, None], *, request: GenerateRequest, trace: Trace
+    ) -> AsyncGenerator[OpenEvent | FinishEvent, None]:
+        """Yield a request's events once its key has room for it. Raises ApiError 429 before the first event."""
+        demand = self._demand(request, trace)
+        if demand is None:
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+            return
+        refusal = await self._store.reserve(demand, lambda unit, period: self._spent(demand.key_id, unit, period))
+        if refusal is not None:
+            raise limit_reached(refusal, demand)
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+        finally:
+            self._settle(demand, request, trace)
+
+    def _demand(self, request: GenerateRequest, trace: Trace) -> Demand | None:
+        if trace.principal is None or not trace.principal.limits.is_limited:
+            return None
+        rates = self._rates[trace.endpoint]
+        tokens = num_token_ids(request) + math.ceil(prompt_bytes(request) * rates.tokens_per_byte)
+        if request.task is Task.GENERATE:
+            limit = request.params.max_tokens
+            tokens += request.num_choices * (UNSTATED_TOKENS if limit is None else limit)
+        return Demand(
+            request_id=trace.id,
+            key_id=trace.principal.key_id,
+            limits=trace.principal.limits,
+            tokens=tokens,
+            usd=tokens * rates.usd_per_token,
+            now=time.time(),
+        )
+
+    def _settle(self, demand: Demand, request: GenerateRequest, trace: Trace) -> None:
+        row = trace.usage_row()
+        tokens = row.prompt_tokens + row.completion_tokens
+        usd = trace.cost_usd()
+        size = 0 if num_token_ids(request) else prompt_bytes(request)
+        self._rates[trace.endpoint].learn(prompt_bytes=size, prompt_tokens=row.prompt_tokens, tokens=tokens, usd=usd)
+        # A task of its own: the request may be cancelled, which must not cancel its settlement.
+        task = asyncio.create_task(self._store.settle(demand, tokens=tokens, usd=usd))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    def _spent(self, key_id: str, unit: Unit, period: Period) -> float:
+        return self._directory.spent(key_id, unit, period)
+
+
+def check_scope(principal: Principal | None, *, endpoint: str, model: str | None = None) -> None:
+    """Raise ApiError 403 where a key may not call this part of the API or this model."""
+    if principal is None:
+        return
+    if not principal.scopes.allows_endpoint(endpoint):
+        allowed = ", ".join(principal.scopes.endpoints)
+        raise ApiError(403, f"This key may not call {endpoint!r}, only {allowed}.", code="endpoint_not_allowed")
+    if model is not None and not principal.scopes.allows_model(model):
+        raise ApiError(
+            403,
+            f"This key may not use the model {model!r}; GET /v1/models lists its models.",
+            code="model_not_allowed",
+            param="model",
+        )
+
+
+def prompt_bytes(request: GenerateRequest) -> int:
+    """Return the bytes of the prompts' texts."""
+    texts = [message.content for message in request.messages or ()] + [request.prompt or ""]
+    texts += [prompt for prompt in request.prompts or () if isinstance(prompt, str)]
+    return sum(len(text.encode("utf-8", errors="replace")) for text in texts)
+
+
+def num_token_ids(request: GenerateRequest) -> int:
+    """Return the tokens of the prompts that are given as ids."""
+    return len(request.token_ids or ()) + sum(len(prompt) for prompt in request.prompts or () if not isinstance(prompt, str))
+
+
+def limit_reached(refusal: Refusal, demand: Demand) -> ApiError:
+    """Return the error for a refused request: which limit, what is left, and when or how to try again."""
+    wait = refusal.retry_after_s
+    if refusal.limit == "budget":
+        amounts = (
+            (f"${refusal.used:,.4g} of ${refusal.allowed:,.4g}", f"${demand.usd:,.4g}")
+            if refusal.unit == "usd"
+            else (f"{refusal.used:,.0f} of {refusal.allowed:,.0f} tokens", f"{demand.tokens:,} tokens")
+        )
+        message = (
+            f"This key has used or reserved {amounts[0]} of its budget for this {refusal.period}, and this request may use {amounts[1]}. "
+            "Send a smaller max_tokens, or wait for the next budget."
+        )
+        return ApiError(429, message, code="insufficient_quota", retry_after_s=wait)
+    if refusal.limit == "concurrency":
+        message = f"This key has {refusal.used:.0f} open requests, its limit. Wait until one has ended."
+    elif refusal.limit == "requests":
+        message = f"This key's limit is {refusal.allowed:,.0f} requests per minute. Try again in {wait} s."
+    else:
+        message = (
+            f"This key's limit is {refusal.allowed:,.0f} tokens per minute, {max(0, refusal.allowed - refusal.used):,.0f} of them left; "
+            f"this request may use {demand.tokens:,}. Try again in {wait} s, or send a smaller max_tokens."
+        )
+    return ApiError(429, message, code="rate_limit_exceeded", retry_after_s=wait)

@@ -1,0 +1,44 @@
+"""Device time of jobs: one row per attempt and kind of device, priced when it begins, closed when the attempt ends."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from backend.db.tables import DeviceUse, Job, Worker
+from backend.domain.estimates.prices import DeviceKind
+from backend.services.context import Context
+
+
+def open_use(session: Session, ctx: Context, job: Job, *, host: str, device: str | None) -> None:
+    """Begin counting the devices of an attempt. `device` lists GPUs as CUDA_VISIBLE_DEVICES does; None is the CPU."""
+    close_uses(session, job.id, at=ctx.now())
+    count = len(device.split(",")) if device else 1
+    kind: DeviceKind = "gpu" if device else "cpu"
+    name = _device_name(session, host, device)
+    session.add(
+        DeviceUse(
+            job_id=job.id,
+            attempt=job.attempt,
+            kind=kind,
+            device_name=name[:120],
+            num_devices=count,
+            hour_usd=ctx.policy.prices.hour_usd(name, kind),
+            started_at=ctx.now(),
+        )
+    )
+
+
+def close_uses(session: Session, job_id: str, *, at: datetime) -> None:
+    """End the open count of a job."""
+    session.execute(update(DeviceUse).where(DeviceUse.job_id == job_id, DeviceUse.ended_at.is_(None)).values(ended_at=at))
+
+
+def _device_name(session: Session, host: str, device: str | None) -> str:
+    gauges = session.scalar(select(Worker.gauges).where(Worker.host == host).order_by(Worker.heartbeat_at.desc()).limit(1)) or {}
+    if device is None:
+        return str(gauges.get("cpu_name") or "")
+    first = device.split(",")[0]
+    return next((str(gpu.get("name") or "") for gpu in gauges.get("gpus") or [] if str(gpu.get("index")) == first), "")

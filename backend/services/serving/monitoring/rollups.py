@@ -1,0 +1,113 @@
+"""Rollups: sums per minute, ten minutes and hour, so that a month of traffic is read from few rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import GaugeRollup, TrafficRollup, Usage
+from backend.domain.serving.latency import add_counts, bucket_of
+
+KEPT = {60: timedelta(hours=26), 600: timedelta(days=8), 3600: timedelta(days=400)}
+"""Widths of the intervals in seconds, and how long each is kept."""
+
+STATUS_COLUMNS = {"lost": "lost", "refused": "refused", "aborted": "aborted"}
+
+
+@dataclass(frozen=True)
+class GaugeValue:
+    """One value of a gauge."""
+
+    subject: str
+    name: str
+    value: float
+
+
+def interval_start(moment: datetime, width_s: int) -> datetime:
+    """Return the start of the interval that holds a moment."""
+    seconds = int(moment.timestamp())
+    return datetime.fromtimestamp(seconds - seconds % width_s, UTC)
+
+
+def add_traffic(session: Session, rows: Sequence[Usage], gaps: Mapping[str, Mapping[int, int]]) -> None:
+    """Add requests to their rollups, `gaps` being the times between tokens by request. Several gateways may do so at once."""
+    for width_s in KEPT:
+        groups: dict[tuple[datetime, str, str], list[Usage]] = {}
+        for row in rows:
+            key = (interval_start(row.created_at, width_s), row.endpoint_id or "", row.variant)
+            groups.setdefault(key, []).append(row)
+        for (start, endpoint_id, variant), members in sorted(groups.items()):
+            rollup = session.scalar(
+                select(TrafficRollup)
+                .where(
+                    TrafficRollup.width_s == width_s,
+                    TrafficRollup.start == start,
+                    TrafficRollup.endpoint_id == endpoint_id,
+                    TrafficRollup.variant == variant,
+                )
+                .with_for_update()
+            )
+            if rollup is None:
+                rollup = _empty(width_s, start, endpoint_id, variant)
+                session.add(rollup)
+            _add(rollup, members, gaps)
+
+
+def add_gauges(session: Session, values: Iterable[GaugeValue], *, at: datetime) -> None:
+    """Add values of gauges to their rollups."""
+    values = list(values)
+    for width_s in KEPT:
+        start = interval_start(at, width_s)
+        query = select(GaugeRollup).where(GaugeRollup.width_s == width_s, GaugeRollup.start == start).with_for_update()
+        known = {(row.subject, row.name): row for row in session.scalars(query)}
+        for value in values:
+            row = known.get((value.subject, value.name))
+            if row is None:
+                row = GaugeRollup(
+                    width_s=width_s, start=start, subject=value.subject, name=value.name, readings=0, sum=0.0, maximum=value.value
+                )
+                session.add(row)
+                known[value.subject, value.name] = row
+            row.readings += 1
+            row.sum += value.value
+            row.maximum = max(row.maximum, value.value)
+
+
+def forget_rollups(session: Session, *, now: datetime) -> None:
+    """Delete rollups that are older than their width is kept."""
+    for table in (TrafficRollup, GaugeRollup):
+        for width_s, age in KEPT.items():
+            session.execute(delete(table).where(table.width_s == width_s, table.start < now - age))
+
+
+def _empty(width_s: int, start: datetime, endpoint_id: str, variant: str) -> TrafficRollup:
+    counts = dict.fromkeys(("requests", "lost", "refused", "aborted", "prompt_tokens", "cached_tokens", "completion_tokens"), 0)
+    histograms: dict[str, Any] = {name: {} for name in ("ttft", "itl", "total")}
+    return TrafficRollup(
+        width_s=width_s, start=start, endpoint_id=endpoint_id, variant=variant, device_s=0.0, cost_usd=0.0, **counts, **histograms
+    )
+
+
+def _add(rollup: TrafficRollup, rows: Sequence[Usage], gaps: Mapping[str, Mapping[int, int]]) -> None:
+    rollup.requests += len(rows)
+    for status, column in STATUS_COLUMNS.items():
+        setattr(rollup, column, getattr(rollup, column) + sum(row.status == status for row in rows))
+    rollup.prompt_tokens += sum(row.prompt_tokens for row in rows)
+    rollup.cached_tokens += sum(row.cached_tokens or 0 for row in rows)
+    rollup.completion_tokens += sum(row.completion_tokens for row in rows)
+    rollup.device_s += sum(row.device_s or 0.0 for row in rows)
+    rollup.cost_usd += sum(row.cost_usd or 0.0 for row in rows)
+    first = [{bucket_of(row.ttft_ms / 1000): 1} for row in rows if row.ttft_ms is not None]
+    total = [{bucket_of(row.total_ms / 1000): 1} for row in rows if row.total_ms is not None and row.status == "finished"]
+    rollup.ttft = _merged(rollup.ttft, first)
+    rollup.total = _merged(rollup.total, total)
+    rollup.itl = _merged(rollup.itl, [gaps.get(row.id, {}) for row in rows])
+
+
+def _merged(stored: dict[str, Any], counts: list[Any]) -> dict[str, Any]:
+    return {str(bucket): number for bucket, number in sorted(add_counts([stored, *counts]).items())}

@@ -1,0 +1,180 @@
+"""Keys: the form for a new one with scopes, limits and budgets, and the list with what each has used."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time
+
+import streamlit as st
+
+from backend.domain.serving.key_limits import API_ENDPOINTS, ApiEndpoint, KeyLimits, KeyScopes
+from backend.services.context import Context, Person
+from backend.services.people.keys import KeyView, Spending, change_key, create_key, list_keys, revoke_key, spending_of_keys
+from backend.services.serving.endpoints import list_endpoints
+from pages.components.frame import empty_state, errors_shown, plain
+from pages.components.words import ago, day
+
+FRESH = "fresh_key"
+NO_PRICE = "Needs a price: set ROUNDHOUSE_DEVICE_HOUR_PRICE or ROUNDHOUSE_DEVICE_PRICES."
+BADGES = {"active": ("green", "check_circle"), "expired": ("orange", "schedule"), "revoked": ("gray", "block")}
+
+
+def draw_new_key(ctx: Context, person: Person) -> None:
+    """Draw the form that makes a key, and the key once."""
+    with st.form("new_key", clear_on_submit=True):
+        name = st.text_input("Name", placeholder="Support bot", key="key_name", help="What will use the key.")
+        with st.expander("Scopes, limits and budgets", icon=":material/tune:", key="key_limits"):
+            scopes, limits, expires_at = draw_fields(ctx, person, key="new_key", scopes=KeyScopes(), limits=KeyLimits(), expires_at=None)
+        if st.form_submit_button("Create key", type="primary", icon=":material/key:"):
+            with errors_shown():
+                st.session_state[FRESH] = create_key(ctx, name, person=person, scopes=scopes, limits=limits, expires_at=expires_at)
+    if FRESH in st.session_state:
+        st.success("Copy it now: it is not shown again.", icon=":material/key:")
+        st.code(st.session_state.pop(FRESH), language=None)
+
+
+def draw_fields(
+    ctx: Context, person: Person, *, key: str, scopes: KeyScopes, limits: KeyLimits, expires_at: datetime | None
+) -> tuple[KeyScopes, KeyLimits, datetime | None]:
+    """Draw the fields of scopes, limits and expiry; return what they hold."""
+    left, right = st.columns(2)
+    names = sorted({endpoint.name for endpoint in list_endpoints(ctx)} | set(scopes.models))
+    models = left.multiselect(
+        "Models",
+        names,
+        default=scopes.models,
+        key=f"{key}_models",
+        placeholder="All models",
+        accept_new_options=True,
+        help="* is a wildcard.",
+    )
+    parts: list[ApiEndpoint] = right.multiselect(
+        "Parts of the API", API_ENDPOINTS, default=scopes.endpoints, key=f"{key}_parts", placeholder="All parts"
+    )
+    limits = _draw_limits(ctx, key=key, limits=limits)
+    left, right = st.columns(2, vertical_alignment="bottom")
+    until = left.date_input("Valid through", value=expires_at, key=f"{key}_expires", min_value=ctx.now().date(), help="Empty: no expiry.")
+    admin = right.checkbox(
+        "May read /metrics",
+        value=scopes.admin,
+        key=f"{key}_admin",
+        disabled=not person.is_admin,
+        help="They count the requests of every key.",
+    )
+    return (
+        KeyScopes(models=tuple(models), endpoints=tuple(parts), admin=admin),
+        limits,
+        datetime.combine(until, time(23, 59, 59), tzinfo=UTC) if until is not None else None,
+    )
+
+
+def _draw_limits(ctx: Context, *, key: str, limits: KeyLimits) -> KeyLimits:
+    st.markdown("**Limits**")
+    grid = st.grid(3, min_column_width=150)
+    empty = "No limit"
+    requests = grid.number_input("Requests per minute", 1, None, limits.requests, key=f"{key}_requests", placeholder=empty)
+    tokens = grid.number_input("Tokens per minute", 1, None, limits.tokens, key=f"{key}_tokens", placeholder=empty)
+    at_once = grid.number_input("Requests at once", 1, None, limits.concurrency, key=f"{key}_concurrency", placeholder=empty)
+    st.markdown("**Budgets** (UTC)")
+    grid = st.grid(4, min_column_width=150)
+    day_tokens = grid.number_input("Tokens per day", 1, None, limits.tokens_per_day, key=f"{key}_day_tokens", placeholder=empty)
+    month_tokens = grid.number_input("Tokens per month", 1, None, limits.tokens_per_month, key=f"{key}_month_tokens", placeholder=empty)
+    dollars: dict[str, float | None] = {}
+    for name, label in (("usd_per_day", "US$ per day"), ("usd_per_month", "US$ per month")):
+        dollars[name] = grid.number_input(
+            label,
+            0.0001,
+            None,
+            getattr(limits, name),
+            format="%g",
+            key=f"{key}_{name}",
+            placeholder=empty,
+            disabled=not ctx.policy.prices.are_set,
+            help=None if ctx.policy.prices.are_set else NO_PRICE,
+        )
+    return KeyLimits(
+        requests=requests,
+        tokens=tokens,
+        concurrency=at_once,
+        tokens_per_day=day_tokens,
+        tokens_per_month=month_tokens,
+        usd_per_day=dollars["usd_per_day"],
+        usd_per_month=dollars["usd_per_month"],
+    )
+
+
+def draw_keys(ctx: Context, person: Person) -> None:
+    """List the keys, each with its limits, what it used, and its actions."""
+    keys = list_keys(ctx, person=person)
+    if not keys:
+        empty_state("No keys yet. On this machine the gateway answers without one; from elsewhere every request needs one.")
+    now = ctx.now()
+    active = [key for key in keys if key.state(now) == "active"]
+    ended = [key for key in keys if key.state(now) != "active"]
+    ids = [key.id for key in keys]
+    today, month = spending_of_keys(ctx, ids, "day"), spending_of_keys(ctx, ids, "month")
+    for key in active:
+        draw_key(ctx, person, key, today.get(key.id, Spending(0, 0.0)), month.get(key.id, Spending(0, 0.0)))
+    if ended:
+        with st.expander(f"Revoked and expired ({len(ended)})", icon=":material/block:", key="ended_keys"):
+            for key in ended:
+                draw_key(ctx, person, key, today.get(key.id, Spending(0, 0.0)), month.get(key.id, Spending(0, 0.0)))
+
+
+def draw_key(ctx: Context, person: Person, key: KeyView, today: Spending, month: Spending) -> None:
+    """Draw one key."""
+    state = key.state(ctx.now())
+    with st.container(border=True):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            colour, icon = BADGES[state]
+            st.markdown(f"**{plain(key.name)}** `…{key.hint}`", width="content")
+            st.badge(state, color=colour, icon=f":material/{icon}:")  # type: ignore[arg-type]
+            if key.scopes.admin:
+                st.badge("admin", color="violet", icon=":material/monitoring:")
+            st.space("stretch")
+            if state == "active":
+                _draw_change(ctx, person, key)
+            if not key.revoked_at and st.button("Revoke", key=f"revoke_{key.id}", icon=":material/block:"):
+                with errors_shown():
+                    revoke_key(ctx, key.id, person=person)
+                    st.rerun()
+        st.caption(" · ".join(_facts(key, person)))
+        _draw_spending(key.limits, today, month)
+
+
+def _draw_change(ctx: Context, person: Person, key: KeyView) -> None:
+    with st.popover("Limits", icon=":material/tune:", key=f"limits_{key.id}"), st.form(f"limits_form_{key.id}", border=False):
+        scopes, limits, until = draw_fields(
+            ctx, person, key=f"change_{key.id}", scopes=key.scopes, limits=key.limits, expires_at=key.expires_at
+        )
+        if st.form_submit_button("Save", type="primary"):
+            with errors_shown():
+                change_key(ctx, key.id, person=person, limits=limits, scopes=scopes, expires_at=until)
+                st.rerun()
+
+
+def _facts(key: KeyView, person: Person) -> list[str]:
+    limits, scopes = key.limits, key.scopes
+    facts = ["never used" if key.last_used_at is None else f"last used {ago(key.last_used_at)}"]
+    facts += [f"created by {plain(key.owner)}"] if key.owner and person.is_admin else []
+    facts += [f"models {plain(', '.join(scopes.models))}"] if scopes.models else []
+    facts += [f"API {', '.join(scopes.endpoints)}"] if scopes.endpoints else []
+    facts += [f"{limits.requests:,} requests/min"] if limits.requests else []
+    facts += [f"{limits.tokens:,} tokens/min"] if limits.tokens else []
+    facts += [f"{limits.concurrency:,} at once"] if limits.concurrency else []
+    facts += [f"valid through {day(key.expires_at)}"] if key.expires_at and not key.revoked_at else []
+    return facts
+
+
+def _draw_spending(limits: KeyLimits, today: Spending, month: Spending) -> None:
+    """Draw what was used of each budget; without budgets, the month's tokens."""
+    budgets = limits.budgets
+    if not budgets:
+        if month.tokens:
+            st.caption(f"{month.tokens:,} tokens this month" + (f", US\\${month.usd:,.4g}" if month.usd else ""))
+        return
+    grid = st.grid(min(4, len(budgets)), min_column_width=200)
+    for unit, period, budget in budgets:
+        spending = today if period == "day" else month
+        used = spending.tokens if unit == "tokens" else spending.usd
+        words = f"{used:,.0f} of {budget:,.0f} tokens" if unit == "tokens" else f"US\\${used:,.4g} of US\\${budget:,.4g}"
+        grid.progress(min(1.0, used / budget), text=f"{words} {'today' if period == 'day' else 'this month'}")

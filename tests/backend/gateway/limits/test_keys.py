@@ -1,0 +1,126 @@
+"""Keys at the gateway: scopes, limits, what a request that was cut off counts, and its share of the replica's time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from backend.domain.serving.key_limits import KeyLimits, KeyScopes
+from backend.gateway.directory import Principal, ReplicaAddress
+from backend.gateway.shares import BusyShares
+from tests.support.gateway_fixtures import KEY, MemoryDirectory, ScriptedReplica, gateway, scripted
+
+
+@dataclass
+class Scene:
+    url: str
+    directory: MemoryDirectory
+    replica: ScriptedReplica
+
+    def admit(self, key: str, **principal: Any) -> None:
+        self.directory.principals[key] = Principal(key_id=f"id-{key}", name=key, **principal)
+
+    def ask(self, key: str, **body: Any) -> httpx.Response:
+        content = {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10, **body}
+        return httpx.post(f"{self.url}/v1/chat/completions", json=content, headers={"Authorization": f"Bearer {key}"})
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    with scripted() as (replica, url):
+        address = ReplicaAddress(id="r", url=url, token="t")
+        directory = MemoryDirectory({"small": [address], "other": [address]})
+        with gateway(directory) as gateway_url:
+            yield Scene(gateway_url, directory, replica)
+
+
+def test_a_key_of_some_models_neither_sees_nor_calls_the_others(scene: Scene) -> None:
+    scene.admit("narrow", scopes=KeyScopes(models=("sm*",)))
+    headers = {"Authorization": "Bearer narrow"}
+    listed = httpx.get(f"{scene.url}/v1/models", headers=headers).json()["data"]
+    assert [model["id"] for model in listed] == ["small"]
+    assert httpx.get(f"{scene.url}/v1/models/other", headers=headers).status_code == 404
+    assert scene.ask("narrow").status_code == 200
+    refused = scene.ask("narrow", model="other")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+
+
+def test_a_key_of_one_part_of_the_api_is_refused_at_the_others(scene: Scene) -> None:
+    scene.admit("texts", scopes=KeyScopes(endpoints=("completions",)))
+    assert scene.ask("texts").json()["error"]["code"] == "endpoint_not_allowed"
+
+
+def test_metrics_of_all_keys_are_shown_to_the_admin_scope_alone(scene: Scene) -> None:
+    scene.admit("tenant")
+    refused = httpx.get(f"{scene.url}/metrics", headers={"Authorization": "Bearer tenant"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_allowed")
+    assert "roundhouse" not in refused.text.replace("roundhouse_", "")
+    assert httpx.get(f"{scene.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_request_over_the_limit_gets_429_with_the_time_to_wait(scene: Scene, stream: bool) -> None:
+    key = f"slow-{stream}"
+    scene.admit(key, limits=KeyLimits(requests=1))
+    assert scene.ask(key, stream=stream).status_code == 200
+    refused = scene.ask(key, stream=stream)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert 55 <= int(refused.headers["Retry-After"]) <= 61
+
+
+def test_a_spent_budget_refuses_and_names_used_and_asked(scene: Scene) -> None:
+    scene.admit("poor", limits=KeyLimits(tokens_per_month=1000))
+    scene.directory.spending["id-poor", "tokens", "month"] = 995.0
+    refused = scene.ask("poor")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert "995 of 1,000 tokens" in refused.json()["error"]["message"]
+
+
+def test_a_request_that_was_cut_off_counts_its_prompt_and_its_tokens(scene: Scene) -> None:
+    scene.admit("short", limits=KeyLimits(tokens=10_000))
+    before = len(scene.directory.usage)
+    scene.replica.tokens, scene.replica.delay_s, scene.replica.prompt_tokens = 500, 0.01, 37
+    body = {"model": "small", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with httpx.stream("POST", f"{scene.url}/v1/chat/completions", json=body, headers={"Authorization": "Bearer short"}) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data:") and json.loads(line[5:])["choices"][0]["delta"].get("content"):
+                break
+    scene.replica.tokens, scene.replica.delay_s = 3, 0.0
+    row = scene.directory.last(before + 1)
+    assert (row.status, row.prompt_tokens) == ("aborted", 37)
+    assert 1 <= row.completion_tokens < 500
+
+
+def test_a_request_is_priced_by_its_share_of_the_device(scene: Scene) -> None:
+    scene.directory.prices["r"] = 3600.0  # a dollar a second
+    before = len(scene.directory.usage)
+    scene.replica.delay_s = 0.02
+    scene.ask(KEY)
+    scene.replica.delay_s = 0.0
+    row = scene.directory.last(before + 1)
+    assert row.device_s is not None
+    assert 0.05 < row.device_s <= row.total_ms / 1000
+    assert row.cost_usd == pytest.approx(row.device_s)
+
+
+def test_shares_of_requests_that_overlap_sum_to_the_busy_time() -> None:
+    """By hand: a alone 0-2 s, a and b 2-6 s, b alone 6-7 s, idle, c 10-11 s: a has 2 + 2, b has 2 + 1, c has 1."""
+    clock = [0.0]
+    shares = BusyShares(now=lambda: clock[0])
+    a = shares.begin("r")
+    clock[0] = 2.0
+    b = shares.begin("r")
+    clock[0] = 6.0
+    took_a = shares.end("r", a)
+    clock[0] = 7.0
+    took_b = shares.end("r", b)
+    clock[0] = 10.0
+    c = shares.begin("r")
+    clock[0] = 11.0
+    assert (took_a, took_b, shares.end("r", c)) == (4.0, 3.0, 1.0)

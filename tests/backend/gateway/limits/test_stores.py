@@ -1,0 +1,164 @@
+"""Limits of keys, counted in this process and in a real Redis server: both stores refuse and admit the same requests."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from backend.cli.processes import broker_binary
+from backend.domain.serving.key_limits import KeyLimits
+from backend.gateway.limits.demand import Demand, LimitStore, Refusal
+from backend.gateway.limits.memory import MemoryLimits
+from backend.gateway.limits.shared import SharedLimits
+from tests.support.gateway_fixtures import eventually
+
+NOON = 1_795_780_800.0  # 2026-11-27 12:00 UTC
+MakeStore = Callable[[], LimitStore]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    socket = tmp_path_factory.mktemp("v") / "v.sock"
+    options = ["--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen([str(broker_binary()), *options], stdout=subprocess.DEVNULL, cwd=socket.parent)
+    url = f"unix://{socket}"
+    with redis.Redis.from_url(url) as client:
+        eventually(lambda: Path(socket).exists() and client.ping())
+    yield url
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def make_store(request: pytest.FixtureRequest) -> MakeStore:
+    if request.param == "memory":
+        return MemoryLimits
+    url = request.getfixturevalue("server")
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    return lambda: SharedLimits(url)
+
+
+def demand(request: str, limits: KeyLimits, *, tokens: int = 10, usd: float = 0.0, now: float = NOON) -> Demand:
+    return Demand(request_id=request, key_id="k", limits=limits, tokens=tokens, usd=usd, now=now)
+
+
+def run(make_store: MakeStore, play: Callable[[LimitStore], Awaitable[Any]]) -> Any:
+    async def played() -> Any:
+        store = make_store()
+        try:
+            return await play(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(played())
+
+
+def nothing_spent(_unit: str, _period: str) -> float:
+    return 0.0
+
+
+def test_the_request_after_the_limit_is_refused_until_the_first_is_a_minute_old(make_store: MakeStore) -> None:
+    limits = KeyLimits(requests=3)
+
+    async def play(store: LimitStore) -> list[Refusal | None]:
+        times = [0.0, 10.0, 20.0, 30.0, 59.0, 61.0]
+        return [await store.reserve(demand(f"r{at}", limits, now=NOON + at), nothing_spent) for at in times]
+
+    first, second, third, refused, late, after = run(make_store, play)
+    assert (first, second, third, after) == (None, None, None, None)
+    assert refused == Refusal("requests", 3, 3, 31)
+    assert late is not None
+    assert late.retry_after_s == 2
+
+
+def test_tokens_are_reserved_at_their_most_and_settled_to_what_was_used(make_store: MakeStore) -> None:
+    limits = KeyLimits(tokens=1000)
+
+    async def play(store: LimitStore) -> list[Refusal | None]:
+        big = demand("big", limits, tokens=900)
+        answers = [await store.reserve(big, nothing_spent), await store.reserve(demand("two", limits, tokens=200), nothing_spent)]
+        await store.settle(big, tokens=50, usd=0.0)
+        answers.append(await store.reserve(demand("three", limits, tokens=950), nothing_spent))
+        answers.append(await store.reserve(demand("four", limits, tokens=1), nothing_spent))
+        return answers
+
+    admitted, refused, fits, full = run(make_store, play)
+    assert (admitted, fits) == (None, None)
+    assert refused == Refusal("tokens", 1000, 900, 61)
+    assert full == Refusal("tokens", 1000, 1000, 61)
+
+
+def test_open_requests_are_counted_until_they_end(make_store: MakeStore) -> None:
+    limits = KeyLimits(concurrency=2)
+
+    async def play(store: LimitStore) -> list[Refusal | None]:
+        first = demand("a", limits)
+        answers = [await store.reserve(first, nothing_spent)]
+        answers += [await store.reserve(demand(name, limits), nothing_spent) for name in "bc"]
+        await store.settle(first, tokens=1, usd=0.0)
+        return [*answers, await store.reserve(demand("d", limits), nothing_spent)]
+
+    assert run(make_store, play) == [None, None, Refusal("concurrency", 2, 2, 1), None]
+
+
+@pytest.mark.parametrize(("unit", "limits"), [("tokens", KeyLimits(tokens_per_day=100)), ("usd", KeyLimits(usd_per_day=1.0))])
+def test_a_budget_starts_from_stored_usage_and_ends_with_the_utc_day(make_store: MakeStore, unit: str, limits: KeyLimits) -> None:
+    scale = 1.0 if unit == "tokens" else 0.01
+
+    def spent(_unit: str, _period: str) -> float:
+        return 70 * scale
+
+    async def play(store: LimitStore) -> list[Refusal | None]:
+        first = demand("a", limits, tokens=25, usd=0.25)
+        answers = [await store.reserve(first, spent), await store.reserve(demand("b", limits, tokens=10, usd=0.10), spent)]
+        await store.settle(first, tokens=5, usd=0.05)
+        answers.append(await store.reserve(demand("c", limits, tokens=10, usd=0.10), spent))
+        tomorrow = NOON + 12 * 3600
+        answers.append(await store.reserve(demand("d", limits, tokens=90, usd=0.90, now=tomorrow), nothing_spent))
+        return answers
+
+    admitted, refused, fits, next_day = run(make_store, play)
+    assert (admitted, fits, next_day) == (None, None, None)
+    assert refused is not None
+    assert (refused.limit, refused.unit, refused.period) == ("budget", unit, "day")
+    assert refused.used == pytest.approx(95 * scale)
+    assert refused.retry_after_s == 12 * 3600 + 1
+
+
+def test_two_gateways_share_what_they_count_in_redis(server: str) -> None:
+    async def play() -> tuple[Refusal | None, Refusal | None]:
+        one, two = SharedLimits(server), SharedLimits(server)
+        limits = KeyLimits(requests=1)
+        first = Demand("x", "shared", limits, 1, 0.0, NOON)
+        second = Demand("y", "shared", limits, 1, 0.0, NOON + 1)
+        answers = await one.reserve(first, nothing_spent), await two.reserve(second, nothing_spent)
+        await one.close()
+        await two.close()
+        return answers
+
+    first, second = asyncio.run(play())
+    assert first is None
+    assert second == Refusal("requests", 1, 1, 60)
+
+
+def test_without_redis_a_gateway_counts_for_itself_and_does_not_wait_for_it() -> None:
+    async def play() -> tuple[list[Refusal | None], float]:
+        store = SharedLimits("redis://127.0.0.1:1/0")
+        limits = KeyLimits(requests=1)
+        began = time.monotonic()
+        answers = [await store.reserve(demand(name, limits), nothing_spent) for name in "ab"]
+        await store.close()
+        return answers, time.monotonic() - began
+
+    (first, second), took = asyncio.run(play())
+    assert first is None
+    assert second is not None
+    assert took < 5
