@@ -23,6 +23,7 @@ from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat
+from backend.services.serving.rollout import advance_endpoints
 from backend.services.training.open_sweeps import list_open_sweeps
 from backend.settings import Settings
 from jobs.pool import JobThreads, QueuesWithRoom, Slots
@@ -108,6 +109,8 @@ def _beat_and_recover(queues: list[str]) -> None:
     report = recover_jobs(ctx)
     if report.requeued or report.failed or report.cancelled or report.woken:
         log.warning("recovered: %s", report)
+    if "serve" in queues:
+        advance_endpoints(ctx)
     if "train" in queues and list_open_sweeps(ctx):
         from backend.services.training.sweeps import advance_sweeps  # imports most services
 

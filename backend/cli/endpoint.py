@@ -1,8 +1,9 @@
-"""`roundhouse endpoint`: deploy, list, start, stop, delete."""
+"""`roundhouse endpoint`: deploy, scale, roll back, list, logs, start, stop, delete."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -11,12 +12,14 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.names import is_alias_name
+from backend.domain.serving.options import DeploymentOptions, Policy
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
+from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import has_worker
-from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
-from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
+from backend.services.serving.deployments import delete_endpoint, deploy, rollback_endpoint, scale_endpoint, start_endpoint, stop_endpoint
+from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints, list_revisions
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, require_safety
 
 app = typer.Typer(no_args_is_help=True)
@@ -31,8 +34,16 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         "state": endpoint.state,
         "checkpoint": endpoint.checkpoint_name,
         "alias": endpoint.alias,
+        "revision": endpoint.revision,
+        "policy": endpoint.policy,
+        "replicas_wanted": endpoint.target,
         "replicas_ready": endpoint.num_ready,
-        "replicas": [{"status": r.status, "device": r.device, "problem": r.problem, **r.gauges} for r in endpoint.replicas],
+        "replicas": [
+            {"id": r.id, "revision": r.revision, "role": r.role, "status": r.status, "device": r.device, "problem": r.problem, **r.gauges}
+            for r in endpoint.replicas
+        ],
+        "rollout": asdict(endpoint.rollout) if endpoint.rollout else None,
+        "canary": asdict(endpoint.canary) if endpoint.canary else None,
     }
 
 
@@ -46,10 +57,15 @@ def deploy_(
         bool, typer.Option("--require-safety", help="Refuse a checkpoint that does not pass the safety gate, now and later.")
     ] = False,
     margin: Annotated[float, typer.Option(help="Safety gate: largest change towards unsafe that passes.")] = MARGIN,
+    policy: Annotated[Policy, typer.Option(help="How requests are shared between replicas.")] = Policy.LEAST_OUTSTANDING,
+    surge: Annotated[int, typer.Option(min=0, help="Replicas above N during a rollout; 0 stops one before it starts one.")] = 1,
+    answer_limit: Annotated[float, typer.Option(help="Seconds that an answer may take; replaced replicas finish theirs.")] = 600.0,
+    queue_timeout: Annotated[float, typer.Option(help="Seconds that a request may wait before it is refused with 429.")] = 60.0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of a replica.")] = 1,
     wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Deploy a checkpoint to N replicas. Needs a running installation."""
+    """Deploy a checkpoint to N replicas; those of an earlier deployment are replaced one by one. Needs a running installation."""
     ctx = get_context()
     check_margin(margin)
     require = SafetyRequirement(margin) if require_safety_gate else None
@@ -58,8 +74,72 @@ def deploy_(
         check_requirement(ctx, subject.id, name=name, requirement=require)
     _require_worker(ctx)
     alias = checkpoint if is_alias_name(checkpoint) else None
-    deployed = deploy(ctx, checkpoint_id=subject.id, name=name, num_replicas=replicas, require=require, alias=alias, person=LOCAL)
+    options = {"policy": policy, "surge": surge, "answer_limit_s": answer_limit, "queue_timeout_s": queue_timeout, "threads": threads}
+    deployed = deploy(
+        ctx,
+        checkpoint_id=subject.id,
+        name=name,
+        num_replicas=replicas,
+        config=DeploymentOptions.read(options).changed(),
+        require=require,
+        alias=alias,
+        person=LOCAL,
+    )
     _emit_started(ctx, deployed, wait=wait, as_json=as_json)
+
+
+@app.command("scale")
+@command
+def scale(
+    name: str,
+    replicas: Annotated[int, typer.Option(min=1, help="Number of replicas from now on.")],
+    wait: Annotated[bool, typer.Option(help="Return when that many are ready.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Change the number of replicas in place. Replicas that go finish their open answers."""
+    ctx = get_context()
+    _emit_started(ctx, scale_endpoint(ctx, name, replicas, person=LOCAL), wait=wait, as_json=as_json)
+
+
+@app.command("rollback")
+@command
+def rollback(
+    name: str,
+    revision: Annotated[int | None, typer.Option("--to", help="Revision to serve again; by default the one before.")] = None,
+    wait: WaitFlag = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Serve an earlier revision again, replica by replica."""
+    ctx = get_context()
+    _emit_started(ctx, rollback_endpoint(ctx, name, revision=revision, person=LOCAL), wait=wait, as_json=as_json)
+
+
+@app.command("history")
+@command
+def history(name: str, as_json: JsonFlag = False) -> None:
+    """List the revisions of an endpoint, newest first."""
+    rows = list_revisions(get_context(), name)
+    lines = [
+        f"{r.revision:>3}  {r.created_at:%Y-%m-%d %H:%M}  {r.role:<8} {r.checkpoint_name}"
+        f"  {'stopped' if r.stopped_at else 'serving'}{f'  ({r.note})' if r.note else ''}"
+        for r in rows
+    ]
+    emit({"endpoint": name, "revisions": [asdict(r) for r in rows]}, as_json=as_json, text="\n".join(lines))
+
+
+@app.command("logs")
+@command
+def logs(
+    name: str,
+    last: Annotated[int, typer.Option(min=1, max=10_000, help="Lines per replica.")] = 50,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the end of the log of every replica."""
+    ctx = get_context()
+    replicas = [(r, read_log(ctx, r.job_id, last=last)) for r in get_endpoint(ctx, name).replicas]
+    data = [{"id": r.id, "revision": r.revision, "status": r.status, "problem": r.problem, "lines": lines} for r, lines in replicas]
+    text = "\n".join(f"--- replica {r.id}, revision {r.revision}, {r.status} ---\n" + "\n".join(lines) for r, lines in replicas)
+    emit({"endpoint": name, "replicas": data}, as_json=as_json, text=text or f"No replica of {name} runs.")
 
 
 @app.command("start")
@@ -76,7 +156,7 @@ def start(name: str, wait: WaitFlag = True, as_json: JsonFlag = False) -> None:
 def list_(as_json: JsonFlag = False) -> None:
     """List endpoints."""
     endpoints = list_endpoints(get_context())
-    lines = [f"{e.name:<24} {e.state:<9} {e.num_ready}/{len(e.replicas)}  {e.checkpoint_name}" for e in endpoints]
+    lines = [f"{e.name:<24} {e.state:<9} {e.num_ready}/{e.target}  {e.checkpoint_name}" for e in endpoints]
     emit({"endpoints": [describe(e) for e in endpoints]}, as_json=as_json, text="\n".join(lines) or "No endpoints yet.")
 
 
@@ -117,14 +197,24 @@ def _require_worker(ctx: Context) -> None:
 
 
 def _emit_started(ctx: Context, view: EndpointView, *, wait: bool, as_json: bool) -> None:
-    """Wait for the first ready replica if requested, and print the endpoint. Raises Unavailable where none becomes ready."""
+    """Wait until the newest revision answers and has replaced older ones, if requested, and print the endpoint.
+
+    Raises Unavailable where none of its replicas becomes ready.
+    """
     deadline = time.monotonic() + READY_TIMEOUT_S
-    while wait and view.num_ready == 0:
-        problems = [r.problem for r in view.replicas if r.problem]
+    while wait and not _is_settled(view):
+        problems = [r.problem for r in view.replicas if r.problem and r.status == "starting" and r.revision == view.revision]
         if problems or time.monotonic() > deadline:
-            cause = problems[0] if problems else f"none answered within {READY_TIMEOUT_S:.0f} s"
-            raise Unavailable(f"No replica of {view.name!r} became ready: {cause}.")
+            cause = problems[0] if problems else f"it was not done within {READY_TIMEOUT_S:.0f} s"
+            rest = f" Revision {view.rollout.previous} still answers." if view.rollout and view.rollout.old_ready else ""
+            raise Unavailable(f"Revision {view.revision} of {view.name!r} did not become ready: {cause}.{rest}")
         time.sleep(0.3)
         view = get_endpoint(ctx, view.name)
     note(f"{ctx.gateway_url}/v1, model={view.name}")
-    emit(describe(view), as_json=as_json, text=f"{view.name}: {view.state}, {view.num_ready} of {len(view.replicas)} replicas ready")
+    emit(describe(view), as_json=as_json, text=f"{view.name}: {view.state}, {view.num_ready} of {view.target} replicas ready")
+
+
+def _is_settled(view: EndpointView) -> bool:
+    """Return whether the newest revision answers alone. A first deployment needs one replica, a change of number all of them."""
+    ready = sum(r.status == "ready" and r.revision == view.revision for r in view.replicas)
+    return view.rollout is None and ready >= (view.target if view.revision > 1 or ready else 1)

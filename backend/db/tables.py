@@ -10,7 +10,7 @@ from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
 from backend.db.tables_monitoring import Alert, DeviceUse, Feedback, GaugeRollup, LoadTest, LoggedRequest, RequestLogPolicy, TrafficRollup
 from backend.db.tables_people import ApiKey, User
-from backend.db.tables_serve import Conversation, Deployment, Endpoint, Message, Replica, Usage
+from backend.db.tables_serve import Conversation, Deployment, Endpoint, Message, Replica, ReplicaFailure, Usage
 
 __all__ = [
     "Alert",
@@ -56,6 +56,7 @@ __all__ = [
     "Rater",
     "RaterExclusion",
     "Replica",
+    "ReplicaFailure",
     "RequestLogPolicy",
     "RequiredGate",
     "Run",

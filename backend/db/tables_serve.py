@@ -22,7 +22,10 @@ class Endpoint(Table):
 
 
 class Deployment(Table):
-    """An endpoint bound to a checkpoint with a number of replicas. A new deployment stops the previous one; history is kept."""
+    """A revision of an endpoint: a checkpoint, a number of replicas and options. `role` is stable, or canary for one that gets a share of
+    the traffic. A new stable one replaces the previous one replica by replica; history is kept. `restores` is the revision that a rollback
+    went back to; `traffic` holds a canary's share, rules and outcome.
+    """
 
     __tablename__ = "deployments"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -33,6 +36,10 @@ class Deployment(Table):
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     stopped_at: Mapped[datetime | None]
+    revision: Mapped[int] = mapped_column(default=1)
+    restores: Mapped[int | None]
+    role: Mapped[str] = mapped_column(String(10), default="stable")
+    traffic: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
 class Replica(Table):
@@ -47,6 +54,17 @@ class Replica(Table):
     internal_token: Mapped[str] = mapped_column(String(64))
     gauges: Mapped[dict[str, Any]] = mapped_column(default=dict)
     ready_at: Mapped[datetime | None]
+
+
+class ReplicaFailure(Table):
+    """A request that a replica lost: unreachable, broken off or failed, whether or not another replica then answered it."""
+
+    __tablename__ = "replica_failures"
+    __table_args__ = (Index("ix_replica_failures_replica_time", "replica_id", "created_at"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    replica_id: Mapped[str] = mapped_column(String(12))
+    reason: Mapped[str] = mapped_column(String(40))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Usage(Table):

@@ -141,7 +141,10 @@ class _Walk:
 
     def endpoint(self, row: Endpoint) -> None:
         deployment = self.session.scalars(
-            select(Deployment).where(Deployment.endpoint_id == row.id).order_by(Deployment.created_at.desc()).limit(1)
+            select(Deployment)
+            .where(Deployment.endpoint_id == row.id, Deployment.role == "stable")
+            .order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc())
+            .limit(1)
         ).one()
         facts = {"Replicas": str(deployment.num_replicas), "Deployed": _day(deployment.created_at)}
         node = self._add("endpoint", row.name, row.name, facts, refers_to=row.name)

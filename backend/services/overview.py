@@ -191,7 +191,7 @@ def _endpoints(session: Session) -> list[EndpointLine]:
         select(Endpoint.name, Checkpoint.name, Checkpoint.id, ready, Deployment.num_replicas)
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
         .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
-        .where(Deployment.stopped_at.is_(None))
+        .where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
         .order_by(Deployment.created_at.desc())
         .limit(6)
     )

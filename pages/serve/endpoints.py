@@ -13,7 +13,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView, list_checkp
 from backend.services.context import Context, Person
 from backend.services.serving.aliases import list_aliases
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
-from backend.services.serving.endpoints import EndpointView, list_deployments, list_endpoints
+from backend.services.serving.endpoints import EndpointView, list_endpoints, list_revisions
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, required_gates, requirement_of
 from pages.components import routes
@@ -25,6 +25,7 @@ from pages.components.words import ago, size
 
 BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
     "ready": ("green", "check_circle"),
+    "updating": ("blue", "published_with_changes"),
     "starting": ("blue", "hourglass_top"),
     "failing": ("red", "error"),
     "stopped": ("gray", "stop_circle"),
@@ -230,7 +231,7 @@ def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -
 def draw_gauges(endpoint: EndpointView) -> None:
     """Draw load and rate, and the cause where a replica does not start."""
     grid = st.grid(4, min_column_width=140)
-    grid.metric("Replicas ready", f"{endpoint.num_ready} of {len(endpoint.replicas)}")
+    grid.metric("Replicas ready", f"{endpoint.num_ready} of {endpoint.target}")
     grid.metric("Running requests", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
     grid.metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")
     grid.metric("Requests, last hour", endpoint.requests_last_hour, help=f"{endpoint.tokens_last_hour:,} tokens generated")
@@ -258,8 +259,15 @@ def draw_history(ctx: Context, endpoint: EndpointView) -> None:
     """Draw the deployments of a name, newest first."""
     with st.expander("History", icon=":material/history:", key=f"history_{endpoint.name}"):
         rows = [
-            {"Checkpoint": checkpoint, "Deployed": deployed, "Stopped": stopped or "serving"}
-            for deployed, stopped, _, checkpoint in list_deployments(ctx, endpoint.name)
+            {
+                "Revision": row.revision,
+                "Checkpoint": row.checkpoint_name,
+                "Replicas": row.num_replicas,
+                "Deployed": row.created_at,
+                "Stopped": row.stopped_at or "serving",
+                "Note": row.note or row.role,
+            }
+            for row in list_revisions(ctx, endpoint.name)
         ]
         draw_table(rows, key=f"deployments_{endpoint.name}", alt=f"Deployments of {endpoint.name}")
 

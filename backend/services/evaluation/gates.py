@@ -246,8 +246,8 @@ def _champion(ctx: Context, config: GateConfig) -> CheckpointView:
     query = (
         select(Deployment.checkpoint_id)
         .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
-        .where(Endpoint.name == name)
-        .order_by(Deployment.created_at.desc())
+        .where(Endpoint.name == name, Deployment.role == "stable")
+        .order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc())
         .limit(1)
     )
     with ctx.db.read() as session:

@@ -97,8 +97,8 @@ def following_endpoints(session: Session, alias: str) -> list[tuple[str, int, di
     rows = session.execute(
         select(Endpoint.name, Deployment.num_replicas, Deployment.config, Deployment.checkpoint_id)
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
-        .where(Deployment.stopped_at.is_(None))
-        .order_by(Deployment.created_at)
+        .where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
+        .order_by(Deployment.created_at, Deployment.revision)
     )
     newest = {row[0]: (row[0], row[1], dict(row[2]), row[3]) for row in rows}
     return sorted(row for row in newest.values() if row[2].get("alias") == alias)

@@ -1,23 +1,21 @@
-"""Deploy a checkpoint under an endpoint's name; start, stop and delete endpoints. A replica is a leased job."""
+"""Deploy a checkpoint under an endpoint's name; scale, roll back, start, stop and delete endpoints. A replica is a leased job."""
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Replica, RequiredGate, Usage
-from backend.domain.jobs.payloads import ReplicaPayload, require_folder
 from backend.domain.serving.names import check_endpoint_name
+from backend.domain.serving.options import DeploymentOptions
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
-from backend.services.jobs.jobs import add_job, request_stop, wake
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
-from backend.services.serving.replicas import retire
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
+from backend.services.serving.rollout import CANARY, STABLE, active_deployments, advance, retire
 
 MAX_REPLICAS = 64
 
@@ -33,7 +31,7 @@ def deploy(
     alias: str | None = None,
     person: Person,
 ) -> EndpointView:
-    """Bind an endpoint to a checkpoint. The endpoint's previous deployment serves until a replica of the new one is ready.
+    """Bind an endpoint to a checkpoint. Replicas of the new revision replace those of the previous one by one.
 
     With `alias` the endpoint follows it: whenever the alias moves, the checkpoint that holds it is deployed. With `require`, now and of
     every later deployment, the checkpoint must pass the safety gate. Raises InvalidInput for a bad name or
@@ -42,8 +40,7 @@ def deploy(
     """
     require_builder(person)
     check_endpoint_name(name)
-    if not 1 <= num_replicas <= MAX_REPLICAS:
-        raise InvalidInput(f"{num_replicas} replicas is out of range.", remedy=f"Choose 1 to {MAX_REPLICAS}.", field="replicas")
+    _check_replicas(num_replicas)
     require = require or requirement_of(ctx, name)
     refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person, require=require)
     if alias is not None:
@@ -55,9 +52,87 @@ def deploy(
             endpoint = Endpoint(name=name, created_by=person.id, created_at=ctx.now())
             session.add(endpoint)
             session.flush()
-        _add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=config, person=person)
-    _wake_workers(ctx, num_replicas)
+        add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=config, person=person)
     return get_endpoint(ctx, name)
+
+
+def scale_endpoint(ctx: Context, name: str, num_replicas: int, *, person: Person) -> EndpointView:
+    """Change the number of an endpoint's replicas in place: new ones start, or the least busy ones drain.
+
+    Raises InvalidInput for a number out of range, NotFound, Conflict for a stopped endpoint.
+    """
+    require_builder(person)
+    _check_replicas(num_replicas)
+    with ctx.db.write() as session:
+        endpoint = find_endpoint(session, name)
+        _current(session, endpoint).num_replicas = num_replicas
+        session.flush()
+        advance(session, ctx, endpoint.id)
+    return get_endpoint(ctx, name)
+
+
+def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, person: Person) -> EndpointView:
+    """Serve an earlier revision again: the one before this, or `revision`. It replaces the present one replica by replica.
+
+    The present number of replicas is kept. A rollout that has not finished is called off: replicas of the earlier revision that still
+    answer go on. The endpoint no longer follows an alias. Raises NotFound for an unknown revision, Conflict for a stopped endpoint, a
+    missing earlier revision, or a checkpoint that the endpoint's gates refuse.
+    """
+    require_builder(person)
+    with ctx.db.read() as session:
+        endpoint = find_endpoint(session, name)
+        current = _current(session, endpoint)
+        goal = _earlier(session, endpoint, current, revision)
+    refuse_undeployable(ctx, name=name, checkpoint_id=goal.checkpoint_id, person=person)
+    config = {key: value for key, value in goal.config.items() if key != FOLLOWS}
+    with ctx.db.write() as session:
+        endpoint = find_endpoint(session, name)
+        active = [deployment for deployment in active_deployments(session, endpoint.id) if deployment.role == STABLE]
+        if [d.id for d in active[-2:]] == [goal.id, current.id]:  # called off in the middle of its rollout
+            active[-2].num_replicas, active[-2].config = current.num_replicas, config
+            retire(session, ctx, active[-1])
+            active[-1].traffic = {"outcome": "called off"}
+            session.flush()
+            advance(session, ctx, endpoint.id)
+        else:
+            add_deployment(
+                session,
+                ctx,
+                endpoint,
+                goal.checkpoint_id,
+                num_replicas=current.num_replicas,
+                config=config,
+                person=person,
+                restores=goal.restores or goal.revision,
+            )
+    return get_endpoint(ctx, name)
+
+
+def _current(session: Session, endpoint: Endpoint) -> Deployment:
+    active = [deployment for deployment in active_deployments(session, endpoint.id) if deployment.role == STABLE]
+    if not active:
+        raise Conflict(f"The endpoint {endpoint.name!r} is stopped.", remedy=f"Start it: roundhouse endpoint start {endpoint.name}")
+    return active[-1]
+
+
+def _earlier(session: Session, endpoint: Endpoint, current: Deployment, revision: int | None) -> Deployment:
+    """Return the revision to go back to. After a rollback, the one before is that before the restored one, so that steps back add up."""
+    query = select(Deployment).where(Deployment.endpoint_id == endpoint.id, Deployment.role == STABLE)
+    if revision is not None:
+        goal = session.scalar(query.where(Deployment.revision == revision))
+        if goal is None:
+            raise NotFound(f"{endpoint.name!r} has no revision {revision} to go back to.", field="revision")
+        return goal
+    before = current.restores or current.revision
+    goal = session.scalars(query.where(Deployment.revision < before).order_by(Deployment.revision.desc()).limit(1)).first()
+    if goal is None:
+        raise Conflict(f"{endpoint.name!r} has no revision before {before}.", remedy="Deploy another checkpoint.")
+    return goal
+
+
+def _check_replicas(num_replicas: int) -> None:
+    if not 1 <= num_replicas <= MAX_REPLICAS:
+        raise InvalidInput(f"{num_replicas} replicas is out of range.", remedy=f"Choose 1 to {MAX_REPLICAS}.", field="replicas")
 
 
 def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
@@ -72,13 +147,14 @@ def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
         last = session.scalars(
-            select(Deployment).where(Deployment.endpoint_id == endpoint.id).order_by(Deployment.created_at.desc()).limit(1)
+            select(Deployment)
+            .where(Deployment.endpoint_id == endpoint.id, Deployment.role == STABLE)
+            .order_by(Deployment.revision.desc())
+            .limit(1)
         ).one()
         if last.stopped_at is None:
             raise Conflict(f"The endpoint {name!r} is not stopped.", remedy="Stop it first, or deploy another checkpoint under its name.")
-        num_replicas = last.num_replicas
-        _add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=last.config, person=person)
-    _wake_workers(ctx, num_replicas)
+        add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=last.num_replicas, config=last.config, person=person)
     return get_endpoint(ctx, name)
 
 
@@ -119,13 +195,11 @@ def stop_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
     require_builder(person)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
-        deployments = session.scalars(
-            select(Deployment).where(Deployment.endpoint_id == endpoint.id, Deployment.stopped_at.is_(None))
-        ).all()
+        deployments = active_deployments(session, endpoint.id)
         if not deployments:
             raise Conflict(f"The endpoint {name!r} is already stopped.")
-        jobs = [job for deployment in deployments for job in retire(session, ctx, deployment)]
-    _stop_jobs(ctx, jobs)
+        for deployment in deployments:
+            retire(session, ctx, deployment, how="cancel")
     return get_endpoint(ctx, name)
 
 
@@ -146,7 +220,7 @@ def delete_endpoint(ctx: Context, name: str, *, person: Person) -> None:
         session.delete(endpoint)
 
 
-def _add_deployment(
+def add_deployment(
     session: Session,
     ctx: Context,
     endpoint: Endpoint,
@@ -155,11 +229,18 @@ def _add_deployment(
     num_replicas: int,
     config: dict[str, Any],
     person: Person,
-) -> None:
+    restores: int | None = None,
+    role: str = STABLE,
+    traffic: dict[str, Any] | None = None,
+) -> Deployment:
+    """Add an endpoint's next revision and start its first replicas. Raises NotFound for a checkpoint without files."""
     checkpoint = session.get(Checkpoint, checkpoint_id)
     if checkpoint is None or checkpoint.deleted_at is not None or checkpoint.folder is None:
         raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Deploy another checkpoint.", field="checkpoint")
     require_writer(session, checkpoint_id)
+    DeploymentOptions.read(config)
+    newest = session.scalar(select(func.max(Deployment.revision)).where(Deployment.endpoint_id == endpoint.id)) or 0
+    _retire_superseded(session, ctx, endpoint, role=role)
     deployment = Deployment(
         endpoint_id=endpoint.id,
         checkpoint_id=checkpoint.id,
@@ -167,44 +248,23 @@ def _add_deployment(
         config=config,
         created_by=person.id,
         created_at=ctx.now(),
+        revision=newest + 1,
+        restores=restores,
+        role=role,
+        traffic=traffic or {},
     )
     session.add(deployment)
     session.flush()
-    for number in range(num_replicas):
-        _add_replica(session, ctx, deployment, checkpoint, name=endpoint.name, number=number, person=person)
+    advance(session, ctx, endpoint.id)
+    return deployment
 
 
-def _add_replica(
-    session: Session, ctx: Context, deployment: Deployment, checkpoint: Checkpoint, *, name: str, number: int, person: Person
-) -> None:
-    token = secrets.token_urlsafe(24)
-    payload = ReplicaPayload(
-        checkpoint=require_folder(checkpoint.folder, what="checkpoint"),
-        name=name,
-        internal_token=token,
-        threads=deployment.config.get("threads", 1),
-    )
-    job = add_job(
-        session,
-        ctx,
-        payload,
-        title=f"{name}, replica {number + 1}",
-        priority=3,
-        restarts_forever=True,
-        device=deployment.config.get("device", "auto"),
-        created_by=person.id,
-    )
-    session.add(Replica(deployment_id=deployment.id, job_id=job.id, internal_token=token))
-
-
-def _wake_workers(ctx: Context, num_replicas: int) -> None:
-    for _ in range(num_replicas):
-        wake(ctx, "serve")
-
-
-def _stop_jobs(ctx: Context, jobs: list[str]) -> None:
-    for job_id in jobs:
-        try:
-            request_stop(ctx, job_id, "cancel")
-        except Conflict:
-            continue  # it ended by itself in the meantime
+def _retire_superseded(session: Session, ctx: Context, endpoint: Endpoint, *, role: str) -> None:
+    """Stop canaries, and unfinished rollouts that have no ready replica where an earlier revision answers."""
+    active = active_deployments(session, endpoint.id)
+    query = select(Replica.deployment_id).where(Replica.deployment_id.in_([d.id for d in active]), Replica.status == "ready")
+    answering = set(session.scalars(query))
+    for deployment in active:
+        is_unfinished = role == STABLE and bool(answering) and deployment.id not in answering
+        if deployment.role == CANARY or is_unfinished:
+            retire(session, ctx, deployment)

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from backend.db.base import UtcDateTime
 from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
 from backend.domain.jobs.records import JobFailure
-from backend.domain.jobs.states import Status
+from backend.domain.jobs.states import ACTIVE, Status
+from backend.domain.serving.options import Policy
 from backend.domain.training.config import Objective
 from backend.errors import NotFound
 from backend.services.context import Context
@@ -23,9 +24,12 @@ FOLLOWS = "alias"
 
 @dataclass(frozen=True)
 class ReplicaView:
-    """One replica. `gauges`: running, waiting, tokens_per_second; `problem`: why its last start failed."""
+    """One replica. `gauges`: running, waiting, tokens_per_second; `problem`: why its last start failed; `job_id`: where its log is."""
 
     id: str
+    job_id: str
+    revision: int
+    role: str
     status: str
     attempt: int
     device: str | None
@@ -35,8 +39,51 @@ class ReplicaView:
 
 
 @dataclass(frozen=True)
+class RolloutView:
+    """A rollout under way: ready replicas of the new revision out of `target`, and those of older revisions that still answer."""
+
+    revision: int
+    previous: int
+    new_ready: int
+    old_ready: int
+    target: int
+
+
+@dataclass(frozen=True)
+class CanaryView:
+    """A canary that gets `percent` of the traffic, and its rules (backend.domain.serving.canary)."""
+
+    revision: int
+    checkpoint_id: str
+    checkpoint_name: str
+    num_ready: int
+    num_replicas: int
+    traffic: dict[str, Any]
+    since: datetime
+
+    @property
+    def percent(self) -> float:
+        """Its share of the requests, in percent."""
+        return float(self.traffic.get("percent") or 0)
+
+
+@dataclass(frozen=True)
+class RevisionView:
+    """One revision of an endpoint's history. `note` says how it came about or ended, where that is not a plain deployment."""
+
+    revision: int
+    checkpoint_id: str
+    checkpoint_name: str
+    num_replicas: int
+    role: str
+    created_at: datetime
+    stopped_at: datetime | None
+    note: str
+
+
+@dataclass(frozen=True)
 class EndpointView:
-    """An endpoint with its newest deployment; `replicas` is empty once it is stopped."""
+    """An endpoint with its newest stable revision; `replicas` holds those of every revision, and none once it is stopped."""
 
     name: str
     checkpoint_id: str
@@ -48,6 +95,11 @@ class EndpointView:
     tokens_last_hour: int
     chats: bool  # trained on conversations; False for a network that continues text
     alias: str | None = None  # the alias that it follows
+    revision: int = 1
+    target: int = 1
+    policy: str = Policy.LEAST_OUTSTANDING
+    rollout: RolloutView | None = None
+    canary: CanaryView | None = None
 
     @property
     def num_ready(self) -> int:
@@ -56,11 +108,11 @@ class EndpointView:
 
     @property
     def state(self) -> str:
-        """One word: ready, starting, failing or stopped."""
+        """One word: ready, updating, starting, failing or stopped."""
         if self.stopped_at is not None:
             return "stopped"
         if self.num_ready:
-            return "ready"
+            return "updating" if self.rollout else "ready"
         return "failing" if any(replica.problem for replica in self.replicas) else "starting"
 
 
@@ -90,8 +142,8 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
     deployment, checkpoint = session.execute(
         select(Deployment, Checkpoint)
         .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
-        .where(Deployment.endpoint_id == endpoint.id)
-        .order_by(Deployment.created_at.desc())
+        .where(Deployment.endpoint_id == endpoint.id, Deployment.role == "stable")
+        .order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc())
         .limit(1)
     ).one()
     since = ctx.now() - timedelta(hours=1)
@@ -100,8 +152,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
             Usage.endpoint_id == endpoint.id, Usage.created_at > since
         )
     ).one()
-    rows = session.execute(select(Replica, Job).join(Job, Job.id == Replica.job_id).where(Replica.deployment_id == deployment.id)).all()
-    replicas = tuple(_replica_view(replica, job) for replica, job in rows) if deployment.stopped_at is None else ()
+    replicas = _replica_views(session, endpoint) if deployment.stopped_at is None else ()
     return EndpointView(
         name=endpoint.name,
         checkpoint_id=checkpoint.id,
@@ -113,6 +164,46 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         tokens_last_hour=int(tokens),
         chats=_chats(session, checkpoint),
         alias=deployment.config.get(FOLLOWS),
+        revision=deployment.revision,
+        target=deployment.num_replicas,
+        policy=deployment.config.get("policy", Policy.LEAST_OUTSTANDING),
+        rollout=_rollout(deployment, replicas),
+        canary=_canary(session, endpoint, replicas),
+    )
+
+
+def _rollout(deployment: Deployment, replicas: tuple[ReplicaView, ...]) -> RolloutView | None:
+    stable = [replica for replica in replicas if replica.role == "stable" and replica.status != "draining"]
+    older = [replica for replica in stable if replica.revision != deployment.revision]
+    if not older:
+        return None
+    return RolloutView(
+        revision=deployment.revision,
+        previous=max(replica.revision for replica in older),
+        new_ready=sum(replica.status == "ready" for replica in stable if replica.revision == deployment.revision),
+        old_ready=sum(replica.status == "ready" for replica in older),
+        target=deployment.num_replicas,
+    )
+
+
+def _canary(session: Session, endpoint: Endpoint, replicas: tuple[ReplicaView, ...]) -> CanaryView | None:
+    row = session.execute(
+        select(Deployment, Checkpoint.name)
+        .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+        .where(Deployment.endpoint_id == endpoint.id, Deployment.role == "canary", Deployment.stopped_at.is_(None))
+        .order_by(Deployment.revision.desc())
+    ).first()
+    if row is None:
+        return None
+    canary, checkpoint_name = row
+    return CanaryView(
+        revision=canary.revision,
+        checkpoint_id=canary.checkpoint_id,
+        checkpoint_name=checkpoint_name,
+        num_ready=sum(replica.status == "ready" and replica.revision == canary.revision for replica in replicas),
+        num_replicas=canary.num_replicas,
+        traffic=dict(canary.traffic),
+        since=canary.created_at,
     )
 
 
@@ -122,33 +213,63 @@ def _chats(session: Session, checkpoint: Checkpoint) -> bool:
     return session.scalar(select(Run.objective).where(Run.id == checkpoint.run_id)) != Objective.PRETRAIN
 
 
-def _replica_view(replica: Replica, job: Job) -> ReplicaView:
+def _replica_views(session: Session, endpoint: Endpoint) -> tuple[ReplicaView, ...]:
+    """Return the replicas that start, answer or drain, oldest revision first."""
+    rows = session.execute(
+        select(Replica, Job, Deployment.revision, Deployment.role)
+        .join(Job, Job.id == Replica.job_id)
+        .join(Deployment, Deployment.id == Replica.deployment_id)
+        .where(
+            Deployment.endpoint_id == endpoint.id,
+            Replica.status.in_(("starting", "ready")) | ((Replica.status == "draining") & Job.status.in_(ACTIVE)),
+        )
+        .order_by(Deployment.revision, Job.created_at, Job.id)
+    )
+    return tuple(_replica_view(replica, job, revision=revision, role=role) for replica, job, revision, role in rows)
+
+
+def _replica_view(replica: Replica, job: Job, *, revision: int, role: str) -> ReplicaView:
     alive = job.status in (Status.RUNNING, Status.CANCELLING)
-    status = replica.status if alive or replica.status == "dead" else "starting"
-    problem = JobFailure.read(job.error).cause
     return ReplicaView(
         id=replica.id,
-        status=status,
+        job_id=job.id,
+        revision=revision,
+        role=role,
+        status=replica.status if alive else "starting",
         attempt=job.attempt,
         device=job.device,
         gauges=dict(replica.gauges or {}) if alive else {},
         ready_at=replica.ready_at,
-        problem=problem,
+        problem=JobFailure.read(job.error).cause,
     )
 
 
-def list_deployments(ctx: Context, name: str, *, limit: int = 20) -> list[tuple[datetime, datetime | None, str, str]]:
-    """Return an endpoint's history: (deployed at, stopped at, checkpoint id, checkpoint name), newest first."""
+def list_revisions(ctx: Context, name: str, *, limit: int = 20) -> list[RevisionView]:
+    """Return an endpoint's revisions, newest first."""
     with ctx.db.read() as session:
         endpoint = find_endpoint(session, name)
         rows = session.execute(
-            select(Deployment.created_at, Deployment.stopped_at, Checkpoint.id, Checkpoint.name)
+            select(Deployment, Checkpoint.name)
             .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
             .where(Deployment.endpoint_id == endpoint.id)
-            .order_by(Deployment.created_at.desc())
+            .order_by(Deployment.revision.desc())
             .limit(limit)
         )
-        return [(row[0], row[1], row[2], row[3]) for row in rows]
+        return [_revision_view(row, checkpoint) for row, checkpoint in rows]
+
+
+def _revision_view(row: Deployment, checkpoint: str) -> RevisionView:
+    outcome = str(row.traffic.get("outcome") or "")
+    return RevisionView(
+        revision=row.revision,
+        checkpoint_id=row.checkpoint_id,
+        checkpoint_name=checkpoint,
+        num_replicas=row.num_replicas,
+        role=row.role,
+        created_at=row.created_at,
+        stopped_at=row.stopped_at,
+        note=f"rollback to revision {row.restores}" if row.restores else outcome,
+    )
 
 
 def deployed_endpoints(ctx: Context) -> list[tuple[str, datetime]]:
@@ -166,8 +287,8 @@ def endpoints_of_aliases(session: Session) -> dict[str, str]:
     rows = session.execute(
         select(Endpoint.name, Deployment.config, Deployment.checkpoint_id)
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
-        .where(Deployment.stopped_at.is_(None))
-        .order_by(Deployment.created_at)
+        .where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
+        .order_by(Deployment.created_at, Deployment.revision)
     ).all()
     answering = {}
     for alias, checkpoint_id in session.execute(select(Alias.name, Alias.checkpoint_id).where(Alias.checkpoint_id.is_not(None))):

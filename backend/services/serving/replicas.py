@@ -11,11 +11,11 @@ from backend.db.tables import Deployment, Endpoint, Job, Replica
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
-from backend.domain.jobs.states import TERMINAL, Status
+from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
-from backend.services.jobs.jobs import ask_to_stop
 from backend.services.serving.endpoints import endpoints_of_aliases
+from backend.services.serving.rollout import ALIVE, advance
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,6 @@ class Target:
     replica_id: str
     url: str
     internal_token: str
-
-
-def retire(session: Session, ctx: Context, deployment: Deployment) -> list[str]:
-    """Mark a deployment as stopped; return the jobs to stop after the commit."""
-    deployment.stopped_at = ctx.now()
-    replicas = session.scalars(select(Replica).where(Replica.deployment_id == deployment.id)).all()
-    for replica in replicas:
-        replica.status = "draining" if replica.status == "ready" else "dead"
-    return [replica.job_id for replica in replicas]
 
 
 def ready_targets(ctx: Context) -> dict[str, list[Target]]:
@@ -64,26 +55,12 @@ def ready_targets(ctx: Context) -> dict[str, list[Target]]:
 
 
 def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], event: ReadyEvent) -> None:
-    """Store the address of a ready replica, and retire older deployments of its endpoint."""
-    if (replica := _replica_of(session, claim)) is None:
-        return
-    deployment = session.get_one(Deployment, replica.deployment_id)
-    if deployment.stopped_at is not None:
+    """Store the address of a ready replica, and take its endpoint's next step."""
+    if (replica := _replica_of(session, claim)) is None or replica.status not in ALIVE:
         return
     replica.status, replica.url, replica.ready_at = "ready", event.url, ctx.now()
-    older = session.scalars(
-        select(Deployment).where(
-            Deployment.endpoint_id == deployment.endpoint_id,
-            Deployment.stopped_at.is_(None),
-            Deployment.id != deployment.id,
-            Deployment.created_at <= deployment.created_at,
-        )
-    ).all()
-    for before in older:
-        for job_id in retire(session, ctx, before):
-            job = session.get_one(Job, job_id)
-            if Status(job.status) not in TERMINAL:
-                ask_to_stop(job, "cancel", now=ctx.now())
+    session.flush()
+    advance(session, ctx, session.get_one(Deployment, replica.deployment_id).endpoint_id)
 
 
 def record_gauge(session: Session, ctx: Context, claim: Claim[ReplicaPayload], event: GaugeEvent) -> None:
@@ -94,12 +71,11 @@ def record_gauge(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
 
 
 def record_end(session: Session, ctx: Context, claim: Claim[ReplicaPayload], _result: ReplicaResult | None = None) -> None:
-    """Mark a replica whose process ended: dead if its deployment was stopped, otherwise starting again."""
+    """Mark a replica whose process ended: dead if it was to end, otherwise starting again."""
     if (replica := _replica_of(session, claim)) is None:
         return
-    deployment = session.get_one(Deployment, replica.deployment_id)
     replica.url = None
-    replica.status = "starting" if deployment.stopped_at is None else "dead"
+    replica.status = "starting" if replica.status in ALIVE else "dead"
 
 
 def _replica_of(session: Session, claim: Claim[ReplicaPayload]) -> Replica | None:

@@ -86,7 +86,8 @@ def require_safety(ctx: Context, name: str, *, margin: float | None, person: Per
     require_admin(person)
     check_margin(margin)
     with ctx.db.write() as session:
-        newest = select(Deployment).join(Endpoint).where(Endpoint.name == name).order_by(Deployment.created_at.desc()).limit(1)
+        newest = select(Deployment).join(Endpoint).where(Endpoint.name == name, Deployment.role == "stable")
+        newest = newest.order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc()).limit(1)
         deployment = session.scalar(newest)
         if deployment is None:
             raise Conflict(f"There is no endpoint {name!r} yet.", remedy="Deploy it with --require-safety.", field="name")
@@ -100,9 +101,10 @@ def stored_requirement(requirement: SafetyRequirement | None) -> dict[str, Any]:
 
 def _newest(ctx: Context, name: str) -> tuple[dict[str, Any], str | None]:
     query = select(Deployment.config, Checkpoint.id).join(Endpoint, Endpoint.id == Deployment.endpoint_id)
-    query = query.join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id).where(Endpoint.name == name)
+    query = query.join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+    query = query.where(Endpoint.name == name, Deployment.role == "stable")
     with ctx.db.read() as session:
-        row = session.execute(query.order_by(Deployment.created_at.desc()).limit(1)).first()
+        row = session.execute(query.order_by(Deployment.stopped_at.is_not(None), Deployment.revision.desc()).limit(1)).first()
     return (dict(row[0] or {}), row[1]) if row else ({}, None)
 
 

@@ -36,6 +36,7 @@ NOBODY_ASKS = {
     "revoke_key": "one's own key; an admin's right is part of the query",
     "check_key": "the gateway, which notes when a key was used",
     "add_usage": "the gateway",
+    "advance_endpoints": "a worker",
     "open_rematch": "the launch on votes, which has asked",
     "close_when_over": "a vote, by the campaign's stopping rule",
     "store_answer_rating": "its rater's own; the rater comes from a signed token",

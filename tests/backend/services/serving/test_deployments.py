@@ -15,7 +15,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import Claim, claim_next
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
-from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_deployments, list_endpoints
+from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_endpoints, list_revisions
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready
 from backend.services.serving.usage import UsageRow, add_usage
 
@@ -62,9 +62,9 @@ def test_the_old_deployment_answers_until_the_new_one_is_ready(ctx: Context, che
     assert [target.url for target in ready_targets(ctx)["tales"]] == ["http://127.0.0.1:9002"]
     with ctx.db.read() as session:
         assert session.get_one(Job, old.job_id).status == Status.CANCELLING
-    history = list_deployments(ctx, "tales")
-    assert deployed_endpoints(ctx) == [("tales", history[0][0])]
-    assert [stopped is None for _, stopped, _, _ in history] == [True, False]
+    history = list_revisions(ctx, "tales")
+    assert deployed_endpoints(ctx) == [("tales", history[0].created_at)]
+    assert [(row.revision, row.stopped_at is None) for row in history] == [(2, True), (1, False)]
 
 
 def test_a_replica_with_a_lapsed_lease_gets_no_request(ctx: Context, checkpoint: str) -> None:
@@ -127,7 +127,7 @@ def test_a_stopped_endpoint_starts_again_with_its_last_checkpoint_and_as_many_re
     assert (view.state, view.checkpoint_name, len(view.replicas)) == ("starting", "tiny", 2)
     assert start_replica(ctx, 9003).payload["threads"] == 3
     assert get_endpoint(ctx, "tales").state == "ready"
-    assert len(list_deployments(ctx, "tales")) == 2
+    assert len(list_revisions(ctx, "tales")) == 2
 
 
 def test_an_endpoint_whose_checkpoint_is_gone_can_not_start_and_can_be_deleted(ctx: Context, checkpoint: str) -> None:
