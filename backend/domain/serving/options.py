@@ -13,7 +13,7 @@ from backend.errors import InvalidInput
 
 
 class Policy(StrEnum):
-    """How requests are shared between the replicas of an endpoint."""
+    """The sharing of requests between the replicas of an endpoint."""
 
     LEAST_OUTSTANDING = "least_outstanding"
     POWER_OF_TWO = "power_of_two"
@@ -22,7 +22,7 @@ class Policy(StrEnum):
 
 
 class DeploymentOptions(BaseModel):
-    """How a deployment serves. Fields of its config that belong to others, such as its requirements, are ignored."""
+    """The options of a deployment. Fields of its config that belong to others, such as its requirements, are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

@@ -75,7 +75,7 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
     """Serve an earlier revision again: the one before this, or `revision`. It replaces the present one replica by replica.
 
     The present number of replicas is kept. A rollout that has not finished is called off: replicas of the earlier revision that still
-    answer go on. The endpoint no longer follows an alias. Raises NotFound for an unknown revision, Conflict for a stopped endpoint, a
+    answer continue. The endpoint no longer follows an alias. Raises NotFound for an unknown revision, Conflict for a stopped endpoint, a
     missing earlier revision, or a checkpoint that the endpoint's gates refuse.
     """
     require_builder(person)
