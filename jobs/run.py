@@ -38,6 +38,7 @@ ROOMS: dict[JobKind, str] = {
     JobKind.DATA_REPORT: "jobs.data.reports.run",
     JobKind.TOKENIZER_REPORT: "jobs.modeling.entries.tokenizer_report",
     JobKind.JUDGE: "jobs.evaluation.judges.run",
+    JobKind.SERVING_PROBE: "jobs.serving.probe",
 }
 EXIT_DONE, EXIT_FAILED, EXIT_CRASHED = 0, 3, 4
 

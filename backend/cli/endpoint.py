@@ -10,6 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.names import is_alias_name
 from backend.domain.serving.options import DeploymentOptions, Policy
@@ -21,6 +22,7 @@ from backend.services.jobs.workers import has_worker
 from backend.services.serving.deployments import delete_endpoint, deploy, rollback_endpoint, scale_endpoint, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints, list_revisions
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, require_safety
+from backend.services.serving.speed import find_speed, launch_speed_probe
 
 app = typer.Typer(no_args_is_help=True)
 READY_TIMEOUT_S = 300.0
@@ -86,6 +88,31 @@ def deploy_(
         person=LOCAL,
     )
     _emit_started(ctx, deployed, wait=wait, as_json=as_json)
+
+
+@app.command("probe")
+@command
+def probe(
+    checkpoint: Annotated[str, typer.Argument(help="Name or id of a checkpoint, or an alias.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure how fast one replica of a checkpoint answers 1, 8 and 32 users, before it is deployed. Needs a running installation."""
+    ctx = get_context()
+    _require_worker(ctx)
+    subject = resolve_checkpoint(ctx, checkpoint)
+    wait_for_job(ctx, launch_speed_probe(ctx, subject.id, person=LOCAL).id)
+    speed = find_speed(ctx, subject.id)
+    if speed is None:
+        raise Unavailable("The probe was stopped before it measured anything.", remedy="Run it again.")
+    lines = []
+    for load in speed.loads:
+        first_token = "" if load.ttft_ms is None else f"  first token {load.ttft_ms:,.0f} ms"
+        lines.append(f"{load.users:>3} at once  {load.tokens_per_s:9,.1f} tokens/s{first_token}")
+    emit(
+        {"checkpoint": subject.name, "measured_at": speed.measured_at.isoformat(), **speed.result.dump()},
+        as_json=as_json,
+        text="\n".join([*lines, f"{speed.conditions}."]),
+    )
 
 
 @app.command("scale")

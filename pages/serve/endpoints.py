@@ -20,6 +20,7 @@ from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, with_code
 from pages.components.links import row_link
 from pages.components.serving.aliases import draw_aliases
+from pages.components.serving.speed import draw_speed
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
 
@@ -83,6 +84,7 @@ def draw_form(
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
     draw_memory(deployment_memory(ctx, chosen), replicas)
+    draw_speed(ctx, person, chosen)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
         st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)} and continues until the new checkpoint is ready.")

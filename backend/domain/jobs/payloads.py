@@ -22,6 +22,7 @@ from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.endpoints import EndpointTarget, JudgeTarget
 from backend.domain.evaluation.judges.config import JudgeConfig
 from backend.domain.jobs.records import Payload, Record
+from backend.domain.jobs.serving_probe import ServingProbePayload
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.training.config import RunConfig
@@ -369,6 +370,7 @@ PAYLOADS: dict[JobKind, type[Payload]] = {
         LoglikelihoodPayload,
         ClassifyPayload,
         ReplicaPayload,
+        ServingProbePayload,
         ImportPayload,
         TrainTokenizerPayload,
         AddBasePayload,

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.records import JobResult, ReadRecord
+from backend.domain.jobs.serving_probe import ServingProbeResult
 from backend.domain.jobs.states import JobKind, StopRequest
 
 
@@ -376,6 +377,7 @@ RESULTS: dict[JobKind, type[JobResult]] = {
         LoglikelihoodResult,
         ClassifyResult,
         ReplicaResult,
+        ServingProbeResult,
         ImportResult,
         TrainTokenizerResult,
         AddBaseResult,

@@ -44,6 +44,7 @@ class JobKind(StrEnum):
     DATA_REPORT = "data_report"
     TOKENIZER_REPORT = "tokenizer_report"
     JUDGE = "judge"
+    SERVING_PROBE = "serving_probe"
 
 
 QUEUE_OF: dict[JobKind, str] = {
@@ -63,6 +64,7 @@ QUEUE_OF: dict[JobKind, str] = {
     JobKind.DATA_REPORT: "cpu",
     JobKind.TOKENIZER_REPORT: "cpu",
     JobKind.JUDGE: "eval",
+    JobKind.SERVING_PROBE: "serve",
 }
 QUEUES = ("train", "eval", "serve", "cpu")
 

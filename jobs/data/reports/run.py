@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
-import sys
 import time
 from array import array
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.jobs.payloads import DataReportPayload
 from backend.domain.jobs.results import DataReportResult
 from backend.errors import InvalidInput, JobFailed
+from backend.infra.processes import peak_memory_bytes
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.findings import describe_duplicates, describe_leakage, rows_to_drop
 from jobs.data.reports.languages import LanguageCounter
@@ -194,7 +193,7 @@ class ReportBuilder:
             forged_rows=len(self._forgeries.rows),
             droppable=droppable,
             seconds=seconds,
-            peak_memory_bytes=_peak_memory(),
+            peak_memory_bytes=peak_memory_bytes(),
         )
 
     def samples(self) -> Iterator[Any]:
@@ -221,7 +220,3 @@ class ReportBuilder:
 
 def _write(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False, separators=(",", ":")), encoding="utf-8", errors="backslashreplace")
-
-
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -147,6 +147,9 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
         {"judge": "referee", "checkpoint": "bases/b", "items_file": "uploads/u/judged.jsonl", "config": {"mode": "rubric"}},
         {"judge": "m", "url": "https://host/v1", "model": "m", "uses_key": True, "items_file": "u", "config": {"labels": ["good", "bad"]}},
     ],
+    JobKind.SERVING_PROBE: [
+        {"checkpoint": "checkpoints/c", "checkpoint_id": "c", "users": [1, 8, 32], "prompt_tokens": 64, "new_tokens": 32}
+    ],
 }
 """What the services of the version before these classes stored, for each kind."""
 

@@ -120,6 +120,20 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
     JobKind.JUDGE: [
         {"judge": "referee", "mode": "pairwise", "summary": {"items": 3, "missing": 1}, "verdicts_file": "jobs/j/verdicts.jsonl"}
     ],
+    JobKind.SERVING_PROBE: [
+        {
+            "device": "A chip",
+            "device_kind": "cpu",
+            "engine": "batching",
+            "dtype": "float32",
+            "threads": 1,
+            "load_s": 1.2,
+            "memory_bytes": 900_000_000,
+            "prompt_tokens": 64,
+            "new_tokens": 32,
+            "loads": [{"users": 1, "tokens_per_s": 20.5, "ttft_ms": 90.1, "answers": 3}],
+        }
+    ],
 }
 """What the rooms of the version before these classes returned, for each kind."""
 

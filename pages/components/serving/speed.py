@@ -1,0 +1,45 @@
+"""Measured speed of a checkpoint on the deployment form, and the button that measures it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.jobs.states import Status
+from backend.services.context import Context, Person
+from backend.services.serving.speed import find_speed, find_speed_probe, launch_speed_probe
+from pages.components.frame import errors_shown, plain, show_problem
+from pages.components.job_progress import draw_job
+from pages.components.tables import draw_table
+from pages.components.words import ago, size
+
+HELP = "Loads the checkpoint as a replica does and times 1, 8 and 32 users who each wait for an answer: about 30 seconds."
+
+
+def draw_speed(ctx: Context, person: Person, checkpoint_id: str) -> None:
+    """Draw tokens per second and time to the first token by number of users, or the way to measure them."""
+    job = find_speed_probe(ctx, checkpoint_id)
+    if job is not None and job.is_active:
+        draw_job(ctx, person, job.id, doing="Loading the network")
+        return
+    if job is not None and job.status is Status.FAILED:
+        show_problem(job.error.cause or "The measurement failed.", job.error.remedy)
+    speed = find_speed(ctx, checkpoint_id)
+    if speed is not None:
+        rows = [
+            {
+                "Users at once": load.users,
+                "Tokens/s, all users": f"{load.tokens_per_s:,.0f}",
+                "Tokens/s, each": f"{load.tokens_per_s / load.users:,.1f}",
+                "First token, median": "none" if load.ttft_ms is None else f"{load.ttft_ms:,.0f} ms",
+            }
+            for load in speed.loads
+        ]
+        draw_table(rows, key=f"speed_{checkpoint_id}", alt="Measured speed of one replica by number of users")
+        memory = f", {size(speed.result.memory_bytes)} of memory" if speed.result.memory_bytes else ""
+        st.caption(f"{plain(speed.conditions)}{memory}. Measured {ago(speed.measured_at)}.")
+    label = "Measure speed" if speed is None else "Measure again"
+    kind = "secondary" if speed is None else "tertiary"
+    if st.button(label, key="measure_speed", icon=":material/speed:", help=HELP, type=kind):  # type: ignore[arg-type]
+        with errors_shown():
+            launch_speed_probe(ctx, checkpoint_id, person=person)
+            st.rerun()
