@@ -48,8 +48,13 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
         return torch.zeros(len(self._draws), dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
-        """Return scores [rows, vocabulary] whose argmax is each row's next token."""
-        return scores_of(scores, choose_tokens(scores, self._draws))
+        """Return scores [rows, vocabulary] whose argmax is each row's next token.
+
+        The library has a row for every request of the batch, those that need a token first; it does not read the others, which are still
+        being prefilled.
+        """
+        rows = scores[: len(self._draws)]
+        return torch.cat([scores_of(rows, choose_tokens(rows, self._draws)), scores[len(self._draws) :]]) if self._draws else scores
 
 
 class BatchingEngine:

@@ -121,6 +121,15 @@ def test_the_same_seed_draws_the_same_text_whatever_shares_the_batch(engine: Eng
     assert other.ids != alone.ids
 
 
+def test_drawn_requests_go_on_while_long_prompts_are_prefilled_in_parts(engine: Engine) -> None:
+    """Six prompts of 200 tokens exceed one batch of 512, so some requests have no next token in it."""
+    alone = Caught(engine, list(range(200)), temperature=1.0, seed=7, ignore_end=True).wait()
+    short = [Caught(engine, f"Tell me {i}: ", temperature=1.0, seed=i, ignore_end=True) for i in range(4)]
+    long = [Caught(engine, [(token + i) % 256 for token in range(200)], temperature=1.0, seed=7, ignore_end=True) for i in range(6)]
+    assert [caught.wait().finish.finish_reason for caught in [*short, *long]] == [FinishReason.LENGTH] * 10
+    assert long[0].ids == alone.ids
+
+
 def test_a_greedy_request_is_not_disturbed_by_drawn_ones(engine: Engine) -> None:
     expected = Caught(engine, PROMPTS[1]).wait().ids
     mixed = [Caught(engine, PROMPTS[1]), *(Caught(engine, PROMPTS[1], temperature=1.5) for _ in range(3))]
