@@ -62,6 +62,7 @@ def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
         ],
         "Operate": [
             _page(routes.WORKERS, "Workers", "memory"),
+            _page(routes.COSTS, "Costs", "payments"),
             _page(routes.PEOPLE, "People and keys", "key"),
         ],
     }

@@ -39,6 +39,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "alias": ("backend.cli.serving.alias", "Move, list and roll back aliases of checkpoints."),
     "endpoint": ("backend.cli.endpoint", "Deploy checkpoints to endpoints; list and stop endpoints."),
     "user": ("backend.cli.user", "Add and list accounts."),
+    "cost": ("backend.cli.serving.cost", "Report what devices, requests, runs and evaluations cost."),
     "key": ("backend.cli.key", "Create and list keys for /v1."),
 }
 UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]  # of the click that typer bundles

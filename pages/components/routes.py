@@ -26,6 +26,7 @@ PLAYGROUND = "serve/playground.py"
 LINEAGE = "serve/lineage.py"
 
 WORKERS = "admin/workers.py"
+COSTS = "admin/costs.py"
 PEOPLE = "admin/people.py"
 
 

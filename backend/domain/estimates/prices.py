@@ -17,7 +17,7 @@ class DevicePrices:
     """
 
     default: float | None = None
-    named: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    named: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     @property
     def are_set(self) -> bool:

@@ -1,0 +1,57 @@
+"""`roundhouse cost`: what devices, requests, runs and evaluations cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, note
+from backend.services.serving.costs.ledger import Line
+from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv, report_data
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def cost() -> None:
+    """Costs of devices, requests, runs and evaluations."""
+
+
+@app.command("report")
+@command
+def report(
+    days: Annotated[float | None, typer.Option(min=0.01, help="The last days. Default: the running UTC month.")] = None,
+    month: Annotated[str, typer.Option(help="A UTC month, such as 2026-11.")] = "",
+    csv: Annotated[Path | None, typer.Option(help="Also write the ledger to this file.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show costs by category, endpoint, key, checkpoint, run and evaluation, the month's forecast, and what endpoints cost while idle."""
+    made = cost_report(get_context(), days=days, month=month)
+    if csv is not None:
+        csv.write_text(report_csv(made.ledger))
+        note(f"Wrote {csv}.")
+    emit(report_data(made), as_json=as_json, text="\n".join(_lines(made)))
+
+
+def _lines(made: LedgerReport) -> list[str]:
+    ledger, forecast = made.ledger, made.forecast
+    lines = [f"{ledger.since:%Y-%m-%d} to {ledger.until:%Y-%m-%d %H:%M} UTC: US${ledger.usd:,.4g}"]
+    if not made.is_priced:
+        lines.append("No device has a price: set ROUNDHOUSE_DEVICE_HOUR_PRICE or ROUNDHOUSE_DEVICE_PRICES.")
+    elif ledger.unpriced_hours >= 0.01:
+        lines.append(f"{ledger.unpriced_hours:,.2f} device-hours have no price and count as nothing.")
+    lines += [f"  {name:<12} US${usd:,.4g}" for name, usd in ledger.totals.items()]
+    spread = "" if forecast.low is None else f" ({forecast.level:.0%} interval {forecast.low:,.4g} to {forecast.high:,.4g})"
+    lines.append(f"Forecast of this month: US${forecast.usd:,.4g}{spread}, from {forecast.days} full days")
+    for title, rows in (("Endpoints", ledger.endpoints), ("Keys", ledger.keys), ("Runs", ledger.runs), ("Evaluations", ledger.evaluations)):
+        lines += [title, *map(_line, rows[:10])] if rows else []
+    return lines
+
+
+def _line(line: Line) -> str:
+    tokens = f"  {line.requests:,} requests, {line.tokens:,} tokens" if line.requests else ""
+    idle = f" of which idle US${line.idle_usd:,.4g}" if line.idle_usd else ""
+    return f"  {line.name:<32} US${line.usd:,.4g}{idle}{tokens}"

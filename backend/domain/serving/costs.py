@@ -1,0 +1,64 @@
+"""Arithmetic of costs: device time by day, idle time, and the forecast of a month."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+HOURS_PER_MONTH = 730.5  # 365.25 days / 12
+LEVEL = 0.8
+MIN_DAYS = 3
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Dollars expected for a month, with the interval that holds the total of a further month of such days with probability `level`.
+
+    `low` and `high` are None where fewer than three full days are known. `past_error` is the relative error that this method, at the same
+    day of the month before, would have made.
+    """
+
+    usd: float
+    low: float | None
+    high: float | None
+    level: float
+    days: int
+    past_error: float | None = None
+
+
+def seconds_by_day(start: datetime, end: datetime) -> dict[date, float]:
+    """Split an interval at midnight UTC."""
+    parts: dict[date, float] = {}
+    moment = start.astimezone(UTC)
+    end = end.astimezone(UTC)
+    while moment < end:
+        midnight = datetime(moment.year, moment.month, moment.day, tzinfo=UTC) + timedelta(days=1)
+        border = min(midnight, end)
+        parts[moment.date()] = (border - moment).total_seconds()
+        moment = border
+    return parts
+
+
+def forecast_month(spent: float, daily: Sequence[float], *, days_left: float, past_error: float | None = None) -> Forecast:
+    """Return what was spent plus the mean of full days for each day left, with a prediction interval for independent normal days.
+
+    The total of R further days varies by sd x sqrt(R + R^2 / n): their own spread, and that of the mean of n days (Hahn and Meeker,
+    Statistical Intervals, 1991, section 4.8). The interval never falls below what is spent.
+    """
+    count = len(daily)
+    mean = math.fsum(daily) / count if count else 0.0
+    usd = spent + mean * days_left
+    if count < MIN_DAYS:
+        return Forecast(usd, None, None, LEVEL, count, past_error)
+    from scipy.stats import t
+
+    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in daily) / (count - 1))
+    half = float(t.ppf(0.5 + LEVEL / 2, count - 1)) * sd * math.sqrt(days_left + days_left**2 / count)
+    return Forecast(usd, max(spent, usd - half), usd + half, LEVEL, count, past_error)
+
+
+def usd_per_million(usd: float, tokens: int) -> float | None:
+    """Return dollars for a million tokens; None without tokens."""
+    return usd / tokens * 1e6 if tokens else None

@@ -1,0 +1,212 @@
+"""The ledger: device time and its price by day, endpoint, key, checkpoint, run and evaluation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import ApiKey, Checkpoint, DeviceUse, Endpoint, Evaluation, Job, Run, TrafficRollup, Usage
+from backend.domain.jobs.states import JobKind
+from backend.domain.serving.costs import seconds_by_day
+from backend.services.context import Context
+from backend.services.serving.costs.prices import use_hour_usd
+
+Category = Literal["training", "evaluation", "requests", "idle", "other"]
+CATEGORIES: tuple[Category, ...] = ("training", "evaluation", "requests", "idle", "other")
+TRAINING = {JobKind.TRAIN}
+EVALUATION = {JobKind.EVALUATE, JobKind.GENERATE, JobKind.LOGLIKELIHOOD, JobKind.CLASSIFY, JobKind.JUDGE}
+DELETED = "(deleted)"
+
+
+@dataclass
+class Line:
+    """A row of the ledger. `usd` is the price of `device_hours`; for a key or a checkpoint, of the shares of its requests."""
+
+    name: str
+    usd: float = 0.0
+    device_hours: float = 0.0
+    requests: int = 0
+    tokens: int = 0
+    idle_usd: float = 0.0
+    id: str = ""
+
+    @property
+    def usd_per_million_tokens(self) -> float | None:
+        """Dollars for a million tokens; None without tokens."""
+        return self.usd / self.tokens * 1e6 if self.tokens else None
+
+    @property
+    def busy_share(self) -> float | None:
+        """Share of an endpoint's cost that its requests took; None without a cost."""
+        return (self.usd - self.idle_usd) / self.usd if self.usd > 0 else None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Costs of a period. `unpriced_hours` are device-hours without a price, which count as nothing."""
+
+    since: datetime
+    until: datetime
+    by_day: Mapping[date, Mapping[Category, float]]
+    endpoints: tuple[Line, ...]
+    keys: tuple[Line, ...]
+    checkpoints: tuple[Line, ...]
+    runs: tuple[Line, ...]
+    evaluations: tuple[Line, ...]
+    unpriced_hours: float = 0.0
+    totals: Mapping[Category, float] = field(default_factory=dict)
+
+    @property
+    def usd(self) -> float:
+        """The whole period."""
+        return sum(self.totals.values())
+
+
+@dataclass
+class _Sums:
+    by_day: dict[date, dict[Category, float]]
+    lines: dict[str, dict[str, Line]]
+    unpriced_s: float = 0.0
+
+    def line(self, kind: str, key: str, name: str) -> Line:
+        return self.lines.setdefault(kind, {}).setdefault(key, Line(name=name, id=key))
+
+
+def read_ledger(ctx: Context, *, since: datetime, until: datetime) -> Ledger:
+    """Return the costs between two moments."""
+    sums = _Sums(defaultdict(lambda: dict.fromkeys(CATEGORIES, 0.0)), {})
+    with ctx.db.read() as session:
+        _add_device_time(session, ctx, sums, since=since, until=until)
+        _add_requests(session, sums, since=since, until=until)
+        _add_shares(session, sums, since=since, until=until)
+    for day in sums.by_day.values():
+        day["idle"] = max(0.0, day["idle"] - day["requests"])
+    for line in sums.lines.get("endpoints", {}).values():
+        line.idle_usd = max(0.0, line.idle_usd)
+    totals = {category: sum(day[category] for day in sums.by_day.values()) for category in CATEGORIES}
+    tables = {kind: tuple(sorted(lines.values(), key=lambda line: (-line.usd, line.name))) for kind, lines in sums.lines.items()}
+    return Ledger(
+        since=since,
+        until=until,
+        by_day=dict(sorted(sums.by_day.items())),
+        unpriced_hours=sums.unpriced_s / 3600,
+        totals=totals,
+        **{kind: tables.get(kind, ()) for kind in ("endpoints", "keys", "checkpoints", "runs", "evaluations")},
+    )
+
+
+def _add_device_time(session: Session, ctx: Context, sums: _Sums, *, since: datetime, until: datetime) -> None:
+    """Add every job's devices. The whole price of a replica is first counted as idle; the shares of its requests are taken off later."""
+    names = _Names(session)
+    query = (
+        select(DeviceUse, Job)
+        .join(Job, Job.id == DeviceUse.job_id)
+        .where(DeviceUse.started_at < until, or_(DeviceUse.ended_at.is_(None), DeviceUse.ended_at > since))
+    )
+    for use, job in session.execute(query):
+        price = use_hour_usd(ctx, use)
+        category = _category(job.kind)
+        line = names.line(sums, job)
+        for day, seconds in seconds_by_day(max(use.started_at, since), min(use.ended_at or until, until)).items():
+            device_s = seconds * use.num_devices
+            sums.unpriced_s += device_s if price is None else 0.0
+            usd = seconds * (price or 0.0) / 3600
+            sums.by_day[day][category] += usd
+            if line is not None:
+                line.usd += usd
+                line.device_hours += device_s / 3600
+                line.idle_usd += usd if category == "idle" else 0.0
+
+
+def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
+    """Add requests by endpoint and day, from the rollups of hours."""
+    names = dict(session.execute(select(Endpoint.id, Endpoint.name)).all())
+    query = select(TrafficRollup).where(TrafficRollup.width_s == 3600, TrafficRollup.start >= since, TrafficRollup.start < until)
+    for row in session.scalars(query):
+        name = names.get(row.endpoint_id, DELETED)
+        line = sums.line("endpoints", name, name)
+        line.requests += row.requests
+        line.tokens += row.prompt_tokens + row.completion_tokens
+        line.idle_usd -= row.cost_usd
+        sums.by_day[row.start.date()]["requests"] += row.cost_usd
+
+
+def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
+    """Add requests by key and by checkpoint."""
+    columns = (func.count(), func.sum(Usage.prompt_tokens + Usage.completion_tokens), func.sum(Usage.cost_usd), func.sum(Usage.device_s))
+    period = (Usage.created_at >= since, Usage.created_at < until)
+    keys = dict(session.execute(select(ApiKey.id, ApiKey.name)).all())
+    checkpoints = dict(session.execute(select(Checkpoint.id, Checkpoint.name)).all())
+    for kind, column, named, missing in (
+        ("keys", Usage.key_id, keys, "(without a key)"),
+        ("checkpoints", Usage.checkpoint_id, checkpoints, DELETED),
+    ):
+        for key, count, tokens, usd, seconds in session.execute(select(column, *columns).where(*period).group_by(column)):
+            line = sums.line(kind, key or "", named.get(key or "", missing))
+            line.requests += count
+            line.tokens += int(tokens or 0)
+            line.usd += float(usd or 0.0)
+            line.device_hours += float(seconds or 0.0) / 3600
+
+
+class _Names:
+    """Names the run, evaluation or endpoint of a job. A run that was resumed has several jobs, all with its folder."""
+
+    def __init__(self, session: Session) -> None:
+        runs = session.execute(select(Run.id, Run.name, Job.payload).join(Job, Job.id == Run.job_id))
+        self._runs = {str(payload.get("run_folder")): (run_id, name) for run_id, name, payload in runs}
+        evaluations = session.execute(
+            select(Evaluation.job_id, Evaluation.id, Evaluation.kind, Checkpoint.name).outerjoin(
+                Checkpoint, Checkpoint.id == Evaluation.checkpoint_id
+            )
+        )
+        self._evaluations = {job: (id_, f"{name or 'endpoint'} · {kind.replace('_', ' ')}") for job, id_, kind, name in evaluations if job}
+
+    def line(self, sums: _Sums, job: Job) -> Line | None:
+        if job.kind == JobKind.TRAIN:
+            run_id, name = self._runs.get(str(job.payload.get("run_folder")), (job.id, job.title or DELETED))
+            return sums.line("runs", run_id, name)
+        if job.kind == JobKind.REPLICA:
+            name = str(job.payload.get("name") or DELETED)
+            return sums.line("endpoints", name, name)
+        if job.kind in EVALUATION:
+            evaluation_id, name = self._evaluations.get(job.id, (job.id, job.title or job.kind.replace("_", " ")))
+            return sums.line("evaluations", evaluation_id, name)
+        return None
+
+
+def _category(kind: str) -> Category:
+    if kind in TRAINING:
+        return "training"
+    if kind in EVALUATION:
+        return "evaluation"
+    return "idle" if kind == JobKind.REPLICA else "other"
+
+
+def table_rows(lines: Iterable[Line]) -> list[dict[str, Any]]:
+    """Return lines as plain values, for JSON and CSV."""
+    return [
+        {
+            "id": line.id,
+            "name": line.name,
+            "usd": line.usd,
+            "idle_usd": line.idle_usd,
+            "device_hours": line.device_hours,
+            "requests": line.requests,
+            "tokens": line.tokens,
+            "usd_per_million_tokens": line.usd_per_million_tokens,
+        }
+        for line in lines
+    ]
+
+
+def month_bounds(moment: datetime) -> tuple[datetime, datetime]:
+    """Return the first moments of a UTC month and of the next."""
+    start = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return start, (start + timedelta(days=32)).replace(day=1)

@@ -1,0 +1,145 @@
+"""Costs: device time and its price by day, endpoint, key, checkpoint, run and evaluation, with the month's forecast."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import streamlit as st
+
+from backend.services.context import Context, Person
+from backend.services.serving.costs.ledger import Line, month_bounds
+from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv
+from pages.components.charts.style import STATIC
+from pages.components.frame import empty_state, page_frame, plain
+from pages.components.serving.costs.charts import daily_figure, split_figure
+from pages.components.tables import draw_table
+
+MAX_ROWS = 100
+PERIODS = ("This month", "Last month", "7 days", "30 days")
+NO_PRICE = "No device has a price, so all costs are 0. Set `ROUNDHOUSE_DEVICE_HOUR_PRICE`, or `ROUNDHOUSE_DEVICE_PRICES` by device."
+
+
+def read_report(ctx: Context, period: str) -> LedgerReport:
+    """Return the report of a period of the page."""
+    if period.endswith("days"):
+        return cost_report(ctx, days=float(period.split()[0]))
+    if period == "Last month":
+        return cost_report(ctx, month=f"{month_bounds(ctx.now())[0] - timedelta(days=1):%Y-%m}")
+    return cost_report(ctx)
+
+
+def draw_costs(ctx: Context, person: Person) -> None:
+    """Draw the period, totals, the figure by day and the tables."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        period = st.segmented_control("Period", PERIODS, default=PERIODS[0], key="cost_period", required=True) or PERIODS[0]
+        report = read_report(ctx, period)
+        st.space("stretch")
+        if person.is_admin:
+            st.download_button(
+                "CSV", data=report_csv(report.ledger), file_name="costs.csv", mime="text/csv", icon=":material/download:", key="cost_csv"
+            )
+    if not report.is_priced:
+        st.info(NO_PRICE, icon=":material/payments:")
+    elif report.ledger.unpriced_hours >= 0.01:
+        st.warning(f"{report.ledger.unpriced_hours:,.2f} device-hours have no price and count as 0.", icon=":material/payments:")
+    draw_totals(report)
+    if not report.ledger.by_day:
+        empty_state("No device time in this period.")
+        return
+    if report.ledger.usd > 0:
+        st.plotly_chart(daily_figure(report.ledger.by_day), key="cost_days", config=STATIC, alt="Costs by day and category")
+    draw_tables(report, person)
+
+
+def draw_totals(report: LedgerReport) -> None:
+    """Draw total, requests, idle time and forecast."""
+    totals, forecast = report.ledger.totals, report.forecast
+    grid = st.grid(4, min_column_width=150)
+    grid.metric("Total", money(report.ledger.usd))
+    grid.metric("Requests", money(totals["requests"]), help="Share of replicas that requests took.")
+    grid.metric("Idle endpoints", money(totals["idle"]), help="Replicas while no request was open.")
+    grid.metric("Forecast, this month", money(forecast.usd), help=forecast_text(report))
+    if forecast.low is not None and forecast.high is not None and forecast.usd > 0:
+        st.caption(plain(forecast_text(report)))
+
+
+def forecast_text(report: LedgerReport) -> str:
+    """Return the forecast's interval and its error in the month before."""
+    forecast = report.forecast
+    if forecast.low is None or forecast.high is None:
+        return "The mean of the full days so far; an interval needs three."
+    past = "" if forecast.past_error is None else f" Last month the same forecast was {forecast.past_error:+.0%} off."
+    interval = f"{forecast.level:.0%} prediction interval {money(forecast.low)} to {money(forecast.high)}"
+    return f"This month: {interval}, from {forecast.days} full days.{past}"
+
+
+def draw_tables(report: LedgerReport, person: Person) -> None:
+    """Draw a tab per table."""
+    ledger = report.ledger
+    tabs = ["Endpoints", "Checkpoints", "Runs", "Evaluations", *(["Keys"] if person.is_admin else [])]
+    for name, tab in zip(tabs, st.tabs(tabs, key="cost_tabs"), strict=True):
+        with tab:
+            lines: tuple[Line, ...] = getattr(ledger, name.lower())
+            if not lines and not (name == "Endpoints" and report.standing):
+                st.caption("None in this period.")
+            elif name == "Endpoints":
+                draw_endpoints(report)
+            else:
+                draw_table(
+                    [_row(line, serves=name in {"Checkpoints", "Keys"}) for line in lines[:100]],
+                    key=f"costs_{name}",
+                    alt=f"Costs of {name.lower()}",
+                )
+
+
+def draw_endpoints(report: LedgerReport) -> None:
+    """Draw the split of each endpoint's cost, and what the deployed ones cost without requests."""
+    lines = report.ledger.endpoints
+    priced = [line for line in lines if line.usd > 0][:12]
+    if priced:
+        figure = split_figure(
+            [line.name for line in priced], [line.usd - line.idle_usd for line in priced], [line.idle_usd for line in priced]
+        )
+        st.plotly_chart(figure, key="cost_split", config=STATIC, alt="Costs of endpoints by requests and idle time")
+    rows = [
+        {
+            "Endpoint": line.name,
+            "Cost": money(line.usd),
+            "Idle": money(line.idle_usd),
+            "Busy": None if line.busy_share is None else f"{line.busy_share:.0%}",
+            "Device-hours": line.device_hours,
+            "Requests": line.requests,
+            "Tokens": line.tokens,
+            "Per million tokens": None if line.usd_per_million_tokens is None or not line.usd else money(line.usd_per_million_tokens),
+        }
+        for line in lines
+    ]
+    draw_table(rows, key="costs_endpoints", alt="Costs of endpoints", formats={"Device-hours": ",.2f"})
+    if report.standing:
+        st.markdown("**Deployed now, without requests**")
+        standing = [
+            {
+                "Endpoint": cost.endpoint,
+                "Replicas": cost.replicas,
+                "Per hour": None if cost.hour_usd is None else money(cost.hour_usd),
+                "Per month": None if cost.month_usd is None else money(cost.month_usd),
+                "Per month, asleep": money(cost.asleep_usd_month),
+            }
+            for cost in report.standing
+        ]
+        draw_table(standing, key="costs_standing", alt="Standing costs of endpoints")
+        st.caption("Asleep: scaled to zero, the checkpoint's disk alone.")
+
+
+def _row(line: Line, *, serves: bool) -> dict[str, object]:
+    row: dict[str, object] = {"Name": line.name, "Cost": money(line.usd), "Device-hours": f"{line.device_hours:,.2f}"}
+    return row | ({"Requests": line.requests, "Tokens": line.tokens} if serves else {})
+
+
+def money(usd: float) -> str:
+    """Format dollars: `$12.30`, and four digits below a cent."""
+    return f"${usd:,.2f}" if usd == 0 or usd >= 0.01 else f"${usd:,.4g}"
+
+
+with page_frame("Costs", "Device time and its price.") as (context_, person_):
+    draw_costs(context_, person_)

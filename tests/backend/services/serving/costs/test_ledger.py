@@ -1,0 +1,141 @@
+"""The ledger against figures worked by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from backend.db.tables import Deployment, DeviceUse, Endpoint, Job, Replica
+from backend.domain.estimates.prices import DevicePrices
+from backend.services.context import LOCAL, Context
+from backend.services.jobs.claims import claim_job, give_back
+from backend.services.people.keys import check_key, create_key
+from backend.services.serving.costs.forecasts import forecast_this_month, standing_costs
+from backend.services.serving.costs.ledger import read_ledger
+from backend.services.serving.costs.prices import replica_prices
+from backend.services.serving.costs.report import cost_report, report_csv, report_data
+from backend.services.serving.usage import UsageRow, add_usage
+from tests.support.battle_world import add_checkpoint
+
+NOON = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def priced(any_ctx: Context) -> Context:
+    prices = DevicePrices(default=2.0, named={"cpu": 0.5})
+    policy = replace(any_ctx.policy, prices=prices, disk_gb_month_usd=0.1)
+    return replace(any_ctx, policy=policy, now=lambda: NOON)
+
+
+def add_job(ctx: Context, job_id: str, kind: str, **payload: object) -> None:
+    with ctx.db.write() as session:
+        session.add(Job(id=job_id, kind=kind, queue="serve", status="queued", payload=payload, title=f"{kind} {job_id}"))
+
+
+def use(
+    ctx: Context, job_id: str, *, start: datetime, end: datetime | None, kind: str = "cpu", count: int = 1, price: float | None = None
+) -> None:
+    with ctx.db.write() as session:
+        session.add(DeviceUse(job_id=job_id, kind=kind, num_devices=count, hour_usd=price, started_at=start, ended_at=end))
+
+
+def add_endpoint(ctx: Context) -> str:
+    checkpoint = add_checkpoint(ctx, "small")
+    add_job(ctx, "replica", "replica", name="tales", internal_token="t", checkpoint="c")
+    with ctx.db.write() as session:
+        endpoint = Endpoint(name="tales")
+        session.add(endpoint)
+        session.flush()
+        deployment = Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint)
+        session.add(deployment)
+        session.flush()
+        session.add(Replica(id="r", deployment_id=deployment.id, job_id="replica", internal_token="t", status="ready"))
+    return checkpoint
+
+
+def test_a_day_by_hand(priced: Context) -> None:
+    """A replica on the CPU ran from 10 to 12 at $0.50: $1. Two requests took 720 s and 360 s of it: $0.10 and $0.05, so $0.85 is idle.
+    A run held two GPUs at $3 for half an hour: $3. An evaluation had no price of its own and a GPU for six minutes: $0.20.
+    """
+    add_endpoint(priced)
+    use(priced, "replica", start=NOON - timedelta(hours=2), end=None)
+    add_job(priced, "run", "train", run_folder="runs/x")
+    use(priced, "run", start=NOON - timedelta(minutes=30), end=NOON, kind="gpu", count=2, price=3.0)
+    add_job(priced, "evaluation", "evaluate")
+    use(priced, "evaluation", start=NOON - timedelta(minutes=6), end=NOON, kind="gpu")
+    grant = check_key(priced, create_key(priced, "bot", person=LOCAL))
+    assert grant is not None
+    times = (NOON - timedelta(hours=1), NOON - timedelta(minutes=1))
+    add_usage(
+        priced,
+        [
+            UsageRow("a", "tales", grant.id, "r", 600, 400, 9.0, 10.0, "finished", times[0], device_s=720.0, cost_usd=0.10),
+            UsageRow("b", "tales", None, "r", 500, 0, None, 10.0, "aborted", times[1], device_s=360.0, cost_usd=0.05),
+        ],
+    )
+    ledger = read_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
+    assert dict(ledger.totals) == pytest.approx({"training": 3.0, "evaluation": 0.2, "requests": 0.15, "idle": 0.85, "other": 0.0})
+    assert ledger.usd == pytest.approx(4.2)
+    assert ledger.unpriced_hours == 0
+    (endpoint,) = ledger.endpoints
+    assert (endpoint.name, endpoint.requests, endpoint.tokens) == ("tales", 2, 1500)
+    assert (endpoint.usd, endpoint.idle_usd, endpoint.busy_share) == pytest.approx((1.0, 0.85, 0.15))
+    assert {line.name: line.usd for line in ledger.keys} == pytest.approx({"bot": 0.10, "(without a key)": 0.05})
+    assert {line.name: line.usd for line in ledger.checkpoints} == pytest.approx({"small": 0.15})
+    assert ledger.keys[0].usd_per_million_tokens == pytest.approx(100.0)
+    assert [(line.name, line.usd, line.device_hours) for line in ledger.runs] == [("train run", pytest.approx(3.0), pytest.approx(1.0))]
+    (standing,) = standing_costs(priced)
+    assert (standing.endpoint, standing.hour_usd, standing.month_usd) == ("tales", 0.5, pytest.approx(365.25))
+
+
+def test_only_the_part_of_a_job_inside_the_period_counts_by_its_day(priced: Context) -> None:
+    add_job(priced, "run", "train")
+    use(priced, "run", start=NOON - timedelta(days=2), end=NOON - timedelta(hours=6), price=1.0)
+    ledger = read_ledger(priced, since=NOON - timedelta(days=1), until=NOON)
+    assert {day: costs["training"] for day, costs in ledger.by_day.items()} == pytest.approx(
+        {date(2026, 11, 26): 12.0, date(2026, 11, 27): 6.0}
+    )
+
+
+def test_device_hours_without_a_price_are_counted_and_said(any_ctx: Context) -> None:
+    ctx = replace(any_ctx, now=lambda: NOON)
+    add_job(ctx, "run", "train")
+    use(ctx, "run", start=NOON - timedelta(hours=3), end=NOON)
+    report = cost_report(ctx, days=1)
+    assert (report.is_priced, report.ledger.usd, report.ledger.unpriced_hours) == (False, 0.0, 3.0)
+
+
+def test_the_month_is_forecast_from_full_days_with_the_error_of_last_month(priced: Context) -> None:
+    """$24 on every day since 1 October: November has 26.5 days behind it and 3.5 before it, so 720; October's forecast was right."""
+    add_job(priced, "run", "train")
+    use(priced, "run", start=datetime(2026, 9, 30, tzinfo=UTC), end=None, price=1.0)
+    forecast = forecast_this_month(priced)
+    assert (forecast.usd, forecast.low, forecast.high) == pytest.approx((720.0, 720.0, 720.0))
+    assert forecast.past_error == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_job_that_is_claimed_opens_its_device_and_closes_it_when_it_ends(priced: Context) -> None:
+    add_endpoint(priced)
+    claim = claim_job(priced, "replica", owner="lab/serve#1", host="lab")
+    assert claim is not None
+    assert replica_prices(priced) == {"r": 0.5}
+    give_back(replace(priced, now=lambda: NOON + timedelta(seconds=5)), claim)
+    assert replica_prices(priced) == {}
+    later = read_ledger(priced, since=NOON, until=NOON + timedelta(hours=1))
+    assert later.endpoints[0].device_hours == pytest.approx(5 / 3600)
+
+
+def test_the_csv_sums_to_the_total_and_holds_no_formula(priced: Context) -> None:
+    add_job(priced, "run", "train")
+    with priced.db.write() as session:
+        session.get_one(Job, "run").title = "=cmd()"
+    use(priced, "run", start=NOON - timedelta(hours=1), end=NOON, price=4.0)
+    report = cost_report(priced, month="2026-11")
+    rows = list(csv.DictReader(io.StringIO(report_csv(report.ledger))))
+    assert sum(float(row["usd"]) for row in rows if row["table"] == "days") == pytest.approx(report.ledger.usd) == 4.0
+    assert next(row["name"] for row in rows if row["table"] == "runs") == "'=cmd()"
+    assert report_data(report)["by_category"]["training"] == 4.0
