@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
 from backend.bootstrap import get_context, host_rules
 from backend.infra.hosts import HostGuard
+from backend.services.serving.chat.live import ANSWERS
 from backend.settings import Settings
 from backend.web.ballots import ballot_routes
+from backend.web.chat import chat_routes
 from backend.web.downloads import download_routes
 from backend.web.live import live_routes
 from backend.web.not_found import UnknownPages
@@ -30,11 +33,12 @@ from pages.components import routes
 
 @asynccontextmanager
 async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
-    """Open the database before the first request; import what pages need beside it."""
+    """Open the database before the first request; import what pages need beside it. Answers on their way are stored at the end."""
     get_context()
     send_small_answers_at_once()
     warm_up("pages.components")
     yield {}
+    await run_in_threadpool(ANSWERS.close)
 
 
 settings = Settings()
@@ -43,6 +47,7 @@ app = st.App(
     lifespan=lifespan,
     routes=[
         *live_routes(get_context),
+        *chat_routes(get_context),
         *ballot_routes(get_context, proxies=TrustedProxies.parse(settings.trust_proxy)),
         *download_routes(get_context),
         *sign_in_routes(get_context, proxies=TrustedProxies.parse(settings.trust_proxy)),

@@ -10,7 +10,17 @@ from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
 from backend.db.tables_monitoring import Alert, DeviceUse, Feedback, GaugeRollup, LoadTest, LoggedRequest, RequestLogPolicy, TrafficRollup
 from backend.db.tables_people import ApiKey, User
-from backend.db.tables_serve import Conversation, Deployment, Endpoint, Message, Replica, ReplicaFailure, Usage
+from backend.db.tables_serve import (
+    Conversation,
+    ConversationShare,
+    Deployment,
+    Endpoint,
+    Message,
+    Preset,
+    Replica,
+    ReplicaFailure,
+    Usage,
+)
 
 __all__ = [
     "Alert",
@@ -26,6 +36,7 @@ __all__ = [
     "Completion",
     "Contestant",
     "Conversation",
+    "ConversationShare",
     "Dataset",
     "DatasetVersion",
     "Deployment",
@@ -52,6 +63,7 @@ __all__ = [
     "MetricName",
     "MetricPoint",
     "PackedItems",
+    "Preset",
     "Promotion",
     "Rater",
     "RaterExclusion",

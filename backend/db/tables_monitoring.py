@@ -111,7 +111,9 @@ class LoggedRequest(Table):
 
 
 class Feedback(Table):
-    """A thumb, a correction or a comment on an answer. `rating` is 1, -1 or empty."""
+    """A thumb, a correction or a comment on an answer. `rating` is 1, -1 or empty. `request_id` names the request or, where `source` is
+    playground, the message; such a row holds a copy of prompt and answer, so that it outlives the conversation.
+    """
 
     __tablename__ = "feedback"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -120,6 +122,10 @@ class Feedback(Table):
     correction: Mapped[str] = mapped_column(Text, default="")
     comment: Mapped[str] = mapped_column(Text, default="")
     source: Mapped[str] = mapped_column(String(12), default="api")
+    endpoint: Mapped[str | None] = mapped_column(String(80))
+    checkpoint_id: Mapped[str | None] = mapped_column(String(12))
+    messages: Mapped[list[Any] | None]
+    answer: Mapped[str | None] = mapped_column(Text)
     key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id"))
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -105,22 +105,57 @@ class Conversation(Table):
     other_endpoint: Mapped[str | None] = mapped_column(String(80))
     system_prompt: Mapped[str] = mapped_column(Text, default="")
     sampling: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    leaf_id: Mapped[str | None] = mapped_column(String(12))
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Message(Table):
-    """One turn. `branch` is 0 for the main line and the left answer, 1 for the right answer of a side-by-side turn."""
+    """One turn, a node of the conversation's tree: it answers `parent_id`. Children of a message are numbered in rounds (`round`: an edited
+    question or a regenerated answer begins one); `branch` is the column of an answer among those side by side.
+
+    `status`: done, running, stopping (a stop was requested), stopped, failed. While an answer is generated its row is updated, the time in
+    `updated_at`. `tokens` holds the probabilities of an answer's tokens where they were requested.
+    """
 
     __tablename__ = "messages"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id"), index=True)
+    parent_id: Mapped[str | None] = mapped_column(String(12))
     position: Mapped[int]
+    round: Mapped[int] = mapped_column(default=0, server_default="0")
     branch: Mapped[int] = mapped_column(default=0)
     role: Mapped[str] = mapped_column(String(12))
     content: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(String(10), default="done", server_default="done")
     endpoint: Mapped[str | None] = mapped_column(String(80))
     checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))
     usage: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    tokens: Mapped[list[Any] | None]
     vote: Mapped[str | None] = mapped_column(String(10))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    updated_at: Mapped[datetime | None]
+
+
+class ConversationShare(Table):
+    """A link that shows a conversation, up to the message that was its last, to every account. Its secret is signed, not stored."""
+
+    __tablename__ = "conversation_shares"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id"), index=True)
+    leaf_id: Mapped[str] = mapped_column(String(12))
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    revoked_at: Mapped[datetime | None]
+
+
+class Preset(Table):
+    """Named settings of the playground. A shared one is offered to every account; only its owner changes it."""
+
+    __tablename__ = "presets"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(80))
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"), index=True)
+    is_shared: Mapped[bool] = mapped_column(default=False)
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

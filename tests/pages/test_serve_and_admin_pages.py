@@ -16,14 +16,11 @@ from backend.services.jobs.claims import claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import create_key
-from backend.services.serving.conversations import add_message, start_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.replicas import record_ready
 from backend.settings import PROJECT
 from pages.components import visitor as services
-
-HOSTILE = "<b>bold</b> ![x](http://evil.example/a.png)"
 
 
 @pytest.fixture(autouse=True)
@@ -134,19 +131,6 @@ def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context
 def test_an_unknown_checkpoint_in_the_address_is_named(ctx: Context) -> None:
     make_ready(ctx)
     assert "“gone”" in draw("serve/endpoints.py", checkpoint="gone").error[0].value
-
-
-def test_a_conversation_is_drawn_as_plain_text_whatever_was_written(ctx: Context) -> None:
-    make_ready(ctx)
-    row = start_conversation(ctx, endpoint="tales", person=LOCAL)
-    add_message(ctx, row.id, role="user", content=HOSTILE, person=LOCAL)
-    add_message(
-        ctx, row.id, role="assistant", content=HOSTILE, endpoint="tales", usage={"completion_tokens": 3, "ttft_ms": 12.0}, person=LOCAL
-    )
-    app = draw("serve/playground.py", conversation=row.id)
-    assert [text.value for text in app.text] == [HOSTILE, HOSTILE]
-    assert HOSTILE not in "".join(element.value for element in app.markdown)
-    assert "first token 12 ms" in texts(app)
 
 
 def test_an_unknown_conversation_is_an_error() -> None:

@@ -77,7 +77,7 @@ class ScriptedReplica:
         self.tokens = 3
         self.delay_s = 0.0
         self.word: str | None = None
-        self.prompt_tokens = 5
+        self.prompt_tokens: int | None = 5  # None counts four characters of the prompt as one
         self.seen = 0
         self.left = 0
         self.bodies: list[dict[str, Any]] = []
@@ -88,7 +88,12 @@ class ScriptedReplica:
         if self.script.startswith("refuse"):
             _, status, code = self.script.split(":")
             return JSONResponse({"error": {"message": "no", "code": code, "field": None}}, status_code=int(status))
-        return StreamingResponse(self._events(), headers={PROMPT_TOKENS: str(self.prompt_tokens)})
+        return StreamingResponse(self._events(), headers={PROMPT_TOKENS: str(self._count_prompt())})
+
+    def _count_prompt(self) -> int:
+        if self.prompt_tokens is not None:
+            return self.prompt_tokens
+        return sum(len(message["content"]) for message in self.bodies[-1]["messages"]) // 4
 
     async def _events(self) -> Any:
         try:
@@ -103,7 +108,7 @@ class ScriptedReplica:
                 await asyncio.sleep(60)
             if self.script == "break":
                 raise ConnectionResetError("as if killed")
-            usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.tokens}
+            usage = {"prompt_tokens": self._count_prompt(), "completion_tokens": self.tokens}
             yield json.dumps({"type": "finish", "finish_reason": "stop", "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}) + "\n"
         except (asyncio.CancelledError, GeneratorExit):
             self.left += 1

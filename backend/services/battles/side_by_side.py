@@ -9,7 +9,7 @@ from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Cont
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
 from backend.errors import InvalidInput
-from backend.services.battles.assignment.rows import add_battle, append_vote, last_vote
+from backend.services.battles.assignment.rows import add_battle, append_vote, last_vote, pair_key
 from backend.services.battles.ballots import check_label
 from backend.services.battles.campaigns import enter, insert_campaign
 from backend.services.battles.generation import add_completion, usable_checkpoint
@@ -43,21 +43,17 @@ def record_side_by_side_vote(
         sides = [enter(session, ctx, campaign, usable_checkpoint(session, one)) for one in (checkpoint_a, checkpoint_b)]
         battle = _same_battle(session, campaign, rater, messages, (answer_a, answer_b), sides)
         if battle is None:
-            place = session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == campaign.id)) or 0
-            prompt = CampaignPrompt(campaign_id=campaign.id, position=place, messages=messages, content_hash=content_hash(messages))
-            session.add(prompt)
-            session.flush()
-            ids = [
-                add_completion(session, ctx, prompt, side, text=text, facts={"from": "playground"}).id
-                for side, text in zip(sides, (answer_a, answer_b), strict=True)
-            ]
+            pair = pair_of(sides[0].id, sides[1].id)
+            prompt = _prompt(session, campaign, messages, rater=rater, pair=pair)
+            texts = zip(sides, (answer_a, answer_b), strict=True)
+            ids = [_completion(session, ctx, prompt, side, text).id for side, text in texts]
             battle = add_battle(
                 session,
                 ctx,
                 campaign,
                 rater_id=rater.id,
                 prompt_id=prompt.id,
-                pair=pair_of(sides[0].id, sides[1].id),
+                pair=pair,
                 completions=(ids[0], ids[1]),
                 probability=1.0,
             )
@@ -73,6 +69,29 @@ def _playground(session: Session, ctx: Context, person: Person) -> Campaign:
         return existing
     config = CampaignConfig()
     return insert_campaign(session, ctx, name=PLAYGROUND, prompts=[], config=config, person=person, dataset_version_id=None, standing=True)
+
+
+def _prompt(session: Session, campaign: Campaign, messages: Messages, *, rater: RaterView, pair: tuple[str, str]) -> CampaignPrompt:
+    """Return the prompt's row, one for equal prompts. A rater meets a row with a pair once, so new answers to it take another row."""
+    voted = select(Battle.prompt_id).where(Battle.campaign_id == campaign.id, Battle.rater_id == rater.id, Battle.pair == pair_key(pair))
+    digest = content_hash(messages)
+    known = select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id, CampaignPrompt.content_hash == digest)
+    existing = session.scalar(known.where(CampaignPrompt.id.not_in(voted)).order_by(CampaignPrompt.position).limit(1))
+    if existing is not None:
+        return existing
+    position = session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == campaign.id)) or 0
+    prompt = CampaignPrompt(campaign_id=campaign.id, position=position, messages=messages, content_hash=digest)
+    session.add(prompt)
+    session.flush()
+    return prompt
+
+
+def _completion(session: Session, ctx: Context, prompt: CampaignPrompt, side: Contestant, text: str) -> Completion:
+    """Return a contestant's completion of a prompt, an existing one with this text or a new sample."""
+    own = select(Completion).where(Completion.prompt_id == prompt.id, Completion.contestant_id == side.id).order_by(Completion.sample)
+    existing = session.scalars(own).all()
+    same = next((completion for completion in existing if completion.text == text), None)
+    return same or add_completion(session, ctx, prompt, side, text=text, sample=len(existing), facts={"from": "playground"})
 
 
 def _same_battle(

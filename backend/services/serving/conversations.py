@@ -1,4 +1,6 @@
-"""Stored conversations. Every access checks the owner; another person's conversation is reported as unknown."""
+"""Stored conversations: trees of messages with one selected line. Every access checks the owner; another person's conversation is
+reported as unknown.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Conversation, Message
+from backend.db.tables import Conversation, ConversationShare, Message
+from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.chat_tree import Step, leaf_of_round, newest_leaf, next_round, selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 
 TITLE_LENGTH = 60
+RUNNING = ("running", "stopping")
+LONGEST_MESSAGE = 200_000
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,20 @@ class ConversationView:
     other_endpoint: str | None
     system_prompt: str
     sampling: dict[str, Any]
+    leaf_id: str | None
     updated_at: datetime
+
+    @property
+    def settings(self) -> ChatSettings:
+        """Return the settings of its next turn."""
+        named = [self.endpoint, *([self.other_endpoint] if self.other_endpoint else [])]
+        stored = {key: value for key, value in self.sampling.items() if key in ChatSettings.model_fields and value is not None}
+        return ChatSettings.model_validate({"endpoints": named, "system": self.system_prompt, **stored})
 
 
 @dataclass(frozen=True)
 class MessageView:
-    """One message. `branch` 1 is the right answer of a side-by-side turn."""
+    """One message. `branch` is its column in a side-by-side turn, `round` its number among edits or regenerated answers."""
 
     id: str
     position: int
@@ -44,6 +58,15 @@ class MessageView:
     checkpoint_id: str | None
     usage: dict[str, Any]
     vote: str | None
+    parent_id: str | None = None
+    round: int = 0
+    status: str = "done"
+    tokens: list[Any] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether the answer is being generated."""
+        return self.status in RUNNING
 
     @property
     def has_failed(self) -> bool:
@@ -66,7 +89,7 @@ def start_conversation(
         row = Conversation(
             user_id=person.id,
             endpoint=endpoint,
-            other_endpoint=other_endpoint,
+            other_endpoint=other_endpoint or None,
             system_prompt=system_prompt,
             sampling=sampling or {},
             created_at=ctx.now(),
@@ -77,31 +100,70 @@ def start_conversation(
         return _view(row)
 
 
-def list_conversations(ctx: Context, *, person: Person, limit: int = 50) -> list[ConversationView]:
-    """Return a person's conversations that hold at least one message, newest first."""
+def list_conversations(ctx: Context, *, person: Person, query: str = "", limit: int = 50) -> list[ConversationView]:
+    """Return a person's conversations that hold at least one message, newest first; with `query`, those whose title or messages hold it."""
     with ctx.db.read() as session:
-        has_message = select(Message.id).where(Message.conversation_id == Conversation.id).exists()
-        rows = session.scalars(
-            select(Conversation).where(_owned(person), has_message).order_by(Conversation.updated_at.desc()).limit(limit)
-        )
-        return [_view(row) for row in rows]
+        has_message = select(Message.id).where(Message.conversation_id == Conversation.id)
+        chosen = select(Conversation).where(_owned(person), has_message.exists())
+        if words := query.strip():
+            holds = has_message.where(Message.content.icontains(words, autoescape=True)).exists()
+            chosen = chosen.where(or_(Conversation.title.icontains(words, autoescape=True), holds))
+        return [_view(row) for row in session.scalars(chosen.order_by(Conversation.updated_at.desc()).limit(limit))]
 
 
 def get_conversation(ctx: Context, conversation_id: str, *, person: Person) -> ConversationView:
     """Return one conversation. Raises NotFound."""
     with ctx.db.read() as session:
-        return _view(_own(session, conversation_id, person))
+        return _view(own_conversation(session, conversation_id, person))
 
 
 def list_messages(ctx: Context, conversation_id: str, *, person: Person) -> list[MessageView]:
-    """Return the messages of a conversation in order."""
+    """Return the messages of a conversation in order, every branch included."""
     with ctx.db.read() as session:
-        _own(session, conversation_id, person)
-        rows = session.scalars(select(Message).where(Message.conversation_id == conversation_id).order_by(Message.position, Message.branch))
-        return [
-            MessageView(m.id, m.position, m.branch, m.role, m.content, m.endpoint, m.checkpoint_id, dict(m.usage or {}), m.vote)
-            for m in rows
-        ]
+        own_conversation(session, conversation_id, person)
+        return read_messages(session, conversation_id)
+
+
+def read_messages(session: Session, conversation_id: str) -> list[MessageView]:
+    """Return the messages of a conversation in order; the caller has checked the owner."""
+    order = (Message.position, Message.round, Message.branch)
+    rows = session.scalars(select(Message).where(Message.conversation_id == conversation_id).order_by(*order))
+    return [message_view(row) for row in rows]
+
+
+def message_view(row: Message) -> MessageView:
+    """Return a message as pages show it."""
+    return MessageView(
+        id=row.id,
+        position=row.position,
+        branch=row.branch,
+        role=row.role,
+        content=row.content,
+        endpoint=row.endpoint,
+        checkpoint_id=row.checkpoint_id,
+        usage=dict(row.usage or {}),
+        vote=row.vote,
+        parent_id=row.parent_id,
+        round=row.round,
+        status=row.status,
+        tokens=row.tokens,
+    )
+
+
+def line_of(messages: Sequence[MessageView], leaf_id: str | None) -> list[Step]:
+    """Return the selected line of a conversation."""
+    return selected_line(messages, leaf_id)
+
+
+def messages_before(messages: Sequence[MessageView], message_id: str) -> list[MessageView]:
+    """Return the messages on the way from the first to one message, which is the last of them."""
+    by_id = {message.id: message for message in messages}
+    line: list[MessageView] = []
+    at: str | None = message_id
+    while at is not None and (message := by_id.get(at)) is not None and len(line) <= len(messages):
+        line.append(message)
+        at = message.parent_id
+    return line[::-1]
 
 
 def add_message(
@@ -116,36 +178,77 @@ def add_message(
     usage: dict[str, Any] | None = None,
     person: Person,
 ) -> str:
-    """Append a message and return its id. Branch 1 shares the position of branch 0."""
+    """Append a message to the selected line and return its id. A `branch` above 0 stands beside the last message."""
     with ctx.db.write() as session:
-        conversation = _own(session, conversation_id, person)
-        last = session.scalar(select(func.max(Message.position)).where(Message.conversation_id == conversation_id))
-        position = -1 if last is None else last
-        message = Message(
-            conversation_id=conversation_id,
-            position=position if branch else position + 1,
-            branch=branch,
-            role=role,
-            content=content,
-            endpoint=endpoint,
-            checkpoint_id=checkpoint_id,
-            usage=usage or {},
-            created_at=ctx.now(),
-        )
-        session.add(message)
-        conversation.updated_at = ctx.now()
-        if role == "user" and not conversation.title:
-            first_line = content.strip().splitlines()[0] if content.strip() else "Empty prompt"
-            conversation.title = first_line if len(first_line) <= TITLE_LENGTH else first_line[: TITLE_LENGTH - 1] + "…"
-        session.flush()
+        conversation = own_conversation(session, conversation_id, person)
+        messages = read_messages(session, conversation_id)
+        line = selected_line(messages, conversation.leaf_id)
+        parent = (line[-2].selected if len(line) > 1 else None) if branch else (line[-1].selected if line else None)
+        message = insert_message(session, ctx, conversation, messages, parent_id=parent, role=role, content=content, branch=branch)
+        message.round = 0
+        message.endpoint, message.checkpoint_id, message.usage = endpoint, checkpoint_id, usage or {}
+        if not branch:
+            conversation.leaf_id = message.id
         return message.id
 
 
-def set_vote(ctx: Context, conversation_id: str, position: int, label: str, *, person: Person) -> None:
-    """Store the verdict of a side-by-side turn."""
+def insert_message(
+    session: Session,
+    ctx: Context,
+    conversation: Conversation,
+    messages: Sequence[MessageView],
+    *,
+    parent_id: str | None,
+    role: str,
+    content: str,
+    branch: int = 0,
+) -> Message:
+    """Insert a message below another one as a new round, and return its row. The first question names the conversation."""
+    above = next((message for message in messages if message.id == parent_id), None)
+    message = Message(
+        conversation_id=conversation.id,
+        parent_id=parent_id,
+        position=0 if above is None else above.position + 1,
+        round=next_round(messages, parent_id),
+        branch=branch,
+        role=role,
+        content=content.replace("\x00", ""),
+        usage={},
+        created_at=ctx.now(),
+        updated_at=ctx.now(),
+    )
+    session.add(message)
+    conversation.updated_at = ctx.now()
+    if role == "user" and not conversation.title:
+        first_line = content.strip().splitlines()[0] if content.strip() else "Empty prompt"
+        conversation.title = first_line if len(first_line) <= TITLE_LENGTH else first_line[: TITLE_LENGTH - 1] + "…"
+    session.flush()
+    return message
+
+
+def select_branch(ctx: Context, conversation_id: str, message_id: str, *, round_: int | None = None, person: Person) -> None:
+    """Select the line through a message, or through another round beside it. Raises NotFound."""
     with ctx.db.write() as session:
-        _own(session, conversation_id, person)
-        for message in session.scalars(select(Message).where(Message.conversation_id == conversation_id, Message.position == position)):
+        conversation = own_conversation(session, conversation_id, person)
+        messages = read_messages(session, conversation_id)
+        message = next((message for message in messages if message.id == message_id), None)
+        if message is None:
+            raise NotFound("There is no such message in this conversation.", remedy="Reload the page.")
+        if round_ is None:
+            conversation.leaf_id = newest_leaf(messages, message.id)
+            return
+        leaf = leaf_of_round(messages, message_id, round_)
+        if leaf is None:
+            raise NotFound(f"There is no version {round_ + 1} of this message.", remedy="Reload the page.")
+        conversation.leaf_id = leaf
+
+
+def set_vote(ctx: Context, conversation_id: str, message_ids: Sequence[str], label: str, *, person: Person) -> None:
+    """Store the verdict of a side-by-side turn in its answers."""
+    with ctx.db.write() as session:
+        own_conversation(session, conversation_id, person)
+        rows = select(Message).where(Message.conversation_id == conversation_id, Message.id.in_(message_ids))
+        for message in session.scalars(rows):
             message.vote = label
 
 
@@ -164,7 +267,7 @@ def change_conversation(
     if title is not None and not title.strip():
         raise InvalidInput("A conversation needs a title.", field="title")
     with ctx.db.write() as session:
-        row = _own(session, conversation_id, person)
+        row = own_conversation(session, conversation_id, person)
         row.title = title.strip()[:160] if title is not None else row.title
         row.system_prompt = system_prompt if system_prompt is not None else row.system_prompt
         row.sampling = sampling if sampling is not None else row.sampling
@@ -178,34 +281,17 @@ def delete_conversation(ctx: Context, conversation_id: str, *, person: Person) -
     Votes cast in it stay: each holds a copy of the turns that it judged, in the standing campaign "Playground".
     """
     with ctx.db.erase() as session:
-        row = _own(session, conversation_id, person)
+        row = own_conversation(session, conversation_id, person)
+        session.execute(delete(ConversationShare).where(ConversationShare.conversation_id == row.id))
         session.execute(delete(Message).where(Message.conversation_id == row.id))
         session.delete(row)
 
 
-def drop_last_turn(ctx: Context, conversation_id: str, *, person: Person) -> str:
-    """Delete the last message of the person and its answers; return the message. Raises NotFound without one."""
-    with ctx.db.write() as session:
-        _own(session, conversation_id, person)
-        question = session.scalars(
-            select(Message)
-            .where(Message.conversation_id == conversation_id, Message.role == Role.USER)
-            .order_by(Message.position.desc())
-            .limit(1)
-        ).first()
-        if question is None:
-            raise NotFound("The conversation has no message.")
-        content = question.content
-        session.execute(delete(Message).where(Message.conversation_id == conversation_id, Message.position >= question.position))
-        return content
-
-
-def build_prompt(system: str, messages: Sequence[MessageView]) -> tuple[ChatMessage, ...]:
-    """Return the messages of the next request: the system prompt and the main line, which holds the left answers of side-by-side turns.
+def build_prompt(system: str, line: Sequence[MessageView]) -> tuple[ChatMessage, ...]:
+    """Return the messages of the next request: the system prompt and a line of messages.
 
     A question whose answer failed before its first token is left out with that answer, unless it is the last message.
     """
-    line = [message for message in messages if message.branch == 0]
     failed = {message.position for message in line if message.has_failed}
     included = [m for m in line if m.position not in failed and not (m.role == Role.USER and m.position + 1 in failed)]
     turns = tuple(ChatMessage(role=Role(m.role), content=m.content) for m in included)
@@ -216,7 +302,8 @@ def _owned(person: Person) -> Any:
     return Conversation.user_id.is_(None) if person.id is None else Conversation.user_id == person.id
 
 
-def _own(session: Session, conversation_id: str, person: Person) -> Conversation:
+def own_conversation(session: Session, conversation_id: str, person: Person) -> Conversation:
+    """Return the row of a person's own conversation. Raises NotFound for any other."""
     row = session.scalar(select(Conversation).where(Conversation.id == conversation_id, _owned(person)))
     if row is None:
         raise NotFound("There is no such conversation.", remedy="It may have been deleted; choose another on the left.")
@@ -231,5 +318,6 @@ def _view(row: Conversation) -> ConversationView:
         other_endpoint=row.other_endpoint,
         system_prompt=row.system_prompt,
         sampling=dict(row.sampling or {}),
+        leaf_id=row.leaf_id,
         updated_at=row.updated_at,
     )

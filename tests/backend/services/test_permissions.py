@@ -19,11 +19,14 @@ from backend.services.serving.conversations import start_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 
 SERVICES = Path(__file__).resolve().parents[3] / "backend" / "services"
-CHECKS = ("require_builder(", "require_admin(", "_own(")
+CHECKS = ("require_builder(", "require_admin(", "own_conversation(")
 
 NOBODY_ASKS = {
     "undo": "its rater's own vote; the rater comes from a link or a cookie",
     "record_side_by_side_vote": "one's own vote",
+    "give_feedback": "the caller has checked that the answer is the person's own",
+    "playground_key": "the playground itself",
+    "settle_lost_answers": "the caller has checked the owner; what no process generates any more",
     "rater_for": "the person's own row",
     "prepare": "a worker, by its claim",
     "claim_next": "a worker",

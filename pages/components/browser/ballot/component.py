@@ -10,10 +10,13 @@ import streamlit as st
 from pages.components.browser.modules import join_modules
 
 _HERE = Path(__file__).parent
+TEXT_STYLE = (_HERE / "text.css").read_text()
+"""Style of texts that `nodes.js` draws."""
+
 _ballot = st.components.v2.component(
     "roundhouse_ballot",
     html='<div class="bt-host"></div>',
-    css=(_HERE / "style.css").read_text(),
+    css=(_HERE / "style.css").read_text() + TEXT_STYLE,
     js=join_modules(_HERE / "ballot.js"),
     isolate_styles=False,
 )

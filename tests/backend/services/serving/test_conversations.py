@@ -42,7 +42,7 @@ def test_two_answers_side_by_side_share_a_position_and_a_vote(ctx: Context) -> N
     add_message(ctx, row.id, role="user", content="Hello", person=LOCAL)
     add_message(ctx, row.id, role="assistant", content="left", branch=0, person=LOCAL)
     add_message(ctx, row.id, role="assistant", content="right", branch=1, person=LOCAL)
-    set_vote(ctx, row.id, 1, "B", person=LOCAL)
+    set_vote(ctx, row.id, [m.id for m in list_messages(ctx, row.id, person=LOCAL)[1:]], "B", person=LOCAL)
     answers = [(m.position, m.branch, m.content, m.vote) for m in list_messages(ctx, row.id, person=LOCAL)[1:]]
     assert answers == [(1, 0, "left", "B"), (1, 1, "right", "B")]
     add_message(ctx, row.id, role="user", content="And now?", person=LOCAL)

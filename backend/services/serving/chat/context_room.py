@@ -1,0 +1,80 @@
+"""The share of a network's context that the next prompt takes, and the oldest turns that are left out. Estimates from measured prompts.
+
+The pages hold no tokenizer of the networks. The last answer's usage counts its prompt and itself exactly; what came after it is
+estimated by the characters per token of that prompt. Where an estimate is too low, the replica refuses, and one turn more is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backend.domain.serving.protocol import ChatMessage, Role
+from backend.services.serving.conversations import MessageView
+
+CHARACTERS_PER_TOKEN = 3.5
+TOKENS_PER_MESSAGE = 4  # role marks of a template
+SHARE_FOR_ANSWER = 0.25
+
+
+@dataclass(frozen=True)
+class ContextUse:
+    """Estimated tokens of the line so far, characters per token, and the number of turns that the last answer was not sent."""
+
+    tokens: int
+    characters_per_token: float
+    left_out: int
+
+
+def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse:
+    """Return what a line of messages takes, exactly up to its newest answer that counted its tokens."""
+    for at in range(len(line) - 1, -1, -1):
+        usage = line[at].usage
+        prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        if not prompt:
+            continue
+        left_out = int(usage.get("left_out") or 0)
+        sent = without_oldest(build_line(line[:at], system), left_out)
+        ratio = max(1.0, sum(len(message.content) for message in sent) / max(1, prompt - TOKENS_PER_MESSAGE * len(sent)))
+        rest = sum(_estimate(message.content, ratio) for message in line[at + 1 :])
+        return ContextUse(int(prompt + completion + rest), ratio, left_out)
+    tokens = sum(_estimate(text, CHARACTERS_PER_TOKEN) for text in [system, *(message.content for message in line)] if text)
+    return ContextUse(tokens, CHARACTERS_PER_TOKEN, 0)
+
+
+def turns_to_leave_out(messages: Sequence[ChatMessage], *, context: int | None, max_tokens: int, ratio: float) -> int:
+    """Return how many of the oldest turns to leave out so that prompt and answer fit; the last question always stays."""
+    if not context:
+        return 0
+    room = context - min(max_tokens, int(context * SHARE_FOR_ANSWER))
+    left_out = 0
+    shorter: tuple[ChatMessage, ...] | None = tuple(messages)
+    while shorter is not None and sum(_estimate(message.content, ratio) for message in shorter) > room:
+        shorter = without_oldest_turn(shorter)
+        left_out += shorter is not None
+    return left_out
+
+
+def without_oldest(messages: tuple[ChatMessage, ...], number: int) -> tuple[ChatMessage, ...]:
+    """Return the messages without a number of their oldest turns, as far as there are so many."""
+    for _ in range(number):
+        messages = without_oldest_turn(messages) or messages
+    return messages
+
+
+def without_oldest_turn(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage, ...] | None:
+    """Return the messages without the oldest question and its answer; the system prompt stays. None if one question is left."""
+    system = messages[:1] if messages and messages[0].role is Role.SYSTEM else ()
+    turns = messages[len(system) :]
+    next_question = next((number for number, message in enumerate(turns) if number and message.role is Role.USER), None)
+    return None if next_question is None else system + turns[next_question:]
+
+
+def build_line(line: Sequence[MessageView], system: str) -> tuple[ChatMessage, ...]:
+    """Return a line as messages, failed turns included."""
+    turns = tuple(ChatMessage(role=Role(message.role), content=message.content) for message in line)
+    return ((ChatMessage(role=Role.SYSTEM, content=system),) if system.strip() else ()) + turns
+
+
+def _estimate(text: str, ratio: float) -> int:
+    return TOKENS_PER_MESSAGE + int(len(text) / ratio)

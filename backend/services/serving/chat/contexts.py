@@ -1,0 +1,50 @@
+"""Facts of endpoints that a chat needs: checkpoint, context length, and whether the checkpoint was trained on conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Checkpoint, Deployment, Endpoint
+from backend.services.checkpoints.networks import read_network
+from backend.services.context import Context
+from backend.services.serving.endpoints import endpoints_of_aliases
+
+
+@dataclass(frozen=True)
+class EndpointFacts:
+    """`context` is None where the network's shape is not known, as behind an address of another server."""
+
+    name: str
+    checkpoint_id: str | None
+    checkpoint: str
+    context: int | None
+
+
+def endpoint_facts(ctx: Context, names: Collection[str]) -> dict[str, EndpointFacts]:
+    """Return the facts of running endpoints and aliases by name; unknown and stopped ones are left out."""
+    with ctx.db.read() as session:
+        return context_of_endpoints(session, ctx, names)
+
+
+def context_of_endpoints(session: Session, ctx: Context, names: Collection[str]) -> dict[str, EndpointFacts]:
+    """Return the facts as `endpoint_facts` does, in a session that is open."""
+    aliases = endpoints_of_aliases(session) if names else {}
+    targets = {name: aliases.get(name, name) for name in names}
+    rows = session.execute(
+        select(Endpoint.name, Checkpoint)
+        .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+        .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+        .where(Endpoint.name.in_(set(targets.values())), Deployment.stopped_at.is_(None))
+        .order_by(Deployment.created_at)
+    )
+    serving = dict(rows.all())
+    return {name: _facts(ctx, name, serving[target]) for name, target in targets.items() if target in serving}
+
+
+def _facts(ctx: Context, name: str, checkpoint: Checkpoint) -> EndpointFacts:
+    shape = read_network(ctx, checkpoint.folder) if checkpoint.folder else None
+    return EndpointFacts(name, checkpoint.id, checkpoint.name, shape.context if shape else None)

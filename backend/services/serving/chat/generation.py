@@ -1,0 +1,175 @@
+"""Generate one answer through the gateway: stream it, leave out the oldest turns where the context is full, and store it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.db.tables import Message
+from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.protocol import CONTEXT_EXCEEDED, ChatMessage
+from backend.errors import RoundhouseError
+from backend.infra.chat_stream import ChatRefused, ChatStreamClient
+from backend.services.context import Context
+from backend.services.serving.chat.context_room import without_oldest, without_oldest_turn
+from backend.services.serving.chat.internal_key import playground_key
+from backend.services.serving.chat.live import LiveAnswer
+
+log = logging.getLogger(__name__)
+STORE_S = 0.5
+MAX_TOKENS_STORED = 4_000
+INTERRUPTED = "The server stopped while this answer was being generated. What had arrived is stored."
+LOST_AFTER_S = 8.0
+UNSUPPORTED = frozenset({"logprobs", "top_logprobs"})
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to generate: `messages` to an endpoint. `prefix` is the beginning of the answer that is continued."""
+
+    message_id: str
+    endpoint: str
+    messages: tuple[ChatMessage, ...]
+    settings: ChatSettings
+    left_out: int = 0
+    prefix: str = ""
+    prefix_tokens: tuple[dict[str, Any], ...] = ()
+
+    def body(self, messages: tuple[ChatMessage, ...]) -> dict[str, Any]:
+        """Return the gateway's body."""
+        body = self.settings.body(self.endpoint, messages)
+        return body | {"continue_final_message": True, "add_generation_prompt": False} if self.prefix else body
+
+
+@dataclass
+class Progress:
+    """The arrived part of an answer. Times are measured here, as the reader of the page has them."""
+
+    started: float = field(default_factory=time.perf_counter)
+    first_at: float | None = None
+    num_chunks: int = 0
+    usage: dict[str, Any] = field(default_factory=dict)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+    calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    stored_at: float = 0.0
+
+    def take(self, chunk: dict[str, Any]) -> str:
+        """Take a chunk and return its text."""
+        if isinstance(usage := chunk.get("usage"), dict):
+            self.usage |= {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+        if isinstance(timings := chunk.get("timings"), dict) and timings.get("tok_per_sec"):
+            self.usage["tok_per_sec"] = timings["tok_per_sec"]
+        choice = (chunk.get("choices") or [{}])[0]
+        if reason := choice.get("finish_reason"):
+            self.usage["finish_reason"] = reason
+        logprobs = (choice.get("logprobs") or {}).get("content") or []
+        self.tokens += [_token(item) for item in logprobs[: max(0, MAX_TOKENS_STORED - len(self.tokens))]]
+        delta = choice.get("delta") or {}
+        for call in delta.get("tool_calls") or []:
+            self._take_call(call)
+        text = delta.get("content") or ""
+        if (text or logprobs or delta.get("tool_calls")) and self.first_at is None:
+            self.first_at = time.perf_counter()
+            self.usage["ttft_ms"] = round((self.first_at - self.started) * 1000, 1)
+        self.num_chunks += bool(text)
+        return str(text)
+
+    def _take_call(self, call: dict[str, Any]) -> None:
+        function = call.get("function") or {}
+        known = self.calls.setdefault(int(call.get("index") or 0), {"id": "", "name": "", "arguments": ""})
+        known["id"] = known["id"] or str(call.get("id") or "")
+        known["name"] += str(function.get("name") or "")
+        known["arguments"] += str(function.get("arguments") or "")
+
+    def summary(self, *, left_out: int) -> dict[str, Any]:
+        """Return the usage to store."""
+        usage = {"completion_tokens": self.num_chunks, "left_out": left_out, **self.usage}
+        usage["total_ms"] = round((time.perf_counter() - self.started) * 1000, 1)
+        if self.first_at is not None and "tok_per_sec" not in usage and self.num_chunks > 1:
+            usage["tok_per_sec"] = round((self.num_chunks - 1) / max(1e-6, time.perf_counter() - self.first_at), 2)
+        if self.calls:
+            usage["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
+        return usage
+
+
+async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: ChatStreamClient) -> None:
+    """Generate an answer to its end, its stop or its error, and store it."""
+    progress, left_out = Progress(), request.left_out
+    answer.text, status, problem = request.prefix, "done", {}
+    messages = without_oldest(request.messages, left_out)
+    try:
+        key = await asyncio.to_thread(playground_key, ctx)
+        while True:
+            try:
+                await _read(ctx, request, messages, answer=answer, client=client, key=key, progress=progress, left_out=left_out)
+                break
+            except ChatRefused as error:
+                shorter = without_oldest_turn(messages)
+                if error.code != CONTEXT_EXCEEDED or shorter is None or progress.first_at is not None:
+                    raise
+                messages, left_out = shorter, left_out + 1
+    except asyncio.CancelledError:
+        if answer.is_stopped:
+            status, problem = "stopped", {"finish_reason": "stopped"}
+        else:
+            status, problem = "failed", {"error": INTERRUPTED, "error_code": "interrupted"}
+    except RoundhouseError as error:
+        code = getattr(error, "code", "endpoint_unavailable")
+        status, problem = "failed", {"error": f"{error.message} {error.remedy}".strip(), "error_code": code}
+    except Exception:  # an outer edge: the answer must not stay on its way
+        log.exception("An answer failed.")
+        status, problem = "failed", {"error": "The answer failed on this server; its log has the cause.", "error_code": "internal_error"}
+    answer.usage = progress.summary(left_out=left_out) | problem
+    tokens = [*request.prefix_tokens, *progress.tokens]
+    await asyncio.to_thread(_store, ctx, answer, status=status, tokens=tokens or None)
+    answer.status = status
+
+
+async def _read(
+    ctx: Context,
+    request: Request,
+    messages: tuple[ChatMessage, ...],
+    *,
+    answer: LiveAnswer,
+    client: ChatStreamClient,
+    key: str,
+    progress: Progress,
+    left_out: int,
+) -> None:
+    stream = client.stream(ctx.gateway_url, key=key, body=request.body(messages))
+    try:
+        async for chunk in stream:
+            if text := progress.take(chunk):
+                answer.text += text
+                answer.usage = progress.summary(left_out=left_out)
+                answer.changed()
+            now = time.perf_counter()
+            if now - progress.stored_at > STORE_S:
+                progress.stored_at = now
+                if await asyncio.to_thread(_store, ctx, answer, status="running", tokens=None) == "stopping":
+                    answer.is_stopped = True
+                    raise asyncio.CancelledError
+    finally:
+        await stream.aclose()
+
+
+def _store(ctx: Context, answer: LiveAnswer, *, status: str, tokens: list[Any] | None) -> str:
+    """Store what has arrived; return the status that the row had."""
+    with ctx.db.write() as session:
+        row = session.get(Message, answer.message_id)
+        if row is None:
+            return "stopping"  # its conversation was deleted
+        before = row.status
+        blind = {"blind": True} if (row.usage or {}).get("blind") else {}
+        row.content, row.usage, row.updated_at = answer.text.replace("\x00", ""), {**blind, **answer.usage}, ctx.now()
+        if status != "running":
+            row.status, row.tokens = status, tokens
+        return before
+
+
+def _token(item: dict[str, Any]) -> dict[str, Any]:
+    top = [[str(other.get("token", "")), other.get("logprob")] for other in item.get("top_logprobs") or []]
+    return {"text": str(item.get("token", "")), "logprob": item.get("logprob"), "top": top[:8]}

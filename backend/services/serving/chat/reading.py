@@ -1,0 +1,117 @@
+"""A conversation as the playground shows it: its selected line, the answers side by side, and what a blind comparison hides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from backend.domain.serving.protocol import Role
+from backend.services.context import Context, Person
+from backend.services.serving.chat.context_room import ContextUse, measure_line
+from backend.services.serving.chat.contexts import endpoint_facts
+from backend.services.serving.chat.judgements import is_votable
+from backend.services.serving.chat.turns import settle_lost_answers
+from backend.services.serving.conversations import (
+    ConversationView,
+    MessageView,
+    get_conversation,
+    line_of,
+    list_messages,
+    messages_before,
+)
+from backend.services.serving.feedback import thumbs_of
+
+HIDDEN = ("finish_reason", "error", "error_code", "blind", "left_out")
+"""Fields of usage that a blind comparison shows before the vote."""
+
+
+@dataclass(frozen=True)
+class TurnView:
+    """One level of the selected line: a question, or the answers of one round. `rounds` counts its versions, `version` is this one's.
+
+    `is_hidden`: names and figures, and texts until all are complete, are not shown before the vote.
+    """
+
+    messages: tuple[MessageView, ...]
+    selected: str
+    version: int
+    rounds: tuple[int, ...]
+    is_hidden: bool
+    is_votable: bool
+
+    @property
+    def is_question(self) -> bool:
+        """Return whether this is a question."""
+        return self.messages[0].role == Role.USER
+
+
+@dataclass(frozen=True)
+class ChatView:
+    """A conversation's selected line. `context` is the shortest context of its endpoints, in tokens; `first_sent` the question that the
+    newest answer's prompt began with, where older ones were left out.
+    """
+
+    conversation: ConversationView
+    turns: tuple[TurnView, ...]
+    thumbs: dict[str, int]
+    use: ContextUse
+    context: int | None
+    first_sent: str | None
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether an answer is on its way."""
+        return any(message.is_running for turn in self.turns for message in turn.messages)
+
+
+def read_chat(ctx: Context, conversation_id: str, *, leaf_id: str | None = None, person: Person) -> ChatView:
+    """Return a person's conversation, with its selected line or the line to a leaf. Raises NotFound."""
+    conversation = get_conversation(ctx, conversation_id, person=person)
+    settle_lost_answers(ctx, conversation_id)
+    messages = list_messages(ctx, conversation_id, person=person)
+    return view_chat(ctx, conversation, messages, leaf_id=leaf_id or conversation.leaf_id)
+
+
+def view_chat(ctx: Context, conversation: ConversationView, messages: list[MessageView], *, leaf_id: str | None) -> ChatView:
+    """Return what the playground shows of messages; the caller has checked who may read them."""
+    by_id = {message.id: message for message in messages}
+    steps = line_of(messages, leaf_id)
+    turns = []
+    for step in steps:
+        columns = tuple(by_id[message_id] for message_id in step.messages)
+        if by_id[step.selected].role == Role.USER:
+            columns = (by_id[step.selected],)
+        turns.append(_turn(columns, selected=step.selected, version=step.rounds.index(step.round), rounds=step.rounds))
+    line = messages_before(messages, steps[-1].selected) if steps else []
+    settings = conversation.settings
+    facts = endpoint_facts(ctx, settings.endpoints)
+    use = measure_line(line, system=settings.system)
+    return ChatView(
+        conversation=conversation,
+        turns=tuple(turns),
+        thumbs=thumbs_of(ctx, "playground", [message.id for message in messages if message.role == Role.ASSISTANT]),
+        use=use,
+        context=min((fact.context for fact in facts.values() if fact.context), default=None),
+        first_sent=_first_sent(line, use.left_out),
+    )
+
+
+def _turn(columns: tuple[MessageView, ...], *, selected: str, version: int, rounds: tuple[int, ...]) -> TurnView:
+    is_waiting = any(message.is_running for message in columns)
+    is_blind = any(message.usage.get("blind") for message in columns) and (is_waiting or is_votable(columns))
+    shown = columns
+    if is_blind:
+        shown = tuple(_hide(message, is_waiting=is_waiting) for message in columns)
+    return TurnView(shown, selected, version, rounds, is_blind, is_votable(columns))
+
+
+def _hide(message: MessageView, *, is_waiting: bool) -> MessageView:
+    """Return an answer without what tells its endpoint. While another one is written, none is shown: speed would tell it."""
+    usage = {name: value for name, value in message.usage.items() if name in HIDDEN}
+    if is_waiting:
+        return replace(message, content="", endpoint=None, checkpoint_id=None, usage={}, tokens=None, status="running")
+    return replace(message, endpoint=None, checkpoint_id=None, usage=usage, tokens=None)
+
+
+def _first_sent(line: list[MessageView], left_out: int) -> str | None:
+    questions = [message.id for message in line if message.role == Role.USER]
+    return questions[left_out] if 0 < left_out < len(questions) else None

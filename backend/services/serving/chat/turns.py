@@ -1,0 +1,205 @@
+"""Turns of the playground: send a message to one or several endpoints, edit it, regenerate or continue an answer, stop it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Conversation, Message
+from backend.domain.serving.chat_settings import ChatSettings
+from backend.errors import InvalidInput, NotFound
+from backend.services.context import Context, Person, require_builder
+from backend.services.serving.chat.context_room import measure_line, turns_to_leave_out
+from backend.services.serving.chat.contexts import context_of_endpoints
+from backend.services.serving.chat.generation import INTERRUPTED, LOST_AFTER_S, Request, generate
+from backend.services.serving.chat.live import ANSWERS
+from backend.services.serving.conversations import (
+    LONGEST_MESSAGE,
+    RUNNING,
+    MessageView,
+    build_prompt,
+    change_conversation,
+    insert_message,
+    line_of,
+    message_view,
+    messages_before,
+    own_conversation,
+    read_messages,
+    start_conversation,
+)
+
+
+def send_message(
+    ctx: Context, conversation_id: str | None, text: str, *, settings: ChatSettings, edited: str | None = None, person: Person
+) -> str:
+    """Store a question below the selected line and begin its answers; return the conversation's id, a new one for None.
+
+    `edited` is a question that this one replaces in a new branch. Raises InvalidInput for an empty question or while an answer is on
+    its way, NotFound for another person's conversation.
+    """
+    require_builder(person)
+    if not text.strip():
+        raise InvalidInput("The message is empty.", remedy="Write something to send.", field="text")
+    if len(text) > LONGEST_MESSAGE:
+        raise InvalidInput(f"The message has {len(text):,} characters.", remedy=f"Send at most {LONGEST_MESSAGE:,}.", field="text")
+    if conversation_id is None:
+        conversation_id = start_conversation(ctx, **_stored(settings), person=person).id
+    else:
+        change_conversation(ctx, conversation_id, **_stored(settings), person=person)
+    with ctx.db.write() as session:
+        conversation, messages = _open(session, conversation_id, person)
+        if edited is not None:
+            parent = _message(messages, edited, role="user").parent_id
+        else:
+            line = line_of(messages, conversation.leaf_id)
+            parent = line[-1].selected if line else None
+        question = message_view(insert_message(session, ctx, conversation, messages, parent_id=parent, role="user", content=text))
+        requests = _insert_answers(session, ctx, conversation, [*messages, question], question, settings=settings)
+    _begin(ctx, requests)
+    return conversation_id
+
+
+def regenerate(ctx: Context, conversation_id: str, message_id: str, *, settings: ChatSettings, person: Person) -> None:
+    """Begin new answers to the question of an answer, in a new branch. Raises InvalidInput and NotFound as `send_message` does."""
+    require_builder(person)
+    change_conversation(ctx, conversation_id, **_stored(settings), person=person)
+    with ctx.db.write() as session:
+        conversation, messages = _open(session, conversation_id, person)
+        answer = _message(messages, message_id, role="assistant")
+        question = _message(messages, answer.parent_id or "", role="user")
+        requests = _insert_answers(session, ctx, conversation, messages, question, settings=settings)
+    _begin(ctx, requests)
+
+
+def continue_answer(
+    ctx: Context,
+    conversation_id: str,
+    message_id: str,
+    *,
+    settings: ChatSettings,
+    token: int | None = None,
+    instead: str = "",
+    person: Person,
+) -> None:
+    """Begin an answer that continues another one in a new branch: from its end, or with `token` from before that token with the text
+    `instead`. Raises InvalidInput and NotFound as `send_message` does.
+    """
+    require_builder(person)
+    with ctx.db.write() as session:
+        conversation, messages = _open(session, conversation_id, person)
+        answer = _message(messages, message_id, role="assistant")
+        question = _message(messages, answer.parent_id or "", role="user")
+        prefix, tokens = answer.content, list(answer.tokens or [])
+        if token is not None:
+            prefix, tokens = _prefix_before(answer, token, instead)
+        if not prefix:
+            raise InvalidInput("There is no text to continue from.", remedy="Use Regenerate.")
+        single = settings.model_copy(update={"endpoints": (answer.endpoint or settings.endpoints[0],), "blind": False})
+        (request,) = _insert_answers(session, ctx, conversation, messages, question, settings=single)
+        begun = tuple(request.messages) + build_prompt("", [replace(answer, content=prefix, usage={})])
+    _begin(ctx, [replace(request, messages=begun, prefix=prefix, prefix_tokens=tuple(tokens))])
+
+
+def stop_answers(ctx: Context, conversation_id: str, *, person: Person) -> None:
+    """Stop every answer of a conversation that is on its way, in whichever process. What arrived stays."""
+    with ctx.db.write() as session:
+        own_conversation(session, conversation_id, person)
+        rows = session.scalars(select(Message).where(Message.conversation_id == conversation_id, Message.status == "running"))
+        ids = [row.id for row in rows]
+        for row in session.scalars(select(Message).where(Message.id.in_(ids))):
+            row.status = "stopping"
+    for message_id in ids:
+        ANSWERS.stop(message_id)
+
+
+def settle_lost_answers(ctx: Context, conversation_id: str) -> None:
+    """Mark answers as interrupted whose process is gone: no process has written to them for a while."""
+    before = ctx.now() - timedelta(seconds=LOST_AFTER_S)
+    with ctx.db.read() as session:
+        lost = [
+            row.id
+            for row in session.scalars(select(Message).where(Message.conversation_id == conversation_id, Message.status.in_(RUNNING)))
+            if ANSWERS.get(row.id) is None and (row.updated_at is None or row.updated_at < before)
+        ]
+    if not lost:
+        return
+    with ctx.db.write() as session:
+        for row in session.scalars(select(Message).where(Message.id.in_(lost), Message.status.in_(RUNNING))):
+            row.status = "failed"
+            row.usage = {**(row.usage or {}), "error": INTERRUPTED, "error_code": "interrupted"}
+
+
+def _insert_answers(
+    session: Session,
+    ctx: Context,
+    conversation: Conversation,
+    messages: Sequence[MessageView],
+    question: MessageView,
+    *,
+    settings: ChatSettings,
+) -> list[Request]:
+    """Insert an answer a column, the endpoints in random order, and select the first column; return what to generate."""
+    endpoints = random.sample(settings.endpoints, k=len(settings.endpoints)) if len(settings.endpoints) > 1 else list(settings.endpoints)
+    line = messages_before(messages, question.id)
+    prompt = build_prompt(settings.system, line)
+    facts = context_of_endpoints(session, ctx, endpoints)
+    contexts = [fact.context for fact in facts.values() if fact.context]
+    use = measure_line(line[:-1], system=settings.system)
+    left_out = turns_to_leave_out(
+        prompt, context=min(contexts, default=None), max_tokens=settings.max_tokens, ratio=use.characters_per_token
+    )
+    requests: list[Request] = []
+    for branch, endpoint in enumerate(endpoints):
+        row = insert_message(session, ctx, conversation, messages, parent_id=question.id, role="assistant", content="", branch=branch)
+        row.status, row.endpoint, row.checkpoint_id = "running", endpoint, facts[endpoint].checkpoint_id if endpoint in facts else None
+        row.usage = {"blind": True} if settings.blind and len(endpoints) > 1 else {}
+        if branch == 0:
+            conversation.leaf_id = row.id
+        requests.append(Request(row.id, endpoint, prompt, settings, left_out))
+    return requests
+
+
+def _begin(ctx: Context, requests: Sequence[Request]) -> None:
+    for request in requests:
+        ANSWERS.start(request.message_id, partial(generate, ctx, request))
+
+
+def _open(session: Session, conversation_id: str, person: Person) -> tuple[Conversation, list[MessageView]]:
+    conversation = own_conversation(session, conversation_id, person)
+    messages = read_messages(session, conversation_id)
+    if any(message.is_running for message in messages):
+        raise InvalidInput("An answer is still being generated here.", remedy="Wait for it, or stop it.")
+    return conversation, messages
+
+
+def _message(messages: Sequence[MessageView], message_id: str, *, role: str) -> MessageView:
+    message = next((message for message in messages if message.id == message_id and message.role == role), None)
+    if message is None:
+        raise NotFound("There is no such message in this conversation.", remedy="Reload the page.")
+    return message
+
+
+def _prefix_before(answer: MessageView, token: int, instead: str) -> tuple[str, list[Any]]:
+    tokens = list(answer.tokens or [])
+    if not 0 <= token < len(tokens):
+        raise InvalidInput(f"The answer has no token {token}.", remedy="Reload the page.", field="token")
+    before = tokens[:token]
+    text = "".join(item["text"] for item in before) + instead
+    return text, [*before, {"text": instead, "logprob": None, "top": tokens[token]["top"]}]
+
+
+def _stored(settings: ChatSettings) -> dict[str, Any]:
+    other = settings.endpoints[1] if len(settings.endpoints) > 1 else ""
+    return {
+        "endpoint": settings.endpoints[0],
+        "other_endpoint": other,
+        "system_prompt": settings.system,
+        "sampling": settings.model_dump(mode="json", exclude={"system"}),
+    }

@@ -1,0 +1,99 @@
+"""Thumbs on answers: each row holds a copy of prompt and answer, so that a dataset can be made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import delete, select
+
+from backend.db.tables import Feedback
+from backend.domain.serving.protocol import ChatMessage
+from backend.errors import InvalidInput
+from backend.services.context import Context, Person
+
+Source = Literal["playground", "api"]
+
+
+@dataclass(frozen=True)
+class FeedbackView:
+    """One thumb. `messages` is the prompt; `correction` a better answer that the person wrote."""
+
+    id: str
+    source: str
+    endpoint: str
+    checkpoint_id: str | None
+    messages: list[dict[str, Any]]
+    answer: str
+    correction: str
+    value: int
+    created_at: datetime
+
+
+def give_feedback(
+    ctx: Context,
+    *,
+    source: Source,
+    source_id: str,
+    endpoint: str,
+    checkpoint_id: str | None,
+    messages: Sequence[ChatMessage],
+    answer: str,
+    value: int,
+    correction: str = "",
+    person: Person,
+) -> None:
+    """Store a thumb, 1 or -1, in place of an earlier one on the same answer; 0 takes it back. The caller has checked that the answer is
+    the person's own. Raises InvalidInput for another value.
+    """
+    if value not in (-1, 0, 1):
+        raise InvalidInput(f"{value} is no thumb.", remedy="Send 1, -1, or 0 to take it back.", field="value")
+    with ctx.db.write() as session:
+        session.execute(delete(Feedback).where(Feedback.source == source, Feedback.request_id == source_id))
+        if value:
+            session.add(
+                Feedback(
+                    source=source,
+                    request_id=source_id,
+                    user_id=person.id,
+                    endpoint=endpoint[:80],
+                    checkpoint_id=checkpoint_id,
+                    messages=[message.as_dict() for message in messages],
+                    answer=answer,
+                    correction=correction,
+                    rating=value,
+                    created_at=ctx.now(),
+                )
+            )
+
+
+def list_feedback(ctx: Context, *, endpoint: str | None = None, limit: int = 10_000) -> list[FeedbackView]:
+    """Return thumbs that hold their prompt, newest first, of one endpoint or of all."""
+    query = select(Feedback).where(Feedback.messages.is_not(None)).order_by(Feedback.created_at.desc()).limit(limit)
+    if endpoint is not None:
+        query = query.where(Feedback.endpoint == endpoint)
+    with ctx.db.read() as session:
+        return [_view(row) for row in session.scalars(query)]
+
+
+def thumbs_of(ctx: Context, source: Source, source_ids: Collection[str]) -> dict[str, int]:
+    """Return the thumbs on answers by their ids."""
+    with ctx.db.read() as session:
+        query = select(Feedback.request_id, Feedback.rating).where(Feedback.source == source, Feedback.request_id.in_(source_ids))
+        return {source_id: rating for source_id, rating in session.execute(query) if rating is not None}
+
+
+def _view(row: Feedback) -> FeedbackView:
+    return FeedbackView(
+        id=row.id,
+        source=row.source,
+        endpoint=row.endpoint or "",
+        checkpoint_id=row.checkpoint_id,
+        messages=list(row.messages or []),
+        answer=row.answer or "",
+        correction=row.correction,
+        value=row.rating or 0,
+        created_at=row.created_at,
+    )

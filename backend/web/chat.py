@@ -1,0 +1,222 @@
+"""The playground's HTTP interface: JSON beside the page, for a browser that holds a signed token.
+
+    GET  /playground/api/chat?conversation=    -> a conversation
+    POST /playground/api/send                  {conversation, text, settings, edited} -> a conversation
+    POST /playground/api/regenerate            {conversation, message, settings} -> a conversation
+    POST /playground/api/continue              {conversation, message, settings, token, instead} -> a conversation
+    POST /playground/api/stop                  {conversation} -> a conversation
+    POST /playground/api/select                {conversation, message, round} -> a conversation
+    POST /playground/api/vote                  {conversation, message, label} -> a conversation
+    POST /playground/api/rate                  {conversation, message, value} -> a conversation
+    GET  /playground/api/stream?conversation=  -> server-sent events: {id, keep, nodes, usage, status} of the answers on their way
+
+The token comes in the header `Authorization: Bearer`, which no other site can make a browser send. Errors are {error, remedy}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.validation import validation_message
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
+from backend.services.context import Context, Person
+from backend.services.serving.chat.admission import person_of_token
+from backend.services.serving.chat.judgements import rate_answer, vote_on_answers
+from backend.services.serving.chat.reading import read_chat
+from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, stop_answers
+from backend.services.serving.conversations import select_branch
+from backend.web.chat_documents import chat_document
+from backend.web.chat_stream import stream_chat
+
+NEVER_STORED = {"cache-control": "no-store"}
+MAX_BODY_BYTES = 2_000_000
+STATUS: dict[type[RoundhouseError], int] = {InvalidInput: 422, NotFound: 404, Conflict: 409, NotAllowed: 403}
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Handle = Callable[[Context, Person, bytes], str]
+Document = dict[str, Any]
+Sent = TypeVar("Sent", bound="Body")
+
+
+class Body(BaseModel):
+    """Base of the bodies."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    conversation: str
+
+
+class SendBody(Body):
+    """A message. Without `conversation` it begins one; `edited` is the question that it replaces."""
+
+    conversation: str | None = None  # type: ignore[assignment]
+    text: str
+    settings: ChatSettings
+    edited: str | None = None
+
+
+class RegenerateBody(Body):
+    """An answer to give again."""
+
+    message: str
+    settings: ChatSettings
+
+
+class ContinueBody(RegenerateBody):
+    """An answer to continue: from its end, or before `token` with `instead` in its place."""
+
+    token: int | None = None
+    instead: str = ""
+
+
+class SelectBody(Body):
+    """The line to show: through a message, or through another round beside it."""
+
+    message: str
+    round: int | None = None
+
+
+class VoteBody(Body):
+    """A vote on answers side by side."""
+
+    message: str
+    label: str
+
+
+class RateBody(Body):
+    """A thumb on an answer."""
+
+    message: str
+    value: int
+
+
+def chat_routes(get_context: Callable[[], Context]) -> list[Route]:
+    """Return the routes; the context is created at the first request."""
+
+    async def stream(request: Request) -> Response:
+        ctx = get_context()
+        conversation = request.query_params.get("conversation", "")
+        try:
+            person = await run_in_threadpool(person_of_token, ctx, _token(request))
+            view = await run_in_threadpool(read_chat, ctx, conversation, person=person)
+        except RoundhouseError as error:
+            return _refuse(error)
+        headers = {**NEVER_STORED, "x-accel-buffering": "no"}
+        return StreamingResponse(stream_chat(ctx, view, person=person), media_type="text/event-stream", headers=headers)
+
+    async def read(request: Request) -> Response:
+        conversation = request.query_params.get("conversation", "")
+        return await run_in_threadpool(_respond, get_context, request, lambda _ctx, _person, _body: conversation, b"")
+
+    return [
+        Route("/playground/api/chat", read, methods=["GET"]),
+        Route("/playground/api/stream", stream, methods=["GET"]),
+        *(Route(f"/playground/api/{name}", _endpoint(get_context, handle), methods=["POST"]) for name, handle in HANDLERS.items()),
+    ]
+
+
+def _send(ctx: Context, person: Person, body: bytes) -> str:
+    sent = _parse(SendBody, body)
+    return send_message(ctx, sent.conversation, sent.text, settings=sent.settings, edited=sent.edited, person=person)
+
+
+def _again(ctx: Context, person: Person, body: bytes) -> str:
+    sent = _parse(RegenerateBody, body)
+    regenerate(ctx, sent.conversation, sent.message, settings=sent.settings, person=person)
+    return sent.conversation
+
+
+def _continue(ctx: Context, person: Person, body: bytes) -> str:
+    sent = _parse(ContinueBody, body)
+    continue_answer(ctx, sent.conversation, sent.message, settings=sent.settings, token=sent.token, instead=sent.instead, person=person)
+    return sent.conversation
+
+
+def _stop(ctx: Context, person: Person, body: bytes) -> str:
+    sent = _parse(Body, body)
+    stop_answers(ctx, sent.conversation, person=person)
+    return sent.conversation
+
+
+def _select(ctx: Context, person: Person, body: bytes) -> str:
+    sent = _parse(SelectBody, body)
+    select_branch(ctx, sent.conversation, sent.message, round_=sent.round, person=person)
+    return sent.conversation
+
+
+def _vote(ctx: Context, person: Person, body: bytes) -> str:
+    sent = _parse(VoteBody, body)
+    vote_on_answers(ctx, sent.conversation, sent.message, sent.label, person=person)
+    return sent.conversation
+
+
+def _rate(ctx: Context, person: Person, body: bytes) -> str:
+    sent = _parse(RateBody, body)
+    rate_answer(ctx, sent.conversation, sent.message, sent.value, person=person)
+    return sent.conversation
+
+
+HANDLERS: dict[str, Handle] = {
+    "send": _send,
+    "regenerate": _again,
+    "continue": _continue,
+    "stop": _stop,
+    "select": _select,
+    "vote": _vote,
+    "rate": _rate,
+}
+
+
+def _endpoint(get_context: Callable[[], Context], handle: Handle) -> Handler:
+    async def answer(request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            return _error("The body is not JSON.", "Send application/json.", 415)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                return _error("The message is too large.", f"Send at most {MAX_BODY_BYTES:,} bytes.", 413)
+        return await run_in_threadpool(_respond, get_context, request, handle, bytes(body))
+
+    return answer
+
+
+def _respond(get_context: Callable[[], Context], request: Request, handle: Handle, body: bytes) -> Response:
+    ctx = get_context()
+    try:
+        person = person_of_token(ctx, _token(request))
+        conversation = handle(ctx, person, body)
+        return JSONResponse(chat_document(read_chat(ctx, conversation, person=person)), headers=NEVER_STORED)
+    except RoundhouseError as error:
+        return _refuse(error)
+
+
+def _token(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _refuse(error: RoundhouseError) -> Response:
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
+    return _error(error.message, error.remedy, status)
+
+
+def _error(message: str, remedy: str, status: int) -> Response:
+    return JSONResponse({"error": message, "remedy": remedy}, status_code=status, headers=NEVER_STORED)
+
+
+def _parse(schema: type[Sent], body: bytes) -> Sent:
+    try:
+        return schema.model_validate(json.loads(body))
+    except ValidationError as error:
+        raise InvalidInput(validation_message(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput("The body is not JSON.", remedy="Send one JSON object.") from error

@@ -1,0 +1,86 @@
+"""A conversation as JSON for the playground's browser: texts, their Markdown as nodes, and nothing that a blind comparison hides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backend.domain.markdown_nodes import Node, markdown_nodes
+from backend.services.serving.chat.judgements import SIDES
+from backend.services.serving.chat.reading import ChatView, TurnView
+from backend.services.serving.conversations import MessageView
+
+Document = dict[str, Any]
+SHOWN_USAGE = (
+    "prompt_tokens",
+    "completion_tokens",
+    "ttft_ms",
+    "tok_per_sec",
+    "total_ms",
+    "cost_usd",
+    "finish_reason",
+    "error",
+    "error_code",
+    "left_out",
+    "tool_calls",
+)
+
+
+def chat_document(view: ChatView) -> Document:
+    """Return a conversation's selected line."""
+    return {
+        "id": view.conversation.id,
+        "title": view.conversation.title,
+        "running": view.is_running,
+        "turns": [_turn(turn, view) for turn in view.turns],
+        "context": {
+            "tokens": view.use.tokens,
+            "limit": view.context,
+            "ratio": round(view.use.characters_per_token, 2),
+            "left_out": view.use.left_out,
+            "first_sent": view.first_sent,
+        },
+    }
+
+
+def answer_document(message: MessageView, *, thumb: int = 0, side: str | None = None) -> Document:
+    """Return one answer."""
+    return {
+        "id": message.id,
+        "text": message.content,
+        "nodes": markdown_nodes(message.content),
+        "status": "running" if message.is_running else message.status,
+        "endpoint": message.endpoint,
+        "usage": {name: message.usage[name] for name in SHOWN_USAGE if message.usage.get(name) is not None},
+        "thumb": thumb,
+        "tokens": message.tokens,
+        "side": side,
+    }
+
+
+def changed_nodes(before: list[Node], after: list[Node]) -> tuple[int, list[Node]]:
+    """Return how many of the first blocks are unchanged, and the blocks after them."""
+    same = next((at for at, (old, new) in enumerate(zip(before, after, strict=False)) if old != new), min(len(before), len(after)))
+    return same, after[same:]
+
+
+def _turn(turn: TurnView, view: ChatView) -> Document:
+    versions = {"version": turn.version + 1, "versions": len(turn.rounds), "rounds": list(turn.rounds)}
+    if turn.is_question:
+        (message,) = turn.messages
+        return {"kind": "question", "id": message.id, "text": message.content, **versions}
+    many = len(turn.messages) > 1
+    answers = [
+        answer_document(message, thumb=view.thumbs.get(message.id, 0), side=SIDES[at] if many else None)
+        for at, message in enumerate(turn.messages)
+    ]
+    vote = next((message.vote for message in turn.messages if message.vote), None)
+    return {
+        "kind": "answers",
+        "id": turn.messages[0].id,
+        "answers": answers,
+        "selected": turn.selected,
+        "hidden": turn.is_hidden,
+        "votable": turn.is_votable,
+        "vote": vote,
+        **versions,
+    }

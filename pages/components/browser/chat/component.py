@@ -1,0 +1,60 @@
+"""The playground's conversation in the browser: answers as they arrive, drawn as Markdown without markup, and the field to write in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from backend.domain.serving.chat_settings import ChatSettings
+from backend.services.serving.chat.contexts import EndpointFacts
+from pages.components.browser.ballot.component import TEXT_STYLE, maths_url
+from pages.components.browser.modules import join_modules
+
+_HERE = Path(__file__).parent
+_chat = st.components.v2.component(
+    "roundhouse_chat",
+    html='<div class="pg-host"></div>',
+    css=(_HERE / "style.css").read_text() + (_HERE / "columns.css").read_text() + TEXT_STYLE,
+    js=join_modules(_HERE / "chat.js"),
+    isolate_styles=False,
+)
+API = "/playground/api"
+
+
+def chat(
+    *,
+    token: str,
+    conversation: str | None,
+    settings: ChatSettings | None,
+    facts: Mapping[str, EndpointFacts],
+    examples: Sequence[str] = (),
+    vote_note: str = "",
+    document: dict[str, Any] | None = None,
+    key: str,
+) -> str | None:
+    """Draw a conversation, or the start of a new one; return the id of the one that is open in the browser, if it began there.
+
+    With a `document` it is drawn read-only from there, and nothing is asked of the server. `vote_note` says where votes go.
+    """
+    contexts = [fact.context for fact in facts.values() if fact.context]
+    result = _chat(
+        key=key,
+        data={
+            "url": API,
+            "token": token,
+            "conversation": conversation,
+            "settings": settings.model_dump(mode="json") if settings else None,
+            "limit": min(contexts, default=None),
+            "examples": list(examples),
+            "vote_note": vote_note,
+            "maths": maths_url(),
+            "document": document,
+        },
+        default={"opened": None},
+        on_opened_change=lambda: None,
+        on_renew_change=lambda: None,
+    )
+    return result.opened if isinstance(result.opened, str) else None

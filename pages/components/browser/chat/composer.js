@@ -1,0 +1,170 @@
+// The field to write in: attached text files, the context meter above it, send and stop.
+
+import { element } from "../dom.js"
+import { iconButton } from "./icons.js"
+
+const MAX_FILE_BYTES = 200_000
+const MAX_ROWS_PX = 260
+const TOKENS_PER_MESSAGE = 4
+const DEFAULT_RATIO = 3.5
+
+export class Composer {
+  constructor({ send, stop, editLast }) {
+    Object.assign(this, { onSend: send, onStop: stop, onEditLast: editLast })
+    this.files = []
+    this.limit = null
+    this.context = null
+    this.isRunning = false
+    this.root = element("form", "pg-composer")
+    this.root.onsubmit = (event) => { event.preventDefault(); this.send() }
+    this.meter = this.buildMeter()
+    this.chips = element("div", "pg-chips")
+    this.field = element("textarea", "pg-field")
+    this.field.rows = 1
+    this.field.placeholder = "Write a message"
+    this.field.setAttribute("aria-label", "Message")
+    this.field.oninput = () => { this.fit(); this.keep(); this.measure() }
+    this.field.onkeydown = (event) => this.press(event)
+    this.input = element("input", "pg-unseen")
+    this.input.type = "file"
+    this.input.multiple = true
+    this.input.tabIndex = -1
+    this.input.setAttribute("aria-hidden", "true")
+    this.input.onchange = () => this.attach([...this.input.files])
+    const attach = iconButton("attach_file", "Attach text files", () => this.input.click())
+    this.button = iconButton("arrow_upward", "Send", null)
+    this.button.type = "submit"
+    this.button.classList.add("pg-send")
+    this.problem = element("p", "pg-problem")
+    this.problem.setAttribute("role", "alert")
+    const row = element("div", "pg-row")
+    row.append(attach, this.field, this.button)
+    const hint = element("p", "pg-hint", "Enter sends · Shift+Enter breaks the line · Esc stops · ↑ edits the last message · / writes")
+    this.root.append(this.meter, this.chips, row, this.problem, hint, this.input)
+    this.root.ondragover = (event) => event.preventDefault()
+    this.root.ondrop = (event) => { event.preventDefault(); this.attach([...event.dataTransfer.files]) }
+  }
+
+  buildMeter() {
+    const meter = element("div", "pg-meter")
+    this.meterWords = meter.appendChild(element("span", "pg-meter-words"))
+    const bar = meter.appendChild(element("div", "pg-meter-bar"))
+    this.meterFill = bar.appendChild(element("div", "pg-meter-fill"))
+    this.meterDraft = bar.appendChild(element("div", "pg-meter-draft"))
+    bar.setAttribute("role", "meter")
+    bar.setAttribute("aria-label", "Context in use")
+    this.meterBar = bar
+    return meter
+  }
+
+  offer(isOffered) {
+    this.root.hidden = !isOffered
+  }
+
+  show({ isRunning, context }) {
+    this.isRunning = isRunning
+    this.context = context || null
+    const name = isRunning ? "Stop" : "Send"
+    this.button.querySelector(".pg-icon").textContent = isRunning ? "stop" : "arrow_upward"
+    this.button.title = name
+    this.button.setAttribute("aria-label", name)
+    this.button.dataset.running = isRunning ? "yes" : "no"
+    this.measure()
+  }
+
+  // What the next prompt takes of the context: exact up to the last answer, estimated for what is written now.
+  measure() {
+    const used = this.context?.tokens || 0
+    const text = this.text()
+    const draft = text.trim() ? Math.ceil(text.length / (this.context?.ratio || DEFAULT_RATIO)) + TOKENS_PER_MESSAGE : 0
+    const limit = this.limit || this.context?.limit
+    this.meter.hidden = !limit
+    if (!limit) return
+    const total = used + draft
+    const share = (tokens) => `${Math.min(100, (100 * tokens) / limit).toFixed(1)}%`
+    this.meterFill.style.width = share(used)
+    this.meterDraft.style.width = share(Math.min(draft, Math.max(0, limit - used)))
+    this.meter.dataset.full = total > limit ? "yes" : total > 0.85 * limit ? "nearly" : "no"
+    const isTooLong = draft >= limit
+    const words = `Context: ${draft ? "about " : ""}${total.toLocaleString("en")} of ${limit.toLocaleString("en")} tokens`
+    const more = isTooLong ? " · this message alone is longer than the context" : total > limit ? " · the oldest turns will not be sent" : ""
+    this.meterWords.textContent = words + more
+    this.meterBar.setAttribute("aria-valuemin", "0")
+    this.meterBar.setAttribute("aria-valuemax", String(limit))
+    this.meterBar.setAttribute("aria-valuenow", String(Math.min(total, limit)))
+  }
+
+  text() {
+    const files = this.files.map(({ name, text }) => `\n\nFile ${name}:\n\n\`\`\`\n${text.trimEnd()}\n\`\`\``)
+    return this.field.value + files.join("")
+  }
+
+  async send(example) {
+    if (this.isRunning) { this.onStop(); return }
+    const text = example ?? this.text()
+    if (!text.trim()) { this.field.focus(); return }
+    const draft = this.field.value, files = this.files
+    if (example === undefined) { this.field.value = ""; this.files = []; this.drawChips(); this.fit() }
+    const isSent = await this.onSend(text)
+    if (!isSent && example === undefined) { this.field.value = draft; this.files = files; this.drawChips(); this.fit() }
+    this.keep()
+    this.measure()
+    this.focus()
+  }
+
+  press(event) {
+    if (event.isComposing) return
+    if (event.key === "Enter" && !event.shiftKey && !event.ctrlKey) { event.preventDefault(); if (!this.isRunning) this.send(); return }
+    if (event.key === "ArrowUp" && !this.field.value && !this.isRunning) { event.preventDefault(); this.onEditLast() }
+  }
+
+  async attach(files) {
+    this.problem.textContent = ""
+    for (const file of files) {
+      if (file.size > MAX_FILE_BYTES) { this.problem.textContent = `${file.name} has ${Math.ceil(file.size / 1000).toLocaleString("en")} kB; attach text files of at most 200 kB.`; continue }
+      const text = await file.text()
+      if (text.includes("\u0000") || text.includes("\ufffd")) { this.problem.textContent = `${file.name} is not a text file in UTF-8.`; continue }
+      this.files = [...this.files, { name: file.name.slice(0, 120), text }]
+    }
+    this.input.value = ""
+    this.drawChips()
+    this.measure()
+    this.focus()
+  }
+
+  drawChips() {
+    this.chips.replaceChildren(...this.files.map((file) => {
+      const chip = element("span", "pg-chip", file.name)
+      chip.append(iconButton("close", `Remove ${file.name}`, () => { this.files = this.files.filter((other) => other !== file); this.drawChips(); this.measure() }))
+      return chip
+    }))
+  }
+
+  fit() {
+    this.field.style.height = "auto"
+    this.field.style.height = `${Math.min(MAX_ROWS_PX, this.field.scrollHeight)}px`
+  }
+
+  // A draft survives a reload, by conversation.
+  keep() {
+    try {
+      if (this.field.value) sessionStorage.setItem(this.draftName, this.field.value)
+      else sessionStorage.removeItem(this.draftName)
+    } catch { /* storage is forbidden */ }
+  }
+
+  restore(conversation) {
+    this.draftName = `roundhouse-draft-${conversation || "new"}`
+    try { this.field.value = sessionStorage.getItem(this.draftName) || "" } catch { this.field.value = "" }
+    this.fit()
+    this.measure()
+  }
+
+  sent(conversation) {
+    if (conversation === null) this.keep()
+  }
+
+  focus() {
+    if (matchMedia("(hover: hover)").matches) this.field.focus({ preventScroll: true })
+  }
+}

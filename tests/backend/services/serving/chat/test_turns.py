@@ -1,0 +1,146 @@
+"""Turns of the playground through a real gateway: answers that belong to the server, branches, and a context that is full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from backend.db.tables import ApiKey, Message
+from backend.errors import InvalidInput, NotFound
+from backend.services.context import LOCAL, Context
+from backend.services.people.accounts import add_user
+from backend.services.people.keys import revoke_key
+from backend.services.serving.chat.live import ANSWERS
+from backend.services.serving.chat.reading import read_chat
+from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, stop_answers
+from backend.services.serving.conversations import select_branch
+from tests.support.gateway_fixtures import eventually
+from tests.support.networks.chat_world import ChatWorld, chat_world
+
+
+@pytest.fixture
+def world(ctx: Context) -> Iterator[ChatWorld]:
+    with chat_world(ctx, "tales") as world:
+        yield world
+
+
+def lines(world: ChatWorld, conversation: str) -> list[str]:
+    """Return the texts of the selected line."""
+    view = read_chat(world.ctx, conversation, person=LOCAL)
+    return [next(m.content for m in turn.messages if m.id == turn.selected) for turn in view.turns]
+
+
+def test_an_answer_is_generated_by_the_server_and_passes_the_gateway_with_a_key_of_its_own(world: ChatWorld) -> None:
+    conversation = send_message(world.ctx, None, "Hello", settings=world.settings(), person=LOCAL)
+    question, answer = world.messages(conversation)
+    assert (question.content, answer.content) == ("Hello", "w0 w1 w2 ")
+    assert answer.status == "done"
+    assert answer.usage["ttft_ms"] > 0
+    with world.ctx.db.read() as session:
+        key = session.scalars(select(ApiKey)).one()
+    assert world.directory.last(1).key_id == key.id, "limits, usage and balancing apply to the playground's key"
+    revoke_key(world.ctx, key.id, person=LOCAL)
+    send_message(world.ctx, conversation, "Again", settings=world.settings(), person=LOCAL)
+    assert world.messages(conversation)[-1].status == "done", "after a revocation the playground takes another key"
+
+
+def test_stop_keeps_what_arrived_and_says_who_stopped_it(world: ChatWorld) -> None:
+    world.replicas["tales"].tokens, world.replicas["tales"].delay_s = 10_000, 0.01
+    conversation = send_message(world.ctx, None, "Hello", settings=world.settings(), person=LOCAL)
+    eventually(lambda: world.replicas["tales"].seen)
+    with pytest.raises(InvalidInput, match="still being generated"):
+        send_message(world.ctx, conversation, "More", settings=world.settings(), person=LOCAL)
+    stop_answers(world.ctx, conversation, person=LOCAL)
+    answer = world.messages(conversation)[-1]
+    assert (answer.status, answer.usage["finish_reason"]) == ("stopped", "stopped")
+    eventually(lambda: world.replicas["tales"].left == 1)
+
+
+def test_an_answer_of_a_server_that_is_gone_is_marked_as_interrupted_and_not_as_stopped(world: ChatWorld) -> None:
+    conversation = send_message(world.ctx, None, "Hello", settings=world.settings(), person=LOCAL)
+    answer = world.messages(conversation)[-1]
+    with world.ctx.db.write() as session:
+        row = session.get_one(Message, answer.id)
+        row.status, row.updated_at = "running", world.ctx.now() - timedelta(minutes=1)
+    (shown,) = read_chat(world.ctx, conversation, person=LOCAL).turns[-1].messages
+    assert shown.status == "failed"
+    assert "server stopped" in shown.usage["error"]
+    assert shown.content == "w0 w1 w2 "
+
+
+def test_an_answer_is_stored_as_interrupted_when_the_server_ends(world: ChatWorld) -> None:
+    world.replicas["tales"].tokens, world.replicas["tales"].delay_s = 10_000, 0.01
+    conversation = send_message(world.ctx, None, "Hello", settings=world.settings(), person=LOCAL)
+    eventually(lambda: world.replicas["tales"].seen)
+    ANSWERS.close()
+    answer = world.messages(conversation)[-1]
+    assert (answer.status, answer.usage["error_code"]) == ("failed", "interrupted")
+
+
+def test_a_line_longer_than_the_context_loses_its_oldest_turns_and_no_turn_fails(world: ChatWorld) -> None:
+    world.replicas["tales"].prompt_tokens, conversation = None, None
+    for _ in range(4):
+        conversation = send_message(world.ctx, conversation, "word " * 20, settings=world.settings(max_tokens=16), person=LOCAL)
+        assert world.messages(conversation)[-1].status == "done"
+    assert conversation is not None
+    last = world.replicas["tales"].bodies[-1]["messages"]
+    assert len(last) < 7, "64 tokens hold no four turns of 100 characters"
+    view = read_chat(world.ctx, conversation, person=LOCAL)
+    assert view.use.left_out >= 1
+    assert view.context == 64
+    assert view.first_sent in {turn.selected for turn in view.turns if turn.is_question}
+
+
+def test_a_prompt_that_the_replica_finds_too_long_is_sent_again_with_one_turn_less(world: ChatWorld) -> None:
+    conversation = send_message(world.ctx, None, "One", settings=world.settings(), person=LOCAL)
+    world.messages(conversation)
+    world.replicas["tales"].script = "refuse:400:context_length_exceeded"
+    send_message(world.ctx, conversation, "Two", settings=world.settings(), person=LOCAL)
+    answer = world.messages(conversation)[-1]
+    assert [len(body["messages"]) for body in world.replicas["tales"].bodies] == [1, 3, 1]
+    assert answer.usage["error_code"] == "context_length_exceeded", "the last message alone is still too long for this replica"
+
+
+def test_an_edited_question_and_a_regenerated_answer_are_branches_to_go_back_to(world: ChatWorld) -> None:
+    conversation = send_message(world.ctx, None, "First", settings=world.settings(), person=LOCAL)
+    question, answer = world.messages(conversation)
+    world.replicas["tales"].word = "other "
+    regenerate(world.ctx, conversation, answer.id, settings=world.settings(), person=LOCAL)
+    world.messages(conversation)
+    assert lines(world, conversation) == ["First", "other other other "]
+    send_message(world.ctx, conversation, "Second", settings=world.settings(), edited=question.id, person=LOCAL)
+    world.messages(conversation)
+    assert lines(world, conversation) == ["Second", "other other other "]
+    versions = [(turn.version, len(turn.rounds)) for turn in read_chat(world.ctx, conversation, person=LOCAL).turns]
+    assert versions == [(1, 2), (0, 1)]
+    select_branch(world.ctx, conversation, question.id, person=LOCAL)
+    assert lines(world, conversation) == ["First", "other other other "]
+    select_branch(world.ctx, conversation, answer.id, round_=0, person=LOCAL)
+    assert lines(world, conversation) == ["First", "w0 w1 w2 "]
+
+
+def test_an_endpoint_without_a_replica_fails_the_answer_alone(world: ChatWorld) -> None:
+    world.directory.endpoints["tales"] = []
+    conversation = send_message(world.ctx, None, "Hello", settings=world.settings(), person=LOCAL)
+    question, answer = world.messages(conversation)
+    assert question.content == "Hello"
+    assert answer.has_failed
+
+
+def test_turns_of_another_persons_conversation_are_refused(world: ChatWorld) -> None:
+    owner, other = (add_user(world.ctx, name, "a long password", person=LOCAL) for name in ("maya", "noor"))
+    conversation = send_message(world.ctx, None, "secret", settings=world.settings(), person=owner)
+    answer = world.messages(conversation, person=owner)[-1]
+    for act in (
+        lambda: send_message(world.ctx, conversation, "x", settings=world.settings(), person=other),
+        lambda: regenerate(world.ctx, conversation, answer.id, settings=world.settings(), person=other),
+        lambda: continue_answer(world.ctx, conversation, answer.id, settings=world.settings(), person=other),
+        lambda: stop_answers(world.ctx, conversation, person=other),
+        lambda: select_branch(world.ctx, conversation, answer.id, person=other),
+        lambda: read_chat(world.ctx, conversation, person=other),
+    ):
+        with pytest.raises(NotFound):
+            act()
