@@ -18,6 +18,8 @@ BUSY_TIMEOUT_MS = 30_000
 ERASE_TIMEOUT_MS = 500
 DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 """Default driver by URL scheme."""
+PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+"""Options of libpq, in seconds and milliseconds: a server that vanished without a word is noticed in seconds instead of minutes."""
 
 
 class Database:
@@ -69,7 +71,7 @@ class Database:
 
 def _create(url: URL, is_sqlite: bool) -> Engine:
     if not is_sqlite:
-        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20)
+        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=20, connect_args=PATIENCE)
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}, pool_size=5, max_overflow=60)
 
     @event.listens_for(engine, "connect")

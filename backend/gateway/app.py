@@ -14,11 +14,12 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from backend.errors import Unavailable
 from backend.gateway.answers import Kind, collect_answer, stream_answer
 from backend.gateway.bodies import ChatBody, CompletionBody, parse_body
 from backend.gateway.connection import LimitBody, StreamedAnswer, WholeAnswer
 from backend.gateway.directory import Directory, ModelEntry, Principal
-from backend.gateway.errors import ApiError, invalid_key
+from backend.gateway.errors import ApiError, invalid_key, unavailable
 from backend.gateway.limits.demand import LimitStore
 from backend.gateway.limits.gate import KeyGate, check_scope
 from backend.gateway.limits.memory import MemoryLimits
@@ -62,6 +63,7 @@ def create_gateway(
     app.add_route("/health", routes.health, methods=["GET"])
     app.add_route("/metrics", routes.show_metrics, methods=["GET"])
     app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(Unavailable, _answer_unavailable)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_crash)
     return app
@@ -184,6 +186,11 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     if status == 404:
         return ApiError(404, f"There is no {request.method} {request.url.path} here.", code="unknown_url").response()
     return ApiError(status, str(getattr(error, "detail", error)), code=None).response()
+
+
+async def _answer_unavailable(request: Request, error: Exception) -> Response:
+    del request
+    return unavailable(error).response() if isinstance(error, Unavailable) else await _answer_crash_body()
 
 
 async def _answer_crash(request: Request, error: Exception) -> Response:

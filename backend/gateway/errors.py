@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from backend.domain.serving.protocol import ENGINE_FAILED, QUEUE_TIMEOUT
-from backend.errors import NotFound
+from backend.errors import NotFound, Unavailable
 from backend.infra.replicas import ReplicaRefused
 
 
@@ -52,6 +52,11 @@ def unknown_model(error: NotFound, *, name: str) -> ApiError:
     return ApiError(
         404, f"The model {name!r} does not exist here. GET /v1/models lists those that do.", code="model_not_found", param="model"
     )
+
+
+def unavailable(error: Unavailable) -> ApiError:
+    """Return the error of a gateway that started while the database was away."""
+    return ApiError(503, str(error), code="database_unavailable", retry_after_s=5)
 
 
 def no_replica(endpoint: str) -> ApiError:

@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from backend.domain.serving.key_limits import Period
-from backend.errors import NotFound
+from backend.errors import NotFound, Unavailable
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
+from backend.gateway.snapshot import Away, Keeper
 from backend.services.context import Context
-from backend.services.people.keys import check_key, key_spending
+from backend.services.people.keys import KeyGrant, check_key, hash_key, key_spending, note_key_uses, valid_keys
 from backend.services.serving.costs.prices import replica_prices
 from backend.services.serving.endpoints import deployed_endpoints
 from backend.services.serving.replicas import Target, ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
 
-FRESH_S = 0.4
 PRICES_S = 10.0
+USES_S = 10.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one reading of the database found. Keys are by their hash."""
+
+    targets: Mapping[str, Sequence[Target]]
+    models: Sequence[ModelEntry]
+    keys: Mapping[str, KeyGrant]
+    prices: Mapping[str, float]
 
 
 class InstalledDirectory:
     """Implement `Directory` over a context.
 
-    Replica addresses are read at most every 0.4 s; a key is looked up at every request, so that revoking takes effect at once.
+    Addresses come from a snapshot at most 0.4 s old. A key is looked up at every request, so that revoking takes effect at once. While the
+    database is away, both come from the last snapshot; a key that was revoked or had expired before then stays invalid.
     """
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        self._lock = threading.Lock()
-        self._targets: dict[str, list[Target]] = {}
-        self._read_at = 0.0
-        self._prices: dict[str, float] = {}
-        self._priced_at = 0.0
+        self._keeper: Keeper[Snapshot] = Keeper(self._read)
+        self._prices: Mapping[str, float] = {}
+        self._priced_at = float("-inf")
+        self._uses: dict[str, datetime] = {}
+        self._noted_at = time.monotonic()
+        self._spent: dict[tuple[str, str, str], float] = {}
 
     @property
     def keys_required(self) -> bool:
@@ -42,13 +58,26 @@ class InstalledDirectory:
 
     def authenticate(self, key: str) -> Principal | None:
         """Return the holder of a key, or None."""
-        grant = check_key(self._ctx, key)
-        return Principal(key_id=grant.id, name=grant.name, scopes=grant.scopes, limits=grant.limits) if grant else None
+        try:
+            grant = self._keeper.ask(lambda: check_key(self._ctx, key))
+        except Away:
+            grant = self._latest().keys.get(hash_key(key))
+            if grant is not None and grant.expires_at is not None and grant.expires_at <= self._ctx.now():
+                grant = None
+        if grant is None:
+            return None
+        self._uses[grant.id] = self._ctx.now()
+        return Principal(key_id=grant.id, name=grant.name, scopes=grant.scopes, limits=grant.limits)
 
     def spent(self, key_id: str, unit: Literal["tokens", "usd"], period: Period) -> float:
-        """Return what a key has used in a period."""
-        spending = key_spending(self._ctx, key_id, period)
-        return float(spending.tokens if unit == "tokens" else spending.usd)
+        """Return what a key has used in a period; what was last read while the database is away."""
+        try:
+            spending = self._keeper.ask(lambda: key_spending(self._ctx, key_id, period))
+        except Away:
+            return self._spent.get((key_id, unit, period), 0.0)
+        value = float(spending.tokens if unit == "tokens" else spending.usd)
+        self._spent[key_id, unit, period] = value
+        return value
 
     def device_hour_usd(self, replica_id: str) -> float | None:
         """Return the price of an hour of a replica's device, as read with the addresses."""
@@ -56,11 +85,11 @@ class InstalledDirectory:
 
     def list_models(self) -> Sequence[ModelEntry]:
         """Return the endpoints that are deployed, ready or not."""
-        return [ModelEntry(name=name, created=deployed) for name, deployed in deployed_endpoints(self._ctx)]
+        return self._latest().models
 
     def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
         """Return the ready replicas of an endpoint. Raises NotFound."""
-        targets = self._fresh().get(endpoint)
+        targets = self._latest().targets.get(endpoint)
         if targets is None:
             raise NotFound(f"The model {endpoint!r} does not exist here.", remedy="GET /v1/models lists those that do.")
         return [ReplicaAddress(id=t.replica_id, url=t.url, token=t.internal_token) for t in targets]
@@ -69,12 +98,26 @@ class InstalledDirectory:
         """Store usage; a repeated row is stored once."""
         add_usage(self._ctx, rows)
 
-    def _fresh(self) -> dict[str, list[Target]]:
-        with self._lock:
-            if time.monotonic() - self._read_at > FRESH_S:
-                self._targets = ready_targets(self._ctx)
-                self._read_at = time.monotonic()
-                if time.monotonic() - self._priced_at > PRICES_S:
-                    self._prices = replica_prices(self._ctx)
-                    self._priced_at = time.monotonic()
-            return self._targets
+    def _latest(self) -> Snapshot:
+        try:
+            return self._keeper.latest()
+        except Away as error:
+            raise Unavailable("The database does not answer, and this gateway has not read it yet.", remedy="Try again.") from error
+
+    def _read(self) -> Snapshot:
+        if time.monotonic() - self._priced_at > PRICES_S:
+            self._prices, self._priced_at = replica_prices(self._ctx), time.monotonic()
+        models = [ModelEntry(name=name, created=deployed) for name, deployed in deployed_endpoints(self._ctx)]
+        snapshot = Snapshot(targets=ready_targets(self._ctx), models=models, keys=valid_keys(self._ctx), prices=self._prices)
+        if self._uses and time.monotonic() - self._noted_at > USES_S:
+            self._note_uses()
+        return snapshot
+
+    def _note_uses(self) -> None:
+        uses, self._uses = self._uses, {}
+        try:
+            note_key_uses(self._ctx, uses)
+        except SQLAlchemyError:
+            self._uses = uses | self._uses
+            raise
+        self._noted_at = time.monotonic()

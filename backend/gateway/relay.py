@@ -24,10 +24,10 @@ from backend.domain.serving.protocol import (
     OpenEvent,
     TokenEvent,
 )
-from backend.errors import NotFound
+from backend.errors import NotFound, Unavailable
 from backend.gateway.balancer import Balancer
 from backend.gateway.directory import Directory, Principal, ReplicaAddress
-from backend.gateway.errors import ApiError, failed_on_request, from_refusal, no_replica, replica_lost, unknown_model
+from backend.gateway.errors import ApiError, failed_on_request, from_refusal, no_replica, replica_lost, unavailable, unknown_model
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.shares import BusyShares
 from backend.gateway.usage import UsageWriter
@@ -151,6 +151,8 @@ class Relay:
             return list(await asyncio.to_thread(self._directory.replicas_for, trace.endpoint))
         except NotFound as error:
             raise unknown_model(error, name=trace.endpoint) from error
+        except Unavailable as error:
+            raise unavailable(error) from error
 
     async def _try_replicas(
         self, replicas: list[ReplicaAddress], request: GenerateRequest, trace: Trace

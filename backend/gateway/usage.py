@@ -11,7 +11,8 @@ from backend.services.serving.usage import UsageRow
 
 logger = logging.getLogger(__name__)
 FLUSH_S = 0.5
-MAX_KEPT = 10_000
+MAX_KEPT = 50_000
+STOP_S = 5.0
 BATCH = 500
 
 
@@ -38,7 +39,11 @@ class UsageWriter:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._flush()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await self._flush()
+        except TimeoutError:
+            logger.error("Usage of %d requests is lost: the database does not answer.", len(self._waiting))
 
     async def _run(self) -> None:
         while True:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Usage, User
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period, period_start
 from backend.errors import InvalidInput, NotAllowed, NotFound
 from backend.services.context import BUILDERS, Context, Person, require_builder
-
-USED_EVERY_S = 60
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class KeyGrant:
     name: str
     scopes: KeyScopes
     limits: KeyLimits
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def create_key(
         session.add(
             ApiKey(
                 name=name.strip()[:80],
-                key_hash=_hash(key),
+                key_hash=hash_key(key),
                 hint=key[-4:],
                 user_id=person.id,
                 scopes=scopes.model_dump(mode="json"),
@@ -125,20 +125,35 @@ def revoke_key(ctx: Context, key: str, *, person: Person) -> None:
 
 def check_key(ctx: Context, key: str) -> KeyGrant | None:
     """Return what a valid key may do, or None. Keys that are revoked or expired, of a disabled account, or of a role that may not have keys
-    are invalid. `last_used_at` is updated once a minute, so that a busy key does not write per request.
+    are invalid.
     """
-    owner_may = ApiKey.user_id.is_(None) | (User.disabled_at.is_(None) & User.role.in_(BUILDERS))
-    now = ctx.now()
-    in_time = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now)
-    query = select(ApiKey).outerjoin(User, User.id == ApiKey.user_id)
     with ctx.db.read() as session:
-        row = session.scalar(query.where(ApiKey.key_hash == _hash(key), ApiKey.revoked_at.is_(None), in_time, owner_may))
-    if row is None:
-        return None
-    if row.last_used_at is None or (now - row.last_used_at).total_seconds() > USED_EVERY_S:
-        with ctx.db.write() as session:
-            session.get_one(ApiKey, row.id).last_used_at = now
-    return KeyGrant(row.id, row.name, KeyScopes.model_validate(row.scopes or {}), KeyLimits.model_validate(row.limits or {}))
+        row = session.scalar(_valid(ctx).where(ApiKey.key_hash == hash_key(key)))
+    return None if row is None else _grant(row)
+
+
+def valid_keys(ctx: Context) -> dict[str, KeyGrant]:
+    """Return every valid key by its hash, as a gateway remembers them for when the database is away."""
+    with ctx.db.read() as session:
+        return {row.key_hash: _grant(row) for row in session.scalars(_valid(ctx))}
+
+
+def note_key_uses(ctx: Context, uses: Mapping[str, datetime]) -> None:
+    """Store when keys, by id, were last used. A gateway calls it every few seconds, never within a request."""
+    with ctx.db.write() as session:
+        for row in session.scalars(select(ApiKey).where(ApiKey.id.in_(list(uses)))):
+            row.last_used_at = max(uses[row.id], row.last_used_at or uses[row.id])
+
+
+def _valid(ctx: Context) -> Select[ApiKey]:
+    owner_may = ApiKey.user_id.is_(None) | (User.disabled_at.is_(None) & User.role.in_(BUILDERS))
+    in_time = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > ctx.now())
+    return select(ApiKey).outerjoin(User, User.id == ApiKey.user_id).where(ApiKey.revoked_at.is_(None), in_time, owner_may)
+
+
+def _grant(row: ApiKey) -> KeyGrant:
+    scopes, limits = KeyScopes.model_validate(row.scopes or {}), KeyLimits.model_validate(row.limits or {})
+    return KeyGrant(row.id, row.name, scopes, limits, row.expires_at)
 
 
 def key_spending(ctx: Context, key_id: str, period: Period) -> Spending:
@@ -191,5 +206,6 @@ def _require_scope(scopes: KeyScopes, person: Person) -> None:
         raise NotAllowed(f"{person.name} may not create a key with the admin scope.", remedy="Ask an admin, or leave the scope out.")
 
 
-def _hash(key: str) -> str:
+def hash_key(key: str) -> str:
+    """Return what is stored of a key."""
     return hashlib.sha256(key.encode()).hexdigest()

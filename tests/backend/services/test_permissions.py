@@ -37,7 +37,7 @@ NOBODY_ASKS = {
     "beat": "a worker",
     "change_own_password": "one's own account, by its password",
     "revoke_key": "one's own key; an admin's right is part of the query",
-    "check_key": "the gateway, which notes when a key was used",
+    "note_key_uses": "the gateway",
     "add_usage": "the gateway",
     "advance_endpoints": "a worker",
     "open_rematch": "the launch on votes, which has asked",

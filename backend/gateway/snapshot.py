@@ -1,0 +1,108 @@
+"""What the gateway last read from the database, kept fresh by a thread, so that requests outlive the database."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+logger = logging.getLogger(__name__)
+FRESH_S = 0.4
+IDLE_S = 1.0
+PATIENCE_S = 1.0
+MAX_QUESTIONS = 8
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Away(Exception):
+    """The database does not answer, or has not in the last moments."""
+
+
+class Keeper(Generic[T]):
+    """Reads a snapshot every second, and every 0.4 s while there are requests. An error or a silence of a second means that the database is
+    away; then the last snapshot counts, and no request waits until the thread has read one again.
+    """
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read = read
+        self._snapshot: T | None = None
+        self._read_at = float("-inf")
+        self._is_away = False
+        self._changed = threading.Condition()
+        self._wanted = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._questions: ThreadPoolExecutor | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Return whether the database is away."""
+        return self._is_away
+
+    def latest(self) -> T:
+        """Return a snapshot of the last 0.4 s, or the last one while the database is away. Raises Away where there is none."""
+        self._start()
+        if not self._is_fresh() and not self._is_away:
+            self._wanted.set()
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._is_fresh() or self._is_away, timeout=PATIENCE_S):
+                    self._go_away("no answer")
+        if self._snapshot is None:
+            raise Away("The database has not been read yet.")
+        return self._snapshot
+
+    def ask(self, question: Callable[[], R]) -> R:
+        """Answer a question from the database. Raises Away after an error or a second, and at once while the database is away."""
+        self._start()
+        if self._is_away or self._questions is None:
+            raise Away("The database is away.")
+        try:
+            return self._questions.submit(question).result(PATIENCE_S)
+        except TimeoutError as error:
+            self._go_away("no answer")
+            raise Away("The database does not answer.") from error
+        except (SQLAlchemyError, OSError) as error:
+            self._go_away(type(error).__name__)
+            raise Away("The database refuses.") from error
+
+    def _start(self) -> None:
+        with self._changed:
+            if self._thread is None:
+                self._questions = ThreadPoolExecutor(MAX_QUESTIONS, thread_name_prefix="question")
+                self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            self._wanted.clear()
+            try:
+                snapshot = self._read()
+            except (SQLAlchemyError, OSError) as error:
+                self._go_away(type(error).__name__)
+            else:
+                self._keep(snapshot)
+            self._wanted.wait(IDLE_S)
+            time.sleep(max(0.0, began + FRESH_S / 2 - time.monotonic()))
+
+    def _keep(self, snapshot: T) -> None:
+        with self._changed:
+            if self._is_away:
+                logger.warning("The database answers again.")
+            self._snapshot, self._read_at, self._is_away = snapshot, time.monotonic(), False
+            self._changed.notify_all()
+
+    def _go_away(self, reason: str) -> None:
+        with self._changed:
+            if not self._is_away:
+                logger.warning("The database is away (%s); requests are answered from what was last read.", reason)
+            self._is_away = True
+            self._changed.notify_all()
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._read_at <= FRESH_S
