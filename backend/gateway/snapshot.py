@@ -1,4 +1,4 @@
-"""What the gateway last read from the database, kept fresh by a thread, so that requests outlive the database."""
+"""A snapshot of what the gateway last read from the database, kept fresh by a thread, so that requests outlive the database."""
 
 from __future__ import annotations
 
