@@ -26,8 +26,8 @@ USES_S = 10.0
 
 
 @dataclass(frozen=True)
+class Snapshot:
     """A reading of the database. Keys are by their hash."""
-    """What one reading of the database found. Keys are by their hash."""
 
     targets: Mapping[str, Sequence[Target]]
     models: Sequence[ModelEntry]
