@@ -1,0 +1,262 @@
+"""Faults of serving under load, on a whole installation with PostgreSQL: who is cut off, who succeeds, what errors clients see.
+
+    python tests/benchmarks/bench_deployments.py [kill] [redeploy] [scale] [database] [gateway] [share]
+
+Starts `roundhouse up` in a temporary folder with a tiny network of a long context, so that an answer lasts as long as it is told to.
+Prints one line of JSON for each experiment. `redeploy` and `scale` hold 20 streams of 30 seconds each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+from backend.bootstrap import build_context
+from backend.db.tables import Checkpoint
+from backend.services.context import LOCAL, Context
+from backend.services.serving.deployments import deploy, scale_endpoint
+from backend.services.serving.endpoints import get_endpoint
+from tests.support.installation import Installation, mark_starter_content, wait_until
+from tests.support.networks.serving_networks import make_llama, save_checkpoint
+from tests.support.postgres import run_postgres
+
+STREAMS = 20
+CONTEXT = 32_768
+
+
+@dataclass
+class Outcome:
+    """One request: how it ended, its tokens, its seconds, and when its first and last byte came."""
+
+    end: str = "hung"
+    tokens: int = 0
+    seconds: float = 0.0
+    began: bool = False
+    replica: str = ""
+    times: list[float] = field(default_factory=list)
+
+
+async def ask(session: aiohttp.ClientSession, url: str, *, number: int, max_tokens: int, until_s: float | None = None) -> Outcome:
+    """Stream one answer; `end` is done, closed (after `until_s`), an error's code, a status or an exception's name."""
+    outcome, started = Outcome(), time.monotonic()
+    body = {"model": "m", "messages": [{"role": "user", "content": f"number {number}"}], "max_tokens": max_tokens}
+    body |= {"temperature": 0, "stream": True}
+    try:
+        async with session.post(f"{url}/chat/completions", json=body) as response:
+            if response.status != 200:
+                outcome.end = f"{response.status} {json.loads(await response.read())['error']['code']}"
+                return outcome
+            async for line in response.content:
+                if b'"content"' in line:
+                    outcome.began, outcome.tokens = True, outcome.tokens + 1
+                if b'"error"' in line:
+                    outcome.end = json.loads(line.removeprefix(b"data: "))["error"]["code"]
+                if b"[DONE]" in line:
+                    outcome.end = "done"
+                if until_s is not None and time.monotonic() - started > until_s:
+                    outcome.end = "closed"
+                    return outcome
+        if outcome.end == "hung":
+            outcome.end = "broken"
+    except TimeoutError:
+        outcome.end = "hung"
+    except aiohttp.ClientError as error:
+        outcome.end = type(error).__name__
+    finally:
+        outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def client() -> aiohttp.ClientSession:
+    """Return a session without limits of its own; a silence of 90 s counts as hung."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_read=90))
+
+
+def count(outcomes: list[Outcome]) -> dict[str, int]:
+    """Count how requests ended."""
+    return dict(Counter(outcome.end for outcome in outcomes))
+
+
+def replica_processes(up: Installation) -> list[psutil.Process]:
+    """Return the processes that hold weights."""
+    found = [p for p in up.processes("jobs.run") if "--child" in p.cmdline()]
+    return [p for p in found if '"replica"' in (Path(p.cmdline()[-1]) / "job.json").read_text()]
+
+
+def serve(up: Installation, replicas: int, **config: Any) -> None:
+    """Deploy the checkpoint and wait until all replicas are ready and no other revision answers."""
+    ctx = up.ctx
+    with ctx.db.read() as session:
+        checkpoint = session.query(Checkpoint).filter_by(name="tiny").one()
+    deploy(ctx, checkpoint_id=checkpoint.id, name="m", num_replicas=replicas, config=config, person=LOCAL)
+    wait_settled(ctx, replicas)
+
+
+def wait_settled(ctx: Context, replicas: int) -> None:
+    """Wait until an endpoint has this number of ready replicas of one revision, and nothing drains."""
+
+    def is_settled() -> bool:
+        view = get_endpoint(ctx, "m")
+        return view.rollout is None and view.num_ready == replicas == len(view.replicas)
+
+    wait_until(is_settled, timeout_s=300, what="the rollout")
+
+
+async def under_streams(up: Installation, act: Any, *, seconds: float) -> dict[str, Any]:
+    """Hold 20 streams for this long, act after 3 seconds, and count how they end."""
+    async with client() as session:
+        streams = [
+            asyncio.create_task(ask(session, up.gateway_url, number=n, max_tokens=CONTEXT - 200, until_s=seconds)) for n in range(STREAMS)
+        ]
+        await asyncio.sleep(3)
+        began = time.monotonic()
+        await asyncio.to_thread(act)
+        acted_s = time.monotonic() - began
+        outcomes = await asyncio.gather(*streams)
+    return {"streams": count(outcomes), "shortest_s": round(min(o.seconds for o in outcomes), 1), "acted_s": round(acted_s, 1)}
+
+
+async def kill(up: Installation) -> dict[str, Any]:
+    """Kill one of three replicas under 20 streams, with 20 more requests on their way."""
+    serve(up, 3)
+    victim = replica_processes(up)[0]
+    async with client() as session:
+        first = [asyncio.create_task(ask(session, up.gateway_url, number=n, max_tokens=1500)) for n in range(STREAMS)]
+        await asyncio.sleep(2)
+        late = [asyncio.create_task(ask(session, up.gateway_url, number=100 + n, max_tokens=8)) for n in range(STREAMS // 2)]
+        victim.send_signal(signal.SIGKILL)
+        late += [asyncio.create_task(ask(session, up.gateway_url, number=200 + n, max_tokens=8)) for n in range(STREAMS // 2)]
+        outcomes, after = await asyncio.gather(*first), await asyncio.gather(*late)
+    wait_settled(up.ctx, 3)
+    return {"open": count(outcomes), "started_meanwhile": count(after), "longest_s": round(max(o.seconds for o in outcomes), 1)}
+
+
+async def redeploy(up: Installation) -> dict[str, Any]:
+    """Deploy again under 20 streams of 30 seconds."""
+    serve(up, 2)
+    result = await under_streams(up, lambda: deploy_only(up, 2), seconds=30)
+    wait_settled(up.ctx, 2)
+    return result
+
+
+async def scale(up: Installation) -> dict[str, Any]:
+    """Go from two replicas to three and to one under 20 streams of 30 seconds."""
+    serve(up, 2)
+
+    def act() -> None:
+        scale_endpoint(up.ctx, "m", 3, person=LOCAL)
+        wait_until(lambda: get_endpoint(up.ctx, "m").num_ready == 3, timeout_s=120, what="a third replica")
+        scale_endpoint(up.ctx, "m", 1, person=LOCAL)
+
+    result = await under_streams(up, act, seconds=30)
+    wait_settled(up.ctx, 1)
+    return result
+
+
+def deploy_only(up: Installation, replicas: int) -> None:
+    """Deploy the checkpoint again and wait until only the new revision gets requests."""
+    with up.ctx.db.read() as session:
+        checkpoint = session.query(Checkpoint).filter_by(name="tiny").one()
+    deploy(up.ctx, checkpoint_id=checkpoint.id, name="m", num_replicas=replicas, person=LOCAL)
+    wait_until(lambda: get_endpoint(up.ctx, "m").rollout is None, timeout_s=120, what="the rollout")
+
+
+async def load(up: Installation, *, seconds: float, concurrency: int, max_tokens: int = 8) -> list[Outcome]:
+    """Send short requests in closed loops for this long."""
+    until = time.monotonic() + seconds
+    outcomes: list[Outcome] = []
+
+    async def loop(session: aiohttp.ClientSession, number: int) -> None:
+        while time.monotonic() < until:
+            outcomes.append(await ask(session, up.gateway_url, number=number, max_tokens=max_tokens))
+            if not outcomes[-1].began:
+                await asyncio.sleep(0.1)
+
+    async with client() as session:
+        await asyncio.gather(*(loop(session, number) for number in range(concurrency)))
+    return outcomes
+
+
+async def database(up: Installation, seconds: float = 60) -> dict[str, Any]:
+    """Freeze every process of the database server for a minute under load."""
+    serve(up, 2)
+    servers = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "postgres"]
+    running = asyncio.create_task(load(up, seconds=seconds + 20, concurrency=8))
+    await asyncio.sleep(5)
+    for server in servers:
+        server.suspend()
+    await asyncio.sleep(seconds)
+    for server in servers:
+        server.resume()
+    outcomes = await running
+    stored = up.ctx.db.engine.connect().exec_driver_sql("select count(*) from usage").scalar()
+    return {"requests": count(outcomes), "slowest_s": round(max(o.seconds for o in outcomes), 2), "usage_rows": stored}
+
+
+async def gateway(up: Installation) -> dict[str, Any]:
+    """Restart the gateway under load of short requests."""
+    serve(up, 2)
+    running = asyncio.create_task(load(up, seconds=20, concurrency=8))
+    await asyncio.sleep(3)
+    for process in up.processes("backend.gateway.main:app"):
+        process.terminate()
+    return {"requests": count(await running)}
+
+
+async def share(up: Installation) -> dict[str, Any]:
+    """Count the requests of three equal replicas."""
+    serve(up, 3)
+    before = up.ctx.db.engine.connect().exec_driver_sql("select coalesce(max(created_at), now()) from usage").scalar()
+    outcomes = await load(up, seconds=15, concurrency=12)
+    await asyncio.sleep(2)
+    rows = up.ctx.db.engine.connect().exec_driver_sql(
+        "select replica_id, count(*) from usage where created_at > %(since)s group by replica_id", {"since": before}
+    )
+    return {"requests": count(outcomes), "by_replica": sorted(row[1] for row in rows)}
+
+
+EXPERIMENTS = {f.__name__: f for f in (kill, redeploy, scale, share, gateway, database)}
+
+
+def main(names: list[str]) -> None:
+    """Start an installation and run the experiments."""
+    with run_postgres() as url, tempfile.TemporaryDirectory() as folder:
+        up = Installation(Path(folder) / "home", DATABASE_URL=url, ROUNDHOUSE_CANCEL_GRACE_S="5")
+        up.home.mkdir()
+        build_context_of(up)
+        up.start()
+        try:
+            for name in names:
+                print(json.dumps({"experiment": name, **asyncio.run(EXPERIMENTS[name](up))}), flush=True)
+        finally:
+            up.stop()
+
+
+def build_context_of(up: Installation) -> None:
+    """Migrate the database, and add the checkpoint."""
+    from tests.support.settings import make_settings
+
+    settings = make_settings(up.home).model_copy(update={"database_url": up.environment["DATABASE_URL"]})
+    ctx = build_context(settings)
+    mark_starter_content(ctx)
+    save_checkpoint(ctx.artifacts.root / "bases" / "tiny", network=make_llama(context=CONTEXT))
+    with ctx.db.write() as session:
+        session.add(Checkpoint(name="tiny", origin="added", folder="bases/tiny", family="llama", parameters=10))
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or list(EXPERIMENTS)
+    if unknown := set(chosen) - set(EXPERIMENTS):
+        sys.exit(f"There is no experiment {', '.join(unknown)}.\n{__doc__}")
+    main(chosen)
