@@ -10,6 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.serving.bench import bench
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.names import is_alias_name
@@ -25,6 +26,7 @@ from backend.services.serving.requirements import SafetyRequirement, check_requi
 from backend.services.serving.speed import find_speed, launch_speed_probe
 
 app = typer.Typer(no_args_is_help=True)
+app.command("bench")(bench)
 READY_TIMEOUT_S = 300.0
 WaitFlag = Annotated[bool, typer.Option(help="Return when a replica is ready.")]
 

@@ -7,7 +7,18 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Replica, RequiredGate, Usage
+from backend.db.tables import (
+    Alias,
+    Checkpoint,
+    Deployment,
+    Endpoint,
+    LoadTest,
+    LoggedRequest,
+    Replica,
+    RequestLogPolicy,
+    RequiredGate,
+    Usage,
+)
 from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.options import DeploymentOptions
 from backend.errors import Conflict, InvalidInput, NotFound
@@ -217,6 +228,9 @@ def delete_endpoint(ctx: Context, name: str, *, person: Person) -> None:
         session.execute(delete(Replica).where(Replica.deployment_id.in_(deployments)))
         session.execute(delete(Deployment).where(Deployment.endpoint_id == endpoint.id))
         session.execute(update(Usage).where(Usage.endpoint_id == endpoint.id).values(endpoint_id=None))
+        session.execute(delete(LoadTest).where(LoadTest.endpoint_id == endpoint.id))
+        session.execute(delete(LoggedRequest).where(LoggedRequest.endpoint_id == endpoint.id))
+        session.execute(delete(RequestLogPolicy).where(RequestLogPolicy.endpoint_id == endpoint.id))
         session.delete(endpoint)
 
 
