@@ -133,7 +133,8 @@ class Gateway:
 
     def _answer(self, body: ChatBody | CompletionBody, *, kind: Kind, principal: Principal | None) -> Response:
         check_scope(principal, endpoint="chat" if kind == "chat" else "completions", model=body.model)
-        trace = Trace(endpoint=body.model, principal=principal, prefix="chatcmpl" if kind == "chat" else "cmpl")
+        user = body.user if isinstance(body.user, str) else ""
+        trace = Trace(endpoint=body.model, principal=principal, prefix="chatcmpl" if kind == "chat" else "cmpl", user=user)
         generation = body.to_request()
         events = self._gate.admitted(self._relay.generate(generation, trace), request=generation, trace=trace)
         if body.stream:

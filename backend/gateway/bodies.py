@@ -58,6 +58,7 @@ class _Body(BaseModel):
     stream_options: StreamOptions | None = None
     n: int | None = None
     logit_bias: dict[str, float] | None = None
+    user: Any = None  # keeps a user on one variant; any value is accepted, as before
 
     @field_validator("n")
     @classmethod

@@ -11,6 +11,8 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period
+from backend.domain.serving.options import Policy
+from backend.services.serving.failures import LostRequest
 from backend.services.serving.usage import UsageRow
 
 
@@ -25,11 +27,15 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class ReplicaAddress:
-    """Address of a ready replica and the token that it requires."""
+    """Address of a ready replica and the token that it requires, its variant (`stable`, or a canary's id) with its percentage of the
+    requests, and the policy of its endpoint."""
 
     id: str
     url: str
     token: str
+    variant: str = "stable"
+    percent: float = 0.0
+    policy: str = Policy.LEAST_OUTSTANDING
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,9 @@ class Directory(Protocol):
 
     def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
         """Return the ready replicas of an endpoint, possibly none. Raises NotFound for an unknown endpoint."""
+
+    def record_failures(self, rows: Sequence[LostRequest]) -> None:
+        """Store requests that replicas lost, on the terms of `record_usage`."""
 
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
         """Store usage. Called a few times a second at most; the same row may come again after an error, with the same id."""

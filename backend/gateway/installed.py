@@ -18,6 +18,7 @@ from backend.services.context import Context
 from backend.services.people.keys import KeyGrant, check_key, hash_key, key_spending, note_key_uses, valid_keys
 from backend.services.serving.costs.prices import replica_prices
 from backend.services.serving.endpoints import deployed_endpoints
+from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.replicas import Target, ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
 
@@ -92,11 +93,15 @@ class InstalledDirectory:
         targets = self._latest().targets.get(endpoint)
         if targets is None:
             raise NotFound(f"The model {endpoint!r} does not exist here.", remedy="GET /v1/models lists those that do.")
-        return [ReplicaAddress(id=t.replica_id, url=t.url, token=t.internal_token) for t in targets]
+        return [ReplicaAddress(t.replica_id, t.url, t.internal_token, t.variant, t.percent, t.policy) for t in targets]
 
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
         """Store usage; a repeated row is stored once."""
         add_usage(self._ctx, rows)
+
+    def record_failures(self, rows: Sequence[LostRequest]) -> None:
+        """Store requests that replicas lost; a repeated row is stored once."""
+        add_failures(self._ctx, rows)
 
     def _latest(self) -> Snapshot:
         try:
@@ -108,7 +113,7 @@ class InstalledDirectory:
         if time.monotonic() - self._priced_at > PRICES_S:
             self._prices, self._priced_at = replica_prices(self._ctx), time.monotonic()
         models = [ModelEntry(name=name, created=deployed) for name, deployed in deployed_endpoints(self._ctx)]
-        snapshot = Snapshot(targets=ready_targets(self._ctx), models=models, keys=valid_keys(self._ctx), prices=self._prices)
+        snapshot = Snapshot(targets=ready_targets(self._ctx, canaries=True), models=models, keys=valid_keys(self._ctx), prices=self._prices)
         if self._uses and time.monotonic() - self._noted_at > USES_S:
             self._note_uses()
         return snapshot

@@ -25,7 +25,9 @@ from backend.domain.serving.protocol import (
     TokenEvent,
 )
 from backend.errors import NotFound, Unavailable
-from backend.gateway.balancer import Balancer
+from backend.gateway.balancing.balancer import Balancer, Lease
+from backend.gateway.balancing.cost import conversation_of, estimate_tokens
+from backend.gateway.balancing.variants import order_by_variant
 from backend.gateway.directory import Directory, Principal, ReplicaAddress
 from backend.gateway.errors import ApiError, failed_on_request, from_refusal, no_replica, replica_lost, unavailable, unknown_model
 from backend.gateway.metrics import GatewayMetrics
@@ -49,6 +51,7 @@ class Trace:
     endpoint: str
     principal: Principal | None
     prefix: str
+    user: str = ""  # the client's own name for its user
     id: str = ""
     started: float = field(default_factory=time.perf_counter)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -71,6 +74,11 @@ class Trace:
     def ttft_ms(self) -> float | None:
         """Return milliseconds from the request's arrival to its first token."""
         return None if self.first_token is None else round((self.first_token - self.started) * 1000, 2)
+
+    @property
+    def sticky(self) -> str:
+        """Return what a canary's users are told apart by: the client's user, else its key, else nothing."""
+        return self.user or (self.principal.key_id if self.principal else "")
 
     def timings(self) -> dict[str, float | None]:
         """Return what the non-standard field `timings` of an answer carries."""
@@ -160,14 +168,24 @@ class Relay:
         last: ApiError = no_replica(trace.endpoint)
         tried: list[ReplicaAddress] = []
         broken = 0
+        cost, affinity = estimate_tokens(request), conversation_of(request, trace.sticky)
+
+        def choose() -> Lease | None:
+            for variant in order_by_variant(replicas, sticky=trace.sticky, rng=self.balancer.rng):
+                rest = [replica for replica in variant if replica not in tried]
+                if (lease := self.balancer.acquire(rest, cost=cost, affinity=affinity)) is not None:
+                    return lease
+            return None
+
         for attempt in range(MAX_RETRIES + 1):
-            replica = self.balancer.acquire([replica for replica in replicas if replica not in tried])
-            if replica is None and replicas and last.status != 429:  # they just stopped: their successors may not be in the cached list yet
+            lease = choose()
+            if lease is None and replicas and last.status != 429:  # they just stopped: their successors may not be in the cached list yet
                 await asyncio.sleep(REREAD_S)
                 replicas = await self._replicas(trace)
-                replica = self.balancer.acquire([replica for replica in replicas if replica not in tried])
-            if replica is None:
+                lease = choose()
+            if lease is None:
                 break
+            replica = lease.replica
             tried.append(replica)
             if attempt:
                 self._metrics.retries.labels(trace.endpoint, last.code or "").inc()
@@ -182,6 +200,7 @@ class Relay:
                 return
             except ReplicaLost as error:
                 self.balancer.failed(replica)
+                self._usage.add_lost(replica.id, error.reason)
                 last = failed_on_request(error.message) if error.reason == ENGINE_FAILED else replica_lost()
                 broken += error.reason not in UNSEEN
                 if trace.first_token is not None or error.reason == ENGINE_FAILED or broken >= MAX_BROKEN:
@@ -192,7 +211,7 @@ class Relay:
                 if error.code not in ELSEWHERE:
                     raise last from error
             finally:
-                self.balancer.release(replica)
+                self.balancer.release(lease)
                 trace.took(self._shares.end(replica.id, began), self._directory.device_hour_usd(replica.id))
         raise last
 

@@ -23,6 +23,7 @@ from backend.domain.serving.protocol import PROMPT_TOKENS
 from backend.errors import NotFound
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
+from backend.services.serving.failures import LostRequest
 from backend.services.serving.usage import UsageRow
 
 KEY = "rh-test-key"
@@ -35,6 +36,7 @@ class MemoryDirectory:
         self.endpoints = endpoints
         self.keys_required = keys_required
         self.usage: list[UsageRow] = []
+        self.lost: list[LostRequest] = []
         self.fails = False
         self.principals = {KEY: Principal(key_id="k1", name="tester", scopes=KeyScopes(admin=True))}
         self.spending: dict[tuple[str, str, str], float] = {}
@@ -63,6 +65,9 @@ class MemoryDirectory:
         if self.fails:
             raise OSError("the database is gone")
         self.usage.extend(rows)
+
+    def record_failures(self, rows: Sequence[LostRequest]) -> None:
+        self.lost.extend(rows)
 
     def last(self, count: int) -> UsageRow:
         """Wait until `count` records are stored and return the newest."""

@@ -12,24 +12,28 @@ from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.jobs.states import Status
+from backend.domain.serving.options import Policy
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.serving.endpoints import endpoints_of_aliases
-from backend.services.serving.rollout import ALIVE, advance
+from backend.services.serving.rollout import ALIVE, STABLE, advance
 
 
 @dataclass(frozen=True)
 class Target:
-    """A replica that a request may be sent to."""
+    """A replica that a request may be sent to. `variant` is `stable`, or the id of a canary that gets `percent` of the requests."""
 
     replica_id: str
     url: str
     internal_token: str
+    variant: str = STABLE
+    percent: float = 0.0
+    policy: str = Policy.LEAST_OUTSTANDING
 
 
-def ready_targets(ctx: Context) -> dict[str, list[Target]]:
+def ready_targets(ctx: Context, *, canaries: bool = False) -> dict[str, list[Target]]:
     """Return the ready replicas by endpoint and by alias; deployed endpoints without one map to an empty list. A replica counts only while
-    its job's lease is valid, so one on a dead machine is left out.
+    its job's lease is valid, so one on a dead machine is left out. Replicas of canaries are included on request.
     """
     with ctx.db.read() as session:
         names = session.scalars(
@@ -37,7 +41,7 @@ def ready_targets(ctx: Context) -> dict[str, list[Target]]:
         )
         targets: dict[str, list[Target]] = {name: [] for name in names}
         rows = session.execute(
-            select(Endpoint.name, Replica.id, Replica.url, Replica.internal_token)
+            select(Endpoint.name, Replica, Deployment)
             .join(Deployment, Deployment.id == Replica.deployment_id)
             .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
             .join(Job, Job.id == Replica.job_id)
@@ -48,9 +52,18 @@ def ready_targets(ctx: Context) -> dict[str, list[Target]]:
                 Job.status == Status.RUNNING,
                 Job.lease_until > ctx.now(),
             )
-        )
-        for name, replica_id, url, token in rows:
-            targets[name].append(Target(replica_id, str(url), token))
+            .order_by(Deployment.revision)
+        ).all()
+        policies = {name: deployment.config.get("policy", Policy.LEAST_OUTSTANDING) for name, _, deployment in rows}
+        for name, replica, deployment in rows:
+            if deployment.role == STABLE:
+                target = Target(replica.id, str(replica.url), replica.internal_token, policy=policies[name])
+            elif canaries:
+                percent = float(deployment.traffic.get("percent") or 0)
+                target = Target(replica.id, str(replica.url), replica.internal_token, deployment.id, percent, policies[name])
+            else:
+                continue
+            targets[name].append(target)
         return targets | {alias: targets[name] for alias, name in endpoints_of_aliases(session).items() if name in targets}
 
 

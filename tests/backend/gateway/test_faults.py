@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ import httpx
 import pytest
 
 from backend.domain.serving.protocol import GenerateRequest, TokenEvent
-from backend.gateway.balancer import MAX_FAILURES, REST_S, Balancer
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.replicas import ReplicaClient, ReplicaTimeouts, stream_blocking
 from tests.support.gateway_fixtures import MemoryDirectory, ScriptedReplica, eventually, gateway, scripted
@@ -87,6 +85,8 @@ def test_an_early_error_is_tried_elsewhere_only_where_that_may_help(scene: Scene
     response = scene.post(stream=True)
     assert (response.status_code, scene.seen) == (status, sent)
     assert ("retry-after" in response.headers) == (status == 429)
+    scene.directory.last(1)
+    assert eventually(lambda: [row.reason for row in scene.directory.lost] == ([] if status in (429, 504) else [code] * sent))
 
 
 def test_unreachable_replicas_are_skipped_and_a_queue_timeout_is_no_fault_of_a_replica(scene: Scene) -> None:
@@ -237,37 +237,6 @@ def test_the_replica_is_sent_what_was_asked(scene: Scene) -> None:
     assert (params["temperature"], params["top_p"], params["top_k"], params["stop"]) == (0.3, 0.5, 0, ["END"])
     assert (params["max_tokens"], params["presence_penalty"]) == (7, 1.0)
     assert params["seed"] >= 0
-
-
-def test_the_balancer_pauses_a_failing_replica_and_retries_it_later() -> None:
-    now = [100.0]
-    balancer = Balancer(clock=lambda: now[0], rng=random.Random(0))
-    bad, good = ReplicaAddress("bad", "u1", "t"), ReplicaAddress("good", "u2", "t")
-    for _ in range(MAX_FAILURES):
-        balancer.failed(bad)
-    chosen = [balancer.acquire([bad, good]) for _ in range(4)]
-    assert chosen == [good] * 4
-    assert balancer.acquire([bad]) is None
-    now[0] += REST_S
-    assert balancer.acquire([bad, good]) == bad
-    balancer.failed(bad)
-    assert balancer.num_resting() == 1
-    restarted = ReplicaAddress("bad", "u3", "t")
-    assert balancer.acquire([restarted]) == restarted
-
-
-def test_ties_are_broken_at_random_and_counts_never_fall_below_zero() -> None:
-    balancer = Balancer(rng=random.Random(1))
-    replicas = [ReplicaAddress(str(i), "u", "t") for i in range(3)]
-    chosen = set()
-    for _ in range(30):
-        replica = balancer.acquire(replicas)
-        assert replica is not None
-        chosen.add(replica.id)
-        balancer.release(replica)
-        balancer.release(replica)
-    assert chosen == {"0", "1", "2"}
-    assert [balancer.outstanding(replica) for replica in replicas] == [0, 0, 0]
 
 
 def test_a_wrong_key_is_refused_even_if_none_is_required(scene: Scene) -> None:

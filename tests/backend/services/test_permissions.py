@@ -39,6 +39,7 @@ NOBODY_ASKS = {
     "revoke_key": "one's own key; an admin's right is part of the query",
     "note_key_uses": "the gateway",
     "add_usage": "the gateway",
+    "add_failures": "the gateway",
     "advance_endpoints": "a worker",
     "open_rematch": "the launch on votes, which has asked",
     "close_when_over": "a vote, by the campaign's stopping rule",

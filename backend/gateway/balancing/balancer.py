@@ -1,0 +1,108 @@
+"""Outstanding work and health of replicas, and the choice between them by the policy of their endpoint.
+
+Counts are per process: a polled count would be stale. A replica that fails five times in a row gets no requests
+for ten seconds. Refusals of the client's request (4xx) do not count as failures.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from backend.gateway.balancing.policies import Candidate, choose
+from backend.gateway.directory import ReplicaAddress
+
+MAX_FAILURES = 5
+REST_S = 10.0
+FORGET_S = 600.0
+
+
+@dataclass
+class _Record:
+    outstanding: float = 0.0
+    requests: int = 0
+    failures: int = 0
+    rests_until: float = 0.0
+    last_used: float = 0.0
+    last_turn: int = 0
+
+
+@dataclass
+class Lease:
+    """A request's place on a replica, to be released once."""
+
+    replica: ReplicaAddress
+    cost: float
+    is_open: bool = field(default=True)
+
+
+class Balancer:
+    """Outstanding requests and health of every replica that this process has used."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
+        self._clock = clock
+        self.rng = rng or random.Random()
+        self._records: dict[tuple[str, str], _Record] = {}
+        self._turn = 0
+
+    def acquire(self, replicas: Sequence[ReplicaAddress], *, cost: float = 1.0, affinity: str = "") -> Lease | None:
+        """Choose a replica by the policy of its endpoint and count a request of `cost` tokens on it; None if none is available."""
+        now = self._clock()
+        ready = {replica.id: replica for replica in replicas if self._record(replica).rests_until <= now}
+        if not ready:
+            return None
+        candidates = [Candidate(id, (r := self._record(replica)).outstanding, r.last_turn) for id, replica in ready.items()]
+        policy = next(iter(ready.values())).policy
+        chosen = ready[choose(policy, candidates, cost=cost, affinity=affinity, rng=self.rng).id]
+        record = self._record(chosen)
+        self._turn += 1
+        record.outstanding, record.requests = record.outstanding + cost, record.requests + 1
+        record.last_used, record.last_turn = now, self._turn
+        return Lease(chosen, cost)
+
+    def release(self, lease: Lease) -> None:
+        """Take a request off its replica's count, the first time alone."""
+        if not lease.is_open:
+            return
+        lease.is_open = False
+        record = self._record(lease.replica)
+        record.requests -= 1
+        record.outstanding = record.outstanding - lease.cost if record.requests else 0.0  # no rounding error is left behind
+        self._forget_old()
+
+    def succeeded(self, replica: ReplicaAddress) -> None:
+        """Record a success of a replica."""
+        self._record(replica).failures = 0
+
+    def failed(self, replica: ReplicaAddress) -> None:
+        """Record a failure of a replica (unreachable, broken off or timed out). After a pause, one more failure pauses it again."""
+        record = self._record(replica)
+        record.failures += 1
+        if record.failures >= MAX_FAILURES:
+            record.rests_until = self._clock() + REST_S
+
+    def rest(self, replica: ReplicaAddress) -> None:
+        """Pause a replica at once: it failed its health checks."""
+        record = self._record(replica)
+        record.failures = max(record.failures, MAX_FAILURES - 1)
+        record.rests_until = self._clock() + REST_S
+
+    def outstanding(self, replica: ReplicaAddress) -> int:
+        """Return the number of this process's open requests on a replica."""
+        return self._record(replica).requests
+
+    def num_resting(self) -> int:
+        """Return the number of paused replicas."""
+        now = self._clock()
+        return sum(record.rests_until > now for record in self._records.values())
+
+    def _record(self, replica: ReplicaAddress) -> _Record:
+        # By address too: a restarted replica is a new process, with no history.
+        return self._records.setdefault((replica.id, replica.url), _Record(last_used=self._clock()))
+
+    def _forget_old(self) -> None:
+        before = self._clock() - FORGET_S
+        for key in [k for k, r in self._records.items() if r.requests == 0 and r.last_used < before]:
+            del self._records[key]

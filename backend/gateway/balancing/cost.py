@@ -1,0 +1,28 @@
+"""Estimates of a request: the work that it brings to a replica, and what it shares with others of its conversation."""
+
+from __future__ import annotations
+
+from backend.domain.serving.protocol import GenerateRequest
+
+UNSTATED_TOKENS = 512
+MAX_COUNTED = 4096
+CHARACTERS_PER_TOKEN = 4
+SHARED_CHARACTERS = 500
+
+
+def estimate_tokens(request: GenerateRequest) -> float:
+    """Return a request's weight: its prompt's tokens, by length, and the tokens that it may generate."""
+    texts = [message.content for message in request.messages or ()] + [request.prompt or ""]
+    texts += [prompt for prompt in request.prompts or () if isinstance(prompt, str)]
+    ids = len(request.token_ids or ()) + sum(len(prompt) for prompt in request.prompts or () if not isinstance(prompt, str))
+    answer = min(request.params.max_tokens or UNSTATED_TOKENS, MAX_COUNTED)
+    return 1.0 + ids + sum(len(text) for text in texts) / CHARACTERS_PER_TOKEN + answer * request.num_choices
+
+
+def conversation_of(request: GenerateRequest, sticky: str) -> str:
+    """Return what the requests of one conversation have in common: who asks, and how the prompt begins."""
+    if request.messages:
+        begin = "|".join(message.content for message in request.messages[:2] if message.role != "assistant")
+    else:
+        begin = request.prompt or ",".join(map(str, (request.token_ids or ())[:64]))
+    return f"{sticky}|{begin[:SHARED_CHARACTERS]}"

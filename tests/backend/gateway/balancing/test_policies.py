@@ -1,0 +1,126 @@
+"""Policies played out on replicas of the test's own speed: shares, slow replicas, sessions, variants, counts that return to zero."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+
+import pytest
+
+from backend.domain.serving.options import Policy
+from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role, SamplingParams
+from backend.gateway.balancing.balancer import MAX_FAILURES, REST_S, Balancer
+from backend.gateway.balancing.cost import conversation_of, estimate_tokens
+from backend.gateway.balancing.variants import order_by_variant
+from backend.gateway.directory import ReplicaAddress
+
+
+def three(policy: str = Policy.LEAST_OUTSTANDING) -> list[ReplicaAddress]:
+    return [ReplicaAddress(f"r{number}", f"u{number}", "t", policy=policy) for number in range(3)]
+
+
+def play(balancer: Balancer, replicas: list[ReplicaAddress], *, clients: int, num: int, seconds: dict[str, float]) -> Counter[str]:
+    """Let clients send one request after another, each of a random length, until `num` are sent; return how many each replica got."""
+    lengths = random.Random(7)
+    served: Counter[str] = Counter()
+    ends: list[tuple[float, int, object]] = []
+    now = 0.0
+    for number in range(num):
+        if len(ends) == clients:
+            now, _, lease = heapq.heappop(ends)
+            balancer.release(lease)  # type: ignore[arg-type]
+        cost = lengths.uniform(50, 1000)
+        chosen = balancer.acquire(replicas, cost=cost, affinity=f"user {number % 50}")
+        assert chosen is not None
+        served[chosen.replica.id] += 1
+        heapq.heappush(ends, (now + cost * seconds[chosen.replica.id], number, chosen))
+    while ends:
+        balancer.release(heapq.heappop(ends)[2])  # type: ignore[arg-type]
+    assert [balancer.outstanding(replica) for replica in replicas] == [0, 0, 0]
+    return served
+
+
+@pytest.mark.parametrize("policy", [Policy.LEAST_OUTSTANDING, Policy.POWER_OF_TWO, Policy.ROUND_ROBIN])
+@pytest.mark.parametrize("clients", [1, 12], ids=["one client", "twelve clients"])
+def test_three_equal_replicas_share_within_ten_percent(policy: str, clients: int) -> None:
+    served = play(Balancer(rng=random.Random(3)), three(policy), clients=clients, num=900, seconds={"r0": 1, "r1": 1, "r2": 1})
+    assert all(abs(count - 300) <= 30 for count in served.values()), served
+
+
+def test_a_replica_that_is_five_times_slower_gets_proportionally_less() -> None:
+    served = play(Balancer(rng=random.Random(3)), three(), clients=12, num=2200, seconds={"r0": 1, "r1": 1, "r2": 5})
+    assert 0.8 * 200 <= served["r2"] <= 1.25 * 200, "a fifth of each of the others: 1 of 11 requests"
+    fair = play(Balancer(rng=random.Random(3)), three(Policy.ROUND_ROBIN), clients=12, num=2200, seconds={"r0": 1, "r1": 1, "r2": 5})
+    assert fair["r2"] > 700
+
+
+def test_a_session_stays_on_its_replica_until_that_one_is_much_busier() -> None:
+    balancer, replicas = Balancer(rng=random.Random(0)), three(Policy.SESSION_AFFINITY)
+    homes = {name: balancer.acquire(replicas, cost=10, affinity=name).replica.id for name in ("a", "b", "c", "d")}  # type: ignore[union-attr]
+    again = Balancer(rng=random.Random(1))
+    for name, home in homes.items():
+        lease = again.acquire(replicas, cost=10, affinity=name)
+        assert lease is not None
+        assert lease.replica.id == home
+        again.release(lease)
+    taken = [again.acquire(replicas, cost=10, affinity="a") for _ in range(4)]
+    assert [lease.replica.id for lease in taken if lease][:3] == [homes["a"]] * 3
+    assert taken[3] is not None
+    assert taken[3].replica.id != homes["a"], "more than two requests ahead of the least busy one"
+
+
+def test_a_lease_counts_once_however_often_it_is_released() -> None:
+    balancer, replicas = Balancer(rng=random.Random(1)), three()[:1]
+    first, second = balancer.acquire(replicas, cost=0.1), balancer.acquire(replicas, cost=0.2)
+    assert first is not None
+    assert second is not None
+    for _ in range(3):
+        balancer.release(first)
+    assert balancer.outstanding(replicas[0]) == 1
+    balancer.release(second)
+    assert balancer.outstanding(replicas[0]) == 0
+
+
+def test_the_balancer_pauses_a_failing_replica_and_retries_it_later() -> None:
+    now = [100.0]
+    balancer = Balancer(clock=lambda: now[0], rng=random.Random(0))
+    bad, good = ReplicaAddress("bad", "u1", "t"), ReplicaAddress("good", "u2", "t")
+    for _ in range(MAX_FAILURES):
+        balancer.failed(bad)
+    chosen = [balancer.acquire([bad, good]) for _ in range(4)]
+    assert [lease.replica for lease in chosen if lease] == [good] * 4
+    assert balancer.acquire([bad]) is None
+    now[0] += REST_S
+    retried = balancer.acquire([bad, good])
+    assert retried is not None
+    assert retried.replica == bad
+    balancer.failed(bad)
+    assert balancer.num_resting() == 1
+    restarted = ReplicaAddress("bad", "u3", "t")
+    assert balancer.acquire([restarted]) is not None
+
+
+@pytest.mark.parametrize("percent", [0, 10, 50, 100])
+def test_a_canary_gets_its_percentage_and_keeps_its_users_as_it_grows(percent: float) -> None:
+    def users_of(share: float) -> set[str]:
+        replicas = [ReplicaAddress("old", "u", "t"), ReplicaAddress("new", "u", "t", variant="c1", percent=share)]
+        users = [f"user {number}" for number in range(2000)]
+        return {user for user in users if order_by_variant(replicas, sticky=user, rng=random.Random(0))[0][0].id == "new"}
+
+    assert abs(len(users_of(percent)) - 20 * percent) <= 60
+    assert users_of(percent / 2) <= users_of(percent)
+    anonymous = [ReplicaAddress("old", "u", "t"), ReplicaAddress("new", "u", "t", variant="c1", percent=percent)]
+    rng = random.Random(5)
+    drawn = sum(order_by_variant(anonymous, sticky="", rng=rng)[0][0].id == "new" for _ in range(2000))
+    assert abs(drawn - 20 * percent) <= 80
+
+
+def test_requests_are_weighed_by_prompt_and_answer() -> None:
+    short = GenerateRequest(prompt="x" * 40, params=SamplingParams(max_tokens=10))
+    long = GenerateRequest(prompt="x" * 4000, params=SamplingParams(max_tokens=1000))
+    assert estimate_tokens(short) == pytest.approx(21)
+    assert estimate_tokens(long) == pytest.approx(2001)
+    talk = (ChatMessage(role=Role.USER, content="hello"), ChatMessage(role=Role.ASSISTANT, content="hi"))
+    later = (*talk, ChatMessage(role=Role.USER, content="more"))
+    assert conversation_of(GenerateRequest(messages=talk), "k") == conversation_of(GenerateRequest(messages=later), "k")
