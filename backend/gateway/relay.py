@@ -77,7 +77,7 @@ class Trace:
 
     @property
     def sticky(self) -> str:
-        """Return what a canary's users are told apart by: the client's user, else its key, else nothing."""
+        """Return the name that keeps a user on one variant: the client's user, else its key, else nothing."""
         return self.user or (self.principal.key_id if self.principal else "")
 
     def timings(self) -> dict[str, float | None]:
