@@ -30,11 +30,11 @@ from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound, RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.serving.chat.admission import person_of_token
+from backend.services.serving.chat.documents import chat_document
 from backend.services.serving.chat.judgements import rate_answer, vote_on_answers
 from backend.services.serving.chat.reading import read_chat
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, stop_answers
 from backend.services.serving.conversations import select_branch
-from backend.web.chat_documents import chat_document
 from backend.web.chat_stream import stream_chat
 
 NEVER_STORED = {"cache-control": "no-store"}

@@ -17,9 +17,9 @@ from starlette.concurrency import run_in_threadpool
 
 from backend.domain.markdown_nodes import Node, markdown_nodes
 from backend.services.context import Context, Person
+from backend.services.serving.chat.documents import changed_nodes
 from backend.services.serving.chat.live import ANSWERS, LiveAnswer
 from backend.services.serving.chat.reading import ChatView, read_chat
-from backend.web.chat_documents import changed_nodes
 
 SHORTEST_PAUSE_S = 0.04
 SHARE_OF_PARSING = 0.2  # of one core, at most, for one answer

@@ -17,7 +17,7 @@ from backend.services.serving.endpoints import EndpointView, list_endpoints, lis
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, required_gates, requirement_of
 from pages.components import routes
-from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, with_code
+from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, warn_unknown, with_code
 from pages.components.links import row_link
 from pages.components.serving.aliases import draw_aliases
 from pages.components.serving.speed import draw_speed
@@ -277,7 +277,10 @@ def draw_history(ctx: Context, endpoint: EndpointView) -> None:
 @st.fragment(run_every=2)
 def draw_endpoints(ctx: Context, person: Person) -> None:
     """Draw every endpoint, running ones first, refreshed every two seconds."""
-    endpoints = sorted(list_endpoints(ctx), key=lambda e: (e.stopped_at is not None, e.name))
+    named = st.query_params.get("name")
+    endpoints = sorted(list_endpoints(ctx), key=lambda e: (e.name != named, e.stopped_at is not None, e.name))
+    if named and all(endpoint.name != named for endpoint in endpoints):
+        warn_unknown("endpoint", named, instead="all are shown")
     if not endpoints:
         empty_state("No endpoints yet. A deployed checkpoint answers at `/v1` like any OpenAI-compatible model, and in the playground.")
     for endpoint in endpoints:

@@ -8,10 +8,10 @@ from backend.domain.serving.chat_settings import ChatSettings
 from backend.services.context import Context, Person
 from backend.services.serving.chat.admission import chat_token
 from backend.services.serving.chat.contexts import endpoint_facts
+from backend.services.serving.chat.documents import chat_document
+from backend.services.serving.chat.sharing import read_shared
 from backend.services.serving.conversations import (
     ConversationView,
-    change_conversation,
-    delete_conversation,
     get_conversation,
     list_conversations,
 )
@@ -21,6 +21,7 @@ from pages.components import routes
 from pages.components.browser.chat.component import chat
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 from pages.components.serving.chat_form import draw_settings
+from pages.components.serving.chat_menu import draw_title
 
 MAX_OFFERED = 3
 EXAMPLES = (
@@ -47,7 +48,7 @@ def draw_conversations(ctx: Context, person: Person, current: str | None) -> Non
             st.markdown("**Conversations**")
             st.space("stretch")
             if st.button("New", key="new_conversation", icon=":material/add:", type="tertiary"):
-                st.query_params.pop("conversation", None)
+                st.query_params.clear()
                 st.rerun()
         query = st.text_input(
             "Search conversations", key="search_conversations", placeholder="Search", icon=":material/search:", label_visibility="collapsed"
@@ -62,24 +63,12 @@ def draw_conversations(ctx: Context, person: Person, current: str | None) -> Non
                 st.rerun()
 
 
-def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> None:
-    """Draw the conversation's title with rename and delete."""
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader(plain(conversation.title), anchor=False)
-        st.space("stretch")
-        with st.popover("", icon=":material/edit:", type="tertiary", help="Rename"):
-            title = st.text_input("Title", conversation.title, key=f"title_{conversation.id}")
-            if st.button("Rename", key="rename_conversation", type="primary"):
-                with errors_shown():
-                    change_conversation(ctx, conversation.id, title=title, person=person)
-                    st.rerun()
-        with st.popover("", icon=":material/delete:", type="tertiary", help="Delete"):
-            st.write("Delete this conversation and its messages? Votes and thumbs given in it stay, with the turns that they judged.")
-            if st.button("Delete", key="delete_conversation", type="primary"):
-                with errors_shown():
-                    delete_conversation(ctx, conversation.id, person=person)
-                    st.query_params.pop("conversation", None)
-                    st.rerun()
+def draw_shared(ctx: Context, token: str) -> None:
+    """Draw a conversation that another person shares, read-only."""
+    view = read_shared(ctx, token)
+    st.subheader(plain(view.conversation.title), anchor=False)
+    st.caption("Shared with you, read-only.")
+    chat(token="", conversation=None, settings=None, facts={}, document=chat_document(view), key="shared_chat")
 
 
 def draw_unavailable(ctx: Context, person: Person, name: str, endpoints: list[EndpointView], *, running: list[EndpointView]) -> None:
@@ -139,6 +128,9 @@ def draw_chat(ctx: Context, person: Person, conversation: ConversationView | Non
 
 def main(ctx: Context, person: Person) -> None:
     """Draw the page."""
+    if shared := st.query_params.get("shared"):
+        draw_shared(ctx, shared)
+        return
     current = st.query_params.get("conversation")
     draw_conversations(ctx, person, current)
     conversation = get_conversation(ctx, current, person=person) if current else None
@@ -152,7 +144,7 @@ def main(ctx: Context, person: Person) -> None:
         return
     settings = None
     if running:
-        settings = draw_settings(running, conversation, requested=requested)
+        settings = draw_settings(ctx, person, running, conversation, requested=requested)
     else:
         empty_state("No endpoint is running. Deploy or start one to chat.", page=routes.ENDPOINTS, label="Endpoints")
     draw_notices(ctx, person, conversation, settings, everything)

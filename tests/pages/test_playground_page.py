@@ -9,8 +9,11 @@ from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import Checkpoint
 from backend.domain.jobs.events import ReadyEvent
+from backend.domain.serving.chat_settings import ChatSettings
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
+from backend.services.serving.chat.presets import list_presets, save_preset
+from backend.services.serving.chat.sharing import share_conversation
 from backend.services.serving.conversations import add_message, start_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint
@@ -51,6 +54,30 @@ def test_the_page_gives_the_browser_settings_context_and_examples_of_the_endpoin
     app.multiselect[0].set_value(["tales", "other"]).run()
     app.toggle(key="blind_new").set_value(True).run()
     assert (chat_data(app)["settings"]["endpoints"], chat_data(app)["settings"]["blind"]) == (["tales", "other"], True)
+
+
+def test_a_preset_fills_in_the_settings_of_the_next_turn(site: Context) -> None:
+    place(site, "tales")
+    save_preset(site, "Terse", ChatSettings(endpoints=("any",), system="Be brief.", temperature=0.3, seed=7), person=LOCAL)
+    app = open_page(PAGE, endpoint="tales")
+    (preset,) = list_presets(site, person=LOCAL)
+    app.selectbox(key="preset_new").set_value(preset.id).run()
+    assert not app.exception
+    settings = chat_data(app)["settings"]
+    assert (settings["system"], settings["temperature"], settings["seed"]) == ("Be brief.", 0.3, 7)
+    assert all("broker" in warning.value for warning in app.warning), "no widget has both a value and a state"
+    app.text_area(key="schema_new").set_value("{").run()
+    assert "json_schema" in app.error[0].value.replace("\\", "")
+
+
+def test_a_shared_conversation_is_read_only(site: Context) -> None:
+    row = start_conversation(site, endpoint="tales", person=LOCAL)
+    add_message(site, row.id, role="user", content="Hello", person=LOCAL)
+    share = share_conversation(site, row.id, person=LOCAL)
+    data = chat_data(open_page(PAGE, shared=share.url.split("shared=")[1]))
+    assert (data["token"], data["settings"], data["document"]["turns"][0]["text"]) == ("", None, "Hello")
+    app = open_page(PAGE, shared=f"{share.id}.0")
+    assert "does not lead to a conversation" in app.error[0].value
 
 
 def test_conversations_are_searched_by_their_words(site: Context) -> None:

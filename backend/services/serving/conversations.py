@@ -97,7 +97,7 @@ def start_conversation(
         )
         session.add(row)
         session.flush()
-        return _view(row)
+        return conversation_view(row)
 
 
 def list_conversations(ctx: Context, *, person: Person, query: str = "", limit: int = 50) -> list[ConversationView]:
@@ -108,13 +108,13 @@ def list_conversations(ctx: Context, *, person: Person, query: str = "", limit: 
         if words := query.strip():
             holds = has_message.where(Message.content.icontains(words, autoescape=True)).exists()
             chosen = chosen.where(or_(Conversation.title.icontains(words, autoescape=True), holds))
-        return [_view(row) for row in session.scalars(chosen.order_by(Conversation.updated_at.desc()).limit(limit))]
+        return [conversation_view(row) for row in session.scalars(chosen.order_by(Conversation.updated_at.desc()).limit(limit))]
 
 
 def get_conversation(ctx: Context, conversation_id: str, *, person: Person) -> ConversationView:
     """Return one conversation. Raises NotFound."""
     with ctx.db.read() as session:
-        return _view(own_conversation(session, conversation_id, person))
+        return conversation_view(own_conversation(session, conversation_id, person))
 
 
 def list_messages(ctx: Context, conversation_id: str, *, person: Person) -> list[MessageView]:
@@ -310,7 +310,8 @@ def own_conversation(session: Session, conversation_id: str, person: Person) -> 
     return row
 
 
-def _view(row: Conversation) -> ConversationView:
+def conversation_view(row: Conversation) -> ConversationView:
+    """Return a conversation as pages show it."""
     return ConversationView(
         id=row.id,
         title=row.title or "New conversation",

@@ -10,20 +10,23 @@ from pydantic import ValidationError
 
 from backend.domain.serving.chat_settings import MAX_COLUMNS, ChatSettings
 from backend.domain.validation import validation_message
+from backend.services.context import Context, Person
 from backend.services.serving.conversations import ConversationView
 from backend.services.serving.endpoints import EndpointView
 from pages.components.frame import plain
+from pages.components.serving.chat_menu import draw_card, draw_code
+from pages.components.serving.chat_presets import WIDGETS, draw_preset_choice, draw_preset_saving
 
 
 def draw_settings(
-    endpoints: Sequence[EndpointView], conversation: ConversationView | None, *, requested: str | None
+    ctx: Context, person: Person, endpoints: Sequence[EndpointView], conversation: ConversationView | None, *, requested: str | None
 ) -> ChatSettings | None:
     """Draw endpoints and settings of the next turn; None where they are not valid, with the problem shown."""
     names = [endpoint.name for endpoint in endpoints]
     stored = conversation.settings if conversation else None
     chosen = [name for name in (stored.endpoints if stored else [requested or names[0]]) if name in names] or names[:1]
     scope = conversation.id if conversation else "new"
-    left, middle, right = st.columns([5, 2, 2], vertical_alignment="bottom")
+    left, middle, right = st.columns([5, 2, 5], vertical_alignment="bottom")
     picked = left.multiselect(
         "Endpoints",
         names,
@@ -39,11 +42,25 @@ def draw_settings(
         disabled=len(picked) < 2,
         help="Names, speed and length stay hidden until you vote. The answers appear together.",
     )
-    with right.popover("Settings", icon=":material/tune:", width="stretch"):
-        chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
-        values = draw_values(stored, scope=scope, temperature=0.0 if chats else 0.8)
+    chats = any(endpoint.chats for endpoint in endpoints if endpoint.name in picked)
+    with right.container(horizontal=True, horizontal_alignment="right"):
+        with st.popover("Settings", icon=":material/tune:", key=f"settings_{scope}"):
+            draw_preset_choice(ctx, person, scope=scope)
+            settings = _validate(picked, blind=blind, values=draw_values(stored, scope=scope, temperature=0.0 if chats else 0.8))
+            if settings is not None:
+                draw_preset_saving(ctx, person, settings, scope=scope)
+        if settings is not None:
+            with st.popover("Endpoint" if len(picked) == 1 else "Endpoints", icon=":material/info:", key=f"card_{scope}"):
+                draw_card(ctx, endpoints, settings)
+            with st.popover("Code", icon=":material/code:", key=f"code_{scope}"):
+                draw_code(ctx, person, conversation, settings)
     if not picked:
         st.info("Choose an endpoint to chat with.", icon=":material/dns:")
+    return settings
+
+
+def _validate(picked: Sequence[str], *, blind: bool, values: dict[str, Any]) -> ChatSettings | None:
+    if not picked:
         return None
     try:
         return ChatSettings(endpoints=tuple(picked), blind=blind and len(picked) > 1, **values)
@@ -53,33 +70,25 @@ def draw_settings(
 
 
 def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) -> dict[str, Any]:
-    """Draw system text, sampling, schema and tools with stored values; return them."""
+    """Draw system text, sampling, schema and tools with stored values; return them. A preset fills in the widgets by their keys."""
     default = stored or ChatSettings(endpoints=("any",), temperature=temperature)
-    system = st.text_area("System prompt", value=default.system, key=f"system_{scope}", placeholder="You are …", height=100)
-    left, right = st.columns(2)
+    for field, widget in WIDGETS.items():
+        st.session_state.setdefault(f"{widget}_{scope}", getattr(default, field))
     values: dict[str, Any] = {
-        "system": system,
-        "temperature": left.slider(
-            "Temperature", 0.0, 2.0, default.temperature, 0.05, key=f"temperature_{scope}", help="0 always takes the most likely token."
-        ),
-        "top_p": right.slider("Top p", 0.05, 1.0, default.top_p, 0.05, key=f"top_p_{scope}"),
-        "max_tokens": int(left.number_input("Max new tokens", 1, 100_000, default.max_tokens, key=f"max_tokens_{scope}")),
+        "system": st.text_area("System prompt", key=f"system_{scope}", placeholder="You are …", height=100),
     }
-    seed = right.number_input(
-        "Seed", min_value=0, value=default.seed, key=f"seed_{scope}", placeholder="random", help="The same seed gives the same answer."
-    )
+    left, right = st.columns(2)
+    greedy = "0 always takes the most likely token."
+    values["temperature"] = left.slider("Temperature", 0.0, 2.0, step=0.05, key=f"temperature_{scope}", help=greedy)
+    values["top_p"] = right.slider("Top p", 0.05, 1.0, step=0.05, key=f"top_p_{scope}")
+    values["max_tokens"] = int(left.number_input("Max new tokens", 1, 100_000, step=1, key=f"max_tokens_{scope}"))
+    same = "The same seed gives the same answer."
+    seed = right.number_input("Seed", min_value=0, step=1, key=f"seed_{scope}", placeholder="random", help=same)
     values["seed"] = int(seed) if seed is not None else None
-    values["token_view"] = st.toggle(
-        "Token probabilities",
-        value=default.token_view,
-        key=f"token_view_{scope}",
-        help="Stores each token's probability and alternatives.",
-    )
-    with st.expander("JSON schema and tools", icon=":material/data_object:"):
-        values["json_schema"] = st.text_area(
-            "JSON schema of the answer", value=default.json_schema, key=f"schema_{scope}", placeholder='{"type": "object", …}', height=100
-        )
-        values["tools"] = st.text_area(
-            "Tools, in OpenAI's format", value=default.tools, key=f"tools_{scope}", placeholder='[{"type": "function", …}]', height=100
-        )
+    probabilities = "Stores each token's probability and alternatives."
+    values["token_view"] = st.toggle("Token probabilities", key=f"token_view_{scope}", help=probabilities)
+    with st.expander("JSON schema and tools", icon=":material/data_object:", key=f"structure_{scope}"):
+        schema, tools = '{"type": "object", …}', '[{"type": "function", …}]'
+        values["json_schema"] = st.text_area("JSON schema of the answer", key=f"schema_{scope}", placeholder=schema, height=100)
+        values["tools"] = st.text_area("Tools, in OpenAI's format", key=f"tools_{scope}", placeholder=tools, height=100)
     return values

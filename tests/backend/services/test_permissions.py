@@ -24,6 +24,7 @@ CHECKS = ("require_builder(", "require_admin(", "own_conversation(")
 NOBODY_ASKS = {
     "undo": "its rater's own vote; the rater comes from a link or a cookie",
     "record_side_by_side_vote": "one's own vote",
+    "delete_preset": "one's own preset alone",
     "give_feedback": "the caller has checked that the answer is the person's own",
     "playground_key": "the playground itself",
     "settle_lost_answers": "the caller has checked the owner; what no process generates any more",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -13,15 +15,21 @@ from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context
 from backend.services.serving.endpoints import endpoints_of_aliases
 
+LONGEST_TEMPLATE = 20_000
+MAX_FILE_BYTES = 2**20
+
 
 @dataclass(frozen=True)
 class EndpointFacts:
-    """`context` is None where the network's shape is not known, as behind an address of another server."""
+    """`context` is None where the network's shape is not known, as behind an address of another server; `template` is the checkpoint's own
+    chat template, untrusted text.
+    """
 
     name: str
     checkpoint_id: str | None
     checkpoint: str
     context: int | None
+    template: str | None = None
 
 
 def endpoint_facts(ctx: Context, names: Collection[str]) -> dict[str, EndpointFacts]:
@@ -47,4 +55,18 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
 
 def _facts(ctx: Context, name: str, checkpoint: Checkpoint) -> EndpointFacts:
     shape = read_network(ctx, checkpoint.folder) if checkpoint.folder else None
-    return EndpointFacts(name, checkpoint.id, checkpoint.name, shape.context if shape else None)
+    template = _read_template(ctx.artifacts.root / checkpoint.folder) if checkpoint.folder else None
+    return EndpointFacts(name, checkpoint.id, checkpoint.name, shape.context if shape else None, template)
+
+
+def _read_template(folder: Path) -> str | None:
+    try:
+        if (file := folder / "chat_template.jinja").is_file():
+            return file.read_text(encoding="utf-8")[:LONGEST_TEMPLATE]
+        file = folder / "tokenizer_config.json"
+        if file.stat().st_size > MAX_FILE_BYTES:
+            return None
+        template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return template[:LONGEST_TEMPLATE] if isinstance(template, str) else None

@@ -23,7 +23,6 @@ STORE_S = 0.5
 MAX_TOKENS_STORED = 4_000
 INTERRUPTED = "The server stopped while this answer was being generated. What had arrived is stored."
 LOST_AFTER_S = 8.0
-UNSUPPORTED = frozenset({"logprobs", "top_logprobs"})
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Progress:
             self.usage |= {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
         if isinstance(timings := chunk.get("timings"), dict) and timings.get("tok_per_sec"):
             self.usage["tok_per_sec"] = timings["tok_per_sec"]
+        if isinstance(chunk.get("id"), str):
+            self.usage["request_id"] = chunk["id"][:40]
         choice = (chunk.get("choices") or [{}])[0]
         if reason := choice.get("finish_reason"):
             self.usage["finish_reason"] = reason

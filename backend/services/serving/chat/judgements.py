@@ -25,7 +25,8 @@ SIDES = ("A", "B", "C", "D")
 
 
 def vote_on_answers(ctx: Context, conversation_id: str, message_id: str, label: str, *, person: Person) -> None:
-    """Store a vote on the answers beside a message: the best one's side, TIE or BOTH_BAD. The line continues with the best answer.
+    """Store a vote on the answers beside a message: the best one's side, TIE or BOTH_BAD. A line that ends here continues
+    with the best answer.
 
     Of more than two answers the best one wins a battle against each other one; a tie is one for each pair. Pairs of one checkpoint are
     left out. Raises InvalidInput where no vote is possible.
@@ -52,7 +53,8 @@ def vote_on_answers(ctx: Context, conversation_id: str, message_id: str, label: 
             person=person,
         )
     set_vote(ctx, conversation_id, [answer.id for answer in answers], label, person=person)
-    if best is not None:
+    is_answered = {answer.id for answer in answers} & {message.parent_id for message in messages}
+    if best is not None and not is_answered:
         select_branch(ctx, conversation_id, answers[best].id, person=person)
 
 

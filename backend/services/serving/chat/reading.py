@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from sqlalchemy import select
+
+from backend.db.tables import Usage
 from backend.domain.serving.protocol import Role
 from backend.services.context import Context, Person
 from backend.services.serving.chat.context_room import ContextUse, measure_line
@@ -73,6 +76,7 @@ def read_chat(ctx: Context, conversation_id: str, *, leaf_id: str | None = None,
 
 def view_chat(ctx: Context, conversation: ConversationView, messages: list[MessageView], *, leaf_id: str | None) -> ChatView:
     """Return what the playground shows of messages; the caller has checked who may read them."""
+    messages = _with_costs(ctx, messages)
     by_id = {message.id: message for message in messages}
     steps = line_of(messages, leaf_id)
     turns = []
@@ -93,6 +97,17 @@ def view_chat(ctx: Context, conversation: ConversationView, messages: list[Messa
         context=min((fact.context for fact in facts.values() if fact.context), default=None),
         first_sent=_first_sent(line, use.left_out),
     )
+
+
+def _with_costs(ctx: Context, messages: list[MessageView]) -> list[MessageView]:
+    """Return the messages with what the gateway booked for their requests; none where no price of a device is set."""
+    ids = {message.usage["request_id"]: message.id for message in messages if message.usage.get("request_id")}
+    if not ids:
+        return messages
+    with ctx.db.read() as session:
+        booked = session.execute(select(Usage.id, Usage.cost_usd).where(Usage.id.in_(ids), Usage.cost_usd.is_not(None)))
+        costs = {ids[request_id]: cost for request_id, cost in booked}
+    return [replace(m, usage={**m.usage, "cost_usd": costs[m.id]}) if m.id in costs else m for m in messages]
 
 
 def _turn(columns: tuple[MessageView, ...], *, selected: str, version: int, rounds: tuple[int, ...]) -> TurnView:

@@ -55,9 +55,9 @@ export class AnswerView {
     this.head.append(element("strong", "pg-side", side))
     if (endpoint) this.head.append(element("span", "pg-name", endpoint))
     if (this.turn.vote === side) this.head.append(element("span", "pg-badge", "your vote"))
-    if (!this.turn.hidden && this.turn.selected === id) this.head.append(element("span", "pg-badge", "continues from here"))
+    if (!this.turn.hidden && this.turn.selected === id) this.head.append(element("span", "pg-badge", "used for the next turn"))
     else if (this.turn.selected && !this.turn.hidden && !this.isFixed && this.answer.status === "done") {
-      const use = element("button", "pg-plain", "Continue from here")
+      const use = element("button", "pg-plain", "Use this answer")
       use.type = "button"
       use.onclick = () => this.actions.select(id)
       this.head.append(use)

@@ -119,6 +119,7 @@ class Chat {
     const near = this.isNearEnd()
     await this.refresh()
     if (near) this.scrollToEnd()
+    this.trigger("changed", Date.now()) // the page around shows titles, costs and code of the new turn
   }
 
   leave() {

@@ -56,5 +56,6 @@ def chat(
         default={"opened": None},
         on_opened_change=lambda: None,
         on_renew_change=lambda: None,
+        on_changed_change=lambda: None,
     )
     return result.opened if isinstance(result.opened, str) else None

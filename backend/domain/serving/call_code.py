@@ -1,0 +1,28 @@
+"""A chat request as a command of curl and as Python, for the reader to run elsewhere. Pure text."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any
+
+
+def curl_code(url: str, body: dict[str, Any], *, key: str) -> str:
+    """Return the request as a shell command that prints the answer."""
+    data = shlex.quote(json.dumps(body, ensure_ascii=False, indent=2))
+    headers = f"-H 'Authorization: Bearer {key}' -H 'Content-Type: application/json'"
+    return f"curl {shlex.quote(f'{url}/v1/chat/completions')} \\\n  {headers} \\\n  -d {data}"
+
+
+def python_code(url: str, body: dict[str, Any], *, key: str) -> str:
+    """Return the request as Python over the official client, streamed."""
+    extra = {name: body[name] for name in ("top_k", "min_p") if name in body}
+    lines = [f"    {name}={value!r}," for name, value in body.items() if name not in extra]
+    if extra:
+        lines.append(f"    extra_body={extra!r},")
+    return (
+        "from openai import OpenAI\n\n"
+        f"client = OpenAI(base_url={f'{url}/v1'!r}, api_key={key!r})\n"
+        "stream = client.chat.completions.create(\n" + "\n".join(lines) + "\n    stream=True,\n)\n"
+        'for chunk in stream:\n    if chunk.choices:\n        print(chunk.choices[0].delta.content or "", end="")\n'
+    )

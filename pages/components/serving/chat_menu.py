@@ -1,0 +1,129 @@
+"""Menus beside a conversation's title: rename, share, export, the call as code, delete; and the card of its endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import streamlit as st
+
+from backend.domain.serving.call_code import curl_code, python_code
+from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.protocol import ChatMessage, Role
+from backend.services.context import Context, Person
+from backend.services.serving.chat.contexts import endpoint_facts
+from backend.services.serving.chat.exports import Format, export_chat
+from backend.services.serving.chat.sharing import list_shares, revoke_share, share_conversation
+from backend.services.serving.conversations import (
+    ConversationView,
+    build_prompt,
+    change_conversation,
+    delete_conversation,
+    line_of,
+    list_messages,
+)
+from backend.services.serving.endpoints import EndpointView
+from pages.components import routes
+from pages.components.frame import errors_shown, plain
+
+EXPORTS: tuple[tuple[Format, str, str, str], ...] = (
+    ("markdown", "Markdown", "md", "text/markdown"),
+    ("json", "JSON", "json", "application/json"),
+    ("row", "Dataset row (JSON lines)", "jsonl", "application/jsonl"),
+)
+LONGEST_TEMPLATE = 6_000
+
+
+def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> None:
+    """Draw the conversation's title with its menus."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader(plain(conversation.title), anchor=False)
+        st.space("stretch")
+        with st.popover("", icon=":material/share:", type="tertiary", help="Share", key="share_menu"):
+            draw_shares(ctx, person, conversation)
+        with st.popover("", icon=":material/download:", type="tertiary", help="Export", key="export_menu"):
+            draw_exports(ctx, person, conversation)
+        with st.popover("", icon=":material/edit:", type="tertiary", help="Rename", key="rename_menu"):
+            title = st.text_input("Title", conversation.title, key=f"title_{conversation.id}")
+            if st.button("Rename", key="rename_conversation", type="primary"):
+                with errors_shown():
+                    change_conversation(ctx, conversation.id, title=title, person=person)
+                    st.rerun()
+        with st.popover("", icon=":material/delete:", type="tertiary", help="Delete", key="delete_menu"):
+            st.write("Delete this conversation and its messages? Votes and thumbs given in it stay, with the turns that they judged.")
+            if st.button("Delete", key="delete_conversation", type="primary"):
+                with errors_shown():
+                    delete_conversation(ctx, conversation.id, person=person)
+                    st.query_params.pop("conversation", None)
+                    st.rerun()
+
+
+def draw_shares(ctx: Context, person: Person, conversation: ConversationView) -> None:
+    """Draw the links of a conversation, with a button for another."""
+    reader = "Accounts that may open the playground" if ctx.sign_in else "Users of this machine"
+    st.caption(f"{reader} can read a shared conversation up to its last message now. Later messages stay private.")
+    for share in list_shares(ctx, conversation.id, person=person):
+        st.code(share.url, language=None, wrap_lines=True)
+        if st.button("Revoke", key=f"revoke_{share.id}", icon=":material/link_off:"):
+            with errors_shown():
+                revoke_share(ctx, share.id, person=person)
+                st.rerun()
+    if st.button("Create a link", key="create_share", type="primary", icon=":material/add_link:"):
+        with errors_shown():
+            share_conversation(ctx, conversation.id, person=person)
+            st.rerun()
+
+
+def draw_exports(ctx: Context, person: Person, conversation: ConversationView) -> None:
+    """Draw a download in each form."""
+    for form, label, ending, mime in EXPORTS:
+        st.download_button(
+            label,
+            data=partial(export_chat, ctx, conversation.id, form, person=person),
+            file_name=f"conversation-{conversation.id}.{ending}",
+            mime=mime,
+            key=f"export_{form}",
+            width="stretch",
+            on_click="ignore",
+        )
+
+
+def draw_code(ctx: Context, person: Person, conversation: ConversationView | None, settings: ChatSettings) -> None:
+    """Draw the next call as curl and Python."""
+    messages: tuple[ChatMessage, ...] = ()
+    if conversation is not None:
+        stored = list_messages(ctx, conversation.id, person=person)
+        by_id = {message.id: message for message in stored}
+        messages = build_prompt(settings.system, [by_id[step.selected] for step in line_of(stored, conversation.leaf_id)])
+    elif settings.system.strip():
+        messages = (ChatMessage(role=Role.SYSTEM, content=settings.system),)
+    if not messages or messages[-1].role is not Role.USER:
+        messages = (*messages, ChatMessage(role=Role.USER, content="Hello"))
+    body, key = settings.body(settings.endpoints[0], messages), "rh-..." if ctx.sign_in else "local"
+    python, curl = st.tabs(["Python", "curl"])
+    python.code(python_code(ctx.gateway_url, body, key=key), language="python")
+    curl.code(curl_code(ctx.gateway_url, body, key=key), language="bash")
+
+
+def draw_card(ctx: Context, endpoints: Sequence[EndpointView], settings: ChatSettings) -> None:
+    """Draw checkpoint, context and chat template of each chosen endpoint."""
+    facts = endpoint_facts(ctx, settings.endpoints)
+    for endpoint in endpoints:
+        fact = facts.get(endpoint.name)
+        if fact is None:
+            continue
+        with st.container(border=True):
+            st.markdown(f"**{plain(endpoint.name)}**")
+            st.page_link(
+                routes.CHECKPOINTS,
+                label=plain(fact.checkpoint),
+                icon=":material/deployed_code:",
+                query_params={"checkpoint": fact.checkpoint_id or ""},
+            )
+            context = f"{fact.context:,} tokens" if fact.context else "unknown"
+            kind = "trained on conversations" if endpoint.chats else "continues text"
+            st.caption(plain(f"Context {context} · {kind} · {endpoint.num_ready} ready"))
+            if fact.template:
+                with st.expander("Chat template", key=f"template_{endpoint.name}"):
+                    st.code(fact.template[:LONGEST_TEMPLATE], language="jinja2", wrap_lines=True)
+            st.page_link(routes.ENDPOINTS, label="Endpoint", icon=":material/dns:", query_params={"name": endpoint.name})

@@ -1,0 +1,62 @@
+"""Presets in the form of a chat's settings: apply, save, share, delete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from backend.domain.serving.chat_settings import ChatSettings
+from backend.services.context import Context, Person
+from backend.services.serving.chat.presets import PresetView, delete_preset, list_presets, save_preset
+from pages.components.frame import errors_shown, plain
+
+WIDGETS = {"system": "system", "temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "seed": "seed"}
+WIDGETS |= {"token_view": "token_view", "json_schema": "schema", "tools": "tools"}
+"""Key of the widget of each setting, without its scope."""
+
+
+def draw_preset_choice(ctx: Context, person: Person, *, scope: str) -> None:
+    """Draw the presets; choosing one fills in the fields below."""
+    presets = {preset.id: preset for preset in list_presets(ctx, person=person)}
+    if not presets:
+        return
+    st.selectbox(
+        "Preset",
+        [None, *presets],
+        format_func=lambda value: _label(presets[value]) if value else "Choose a preset",
+        key=f"preset_{scope}",
+        on_change=_apply,
+        args=(presets, scope),
+        placeholder="Choose a preset",
+    )
+
+
+def draw_preset_saving(ctx: Context, person: Person, settings: ChatSettings, *, scope: str) -> None:
+    """Draw how to save the settings as a preset, and to delete one's own."""
+    with st.expander("Save as preset", icon=":material/bookmark:", key=f"save_preset_{scope}"):
+        name = st.text_input("Preset name", key=f"preset_name_{scope}")
+        shared = st.toggle("Share with every account", key=f"preset_shared_{scope}")
+        if st.button("Save", key=f"preset_save_{scope}", type="primary", disabled=not name.strip()):
+            with errors_shown():
+                save_preset(ctx, name, settings, is_shared=shared, person=person)
+                st.toast(f"Saved {plain(name)}", icon=":material/bookmark:")
+                st.rerun()
+        for preset in list_presets(ctx, person=person):
+            label, key = f"Delete {plain(preset.name)}", f"preset_delete_{preset.id}"
+            if preset.is_own and st.button(label, key=key, icon=":material/delete:", type="tertiary"):
+                with errors_shown():
+                    delete_preset(ctx, preset.id, person=person)
+                    st.rerun()
+
+
+def _label(preset: PresetView) -> str:
+    return preset.name if preset.is_own else f"{preset.name} (by {preset.owner})"
+
+
+def _apply(presets: dict[str, PresetView], scope: str) -> None:
+    chosen = presets.get(st.session_state.get(f"preset_{scope}") or "")
+    values: dict[str, Any] = chosen.settings if chosen else {}
+    for field, widget in WIDGETS.items():
+        if field in values:
+            st.session_state[f"{widget}_{scope}"] = values[field]
