@@ -179,7 +179,7 @@ class RatingTable:
             stderr=error,
             low=gap - margin,
             high=gap + margin,
-            p_value=float(2 * scipy.stats.t.sf(abs(gap) / error, df)),
+            p_value=float(2 * scipy.special.stdtr(df, -abs(gap) / error)),
             share=self.share_of(gap),
             share_low=self.share_of(gap - margin),
             share_high=self.share_of(gap + margin),

@@ -124,7 +124,7 @@ def fit_ratings(
 
 def rate(columns: VoteColumns, options: RatingOptions) -> RatingTable:
     """Rate contestants by encoded votes. Raises what `fit_ratings` raises."""
-    columns = _of_category(columns, options.category)
+    columns = of_category(columns, options.category)
     if not len(columns):
         raise InvalidInput(
             "There are no votes to rate.", remedy="Cast votes on battles between at least two contestants first.", field="votes"
@@ -186,7 +186,8 @@ def ratings_by_category(votes: Iterable[VoteRecord] | VoteColumns, options: Rati
     return {name: rate(columns, chosen.model_copy(update={"category": name})) for name in sorted(columns.categories) if name}
 
 
-def _of_category(columns: VoteColumns, category: str | None) -> VoteColumns:
+def of_category(columns: VoteColumns, category: str | None) -> VoteColumns:
+    """Return the votes on prompts of a category, all for None. Raises InvalidInput for an unknown one."""
     if category is None:
         return columns
     if columns.category is None or category not in columns.categories:

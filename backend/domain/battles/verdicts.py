@@ -8,7 +8,6 @@ evidence about one prompt. Votes must come in the order in which they were cast,
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.domain.battles.inference.evidence import OVERLAPS, confidence_sequence, e_value, e_value_path
+from backend.domain.battles.inference.leave_out import outcomes_without
+from backend.domain.battles.inference.pair_votes import PairVotes, measured_spread, pair_votes
 from backend.domain.battles.inference.plans import Spread, checked_gap, prompts_for
-from backend.domain.battles.votes import LABEL_REMEDY, POINTS_OF_A, Label, VoteRecord
+from backend.domain.battles.votes import VoteRecord
 from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate, percent
 from backend.domain.wording import plural
 from backend.errors import InvalidInput
@@ -27,14 +28,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Outcome = Literal["better", "worse", "undecided"]
 
-PRIOR_PROMPTS = 4
-"""Pseudo-prompts of planned spread that a plan starts from, until real prompts outweigh them."""
-
 CHEAPER_GAP_ELO = 100.0
 """Gap whose votes are named beside those of the smallest gap."""
-
-MOST_RATERS = 100
-"""With more raters, no single one is left out to see whether the verdict rests on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,74 +70,6 @@ class PairVerdict:
     rests_on: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PairVotes:
-    """A pair's votes seen from first, in the order cast: points, prompt and rater of each, and label counts.
-
-    Ties of `identical` answers are only counted: a bet on them is no bet. `identical_prompts` had no other votes.
-    """
-
-    points: FloatArray
-    prompt: IntArray
-    raters: tuple[str, ...]
-    ties: int
-    both_bad: int
-    identical: int
-    identical_prompts: int
-
-    @property
-    def share_identical(self) -> float:
-        """Share of the votes that are ties of identical answers."""
-        return self.identical / (self.identical + len(self.points)) if self.identical else 0.0
-
-    @property
-    def sizes(self) -> FloatArray:
-        """Votes of each prompt."""
-        return np.bincount(self.prompt).astype(np.float64)
-
-    @property
-    def means(self) -> FloatArray:
-        """Mean points of each prompt."""
-        means: FloatArray = np.bincount(self.prompt, self.points) / self.sizes
-        return means
-
-    def without(self, rater: str) -> PairVotes:
-        """Return the votes of the other raters, counts of labels as they were."""
-        keep = np.array([name != rater for name in self.raters], dtype=bool)
-        prompt = np.unique(self.prompt[keep], return_inverse=True)[1].astype(np.int64)
-        return replace(self, points=self.points[keep], prompt=prompt, raters=tuple(name for name in self.raters if name != rater))
-
-
-def pair_votes(votes: Iterable[VoteRecord], first: str, second: str) -> PairVotes:
-    """Select the votes on battles between the two. Raises InvalidInput for an unknown label or equal names."""
-    if first == second:
-        raise InvalidInput(f"{first!r} can't be compared with itself.", remedy="Choose two contestants.", field="second")
-    index: dict[str, int] = {}
-    points, prompt, raters, labels, identical = [], [], [], [], list[str]()
-    for vote in votes:
-        if {vote.a, vote.b} != {first, second}:
-            continue
-        if vote.winner not in Label.__members__:
-            raise InvalidInput(f"The winner {vote.winner!r} is unknown.", remedy=LABEL_REMEDY, field="winner")
-        if vote.identical:
-            identical.append(vote.prompt)
-            continue
-        label = Label(vote.winner)
-        points.append(POINTS_OF_A[label] if vote.a == first else 1 - POINTS_OF_A[label])
-        prompt.append(index.setdefault(vote.prompt, len(index)))
-        raters.append(vote.rater)
-        labels.append(label)
-    return PairVotes(
-        np.array(points, dtype=np.float64),
-        np.array(prompt, dtype=np.int64),
-        tuple(raters),
-        labels.count(Label.TIE),
-        labels.count(Label.BOTH_BAD),
-        len(identical),
-        len(set(identical) - set(index)),
-    )
-
-
 def verdict_path(votes: Iterable[VoteRecord], first: str, second: str) -> list[float]:
     """The e-value after each of the pair's votes, in the order given; the last one is the verdict's."""
     pair = pair_votes(votes, first, second)
@@ -165,11 +92,34 @@ def pair_verdict(
     `smallest_gap_elo`: the smallest gap worth acting on (never the observed one). `num_pairs` pairs judged at once share `alpha`
     (Bonferroni). Raises InvalidInput for an unknown label, equal names, a gap or alpha that is out of range.
     """
+    pair = pair_votes(votes, first, second)
+    return judge_pair(
+        pair,
+        first,
+        second,
+        smallest_gap_elo=smallest_gap_elo,
+        alpha=alpha,
+        num_pairs=num_pairs,
+        seconds_per_vote=seconds_per_vote,
+    )
+
+
+def judge_pair(
+    pair: PairVotes,
+    first: str,
+    second: str,
+    *,
+    smallest_gap_elo: float,
+    alpha: float,
+    num_pairs: int,
+    seconds_per_vote: float | None,
+) -> PairVerdict:
+    """Judge a pair by its own votes; see `pair_verdict`."""
     if not 0 < alpha < 1:
         raise InvalidInput(f"alpha {alpha} must lie between 0 and 1.", remedy="Use 0.05.", field="alpha")
     if num_pairs < 1:
         raise InvalidInput(f"{num_pairs} pairs can't share an error.", remedy="Count the pairs judged at once.", field="num_pairs")
-    delta, pair, alpha = checked_gap(smallest_gap_elo), pair_votes(votes, first, second), alpha / num_pairs
+    delta, alpha = checked_gap(smallest_gap_elo), alpha / num_pairs
     means = pair.means
     equal = pair.share_identical
     share, outcome = _judge(pair, alpha=alpha, equal=equal)
@@ -188,7 +138,7 @@ def pair_verdict(
         threshold=1 / alpha,
         votes=len(pair.points) + pair.identical,
         prompts=len(means) + pair.identical_prompts,
-        raters=len(set(pair.raters)),
+        raters=len(pair.raters),
         prompts_won=int((means > 0.5).sum()),
         prompts_lost=int((means < 0.5).sum()),
         ties=pair.ties + pair.identical,
@@ -227,37 +177,19 @@ def _judge(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[Estima
     return Estimate(value, None if stderr is None else (1 - equal) * stderr, low, high, num_votes + pair.identical, method), outcome
 
 
+def is_decided(pair: PairVotes, *, alpha: float) -> bool:
+    """Return whether a pair's verdict is better or worse, at an error of `alpha`."""
+    return e_value(pair.points, pair.prompt) >= 1 / alpha and _judge(pair, alpha=alpha)[1] != "undecided"
+
+
 def _rests_on(pair: PairVotes, outcome: Outcome, *, alpha: float) -> str | None:
     """The rater without whose votes the outcome would differ; the one with most votes where there are several."""
-    names = [name for name, _ in Counter(pair.raters).most_common()]
-    if len(names) > MOST_RATERS:
+    sign = 1 if outcome == "better" else -1
+    changed = np.flatnonzero(outcomes_without(pair.points, pair.prompt, pair.rater, alpha=alpha) != sign)
+    if not len(changed):
         return None
-    for name in names:
-        rest = pair.without(name)
-        if e_value(rest.points, rest.prompt) < 1 / alpha or _judge(rest, alpha=alpha)[1] != outcome:
-            return name
-    return None
-
-
-def measured_spread(pair: PairVotes, *, equal: float = 0.0) -> Spread:
-    """Measure the variation of a pair's votes, from a planned spread that real prompts outweigh; `equal` is the share of identical answers.
-
-    A vote's variance is a quarter of the share of decisive votes, as it would be between equals; likeness is by analysis of variance.
-    """
-    planned = Spread()
-    num_votes, sizes, means = len(pair.points), pair.sizes, pair.means
-    num_prompts = len(sizes)
-    square = float(((pair.points - 0.5) ** 2).sum())
-    vote = (PRIOR_PROMPTS * planned.vote + square) / (PRIOR_PROMPTS + num_votes) * (1 - equal)
-    if num_prompts < 2 or num_votes == num_prompts:
-        return Spread(vote, planned.likeness)
-    within = float(((pair.points - means[pair.prompt]) ** 2).sum()) / (num_votes - num_prompts)
-    between = float((sizes * (means - pair.points.mean()) ** 2).sum()) / (num_prompts - 1)
-    size = (num_votes - float((sizes**2).sum()) / num_votes) / (num_prompts - 1)
-    common = max(0.0, (between - within) / size)
-    repeated = int((sizes > 1).sum())
-    measured = common / (common + within) if common + within else planned.likeness
-    return Spread(vote, (PRIOR_PROMPTS * planned.likeness + repeated * measured) / (PRIOR_PROMPTS + repeated))
+    sizes = np.bincount(pair.rater)
+    return pair.raters[min(changed.tolist(), key=lambda rater: (-sizes[rater], rater))]
 
 
 def _still_needed(pair: PairVotes, spread: Spread, *, delta: float, alpha: float) -> tuple[int, bool]:

@@ -30,6 +30,7 @@ class Label(StrEnum):
 
 LABELS = tuple(Label)
 POINTS_OF_A = {Label.A: 1.0, Label.B: 0.0, Label.TIE: 0.5, Label.BOTH_BAD: 0.5}
+POINTS = np.array([POINTS_OF_A[label] for label in LABELS])
 LABEL_REMEDY = "Use A, B, TIE or BOTH_BAD."
 UNKNOWN = AnswerFeatures(np.nan, np.nan, np.nan, np.nan)
 
@@ -61,7 +62,8 @@ class VoteColumns:
     """Votes as arrays of one entry per vote: codes of `contestants` (sorted by name), LABELS, `prompts` and `raters` (by first appearance).
 
     `category` codes `categories` (sorted); `probability` is NaN where unknown; `forms` has a row per vote and a column per feature: the
-    relative difference of the two answers, NaN where unknown. Each of the three is None if no vote has it.
+    relative difference of the two answers, NaN where unknown. `turn` numbers the turns of a prompt; `identical` marks ties that no one
+    cast. Each of the five is None if no vote has it.
     """
 
     contestants: tuple[str, ...]
@@ -76,6 +78,8 @@ class VoteColumns:
     category: IntArray | None = None
     probability: FloatArray | None = None
     forms: FloatArray | None = None
+    turn: IntArray | None = None
+    identical: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.a)
@@ -93,7 +97,12 @@ class VoteColumns:
     @property
     def points(self) -> FloatArray:
         """Points of side a: 1, 0 or a half."""
-        return np.array([POINTS_OF_A[label] for label in LABELS])[self.label]
+        return POINTS[self.label]
+
+    def points_of(self, votes: IntArray) -> FloatArray:
+        """Points of side a in some of the votes."""
+        points: FloatArray = POINTS[self.label[votes]]
+        return points
 
     def select(self, votes: NDArray[np.bool_] | IntArray) -> VoteColumns:
         """Return some of the votes; contestants, prompts and raters without a vote among them disappear."""
@@ -116,6 +125,8 @@ class VoteColumns:
             category=category,
             probability=self.probability[votes] if self.probability is not None else None,
             forms=self.forms[votes] if self.forms is not None else None,
+            turn=self.turn[votes] if self.turn is not None else None,
+            identical=self.identical[votes] if self.identical is not None else None,
         )
 
 
@@ -161,6 +172,8 @@ def encode_votes(votes: Iterable[VoteRecord]) -> VoteColumns:
         else None,
         probability=_probabilities(records),
         forms=_forms(records),
+        turn=_numbered([vote.turn for vote in records])[1] if any(vote.turn for vote in records) else None,
+        identical=np.array([vote.identical for vote in records]) if any(vote.identical for vote in records) else None,
     )
 
 

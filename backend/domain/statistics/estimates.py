@@ -20,6 +20,7 @@ from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Clusters = Sequence[Hashable] | IntArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,13 @@ def normal_quantile(level: float) -> float:
         raise InvalidInput(
             f"An interval's level must lie between 0 and 1, not {level}.", remedy="Use 0.95 for a 95 % interval.", field="level"
         )
-    return float(scipy.stats.norm.ppf(0.5 + level / 2))
+    return float(scipy.special.ndtri(0.5 + level / 2))
 
 
 def student_quantile(level: float, *, df: float) -> float:
     """The two-sided critical value of Student's t with `df` degrees of freedom."""
     normal_quantile(level)
-    return float(scipy.stats.t.ppf(0.5 + level / 2, df))
+    return float(scipy.special.stdtrit(df, 0.5 + level / 2))
 
 
 def percent(level: float) -> str:
@@ -57,8 +58,11 @@ def percent(level: float) -> str:
     return f"{100 * level:g} %"
 
 
-def cluster_codes(clusters: Sequence[Hashable]) -> tuple[IntArray, int]:
-    """Number the clusters in order of first appearance: codes (one per item) and how many there are."""
+def cluster_codes(clusters: Clusters) -> tuple[IntArray, int]:
+    """Number the clusters: codes (one per item) and how many there are; in order of first appearance, an array's in order of its values."""
+    if isinstance(clusters, np.ndarray):
+        values, coded = np.unique(clusters, return_inverse=True)
+        return coded, len(values)
     index: dict[Hashable, int] = {}
     codes = np.fromiter((index.setdefault(label, len(index)) for label in clusters), dtype=np.int64, count=len(clusters))
     return codes, len(index)
@@ -102,7 +106,7 @@ def proportion_estimate(successes: int, n: int, *, level: float = 0.95) -> Estim
     return Estimate(share, stderr, low, high, n, f"Wilson {percent(level)}")
 
 
-def clustered_mean_estimate(scores: ArrayLike, clusters: Sequence[Hashable], *, level: float = 0.95) -> Estimate:
+def clustered_mean_estimate(scores: ArrayLike, clusters: Clusters, *, level: float = 0.95) -> Estimate:
     """Average scores of items that come in clusters (a passage with several questions, k samples of a prompt).
 
     SE = sqrt(C / (C - 1) * sum_c (sum_{i in c} (s_i - mean))^2) / n, interval t(C - 1): Miller (2024), appendix A, with the
@@ -112,7 +116,7 @@ def clustered_mean_estimate(scores: ArrayLike, clusters: Sequence[Hashable], *, 
     return _clustered_ratio(values, np.ones(len(values)), clusters, level=level, name="mean, clustered")
 
 
-def share_estimate(values: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95) -> Estimate:
+def share_estimate(values: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95) -> Estimate:
     """Average values between 0 and 1 with Wilson's interval, of as many items as the clusters are worth.
 
     Values of 0 and 1 without clusters are `proportion_estimate`'s; shared credit for ties makes some of them fractions. With clusters the
@@ -125,28 +129,34 @@ def share_estimate(values: ArrayLike, *, clusters: Sequence[Hashable] | None = N
         raise InvalidInput(f"A share lies between 0 and 1; got {array[(array < 0) | (array > 1)][0]:g}.", field="values")
     if clusters is None and np.isin(array, (0.0, 1.0)).all():
         return proportion_estimate(int(array.sum()), len(array), level=level)
-    share, n = float(array.mean()), len(array)
-    if clusters is None:
-        units, critical, ending = n, normal_quantile(level), "ties share credit"
-        stderr = float(array.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
-        trials: float = n
-    else:
-        units = cluster_codes(clusters)[1]
-        if units < 2:
-            return Estimate(share, None, None, None, n, "share, clustered: one cluster gives no interval")
-        critical, ending = student_quantile(level, df=units - 1), f"{units} clusters"
-        stderr = clustered_mean_estimate(array, clusters, level=level).stderr or 0.0
-        trials = min(float(n), share * (1 - share) / stderr**2) if stderr > 1e-12 else units
-    low, high = wilson_interval(share, trials, critical=critical)
+    n = len(array)
+    if clusters is not None:
+        return counted_share_estimate(array, np.ones(n), clusters=clusters, level=level)
+    share, critical = float(array.mean()), normal_quantile(level)
+    stderr = float(array.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+    low, high = wilson_interval(share, n, critical=critical)
     stderr = stderr if stderr > 1e-12 else (high - low) / (2 * critical)
-    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level)}, {ending}")
+    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level)}, ties share credit")
+
+
+def counted_share_estimate(successes: ArrayLike, trials: ArrayLike, *, clusters: Clusters, level: float = 0.95) -> Estimate:
+    """`share_estimate` with clusters, of items that stand for several trials each."""
+    top, bottom = finite_scores(successes), finite_scores(trials)
+    plain = _clustered_ratio(top, bottom, clusters, level=level, name="share, clustered")
+    n, units = int(bottom.sum()), cluster_codes(clusters)[1]
+    if plain.stderr is None:
+        return Estimate(plain.value, None, None, None, n, plain.method)
+    share, stderr, critical = plain.value, plain.stderr, student_quantile(level, df=units - 1)
+    low, high = wilson_interval(share, min(float(n), share * (1 - share) / stderr**2) if stderr > 1e-12 else units, critical=critical)
+    stderr = stderr if stderr > 1e-12 else (high - low) / (2 * critical)
+    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level)}, {units} clusters")
 
 
 def ratio_estimate(
     numerators: ArrayLike,
     denominators: ArrayLike,
     *,
-    clusters: Sequence[Hashable] | None = None,
+    clusters: Clusters | None = None,
     level: float = 0.95,
     scale: Literal["plain", "exp"] = "plain",
 ) -> Estimate:
@@ -170,16 +180,12 @@ def ratio_estimate(
     return Estimate(value, None if plain.stderr is None else value * plain.stderr, low, high, plain.n, f"exp of {plain.method}")
 
 
-def perplexity_estimate(
-    nlls: ArrayLike, num_tokens: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95
-) -> Estimate:
+def perplexity_estimate(nlls: ArrayLike, num_tokens: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95) -> Estimate:
     """Token perplexity from each document's summed negative log-likelihood (nats) and its number of scored tokens."""
     return ratio_estimate(nlls, num_tokens, clusters=clusters, level=level, scale="exp")
 
 
-def bits_per_byte_estimate(
-    nlls: ArrayLike, num_bytes: ArrayLike, *, clusters: Sequence[Hashable] | None = None, level: float = 0.95
-) -> Estimate:
+def bits_per_byte_estimate(nlls: ArrayLike, num_bytes: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95) -> Estimate:
     """Bits per UTF-8 byte from each document's summed negative log-likelihood (nats); comparable between tokenizers."""
     return ratio_estimate(finite_scores(nlls) / math.log(2), num_bytes, clusters=clusters, level=level)
 
@@ -207,7 +213,7 @@ def finite_scores(values: ArrayLike) -> FloatArray:
     return array
 
 
-def _clustered_ratio(top: FloatArray, bottom: FloatArray, clusters: Sequence[Hashable], *, level: float, name: str) -> Estimate:
+def _clustered_ratio(top: FloatArray, bottom: FloatArray, clusters: Clusters, *, level: float, name: str) -> Estimate:
     if len(clusters) != len(top):
         raise InvalidInput(
             f"{len(clusters)} cluster labels do not match {len(top)} scores.", remedy="Give one label per score.", field="clusters"

@@ -2,42 +2,71 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Completion, Contestant
-from backend.domain.battles.rater_quality import RatedVote, RaterQuality, rater_quality
-from backend.domain.battles.votes import VoteRecord
-from backend.services.battles.views import find_campaign, valid_votes
+from backend.db.tables import Completion
+from backend.domain.battles.raters.checks import NO_GOLD
+from backend.domain.battles.raters.quality import FloatArray, RatedColumns, RaterQuality, rate_raters
+from backend.services.battles.views import find_campaign
+from backend.services.battles.vote_log import SIDES, VoteLog, read_vote_log, votes_revision
 from backend.services.context import Context
 
 MEASURING = ("vote", "repeat", "gold")
 """Purposes of the battles that say something about a rater."""
 
+MAX_REMEMBERED = 32
+
+_remembered: OrderedDict[tuple[object, ...], dict[str, RaterQuality]] = OrderedDict()
+_remembering = Lock()
+
 
 def rater_qualities(ctx: Context, campaign_id: str) -> dict[str, RaterQuality]:
-    """Return the quality of each rater with votes, by the rater's id. A flag excludes no one. Raises NotFound."""
+    """Return the quality of each rater with votes, by the rater's id. A flag excludes no one. Raises NotFound.
+
+    The same votes are measured once a process.
+    """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
-        votes = valid_votes(session, campaign_id, purposes=MEASURING)
-        words = _words(session, {vote.completion_a_id for vote in votes} | {vote.completion_b_id for vote in votes})
-        better = set(session.scalars(select(Contestant.id).where(Contestant.campaign_id == campaign_id, Contestant.kind == "gold_better")))
-    rated = [
-        RatedVote(
-            VoteRecord(prompt=vote.prompt_key, rater=vote.rater_id, a=vote.a, b=vote.b, winner=vote.label),
-            seconds=None if vote.duration_ms is None else vote.duration_ms / 1000,
-            words=words[vote.completion_a_id] + words[vote.completion_b_id],
-            gold=("A" if vote.a in better else "B") if vote.purpose == "gold" else None,
-        )
-        for vote in votes
-    ]
-    return {row.rater: row for row in rater_quality(rated)}
+        revision = votes_revision(session, campaign_id)
+        key = (ctx.db.url, campaign_id, revision)
+        with _remembering:
+            if key in _remembered:
+                _remembered.move_to_end(key)
+                return _remembered[key]
+        log = read_vote_log(session, campaign_id, revision=revision)
+        words = _words(session, log.answers)
+    rows = {row.rater: row for row in rate_raters(_rated(log, words))}
+    with _remembering:
+        _remembered[key] = rows
+        while len(_remembered) > MAX_REMEMBERED:
+            _remembered.popitem(last=False)
+    return rows
 
 
-def _words(session: Session, completion_ids: set[str]) -> dict[str, int]:
-    """Return the number of words of each completion."""
-    ids, counts = sorted(completion_ids), dict[str, int]()
-    for start in range(0, len(ids), 500):
-        rows = session.execute(select(Completion.id, Completion.text).where(Completion.id.in_(ids[start : start + 500])))
+def _rated(log: VoteLog, words: FloatArray) -> RatedColumns:
+    """Return the votes that measure raters; a gold battle expects the side of the better answer."""
+    measuring = log.of_purpose(MEASURING)
+    gold, better = log.of_purpose(("gold",)), SIDES["gold_better"]
+    a_is_better = log.columns.a == (log.columns.contestants.index(better) if better in log.columns.contestants else -1)
+    expected = np.where(gold, np.where(a_is_better, 0, 1), NO_GOLD)
+    return RatedColumns(
+        votes=log.columns.select(measuring),
+        seconds=log.duration_ms[measuring] / 1000,
+        words=(words[log.answer_a] + words[log.answer_b])[measuring],
+        gold=expected[measuring],
+    )
+
+
+def _words(session: Session, answers: Sequence[str]) -> FloatArray:
+    """Return the number of words of each answer."""
+    counts = dict[str, int]()
+    for start in range(0, len(answers), 500):
+        rows = session.execute(select(Completion.id, Completion.text).where(Completion.id.in_(answers[start : start + 500])))
         counts.update((row[0], len(row[1].split())) for row in rows)
-    return counts
+    return np.array([counts[answer] for answer in answers], dtype=np.float64)

@@ -6,8 +6,8 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from statistics import median
 
+import numpy as np
 import segno
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Rater, User
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput, NotAllowed, NotFound
-from backend.services.battles.views import ValidVote, find_campaign, valid_votes
+from backend.services.battles.views import find_campaign
+from backend.services.battles.vote_log import VoteLog, read_vote_log
 from backend.services.context import Context, Person, require_builder
 from backend.services.people.attempts import Attempts
 
@@ -167,23 +168,23 @@ def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
 def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
     """Return the raters who voted in a campaign or hold a link to it, most votes first."""
     with ctx.db.read() as session:
-        cast: dict[str, list[ValidVote]] = {}
-        for vote in valid_votes(session, campaign_id, purposes=("vote",)):
-            cast.setdefault(vote.rater_id, []).append(vote)
-        rows = session.scalars(select(Rater).where(Rater.id.in_(list(cast)) | (Rater.campaign_id == campaign_id))).all()
-        result = [_row(row, cast.get(row.id, [])) for row in rows]
+        log = read_vote_log(session, campaign_id)
+        rows = session.scalars(select(Rater).where(Rater.id.in_(log.columns.raters) | (Rater.campaign_id == campaign_id))).all()
+        result = [_row(row, log) for row in rows]
     return sorted(result, key=lambda row: (-row.num_votes, row.rater.name))
 
 
-def _row(row: Rater, votes: list[ValidVote]) -> RaterRow:
-    times = [vote.duration_ms for vote in votes if vote.duration_ms is not None]
-    sides = [vote.label for vote in votes if vote.label in ("A", "B")]
+def _row(row: Rater, log: VoteLog) -> RaterRow:
+    raters = log.columns.raters
+    own = log.of_purpose(("vote",)) & (log.columns.rater == (raters.index(row.id) if row.id in raters else -1))
+    times, sides = log.duration_ms[own], log.columns.label[own]
+    times, sides = times[~np.isnan(times)], sides[sides < 2]
     return RaterRow(
         rater=view_of_rater(row),
         is_link=row.link_hash is not None,
-        num_votes=len(votes),
-        median_s=median(times) / 1000 if times else None,
-        left_share=sides.count("A") / len(sides) if sides else None,
+        num_votes=int(own.sum()),
+        median_s=float(np.median(times)) / 1000 if len(times) else None,
+        left_share=float((sides == 0).mean()) if len(sides) else None,
     )
 
 

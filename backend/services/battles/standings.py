@@ -5,27 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from dataclasses import dataclass
-from statistics import median
 from threading import Lock
 
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import CampaignPrompt, Contestant, Rater
 from backend.domain.battles.agreement import Agreement, vote_agreement
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.inference.pair_votes import NO_VOTES, votes_by_pair
 from backend.domain.battles.inference.plans import PlanOption, plan_options
 from backend.domain.battles.influence import Fragility, WithoutRater, first_place_fragility, without_each_rater
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
-from backend.domain.battles.ratings import rate
-from backend.domain.battles.verdicts import PairVerdict, pair_verdict
-from backend.domain.battles.votes import VoteRecord, encode_votes
+from backend.domain.battles.ratings import of_category, rate
+from backend.domain.battles.verdicts import PairVerdict, judge_pair
+from backend.domain.battles.votes import LABELS, Label, VoteColumns
+from backend.domain.statistics.agreement import Resampling
 from backend.services.battles.exclusions import excluded_raters
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
-from backend.services.battles.vote_records import BoardVotes, read_board_votes, votes_revision
+from backend.services.battles.vote_log import votes_revision
+from backend.services.battles.vote_records import BoardColumns, read_board_columns
 from backend.services.context import Context
 
 ALPHA = 0.05
@@ -68,12 +71,13 @@ def standings(ctx: Context, campaign_id: str, *, options: RatingOptions | None =
     with ctx.db.read() as session:
         campaign = find_campaign(session, campaign_id)
         gap = CampaignConfig.model_validate(campaign.config.get("config", {})).smallest_gap
-        key = (ctx.db.url, campaign_id, votes_revision(session, campaign_id), options, with_excluded, gap)
+        revision = votes_revision(session, campaign_id)
+        key = (ctx.db.url, campaign_id, revision, options, with_excluded, gap)
         with _remembering:
             if key in _remembered:
                 _remembered.move_to_end(key)
                 return _remembered[key]
-        votes = read_board_votes(session, campaign_id, with_excluded=with_excluded, with_forms=bool(options.control))
+        votes = read_board_columns(session, campaign_id, with_excluded=with_excluded, with_forms=bool(options.control), revision=revision)
         checkpoints = _checkpoints(session, campaign_id)
         raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_(votes.excluded))).all())
     board = _standings(votes, checkpoints, sorted(raters.values()), options=options, gap=gap)
@@ -85,28 +89,29 @@ def standings(ctx: Context, campaign_id: str, *, options: RatingOptions | None =
 
 
 def _standings(
-    votes: BoardVotes, checkpoints: dict[str, str | None], excluded: list[str], *, options: RatingOptions, gap: float
+    board: BoardColumns, checkpoints: dict[str, str | None], excluded: list[str], *, options: RatingOptions, gap: float
 ) -> Standings:
-    records = [record for record in votes.records if options.category is None or record.category == options.category]
-    times = [vote.duration_ms / 1000 for vote in votes.votes if vote.duration_ms is not None]
-    pace = median(times) if times else None
-    table = rate(encode_votes(records), options) if records else None
+    votes, times = board.votes, board.seconds[~np.isnan(board.seconds)]
+    if options.category is not None and len(votes):
+        votes = of_category(votes, options.category)
+    pace = float(np.median(times)) if len(times) else None
+    table = rate(votes, options) if len(votes) else None
     rated = table.contestants if table else ()
     order = [*rated, *sorted(set(checkpoints) - set(rated))]
-    verdicts = _verdicts(records, order, gap=gap, pace=pace) if records else ()
+    verdicts = _verdicts(votes, order, gap=gap, pace=pace) if len(votes) else ()
     return Standings(
         table=table,
         verdicts=verdicts,
         plan=_plan(verdicts, pace=pace),
-        agreement=vote_agreement(records, num_resamples=200) if records else None,
+        agreement=vote_agreement(votes, resampling=Resampling(200)) if len(votes) else None,
         checkpoints={name: checkpoint for name, checkpoint in checkpoints.items() if checkpoint is not None},
         unrated=tuple(name for name in order if name not in rated),
-        num_votes=len(records),
+        num_votes=len(votes),
         median_s=pace,
-        both_bad_share=sum(record.winner == "BOTH_BAD" for record in records) / len(records) if records else None,
+        both_bad_share=float((votes.label == LABELS.index(Label.BOTH_BAD)).mean()) if len(votes) else None,
         excluded=tuple(excluded),
-        num_excluded_votes=votes.num_excluded_votes,
-        categories=votes.categories,
+        num_excluded_votes=board.num_excluded_votes,
+        categories=board.categories,
     )
 
 
@@ -125,11 +130,11 @@ def board_fragility(ctx: Context, campaign_id: str) -> Fragile | None:
     """Return what first place hangs on; None unless two contestants have votes. Raises NotFound."""
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
-        records = read_board_votes(session, campaign_id).records
-        raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_({record.rater for record in records}))).all())
-    if not records:
+        votes = read_board_columns(session, campaign_id).votes
+        raters = dict(session.execute(select(Rater.id, Rater.name).where(Rater.id.in_(votes.raters))).all())
+    if not len(votes):
         return None
-    return Fragile(first_place_fragility(records), without_each_rater(records), raters)
+    return Fragile(first_place_fragility(votes), without_each_rater(votes), raters)
 
 
 def export_votes_csv(ctx: Context, campaign_id: str) -> str:
@@ -179,24 +184,16 @@ def _plan(verdicts: tuple[PairVerdict, ...], *, pace: float | None) -> tuple[Pla
     return plan_options(spread=undecided.spread, alpha=ALPHA, num_pairs=undecided.num_pairs, seconds_per_vote=pace)
 
 
-def _verdicts(records: list[VoteRecord], order: list[str], *, gap: float, pace: float | None) -> tuple[PairVerdict, ...]:
-    by_pair: dict[frozenset[str], list[VoteRecord]] = defaultdict(list)
-    for record in records:
-        by_pair[frozenset((record.a, record.b))].append(record)
+def _verdicts(votes: VoteColumns, order: list[str], *, gap: float, pace: float | None) -> tuple[PairVerdict, ...]:
+    by_pair = votes_by_pair(votes)
     ranks = [(above, below) for above in range(len(order)) for below in range(above + 1, len(order))]
     ranks.sort(key=lambda pair: (pair[1] - pair[0], pair[0]))
-    return tuple(
-        pair_verdict(
-            by_pair.get(frozenset((order[above], order[below])), ()),
-            order[above],
-            order[below],
-            smallest_gap_elo=gap,
-            alpha=ALPHA,
-            num_pairs=len(ranks),
-            seconds_per_vote=pace,
-        )
-        for above, below in ranks
-    )
+    verdicts = []
+    for above, below in ranks:
+        first, second = order[above], order[below]
+        pair = by_pair.get((first, second)) or by_pair.get((second, first), NO_VOTES).swapped()
+        verdicts.append(judge_pair(pair, first, second, smallest_gap_elo=gap, alpha=ALPHA, num_pairs=len(ranks), seconds_per_vote=pace))
+    return tuple(verdicts)
 
 
 def _checkpoints(session: Session, campaign_id: str) -> dict[str, str | None]:

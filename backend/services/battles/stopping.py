@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from itertools import combinations
 
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign
 from backend.domain.battles.campaign import CampaignConfig
-from backend.domain.battles.verdicts import pair_verdict
+from backend.domain.battles.inference.pair_votes import votes_by_pair
+from backend.domain.battles.verdicts import is_decided
 from backend.services.battles.views import contestant_names, count_votes, find_campaign
-from backend.services.battles.vote_records import read_board_votes
+from backend.services.battles.vote_records import read_board_columns
 from backend.services.context import Context
 
 ALPHA = 0.05
@@ -47,7 +47,7 @@ def is_over(session: Session, ctx: Context, campaign: Campaign) -> bool:
         return True
     if config.stop_votes is not None and count_votes(session, campaign.id)[0] >= config.stop_votes:
         return True
-    return config.stop_on_verdict and _is_due(campaign.id) and _all_decided(session, campaign.id, config)
+    return config.stop_on_verdict and _is_due(campaign.id) and _all_decided(session, campaign.id)
 
 
 def _is_due(campaign_id: str) -> bool:
@@ -59,11 +59,9 @@ def _is_due(campaign_id: str) -> bool:
     return True
 
 
-def _all_decided(session: Session, campaign_id: str, config: CampaignConfig) -> bool:
+def _all_decided(session: Session, campaign_id: str) -> bool:
     """Return whether every pair is better or worse, at a family-wise error rate of 5 %."""
-    records = read_board_votes(session, campaign_id).records
-    pairs = list(combinations(sorted(contestant_names(session, campaign_id).values()), 2))
-    return bool(records) and all(
-        pair_verdict(records, *pair, smallest_gap_elo=config.smallest_gap, alpha=ALPHA / len(pairs)).outcome != "undecided"
-        for pair in pairs
-    )
+    votes = read_board_columns(session, campaign_id).votes
+    names = sorted(contestant_names(session, campaign_id).values())
+    by_pair, num_pairs = votes_by_pair(votes), len(names) * (len(names) - 1) // 2
+    return len(by_pair) == num_pairs > 0 and all(is_decided(pair, alpha=ALPHA / num_pairs) for pair in by_pair.values())

@@ -152,7 +152,7 @@ def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = No
         .join(CampaignPrompt, CampaignPrompt.id == Battle.prompt_id)
         .join(side_a, side_a.id == Battle.completion_a_id)
         .join(side_b, side_b.id == Battle.completion_b_id)
-        .where(Battle.campaign_id == campaign_id, _holds(), Battle.purpose.in_(purposes))
+        .where(Battle.campaign_id == campaign_id, vote_holds(), Battle.purpose.in_(purposes))
         .order_by(Vote.created_at, Battle.served_at, Vote.id)
     )
     if rater_id is not None:
@@ -163,11 +163,12 @@ def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = No
 def count_votes(session: Session, campaign_id: str) -> tuple[int, int]:
     """Return the number of votes that people cast on a campaign's board, and of their raters."""
     counting = select(func.count(), func.count(Vote.rater_id.distinct())).join(Battle, Battle.id == Vote.battle_id)
-    votes, raters = session.execute(counting.where(Battle.campaign_id == campaign_id, Battle.purpose == "vote", _holds())).one()
+    votes, raters = session.execute(counting.where(Battle.campaign_id == campaign_id, Battle.purpose == "vote", vote_holds())).one()
     return votes, raters
 
 
-def _holds() -> ColumnElement[bool]:
+def vote_holds() -> ColumnElement[bool]:
+    """Return the condition of a valid vote: neither superseded nor skipped."""
     later = aliased(Vote)
     return and_(~select(later.id).where(later.supersedes_id == Vote.id).exists(), Vote.label.in_(LABELS))
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import func, select
+import numpy as np
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, RaterExclusion, Vote
-from backend.domain.battles.answer_features import AnswerFeatures, measure_answer
-from backend.domain.battles.votes import VoteRecord
+from backend.db.tables import CampaignPrompt, Completion, Contestant
+from backend.domain.battles.answer_features import AnswerFeatures, measure_answer, relative_difference
+from backend.domain.battles.votes import FloatArray, VoteColumns, VoteRecord
 from backend.services.battles.exclusions import excluded_raters
-from backend.services.battles.views import ValidVote, contestant_names, valid_votes
-
-Revision = tuple[int, ...]
+from backend.services.battles.views import VOTES, ValidVote, contestant_names, valid_votes
+from backend.services.battles.vote_log import Revision, read_vote_log
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,44 @@ def read_board_votes(session: Session, campaign_id: str, *, with_excluded: bool 
     )
 
 
-def votes_revision(session: Session, campaign_id: str) -> Revision:
-    """Return numbers that change with every vote, undo and exclusion of a campaign, and with its contestants."""
-    votes = select(func.count()).select_from(Vote).join(Battle, Battle.id == Vote.battle_id).where(Battle.campaign_id == campaign_id)
-    exclusions = select(func.count()).select_from(RaterExclusion).where(RaterExclusion.campaign_id == campaign_id)
-    contestants = select(func.count()).select_from(Contestant).where(Contestant.campaign_id == campaign_id)
-    return tuple(session.scalar(query) or 0 for query in (votes, exclusions, contestants))
+@dataclass(frozen=True)
+class BoardColumns:
+    """The votes of a board as arrays, with each vote's seconds (NaN where unknown). Votes of `excluded` raters are not among them."""
+
+    votes: VoteColumns
+    seconds: FloatArray
+    excluded: frozenset[str]
+    num_excluded_votes: int
+    categories: tuple[str, ...]
+
+
+def read_board_columns(
+    session: Session, campaign_id: str, *, with_excluded: bool = False, with_forms: bool = False, revision: Revision | None = None
+) -> BoardColumns:
+    """Return what `read_board_votes` returns, as arrays; quick for a campaign of 100,000 votes."""
+    log = read_vote_log(session, campaign_id, revision=revision)
+    excluded = excluded_raters(session, campaign_id)
+    out = np.array([rater in excluded for rater in log.columns.raters], dtype=bool)[log.columns.rater]
+    on_board = log.of_purpose(VOTES)
+    counted = on_board if with_excluded else on_board & ~out
+    columns = log.columns.select(counted)
+    if with_forms:
+        measured = _forms(session, campaign_id)
+        forms = np.array([measured[answer] for answer in log.answers], dtype=np.float64)
+        sides = [forms[side[counted]] for side in (log.answer_a, log.answer_b)]
+        columns = replace(columns, forms=relative_difference(sides[0], sides[1]))
+    return BoardColumns(
+        votes=columns,
+        seconds=log.duration_ms[counted] / 1000,
+        excluded=excluded,
+        num_excluded_votes=int((on_board & out).sum()),
+        categories=_categories(session, campaign_id),
+    )
+
+
+def _categories(session: Session, campaign_id: str) -> tuple[str, ...]:
+    named = select(CampaignPrompt.category).where(CampaignPrompt.campaign_id == campaign_id)
+    return tuple(sorted(filter(None, session.scalars(named.distinct()))))
 
 
 def _record(vote: ValidVote, names: dict[str, str], categories: dict[str, str], forms: dict[str, AnswerFeatures]) -> VoteRecord:

@@ -52,8 +52,9 @@ def draw_board(ctx: Context, person: Person, campaign: CampaignView, default: St
     draw_bias(board)
     with st.expander("Difference between neighbours", icon=":material/compare_arrows:", key="differences"):
         _draw_differences(board.table)
-    with st.expander("Win matrix", icon=":material/grid_on:", key="matrix"):
-        draw_matrix(board)
+    with st.expander("Win matrix", icon=":material/grid_on:", key="matrix", on_change="rerun") as matrix:
+        if matrix.open:
+            draw_matrix(board)
     with st.expander("Does the order depend on the method?", icon=":material/tune:", key="methods"):
         _draw_methods(board.table)
     with st.expander("What does first place hang on?", icon=":material/balance:", key="fragility", on_change="rerun") as fragility:
@@ -221,4 +222,4 @@ def _draw_frozen(ctx: Context, person: Person, campaign: CampaignView, options: 
     for board in boards:
         with st.container(horizontal=True, vertical_alignment="center"):
             row_link(board.name, page=routes.BATTLES, query={"board": board.id}, icon="ac_unit", key=f"frozen_{board.id}")
-            st.caption(f"{plural(len(board.document['votes']), 'vote')} · {ago(board.created_at, now=ctx.now())}", width="content")
+            st.caption(f"SHA-256 {board.digest[:12]}… · {ago(board.created_at, now=ctx.now())}", width="content")

@@ -49,9 +49,9 @@ def draw_verdicts(standings: Standings) -> None:
         _draw_plan(undecided, standings.plan)
     rest = standings.verdicts[MAX_VERDICTS:]
     if rest:
-        with st.expander(f"{plural(len(rest), 'more pair')}", key="more_verdicts"):
-            for verdict in rest:
-                _draw_verdict(verdict)
+        with st.expander(plural(len(rest), "more pair"), key="more_verdicts", on_change="rerun") as more:
+            if more.open:
+                draw_table([_verdict_line(verdict) for verdict in rest], key="more_verdicts_table", alt="Verdicts on the other pairs")
 
 
 def _draw_plan(verdict: PairVerdict, plan: tuple[PlanOption, ...]) -> None:
@@ -73,6 +73,18 @@ def _draw_plan(verdict: PairVerdict, plan: tuple[PlanOption, ...]) -> None:
             alt="Votes by gap and design",
         )
         st.caption("Totals for a campaign that starts now; a true gap of this size is found with a chance of 80 %.")
+
+
+def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
+    share = verdict.share
+    return {
+        "Pair": f"{verdict.first} against {verdict.second}",
+        "Verdict": verdict.outcome,
+        "Share": f"{share.value:.0%} [{share.low or 0:.0%}, {1.0 if share.high is None else share.high:.0%}]",
+        "E-value": f"{verdict.e_value:.3g} of {verdict.threshold:.3g}",
+        "Votes": verdict.votes,
+        "Votes needed": verdict.votes_needed or None,
+    }
 
 
 def _draw_verdict(verdict: PairVerdict) -> None:

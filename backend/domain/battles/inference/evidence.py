@@ -31,6 +31,9 @@ OVERLAPS = (1, 3, 9, 27)
 SHARES = (3 / 4, 1 / 12, 1 / 12, 1 / 12)
 """Share of the error that each overlap may spend. One vote on each prompt is worth most per vote, so most is its."""
 
+BETS = tuple(zip(OVERLAPS, SHARES, strict=True))
+"""Each overlap with its share of the error."""
+
 LARGEST_E_VALUE = 1e300
 
 
@@ -53,14 +56,14 @@ def frozen_scores(points: FloatArray, prompt: IntArray, overlap: int) -> tuple[F
 
 def e_value(points: FloatArray, prompt: IntArray) -> float:
     """Evidence against "the average prompt is even": reaching 1 / alpha, ever, has a chance of at most alpha. At most 1e300."""
-    values = [math.log(share) + _log_wealth(frozen_scores(points, prompt, overlap)[0], 0.5) for overlap, share in _bets()]
+    values = [math.log(share) + _log_wealth(frozen_scores(points, prompt, overlap)[0], 0.5) for overlap, share in BETS]
     return math.exp(min(max(values), math.log(LARGEST_E_VALUE)))
 
 
 def e_value_path(points: FloatArray, prompt: IntArray) -> FloatArray:
     """The e-value after each vote; the last one is `e_value`'s."""
     best = np.full(len(points), -np.inf)
-    for overlap, share in _bets():
+    for overlap, share in BETS:
         scores, completed = frozen_scores(points, prompt, overlap)
         steps = math.log(share) + np.concatenate([[0.0], _log_wealth_path(scores)])
         best = np.maximum(best, steps[np.searchsorted(completed, np.arange(len(points)), side="right")])
@@ -75,7 +78,7 @@ def confidence_sequence(points: FloatArray, prompt: IntArray, *, alpha: float) -
     other, which has a chance of at most alpha.
     """
     low, high = 0.0, 1.0
-    for overlap, share in _bets():
+    for overlap, share in BETS:
         scores, _ = frozen_scores(points, prompt, overlap)
         if len(scores):
             bounds = _unrefuted(scores, limit=-math.log(alpha * share))
@@ -88,10 +91,6 @@ def mixture_e_value(wins: int, losses: int) -> float:
     return math.exp(min(float(_closed_form(np.array([wins]), np.array([losses]))[0]), math.log(LARGEST_E_VALUE)))
 
 
-def _bets() -> tuple[tuple[int, float], ...]:
-    return tuple(zip(OVERLAPS, SHARES, strict=True))
-
-
 def _closed_form(wins: NDArray[np.integer] | FloatArray, losses: NDArray[np.integer] | FloatArray) -> FloatArray:
     n = wins + losses
     log_e: FloatArray = gammaln(1 + wins) + gammaln(1 + losses) - gammaln(2 + n) + n * math.log(2)
@@ -101,12 +100,29 @@ def _closed_form(wins: NDArray[np.integer] | FloatArray, losses: NDArray[np.inte
 def _log_wealth(scores: FloatArray, mean: float) -> float:
     """Log of the bet's wealth against a mean strictly between 0 and 1."""
     values, counts = np.unique(scores, return_counts=True)
+    return _log_wealth_of(values, counts.astype(np.float64), mean)
+
+
+def _log_wealth_of(values: FloatArray, counts: FloatArray, mean: float) -> float:
     if mean == 0.5 and np.isin(values, (0.0, 0.5, 1.0)).all():
         return float(_closed_form(counts[values == 1].sum(keepdims=True), counts[values == 0].sum(keepdims=True))[0])
-    q, weights = _fejer(_num_nodes(len(scores)))
-    factors = np.outer(q, values / mean) + np.outer(1 - q, (1 - values) / (1 - mean))
-    with np.errstate(divide="ignore"):
-        return float(logsumexp(np.log(factors) @ counts, b=weights))
+    q, weights = _fejer(_num_nodes(int(counts.sum())))
+    logs = np.log(np.outer(q, values / mean) + np.outer(1 - q, (1 - values) / (1 - mean))) @ counts
+    largest = float(logs.max())
+    return largest + math.log(float(np.exp(logs - largest) @ weights))
+
+
+def log_wealths(counts: FloatArray) -> FloatArray:
+    """Log of the wealth against a mean of 1/2 for each row of counts of the scores 0, 1 / n, ... 1, with n = columns - 1."""
+    overlap = (counts.shape[1] - 1) // 2
+    if overlap == 1:
+        return _closed_form(counts[:, 2], counts[:, 0])
+    q, weights = _fejer(_num_nodes(int(counts.sum(1).max(initial=0))))
+    values = np.arange(counts.shape[1]) / (counts.shape[1] - 1)
+    logs = counts @ np.log1p(np.outer(values - 0.5, 4 * q - 2))
+    largest = logs.max(axis=1, initial=-np.inf)
+    wealths: FloatArray = largest + np.log(np.exp(logs - largest[:, None]) @ weights)
+    return wealths
 
 
 def _log_wealth_path(scores: FloatArray) -> FloatArray:
@@ -128,9 +144,11 @@ def _log_wealth_path(scores: FloatArray) -> FloatArray:
 def _unrefuted(scores: FloatArray, *, limit: float) -> tuple[float, float]:
     """Bounds of the means whose log wealth stays below `limit`. The wealth is log-convex in the mean and at most 1 at the scores' own."""
     mean, edge = float(scores.mean()), 1e-9
+    values, occurrences = np.unique(scores, return_counts=True)
+    counts = occurrences.astype(np.float64)
 
     def excess(candidate: float) -> float:
-        return _log_wealth(scores, candidate) - limit
+        return _log_wealth_of(values, counts, candidate) - limit
 
     centre = min(max(mean, 2 * edge), 1 - 2 * edge)
     low = 0.0 if excess(edge) <= 0 else float(brentq(excess, edge, centre, xtol=1e-6))

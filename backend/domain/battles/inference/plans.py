@@ -122,7 +122,7 @@ def votes_for_gap(gap_elo: float, *, alpha: float = 0.05, power: float = POWER, 
 
 def one_look_votes(variance: float, *, delta: float, alpha: float, power: float = POWER, design_effect: float = 1.0) -> int:
     """Votes that a test of "share = 1/2" needs at a share of 1/2 + delta, where one vote has this variance at a share of 1/2."""
-    quantiles = normal_quantile(1 - alpha) + float(scipy.stats.norm.ppf(power))
+    quantiles = normal_quantile(1 - alpha) + float(scipy.special.ndtri(power))
     return math.ceil(design_effect * quantiles**2 * max(variance - delta**2, 0.0) / delta**2)
 
 

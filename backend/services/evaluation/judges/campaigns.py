@@ -15,13 +15,14 @@ from backend.domain.battles.ratings import fit_ratings
 from backend.domain.battles.votes import Label, VoteRecord
 from backend.domain.jobs.results import JudgeResult
 from backend.domain.jobs.states import JobKind
+from backend.domain.statistics.agreement import Resampling
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
 from backend.services.battles.vote_records import read_board_votes
 from backend.services.context import Context
 from backend.services.jobs.jobs import view
 
 CHUNK = 500
-NUM_RESAMPLES = 200
+RESAMPLING = Resampling(200)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
     """Return the judges that graded pairs of a campaign; None without one. Raises NotFound."""
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
+        if session.scalar(select(JudgedItem.item).limit(1)) is None:
+            return None
         votes = valid_votes(session, campaign_id, purposes=("vote",))
         pairs = sorted({":".join(sorted((vote.completion_a_id, vote.completion_b_id))) for vote in votes})
         rows = [
@@ -77,7 +80,7 @@ def judges_of(ctx: Context, campaign_id: str) -> JudgesView | None:
         ]
         if verdicts:
             table = fit_ratings(verdicts, cluster_by="prompt")
-            agreement = judge_agreement([*people, *verdicts], name, num_resamples=NUM_RESAMPLES)
+            agreement = judge_agreement([*people, *verdicts], name, resampling=RESAMPLING)
             columns.append(JudgeColumn(job_id, judge, {row.contestant: row.rating for row in table.ratings}, agreement))
-    ceiling = vote_agreement(people, both_bad_is_tie=True, num_resamples=NUM_RESAMPLES)
+    ceiling = vote_agreement(people, both_bad_is_tie=True, resampling=RESAMPLING)
     return JudgesView(tuple(columns), ceiling) if columns else None

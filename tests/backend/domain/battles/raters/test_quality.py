@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from backend.domain.battles.rater_quality import RatedVote, RaterQuality, rater_quality
+from backend.domain.battles.raters.quality import RatedVote, RaterQuality, rater_quality
 from backend.domain.battles.votes import VoteRecord
 
 CONTESTANTS = ("x", "y", "z")
@@ -92,7 +92,7 @@ def test_a_rater_who_turns_every_preference_round_is_an_outlier(rng: np.random.G
     assert "outlier" in flags(rows, "turned")
     assert others_flagged(rows, "turned") == []
     assert row.kappa is not None
-    assert row.kappa.value < 0
+    assert row.kappa < 0
 
 
 def test_one_tie_on_a_pair_that_others_always_decided_is_no_outlier() -> None:

@@ -1,0 +1,138 @@
+"""Quality of raters: gold battles, repeats, side, pace, agreement with the others, and tests that find scripts and vote rigging.
+
+A flag states a reason and a chance: how often an honest rater would look so. The chances of all raters and tests share 1 % (Bonferroni),
+so a campaign of honest raters has a flag in at most 1 of 100 cases. A flag excludes no one: the caller computes the board with and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.domain.battles.agreement import canonical_labels, items_of, judged_items
+from backend.domain.battles.raters.checks import NO_GOLD, Flag, OwnVotes, own_checks, timing_flags
+from backend.domain.battles.raters.peers import copy_checks, outlier_checks, peer_agreement
+from backend.domain.battles.votes import LABELS, VoteColumns, VoteRecord, encode_votes
+from backend.domain.statistics.estimates import Estimate
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+FLAG_LEVEL = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class RatedVote:
+    """A vote with what the ballot recorded: seconds on screen, words shown, and the expected winner (A, B or TIE) of a gold battle."""
+
+    vote: VoteRecord
+    seconds: float | None = None
+    words: int | None = None
+    gold: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RatedColumns:
+    """Votes in the order cast with what the ballot recorded of each: seconds and words, NaN where unknown, and the label that a gold
+    battle expects, else NO_GOLD.
+    """
+
+    votes: VoteColumns
+    seconds: FloatArray
+    words: FloatArray
+    gold: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class RaterQuality:
+    """Quality of one rater; None where nothing was measured.
+
+    `gold`: share of gold battles answered as expected. `consistency`: share of repeats, with sides swapped, that got the same label.
+    `left`: share of side a among decisive votes. `seconds`: median per vote. `unread`: share of votes faster than reading. `agreement`,
+    `alpha`, `ac1`, `kappa`: with the other raters' votes on the same items. `outlier`: chance of votes as unlike the others' votes on the
+    same pairs of contestants.
+    """
+
+    rater: str
+    num_votes: int
+    gold: Estimate | None
+    consistency: Estimate | None
+    left: Estimate | None
+    seconds: float | None
+    unread: Estimate | None
+    agreement: Estimate | None
+    alpha: float | None
+    ac1: float | None
+    kappa: float | None
+    outlier: float | None
+    flags: tuple[Flag, ...]
+
+
+def rater_quality(votes: Iterable[RatedVote], *, flag_level: float = FLAG_LEVEL, seed: int = 0) -> list[RaterQuality]:
+    """Measure each rater, most votes first. Votes must come in the order cast; identical answers are ignored.
+
+    `flag_level` bounds the chance of any false flag over all raters and tests. Raises InvalidInput for an unknown label.
+    """
+    cast = [vote for vote in votes if not vote.vote.identical]
+    if not cast:
+        return []
+    labels = {label.value: code for code, label in enumerate(LABELS)}
+    columns = RatedColumns(
+        encode_votes([vote.vote for vote in cast]),
+        seconds=np.array([np.nan if vote.seconds is None else vote.seconds for vote in cast]),
+        words=np.array([np.nan if vote.words is None else vote.words for vote in cast]),
+        gold=np.array([NO_GOLD if vote.gold is None else labels[vote.gold] for vote in cast]),
+    )
+    return rate_raters(columns, flag_level=flag_level, seed=seed)
+
+
+def rate_raters(rated: RatedColumns, *, flag_level: float = FLAG_LEVEL, seed: int = 0) -> list[RaterQuality]:
+    """Measure each rater of encoded votes, none of them identical; see `rater_quality`."""
+    columns = rated.votes
+    if not len(columns):
+        return []
+    names = columns.raters
+    every = np.arange(len(columns))
+    item, preferred = items_of(columns, every)[0], canonical_labels(columns, every)
+    items = judged_items(columns, both_bad_is_tie=True, first_vote=True, among=rated.gold == NO_GOLD)
+    counts = items.counts
+    outliers = outlier_checks(items, columns, level=flag_level / (4 * len(names) or 1), seed=seed)
+    copies = copy_checks(items, names)
+    own, checks = {}, {}
+    order = np.argsort(columns.rater, kind="stable")
+    for rater, votes in enumerate(np.split(order, np.cumsum(np.bincount(columns.rater, minlength=len(names)))[:-1])):
+        own[rater] = OwnVotes(
+            label=columns.label[votes],
+            item=item[votes],
+            preferred=preferred[votes],
+            side_a=columns.a[votes],
+            seconds=rated.seconds[votes],
+            words=rated.words[votes],
+            gold=rated.gold[votes],
+        )
+        checks[rater] = [*own_checks(own[rater]), *outliers[rater], *([copies[rater]] if rater in copies else [])]
+    level = flag_level / max(1, sum(map(len, checks.values())))
+    rows = []
+    for rater, cast in own.items():
+        peers, times = peer_agreement(items, counts, rater), cast.times
+        doubts = [Flag(check.kind, check.reason, check.chance, check.partner) for check in checks[rater] if check.chance < level]
+        row = RaterQuality(
+            rater=names[rater],
+            num_votes=len(cast),
+            gold=cast.passed_gold,
+            consistency=cast.consistency,
+            left=cast.left,
+            seconds=float(np.median(times)) if len(times) else None,
+            unread=cast.unread,
+            agreement=peers.share if peers else None,
+            alpha=peers.alpha if peers else None,
+            ac1=peers.ac1 if peers else None,
+            kappa=peers.kappa if peers else None,
+            outlier=next((check.chance for check in checks[rater] if check.kind == "outlier"), None),
+            flags=(*doubts, *timing_flags(cast)),
+        )
+        rows.append(row)
+    return sorted(rows, key=lambda row: (-row.num_votes, row.rater))

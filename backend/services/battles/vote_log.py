@@ -1,0 +1,163 @@
+"""All of a campaign's valid votes as arrays, read once for each revision: what boards, agreement and raters' quality are computed from."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, RaterExclusion, Vote
+from backend.domain.battles.votes import LABELS, VoteColumns
+from backend.services.battles.views import contestant_names, vote_holds
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Revision = tuple[int, ...]
+MAX_REMEMBERED = 4
+SIDES = {"gold_better": "the better answer of a gold pair", "gold_worse": "the worse answer of a gold pair"}
+
+
+@dataclass(frozen=True)
+class VoteLog:
+    """Valid votes of every purpose, oldest first. Codes are positions in `raters`, `prompts`, `answers` (ids) and `purposes`.
+
+    `columns` names prompts by content, so that a prompt asked again is the same prompt; `duration_ms` is NaN where unknown. Authors of
+    gold pairs are named by SIDES.
+    """
+
+    columns: VoteColumns
+    prompts: tuple[str, ...]
+    prompt: IntArray
+    answers: tuple[str, ...]
+    answer_a: IntArray
+    answer_b: IntArray
+    purposes: tuple[str, ...]
+    purpose: IntArray
+    duration_ms: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    def of_purpose(self, purposes: Collection[str]) -> NDArray[np.bool_]:
+        """Return which votes have one of these purposes."""
+        codes = [code for code, purpose in enumerate(self.purposes) if purpose in purposes]
+        return np.isin(self.purpose, codes)
+
+
+_remembered: OrderedDict[tuple[object, ...], VoteLog] = OrderedDict()
+_remembering = Lock()
+
+
+def votes_revision(session: Session, campaign_id: str) -> Revision:
+    """Return numbers that change with every vote, undo and exclusion of a campaign, and with its contestants."""
+    votes = select(func.count()).select_from(Vote).join(Battle, Battle.id == Vote.battle_id).where(Battle.campaign_id == campaign_id)
+    exclusions = select(func.count()).select_from(RaterExclusion).where(RaterExclusion.campaign_id == campaign_id)
+    contestants = select(func.count()).select_from(Contestant).where(Contestant.campaign_id == campaign_id)
+    return tuple(session.scalar(query) or 0 for query in (votes, exclusions, contestants))
+
+
+def read_vote_log(session: Session, campaign_id: str, *, revision: Revision | None = None) -> VoteLog:
+    """Return a campaign's votes, which are read once a process for each revision (`votes_revision` where it is not given)."""
+    bind = session.get_bind()
+    key = (str(getattr(bind, "url", bind)), campaign_id, revision or votes_revision(session, campaign_id))
+    with _remembering:
+        if key in _remembered:
+            _remembered.move_to_end(key)
+            return _remembered[key]
+    log = _read(session, campaign_id)
+    with _remembering:
+        _remembered[key] = log
+        while len(_remembered) > MAX_REMEMBERED:
+            _remembered.popitem(last=False)
+    return log
+
+
+def _read(session: Session, campaign_id: str) -> VoteLog:
+    query = (
+        select(
+            Battle.prompt_id,
+            Battle.completion_a_id,
+            Battle.completion_b_id,
+            Vote.rater_id,
+            Vote.label,
+            Battle.purpose,
+            Vote.duration_ms,
+            Battle.sampling_probability,
+        )
+        .join(Battle, Battle.id == Vote.battle_id)
+        .where(Battle.campaign_id == campaign_id, vote_holds())
+        .order_by(Vote.created_at, Battle.served_at, Vote.id)
+    )
+    rows = session.execute(query).all()
+    prompt_ids, side_a, side_b, rater_ids, labels, purposes, durations, probabilities = zip(*rows, strict=True) if rows else ((),) * 8
+    prompts, prompt = _numbered(prompt_ids)
+    answers, sides = _numbered((*side_a, *side_b))
+    raters, rater = _numbered(rater_ids)
+    used, purpose = _numbered(purposes)
+    names, contestant = _contestants(session, campaign_id, answers)
+    hashes, categories = _prompts(session, campaign_id, prompts)
+    keys, key = _numbered(hashes)
+    category = categories[1][prompt] if any(categories[0]) else None
+    columns = VoteColumns(
+        contestants=names,
+        prompts=keys,
+        raters=raters,
+        a=contestant[sides[: len(rows)]],
+        b=contestant[sides[len(rows) :]],
+        label=_codes(labels, {label.value: code for code, label in enumerate(LABELS)}),
+        prompt=key[prompt],
+        rater=rater,
+        categories=categories[0] if category is not None else (),
+        category=category,
+        probability=np.array(probabilities, dtype=np.float64),
+        identical=purpose == used.index("identical") if "identical" in used else None,
+    )
+    return VoteLog(
+        columns=columns,
+        prompts=prompts,
+        prompt=prompt,
+        answers=answers,
+        answer_a=sides[: len(rows)],
+        answer_b=sides[len(rows) :],
+        purposes=used,
+        purpose=purpose,
+        duration_ms=np.array(durations, dtype=np.float64),
+    )
+
+
+def _contestants(session: Session, campaign_id: str, answers: tuple[str, ...]) -> tuple[tuple[str, ...], IntArray]:
+    """Return the contestants' names in order, and the author of each answer as a code."""
+    kinds = dict(session.execute(select(Contestant.id, Contestant.kind).where(Contestant.campaign_id == campaign_id)).all())
+    names = {**{author: SIDES[kind] for author, kind in kinds.items() if kind in SIDES}, **contestant_names(session, campaign_id)}
+    authored = select(Completion.id, Completion.contestant_id).join(Contestant, Contestant.id == Completion.contestant_id)
+    author_of = dict(session.execute(authored.where(Contestant.campaign_id == campaign_id)).all())
+    ordered = tuple(sorted({names[author_of[answer]] for answer in answers}))
+    code = {name: number for number, name in enumerate(ordered)}
+    return ordered, np.array([code[names[author_of[answer]]] for answer in answers], dtype=np.int64)
+
+
+def _prompts(session: Session, campaign_id: str, prompts: tuple[str, ...]) -> tuple[list[str], tuple[tuple[str, ...], IntArray]]:
+    """Return the content of each prompt as a hash, and the categories with each prompt's as a code."""
+    query = select(CampaignPrompt.id, CampaignPrompt.content_hash, CampaignPrompt.category)
+    rows = {row.id: row for row in session.execute(query.where(CampaignPrompt.campaign_id == campaign_id))}
+    names = tuple(sorted({rows[prompt].category for prompt in prompts}))
+    return [rows[prompt].content_hash for prompt in prompts], (
+        names,
+        np.array([names.index(rows[prompt].category) for prompt in prompts], dtype=np.int64),
+    )
+
+
+def _numbered(values: Sequence[str]) -> tuple[tuple[str, ...], IntArray]:
+    """Number distinct values by first appearance."""
+    index = {value: code for code, value in enumerate(dict.fromkeys(values))}
+    return tuple(index), _codes(values, index)
+
+
+def _codes(values: Sequence[str], index: dict[str, int]) -> IntArray:
+    return np.fromiter(map(index.__getitem__, values), dtype=np.int64, count=len(values))
