@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
+from itertools import permutations
 
+import numpy as np
 import pytest
 
 from backend.domain.battles.agreement import canonical_label, judge_agreement, vote_agreement
 from backend.domain.battles.ratings import VoteRecord
+from backend.domain.statistics.agreement import Resampling
 from backend.errors import InvalidInput
 
 SWAPPED = {"A": "B", "B": "A"}
@@ -111,3 +115,35 @@ def test_a_judge_that_prefers_the_first_answer_in_both_orders_is_inconsistent_an
     assert result.percent_agreement.value == 1.0
     with pytest.raises(InvalidInput, match="No vote is by 'other'"):
         judge_agreement(votes, "other")
+
+
+def coincidence_alpha(votes: list[VoteRecord]) -> float:
+    """Krippendorff's alpha by the matrix of coincidences, o_ck = sum_u pairs(c, k) / (m_u - 1), as the package krippendorff computes it.
+
+    Second implementation: 1 - (n - 1) * (off-diagonal o) / (off-diagonal n_c n_k).
+    """
+    units = defaultdict(list)
+    for vote in votes:
+        item, label = canonical_label(vote)
+        units[item].append(label)
+    names = sorted({label for labels in units.values() for label in labels})
+    coincidences = np.zeros((len(names), len(names)))
+    for labels in units.values():
+        for one, other in permutations(labels, 2):
+            coincidences[names.index(one), names.index(other)] += 1 / (len(labels) - 1)
+    totals = coincidences.sum(0)
+    off = ~np.eye(len(names), dtype=bool)
+    return float(1 - (totals.sum() - 1) * coincidences[off].sum() / np.outer(totals, totals)[off].sum())
+
+
+def test_alpha_is_that_of_the_coincidences_whatever_the_order_of_votes_and_sides() -> None:
+    rng = np.random.default_rng(3)
+    judged = [(f"p{prompt}", f"r{rater}") for prompt in range(30) for rater in range(6) if rng.random() < 0.6]
+    votes = [VoteRecord(*names, "x", "y", str(rng.choice(["A", "A", "B", "TIE", "BOTH_BAD"]))) for names in judged]
+    expected = coincidence_alpha(votes)
+    mirrored = [replace(vote, a=vote.b, b=vote.a, winner=SWAPPED.get(vote.winner, vote.winner)) for vote in votes]
+    shuffled = [(mirrored if rng.random() < 0.5 else votes)[place] for place in rng.permutation(len(votes))]
+    for order in (votes, votes[::-1], mirrored, shuffled):
+        alpha = vote_agreement(order, resampling=Resampling(0)).alpha
+        assert alpha is not None
+        assert alpha.value == pytest.approx(expected, abs=1e-12)
