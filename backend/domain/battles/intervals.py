@@ -41,7 +41,7 @@ def rank_ranges(fit: Fit, spread: Covariance, gaps: Spread, options: RatingOptio
     largest = _largest(draws, deviations)
     if math.isfinite(df):
         largest /= np.sqrt(rng.chisquare(df, options.num_draws) / df)
-    error_rate = min(2 * float(scipy.special.stdtr(df, -np.quantile(largest, options.level))), 1 - options.level)
+    error_rate = min(2 * float(scipy.special.stdtr(df, -float(np.quantile(largest, options.level)))), 1 - options.level)
     margins = -scipy.special.stdtrit(gaps.df, error_rate / 2) * np.sqrt(gaps.variance)
     clearly_above = fit.theta[:, None] - fit.theta[None, :] > np.where(margins > 0, margins, np.inf)
     return np.column_stack([1 + clearly_above.sum(0), size - clearly_above.sum(1)]).astype(np.int64)

@@ -215,8 +215,8 @@ def _draw_frozen(ctx: Context, person: Person, campaign: CampaignView, options: 
                 name = st.text_input("Name", key="freeze_name", max_chars=120, placeholder="Before release 2")
                 if st.button("Freeze", key="freeze_go", type="primary", disabled=not name.strip()):
                     with errors_shown():
-                        board = freeze_board(ctx, campaign.id, name=name, options=options, person=person)
-                        st.switch_page(routes.BATTLES, query_params={"board": board.id})
+                        frozen = freeze_board(ctx, campaign.id, name=name, options=options, person=person)
+                        st.switch_page(routes.BATTLES, query_params={"board": frozen.id})
     if not boards:
         st.caption("A frozen board keeps votes, options and ratings of a moment under an address, with a hash that proves it unchanged.")
     for board in boards:
