@@ -22,6 +22,7 @@ from pages.components.battles.promotion import draw_promotion
 from pages.components.battles.raters import draw_raters
 from pages.components.battles.standings import draw_way_to_verdict
 from pages.components.battles.training_plan import draw_training_plan
+from pages.components.battles.vote_import import draw_vote_import
 from pages.components.frame import empty_state, errors_shown, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
@@ -41,6 +42,8 @@ def draw_list(ctx: Context, person: Person) -> None:
             "New campaign", icon=":material/add:", expanded=not campaigns or "contestants" in st.query_params, key="new_campaign"
         ):
             draw_campaign_form(ctx, person)
+        with st.expander("Import votes", icon=":material/upload:", key="import_votes"):
+            draw_vote_import(ctx, person)
     for campaign in campaigns:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             row_link(campaign.name, page=routes.BATTLES, query={"campaign": campaign.id}, icon="swords", key=f"open_{campaign.id}")

@@ -30,8 +30,8 @@ class GoldPair(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     prompt: str | tuple[dict[str, str], ...] = Field(description="Text, or messages {role, content} that end with the user's turn.")
-    better: str = Field(description="The better answer.")
-    worse: str = Field(description="The worse answer.")
+    better: str = Field(min_length=1, description="The better answer.")
+    worse: str = Field(min_length=1, description="The worse answer.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

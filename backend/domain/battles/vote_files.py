@@ -41,6 +41,8 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
 }
 COLUMNS_REMEDY = f"Name the columns {','.join(COLUMNS)}, or MT-bench's question_id,judge,model_a,model_b,winner."
 _WORDS = {
+    "LEFT": Label.A,
+    "RIGHT": Label.B,
     "TIE_(INCONSISTENT)": Label.TIE,
     "TIE_INCONSISTENT": Label.TIE,
     "TIE_(BOTHBAD)": Label.BOTH_BAD,

@@ -6,11 +6,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, CampaignPrompt, DatasetVersion, Run
-from backend.domain.battles.campaign import Messages, content_hash
+from backend.domain.battles.campaign import content_hash
 from backend.domain.battles.preferences.pairs import choose_locked
 from backend.domain.battles.preferences.rules import PreferenceRules
 from backend.errors import InvalidInput
-from backend.services.battles.prompts import draw_prompts, read_prompts
+from backend.services.battles.prompts import DrawnPrompt, draw_prompts, read_prompts
 from backend.services.battles.views import CampaignView
 from backend.services.battles.vote_rows import CampaignVotes
 from backend.services.context import Context
@@ -33,7 +33,7 @@ def locked_prompts(ctx: Context, campaign: CampaignView, votes: CampaignVotes, r
     return choose_locked(prompts, rules, lacking=lacking, already=already)
 
 
-def draw_rematch_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[Messages]:
+def draw_rematch_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[DrawnPrompt]:
     """Return the prompts of a rematch: the campaign's own and its dataset's without those in `learned` or learned by ancestors.
 
     Raises InvalidInput when none is left.
@@ -48,7 +48,7 @@ def draw_rematch_prompts(ctx: Context, campaign: CampaignView, *, learned: froze
     return draw_prompts(unseen, num=campaign.config.num_prompts, seed=campaign.config.seed)
 
 
-def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[Messages]:
+def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[str]) -> list[DrawnPrompt]:
     """Return the prompts of a campaign and its dataset that are not in `learned` (content hashes) nor trained on by its ancestors."""
     with ctx.db.read() as session:
         rows = session.scalars(
@@ -56,13 +56,13 @@ def unseen_prompts(ctx: Context, campaign: CampaignView, *, learned: frozenset[s
             .where(CampaignPrompt.campaign_id == campaign.id, CampaignPrompt.purpose == "vote")
             .order_by(CampaignPrompt.position)
         )
-        candidates = {row.content_hash: list(row.messages) for row in rows}
+        candidates = {row.content_hash: DrawnPrompt(list(row.messages), row.category) for row in rows}
         learned |= _learned_before(session, campaign.id)
     if campaign.dataset is not None:
         contestants = [contestant.checkpoint_id for contestant in campaign.contestants if contestant.checkpoint_id]
-        for messages in read_prompts(ctx, resolve_version(ctx, campaign.dataset), config=campaign.config, checkpoint_ids=contestants):
-            candidates.setdefault(content_hash(messages), messages)
-    return [messages for digest, messages in candidates.items() if digest not in learned]
+        for prompt in read_prompts(ctx, resolve_version(ctx, campaign.dataset), config=campaign.config, checkpoint_ids=contestants):
+            candidates.setdefault(content_hash(prompt.messages), prompt)
+    return [prompt for digest, prompt in candidates.items() if digest not in learned]
 
 
 def _prompts_of_rematches(session: Session, campaign_id: str) -> set[str]:

@@ -96,14 +96,14 @@ def _ancestry(session: Session, checkpoint_id: str) -> list[DatasetVersion]:
     return versions
 
 
-def read_prompts(ctx: Context, version: VersionView, *, config: CampaignConfig, checkpoint_ids: Sequence[str]) -> list[Messages]:
+def read_prompts(ctx: Context, version: VersionView, *, config: CampaignConfig, checkpoint_ids: Sequence[str]) -> list[DrawnPrompt]:
     """Return the distinct held-out prompts of a dataset for these checkpoints, or all of them if the config allows training rows.
 
     Raises InvalidInput if its rows have no prompts.
     """
     trained = trained_on(ctx, version, checkpoint_ids)
     prompts = _read(ctx, version, config, until=MAX_ROWS, with_train=config.allow_train or not trained.names)
-    return [prompt.messages for digest, prompt in prompts.items() if config.allow_train or digest not in trained.prompts]
+    return [prompt for digest, prompt in prompts.items() if config.allow_train or digest not in trained.prompts]
 
 
 def draw_prompts(prompts: list[T], *, num: int, seed: int) -> list[T]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, Checkpoint, Contestant, Run
-from backend.domain.battles.campaign import Messages
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import TrainResult
 from backend.domain.jobs.states import QUEUE_OF, JobKind
 from backend.errors import Conflict
-from backend.services.battles.campaigns import enter, insert_campaign
+from backend.services.battles.campaigns import add_gold, enter, insert_campaign
 from backend.services.battles.generation import start_generation
+from backend.services.battles.prompts import DrawnPrompt
 from backend.services.battles.views import CampaignView, campaign_view, find_campaign
 from backend.services.checkpoints.checkpoints import CheckpointView, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
@@ -24,7 +26,7 @@ REMATCH = "Rematch of "
 
 
 def open_rematch(
-    ctx: Context, campaign: CampaignView, prompts: list[Messages], *, run_id: str, base_id: str, person: Person
+    ctx: Context, campaign: CampaignView, prompts: Sequence[DrawnPrompt], *, run_id: str, base_id: str, person: Person
 ) -> CampaignView:
     """Insert the rematch of a run against its base, once. Its prompts are held out: no run in its ancestry trained on them."""
     try:
@@ -35,7 +37,8 @@ def open_rematch(
                     session,
                     ctx,
                     name=_free_name(session, REMATCH + campaign.name.removeprefix(REMATCH)),
-                    prompts=prompts,
+                    prompts=[prompt.messages for prompt in prompts],
+                    categories=[prompt.category for prompt in prompts],
                     config=campaign.config,
                     person=person,
                     dataset_version_id=session.get_one(Campaign, campaign.id).dataset_version_id,
@@ -43,6 +46,7 @@ def open_rematch(
                     run_id=run_id,
                     held_out=True,
                 )
+                add_gold(session, ctx, known, campaign.config)
                 enter(session, ctx, known, session.get_one(Checkpoint, base_id))
                 _enter_awaited(session, ctx, known, person_id=person.id)  # the run finished before this transaction
             return campaign_view(session, known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -21,6 +22,7 @@ from pages.components.frame import empty_state, errors_shown
 
 ENDPOINT = "endpoint:"
 PAIRINGS = {"information": "Least certain pairs first", "uniform": "All pairs alike"}
+GOLD = {"prompt": "Prompt", "better": "Better answer", "worse": "Worse answer"}
 RATINGS = {"none": "Compare two answers", "thumbs": "Thumbs", "stars": "1 to 5 stars"}
 
 
@@ -70,7 +72,15 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     fields = CampaignConfig.model_fields
     num = right.number_input("Number of prompts", 1, 5000, 30, key="campaign_num", help=fields["num_prompts"].description)
     allow_train = st.checkbox("Allow training rows", key="campaign_allow_train", help=fields["allow_train"].description)
-    values = {"num_prompts": int(num), "allow_train": allow_train, **draw_sampling(), **draw_pairing(), **draw_ballot()}
+    values = {
+        "num_prompts": int(num),
+        "allow_train": allow_train,
+        **draw_prompts(),
+        **draw_sampling(),
+        **draw_pairing(),
+        **draw_ballot(),
+        **draw_gold(),
+    }
     sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
     least = 1 if values["rating"] != "none" else 2
     is_ready = bool(name) and len(sources) >= least
@@ -97,6 +107,46 @@ def _source(entrant: str) -> ContestantSource:
     if entrant.startswith(ENDPOINT):
         return ContestantSource(endpoint=entrant.removeprefix(ENDPOINT))
     return ContestantSource(checkpoint=entrant)
+
+
+def draw_prompts() -> dict[str, Any]:
+    """Draw what is asked beside the prompts: system text and the column of categories; return the values."""
+    fields = CampaignConfig.model_fields
+    with st.expander("System text, categories", key="campaign_prompts_more"):
+        system = st.text_area("System text", key="campaign_system", max_chars=20_000, height=100, help=fields["system"].description)
+        column = st.text_input(
+            "Category column", key="campaign_category", max_chars=80, placeholder="topic", help=fields["category_column"].description
+        )
+    return {"system": system.strip(), "category_column": column.strip()}
+
+
+def draw_gold() -> dict[str, Any]:
+    """Draw the table of gold pairs and their share; return the values."""
+    fields = CampaignConfig.model_fields
+    with st.expander("Gold pairs", key="campaign_gold_more"):
+        st.caption("Battles whose better answer is known. They look like any other, stay off the board, and show which raters read.")
+        table = st.data_editor(
+            pd.DataFrame({column: pd.Series(dtype="str") for column in GOLD}),
+            num_rows="dynamic",
+            hide_index=True,
+            width="stretch",
+            alt="Gold pairs",
+            key="campaign_gold",
+            column_config={column: st.column_config.TextColumn(label, required=True) for column, label in GOLD.items()},
+        )
+        rows = [{column: str(row[column] or "").strip() for column in GOLD} for row in table.fillna("").to_dict("records")]
+        gold = [row for row in rows if any(row.values())]
+        share = st.number_input(
+            "Share of gold battles",
+            0.0,
+            0.5,
+            fields["gold_share"].default,
+            0.05,
+            key="campaign_gold_share",
+            width=240,
+            help=fields["gold_share"].description,
+        )
+    return {"gold": gold, "gold_share": share} if gold else {}
 
 
 def draw_sampling() -> dict[str, float | int]:
