@@ -82,8 +82,8 @@ class OwnVotes:
     @property
     def passed_gold(self) -> Estimate | None:
         """Share of gold battles answered as expected."""
-        asked = self.gold != NO_GOLD
-        return _share(self.label[asked] == self.gold[asked])
+        is_gold = self.gold != NO_GOLD
+        return _share(self.label[is_gold] == self.gold[is_gold])
 
     @property
     def consistency(self) -> Estimate | None:
