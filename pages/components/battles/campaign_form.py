@@ -62,25 +62,8 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         key="campaign_files",
         help='JSON lines {"prompt", "completion"}, one file a model, which gives the contestant its name.',
     )
-    left, right = st.columns([3, 1])
-    dataset = left.selectbox(
-        "Prompts",
-        labels,
-        key="campaign_dataset",
-        format_func=lambda label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}",
-    )
-    fields = CampaignConfig.model_fields
-    num = right.number_input("Number of prompts", 1, 5000, 30, key="campaign_num", help=fields["num_prompts"].description)
-    allow_train = st.checkbox("Allow training rows", key="campaign_allow_train", help=fields["allow_train"].description)
-    values = {
-        "num_prompts": int(num),
-        "allow_train": allow_train,
-        **draw_prompts(),
-        **draw_sampling(),
-        **draw_pairing(),
-        **draw_ballot(),
-        **draw_gold(),
-    }
+    dataset, prompts = draw_prompts(labels, datasets)
+    values = {**prompts, **draw_sampling(), **draw_pairing(), **draw_ballot(), **draw_gold()}
     sources = [_source(entrant) for entrant in chosen] + [ContestantSource(file=upload.name) for upload in uploads]
     least = 1 if values["rating"] != "none" else 2
     is_ready = bool(name) and len(sources) >= least
@@ -109,15 +92,25 @@ def _source(entrant: str) -> ContestantSource:
     return ContestantSource(checkpoint=entrant)
 
 
-def draw_prompts() -> dict[str, Any]:
-    """Draw what is asked beside the prompts: system text and the column of categories; return the values."""
+def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tuple[str, dict[str, Any]]:
+    """Draw the dataset of the prompts, their number, system text and column of categories; return the dataset and the values."""
     fields = CampaignConfig.model_fields
+    left, right = st.columns([3, 1])
+    dataset = left.selectbox(
+        "Prompts",
+        labels,
+        key="campaign_dataset",
+        format_func=lambda label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}",
+    )
+    num = right.number_input("Number of prompts", 1, 5000, 30, key="campaign_num", help=fields["num_prompts"].description)
+    allow_train = st.checkbox("Allow training rows", key="campaign_allow_train", help=fields["allow_train"].description)
     with st.expander("System text, categories", key="campaign_prompts_more"):
         system = st.text_area("System text", key="campaign_system", max_chars=20_000, height=100, help=fields["system"].description)
         column = st.text_input(
             "Category column", key="campaign_category", max_chars=80, placeholder="topic", help=fields["category_column"].description
         )
-    return {"system": system.strip(), "category_column": column.strip()}
+    values = {"num_prompts": int(num), "allow_train": allow_train, "system": system.strip(), "category_column": column.strip()}
+    return dataset, values
 
 
 def draw_gold() -> dict[str, Any]:
