@@ -1,13 +1,27 @@
-"""OpenAI's responses, complete and streamed, from the events of one generation."""
+"""OpenAI's responses, complete and streamed, from the events of one request."""
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import AsyncGenerator
+import struct
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from backend.domain.serving.protocol import FinishEvent, OpenEvent, TokenEvent, TokenUsage
+from backend.domain.serving.protocol import (
+    ChoiceEvent,
+    EmbeddingEvent,
+    FinishEvent,
+    OpenEvent,
+    PromptEvent,
+    ScoredToken,
+    TokenEvent,
+    TokenUsage,
+    ToolCallDelta,
+)
+from backend.gateway.logprobs import chat_logprobs, text_logprobs, text_of, token_text
 from backend.gateway.relay import Trace
 
 Kind = Literal["chat", "text"]
@@ -25,59 +39,211 @@ def sse(document: dict[str, Any]) -> bytes:
     return f"data: {text}\n\n".encode()
 
 
-async def stream_answer(events: Events, *, kind: Kind, trace: Trace, include_usage: bool) -> AsyncGenerator[bytes, None]:
+@dataclass
+class Form:
+    """The shape of an answer: of a chat or a text, with or without probabilities. `prompts` are the texts that an echo repeats."""
+
+    kind: Kind
+    prompts: Sequence[str | tuple[int, ...]] = ()
+    n: int = 1
+    echo: bool = False
+    logprobs: bool = False
+    include_usage: bool = False
+
+    def prompt_text(self, choice: int, tokens: Sequence[ScoredToken]) -> str:
+        """Return the text of a choice's prompt."""
+        prompt = self.prompts[choice // self.n]
+        return prompt if isinstance(prompt, str) else text_of(tokens)
+
+    def probabilities(self, tokens: Sequence[ScoredToken], *, offset: int = 0) -> dict[str, Any] | None:
+        """Return a choice's `logprobs`."""
+        if not self.logprobs:
+            return None
+        return chat_logprobs(tokens) if self.kind == "chat" else text_logprobs(tokens, offset=offset)
+
+
+@dataclass
+class ChoiceState:
+    """One choice of an answer while its events arrive."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    prompt: list[ScoredToken] = field(default_factory=list)
+    tokens: list[ScoredToken] = field(default_factory=list)
+    reasoning_tokens: int = 0
+    offset: int = 0
+    finish_reason: str | None = None
+    is_open: bool = False
+
+    def add(self, event: TokenEvent) -> None:
+        """Add new text, reasoning, calls and probabilities."""
+        self.text.append(event.text)
+        if event.reasoning is not None:
+            self.reasoning.append(event.reasoning)
+            self.reasoning_tokens += len(event.token_ids)
+        self.tokens += event.logprobs or ()
+        for delta in event.tool_calls or ():
+            call = self.calls.setdefault(
+                delta.index, {"id": delta.id, "type": "function", "function": {"name": delta.name, "arguments": ""}}
+            )
+            call["function"]["arguments"] += delta.arguments
+
+    def message(self) -> dict[str, Any]:
+        """Return the assistant's message."""
+        text = "".join(self.text)
+        message: dict[str, Any] = {"role": "assistant", "content": text if text or not self.calls else None, "refusal": None}
+        if self.reasoning:
+            message["reasoning_content"] = "".join(self.reasoning)
+        if self.calls:
+            message["tool_calls"] = list(self.calls.values())
+        return message
+
+
+async def stream_answer(events: Events, *, form: Form, trace: Trace) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of a streamed answer, `[DONE]` last. Exceptions of `events` pass through, so a broken stream has no `[DONE]`."""
-    base = _head(trace, "chat.completion.chunk" if kind == "chat" else "text_completion")
-    if include_usage:
+    base = _head(trace, "chat.completion.chunk" if form.kind == "chat" else "text_completion")
+    if form.include_usage:
         base["usage"] = None
-    opened = False
+    states: dict[int, ChoiceState] = {}
     async with aclosing(events):
         async for event in events:
-            if not opened and kind == "chat":
-                yield sse({**base, "choices": [_choice(kind, {"role": "assistant", "content": ""})]})
-            opened = True
+            number = 0 if isinstance(event, FinishEvent) else event.choice
+            state = states.setdefault(number, ChoiceState())
+            if not state.is_open and form.kind == "chat":
+                yield sse({**base, "choices": [_delta(number, {"role": "assistant", "content": ""})]})
+            state.is_open = True
             if isinstance(event, TokenEvent):
-                if event.text:
-                    yield sse({**base, "choices": [_choice(kind, {"content": event.text})]})
+                choice = _token_choice(event, state, form)
+                if choice is not None:
+                    yield sse({**base, "choices": [choice]})
+            elif isinstance(event, PromptEvent):
+                yield sse({**base, "choices": [_prompt_choice(event, state, form)]})
+            elif isinstance(event, ChoiceEvent):
+                state.finish_reason = event.finish_reason.value
+                yield sse({**base, "choices": [_end(number, form, state.finish_reason)]})
             elif isinstance(event, FinishEvent):
-                last = _choice(kind, {}, finish_reason=event.finish_reason.value)
-                yield sse({**base, "choices": [last], "timings": trace.timings()})
-                if include_usage:
-                    yield sse({**base, "choices": [], "usage": _usage(event.usage)})
+                choices = [] if state.finish_reason else [_end(0, form, event.finish_reason.value)]
+                if choices:
+                    yield sse({**base, "choices": choices, "timings": trace.timings()})
+                if form.include_usage:
+                    yield sse({**base, "choices": [], "usage": _usage(event.usage, states)})
     yield DONE
 
 
-async def collect_answer(events: Events, *, kind: Kind, trace: Trace) -> dict[str, Any]:
+def _delta(number: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"index": number, "delta": delta, "finish_reason": None, "logprobs": logprobs}
+
+
+def _end(number: int, form: Form, reason: str) -> dict[str, Any]:
+    body: dict[str, Any] = {"delta": {}} if form.kind == "chat" else {"text": ""}
+    return {"index": number, **body, "finish_reason": reason, "logprobs": None}
+
+
+def _token_choice(event: TokenEvent, state: ChoiceState, form: Form) -> dict[str, Any] | None:
+    """Return the chunk's choice; None where nothing shows."""
+    if event.reasoning is not None:
+        state.reasoning_tokens += len(event.token_ids)
+    logprobs = form.probabilities(event.logprobs or (), offset=state.offset) if event.logprobs else None
+    state.offset += sum(len(token_text(token)) for token in event.logprobs or ())
+    if form.kind == "text":
+        if not event.text and logprobs is None:
+            return None
+        return {"index": event.choice, "text": event.text, "finish_reason": None, "logprobs": logprobs}
+    delta: dict[str, Any] = {}
+    if event.text or (logprobs is not None and not event.reasoning and not event.tool_calls):
+        delta["content"] = event.text
+    if event.reasoning:
+        delta["reasoning_content"] = event.reasoning
+    if event.tool_calls:
+        delta["tool_calls"] = [_call_delta(call) for call in event.tool_calls]
+    return _delta(event.choice, delta, logprobs) if delta else None
+
+
+def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
+    if call.name is None:
+        return {"index": call.index, "function": {"arguments": call.arguments}}
+    return {"index": call.index, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _prompt_choice(event: PromptEvent, state: ChoiceState, form: Form) -> dict[str, Any]:
+    is_first = not state.prompt
+    state.prompt += event.tokens
+    prompt = form.prompts[event.choice // form.n]
+    text = text_of(event.tokens) if not isinstance(prompt, str) else prompt if is_first else ""
+    logprobs = form.probabilities(event.tokens, offset=state.offset)
+    state.offset += sum(len(token_text(token)) for token in event.tokens)
+    return {"index": event.choice, "text": text, "finish_reason": None, "logprobs": logprobs}
+
+
+async def collect_answer(events: Events, *, form: Form, trace: Trace) -> dict[str, Any]:
     """Return a complete response."""
-    parts: list[str] = []
+    states: dict[int, ChoiceState] = {}
     finish: FinishEvent | None = None
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, TokenEvent):
-                parts.append(event.text)
-            elif isinstance(event, FinishEvent):
+            if isinstance(event, FinishEvent):
                 finish = event
+                continue
+            state = states.setdefault(event.choice, ChoiceState())
+            if isinstance(event, TokenEvent):
+                state.add(event)
+            elif isinstance(event, PromptEvent):
+                state.prompt += event.tokens
+            elif isinstance(event, ChoiceEvent):
+                state.finish_reason = event.finish_reason.value
     if finish is None:
         raise RuntimeError("a generation ended without a finish event")
-    text, reason = "".join(parts), finish.finish_reason.value
-    choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-    if kind == "chat":
-        choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+    states = states or {0: ChoiceState()}
+    choices = [_whole_choice(number, states[number], form, reason=finish.finish_reason.value) for number in sorted(states)]
+    head = _head(trace, "chat.completion" if form.kind == "chat" else "text_completion")
+    return {**head, "choices": choices, "usage": _usage(finish.usage, states), "timings": trace.timings()}
+
+
+def _whole_choice(number: int, state: ChoiceState, form: Form, *, reason: str) -> dict[str, Any]:
+    tokens = [*state.prompt, *state.tokens] if form.echo else state.tokens
+    choice: dict[str, Any] = {"index": number, "finish_reason": state.finish_reason or reason, "logprobs": form.probabilities(tokens)}
+    if form.kind == "chat":
+        choice["message"] = state.message()
     else:
-        choice["text"] = text
-    head = _head(trace, "chat.completion" if kind == "chat" else "text_completion")
-    return {**head, "choices": [choice], "usage": _usage(finish.usage), "timings": trace.timings()}
+        choice["text"] = (form.prompt_text(number, state.prompt) if form.echo else "") + "".join(state.text)
+    return choice
+
+
+async def collect_embeddings(events: Events, *, trace: Trace, as_base64: bool) -> dict[str, Any]:
+    """Return the response of `/v1/embeddings`; base64 holds little-endian float32, as OpenAI's does."""
+    data: list[dict[str, Any]] = []
+    tokens = 0
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, EmbeddingEvent):
+                packed = struct.pack(f"<{len(event.vector)}f", *event.vector)
+                vector = base64.b64encode(packed).decode() if as_base64 else list(event.vector)
+                data.append({"object": "embedding", "index": event.choice, "embedding": vector})
+            elif isinstance(event, FinishEvent):
+                tokens = event.usage.prompt_tokens
+    return {"object": "list", "data": data, "model": trace.endpoint, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+
+async def collect_tokens(events: Events) -> dict[str, Any]:
+    """Return the response of `/v1/tokenize`, in vLLM's shape."""
+    tokens: list[ScoredToken] = []
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, PromptEvent):
+                tokens += event.tokens
+    return {"count": len(tokens), "tokens": [token.token_id for token in tokens], "token_strs": [token.token for token in tokens]}
 
 
 def _head(trace: Trace, object_: str) -> dict[str, Any]:
     return {"id": trace.id, "object": object_, "created": int(trace.created_at.timestamp()), "model": trace.endpoint}
 
 
-def _choice(kind: Kind, delta: dict[str, str], *, finish_reason: str | None = None) -> dict[str, Any]:
-    if kind == "chat":
-        return {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
-    return {"index": 0, "text": delta.get("content", ""), "finish_reason": finish_reason, "logprobs": None}
-
-
-def _usage(usage: TokenUsage) -> dict[str, int]:
-    return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens, "total_tokens": usage.total_tokens}
+def _usage(usage: TokenUsage, states: dict[int, ChoiceState]) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": sum(state.reasoning_tokens for state in states.values())},
+    }

@@ -14,9 +14,10 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from backend.domain.serving.protocol import GenerateRequest
 from backend.errors import Unavailable
-from backend.gateway.answers import Kind, collect_answer, stream_answer
-from backend.gateway.bodies import ChatBody, CompletionBody, parse_body
+from backend.gateway.answers import Events, Form, collect_answer, collect_embeddings, collect_tokens, stream_answer
+from backend.gateway.bodies import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
 from backend.gateway.connection import LimitBody, StreamedAnswer, WholeAnswer
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, invalid_key, unavailable
@@ -60,6 +61,9 @@ def create_gateway(
     app.add_route("/v1/models/{name:path}", routes.show_model, methods=["GET"])
     app.add_route("/v1/chat/completions", routes.chat, methods=["POST"])
     app.add_route("/v1/completions", routes.complete, methods=["POST"])
+    app.add_route("/v1/embeddings", routes.embed, methods=["POST"])
+    app.add_route("/v1/tokenize", routes.tokenize, methods=["POST"])
+    app.add_route("/tokenize", routes.tokenize, methods=["POST"])  # vLLM's address
     app.add_route("/health", routes.health, methods=["GET"])
     app.add_route("/metrics", routes.show_metrics, methods=["GET"])
     app.add_exception_handler(ApiError, _answer_api_error)
@@ -107,12 +111,48 @@ class Gateway:
     async def chat(self, request: Request) -> Response:
         """Answer POST /v1/chat/completions."""
         principal = await self._authenticate(request)
-        return self._answer(parse_body(await _read_json(request), ChatBody), kind="chat", principal=principal)
+        body = parse_body(await _read_json(request), ChatBody)
+        form = Form(kind="chat", logprobs=bool(body.logprobs), include_usage=body.include_usage)
+        return self._answer(body, form=form, principal=principal)
 
     async def complete(self, request: Request) -> Response:
         """Answer POST /v1/completions."""
         principal = await self._authenticate(request)
-        return self._answer(parse_body(await _read_json(request), CompletionBody), kind="text", principal=principal)
+        body = parse_body(await _read_json(request), CompletionBody)
+        form = Form(
+            kind="text",
+            prompts=body.prompts,
+            n=body.n or 1,
+            echo=bool(body.echo),
+            logprobs=body.logprobs is not None,
+            include_usage=body.include_usage,
+        )
+        return self._answer(body, form=form, principal=principal)
+
+    async def embed(self, request: Request) -> Response:
+        """Answer POST /v1/embeddings."""
+        principal = await self._authenticate(request)
+        body = parse_body(await _read_json(request), EmbeddingsBody)
+        check_scope(principal, endpoint="embeddings", model=body.model)
+        trace = Trace(endpoint=body.model, principal=principal, prefix="embd")
+        events = self._events(body.to_request(), trace)
+
+        async def build() -> Response:
+            return JSONResponse(await collect_embeddings(events, trace=trace, as_base64=body.encoding_format == "base64"))
+
+        return WholeAnswer(build)
+
+    async def tokenize(self, request: Request) -> Response:
+        """Answer POST /v1/tokenize."""
+        principal = await self._authenticate(request)
+        body = parse_body(await _read_json(request), TokenizeBody)
+        check_scope(principal, endpoint="tokenize", model=body.model)
+        events = self._events(body.to_request(), Trace(endpoint=body.model, principal=principal, prefix="tok"))
+
+        async def build() -> Response:
+            return JSONResponse(await collect_tokens(events))
+
+        return WholeAnswer(build)
 
     async def health(self, request: Request) -> Response:
         """Answer 200 if the directory answers. Returns nothing else, because it requires no key."""
@@ -131,19 +171,21 @@ class Gateway:
             raise ApiError(403, "/metrics counts the requests of every key and needs a key with the scope `admin`.", code="not_allowed")
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def _answer(self, body: ChatBody | CompletionBody, *, kind: Kind, principal: Principal | None) -> Response:
-        check_scope(principal, endpoint="chat" if kind == "chat" else "completions", model=body.model)
+    def _answer(self, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None) -> Response:
+        check_scope(principal, endpoint="chat" if form.kind == "chat" else "completions", model=body.model)
         user = body.user if isinstance(body.user, str) else ""
-        trace = Trace(endpoint=body.model, principal=principal, prefix="chatcmpl" if kind == "chat" else "cmpl", user=user)
-        generation = body.to_request()
-        events = self._gate.admitted(self._relay.generate(generation, trace), request=generation, trace=trace)
+        trace = Trace(endpoint=body.model, principal=principal, prefix="chatcmpl" if form.kind == "chat" else "cmpl", user=user)
+        events = self._events(body.to_request(), trace)
         if body.stream:
-            return StreamedAnswer(stream_answer(events, kind=kind, trace=trace, include_usage=body.include_usage))
+            return StreamedAnswer(stream_answer(events, form=form, trace=trace))
 
         async def build() -> Response:
-            return JSONResponse(await collect_answer(events, kind=kind, trace=trace))
+            return JSONResponse(await collect_answer(events, form=form, trace=trace))
 
         return WholeAnswer(build)
+
+    def _events(self, request: GenerateRequest, trace: Trace) -> Events:
+        return self._gate.admitted(self._relay.generate(request, trace), request=request, trace=trace)
 
     async def _authenticate(self, request: Request) -> Principal | None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

@@ -1,20 +1,36 @@
 """OpenAI's request bodies: supported fields, ignored fields, and refused fields.
 
-A field that would silently change the answer (`logprobs`, `tools`, `n` above 1, ...) is refused; one that would not (`user`,
-`metadata`, `store`, ...) and unknown ones are ignored, as OpenAI-compatible servers do.
+A field that would silently change the answer and is not served (`suffix`, `best_of`, `min_p`, ...) is refused; one that would not (`user`,
+`metadata`, `store`, ...) and unknown ones are ignored, as OpenAI-compatible servers do. docs/api.md lists them.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from backend.domain.serving.protocol import MAX_SEED, MAX_STOP_STRINGS, ChatMessage, GenerateRequest, Role, SamplingParams, first_problem
+from backend.domain.serving.protocol import (
+    MAX_BIASES,
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    MAX_PROMPTS,
+    MAX_SEED,
+    MAX_STOP_STRINGS,
+    Constraint,
+    GenerateRequest,
+    SamplingParams,
+    Task,
+    first_problem,
+)
 from backend.gateway.errors import ApiError
+from backend.gateway.messages import MessageBody, ToolBody, ToolChoiceBody, to_tool_choice
+from backend.gateway.structured import ResponseFormat, StructuredOutputs, to_constraint
 
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
+Prompts = str | list[str] | list[int] | list[list[int]]
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
+NEUTRAL: dict[str, tuple[Any, ...]] = {"min_p": (0,), "repetition_penalty": (1,), "best_of": (1,), "min_tokens": (0,)}
 
 
 class StreamOptions(BaseModel):
@@ -23,30 +39,10 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class TextPart(BaseModel):
-    """A part of a message; only text is served."""
-
-    type: Literal["text"]
-    text: str
-
-
-class MessageBody(BaseModel):
-    """One message, as OpenAI's clients send it."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def to_message(self) -> ChatMessage:
-        """Return the message with its parts joined; `developer` is what newer clients call `system`."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return ChatMessage(role=Role.SYSTEM if self.role == "developer" else Role(self.role), content=text)
-
-
 class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -54,30 +50,29 @@ class _Body(BaseModel):
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: int | None = None
-    logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    best_of: int | None = None
     user: Any = None  # keeps a user on one variant; any value is accepted, as before
 
-    @field_validator("n")
+    @field_validator(*NEUTRAL)
     @classmethod
-    def _one_choice(cls, value: int | None) -> int | None:
-        if value not in (None, 1):
-            raise ValueError(f"n={value} is not supported; send one request for each completion")
+    def _is_neutral(cls, value: Any, info: Any) -> Any:
+        if value is not None and value not in NEUTRAL[info.field_name]:
+            raise ValueError(f"{info.field_name}={value} is not supported")
         return value
 
-    @field_validator("logit_bias")
-    @classmethod
-    def _no_bias(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        if value:
-            raise ValueError("logit_bias is not supported")
-        return value
-
-    def _params(self, *, default_tokens: int | None, max_tokens: int | None) -> SamplingParams:
+    def _params(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return SamplingParams(
-            max_tokens=max_tokens or default_tokens,
+            max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(0, self.top_k or 0),
@@ -85,7 +80,14 @@ class _Body(BaseModel):
             stop=stop,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=tuple((self.logit_bias or {}).items()),
+            logprobs=logprobs,
+            constraint=self.constraint(),
         )
+
+    def constraint(self) -> Constraint | None:
+        """Return the form that the answer must have. Raises ApiError for a schema or expression that can't be read."""
+        return to_constraint(self.response_format, self.structured_outputs)
 
     @property
     def include_usage(self) -> bool:
@@ -97,74 +99,166 @@ class ChatBody(_Body):
     """`POST /v1/chat/completions`."""
 
     messages: Annotated[list[MessageBody], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
-    tools: list[Any] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
+    tool_choice: ToolChoiceBody | None = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
-    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
 
-    @field_validator("logprobs", "top_logprobs", "tools", "functions")
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, value: int | None, info: Any) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("top_logprobs requires logprobs: true")
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _with_tools(cls, value: ToolChoiceBody | None, info: Any) -> ToolChoiceBody | None:
+        to_tool_choice(value, info.data.get("tools"))
+        return value
+
+    @field_validator("functions")
+    @classmethod
+    def _not_served(cls, value: Any) -> Any:
+        if value:
+            raise ValueError("this field is not supported; give tools instead")
+        return value
+
+    @field_validator("modalities")
+    @classmethod
+    def _only_text(cls, value: list[str] | None) -> list[str] | None:
+        if value not in (None, ["text"]):
+            raise ValueError("only text is served")
+        return value
+
+    def to_request(self) -> GenerateRequest:
+        """Return the request for a replica."""
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        return GenerateRequest(
+            messages=tuple(message.to_message() for message in self.messages),
+            tools=tuple(tool.as_template_tool() for tool in self.tools) if self.tools else None,
+            tool_choice=to_tool_choice(self.tool_choice, self.tools),
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+            params=self._params(max_tokens=self.max_completion_tokens or self.max_tokens, logprobs=logprobs),
+            n=self.n or 1,
+            split=True,
+        )
+
+
+class CompletionBody(_Body):
+    """`POST /v1/completions`: one or several prompts, as text or token ids."""
+
+    prompt: Prompts
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_prompts(cls, value: Prompts) -> Prompts:
+        return check_prompts(value)
+
+    @field_validator("suffix")
     @classmethod
     def _not_served(cls, value: Any) -> Any:
         if value:
             raise ValueError("this field is not supported")
         return value
 
-    @field_validator("response_format")
+    @property
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """Return the prompts, one or several."""
+        return list_prompts(self.prompt)
+
+    def to_request(self) -> GenerateRequest:
+        """Return the request for a replica."""
+        max_tokens = DEFAULT_COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens
+        return GenerateRequest(
+            prompts=tuple(self.prompts),
+            params=self._params(max_tokens=max_tokens, logprobs=self.logprobs),
+            n=self.n or 1,
+            echo=bool(self.echo),
+        )
+
+
+def check_prompts(value: Prompts) -> Prompts:
+    """Return prompts, or raise for none or too many."""
+    if not value and not isinstance(value, str):
+        raise ValueError("give at least one prompt")
+    if len(list_prompts(value)) > MAX_PROMPTS:
+        raise ValueError(f"at most {MAX_PROMPTS} prompts fit one request")
+    return value
+
+
+def list_prompts(value: Prompts) -> list[str | tuple[int, ...]]:
+    """Return one or several prompts as a list."""
+    if isinstance(value, str):
+        return [value]
+    if value and isinstance(value[0], int):
+        return [tuple(token for token in value if isinstance(token, int))]
+    return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in value if not isinstance(prompt, int)]
+
+
+class EmbeddingsBody(BaseModel):
+    """`POST /v1/embeddings`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    input: Prompts
+    encoding_format: Annotated[str, Field(pattern="^(float|base64)$")] = "float"
+    dimensions: None = None
+
+    @field_validator("input")
     @classmethod
-    def _only_text(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and value.get("type") != "text":
-            raise ValueError(f"only the type 'text' is supported, not {value.get('type')!r}")
+    def _has_prompts(cls, value: Prompts) -> Prompts:
+        return check_prompts(value)
+
+    @field_validator("dimensions", mode="before")
+    @classmethod
+    def _full(cls, value: Any) -> None:
+        if value is not None:
+            raise ValueError("an embedding always has the network's hidden size; leave dimensions out")
+
+    def to_request(self) -> GenerateRequest:
+        """Return the request for a replica."""
+        return GenerateRequest(prompts=tuple(list_prompts(self.input)), task=Task.EMBED)
+
+
+class TokenizeBody(BaseModel):
+    """`POST /v1/tokenize`: a prompt, or messages as the chat template renders them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    prompt: str | None = None
+    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
+    tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _one_input(cls, value: Any, info: Any) -> Any:
+        if value is not None and info.data.get("prompt") is not None:
+            raise ValueError("give either prompt or messages")
         return value
 
     def to_request(self) -> GenerateRequest:
-        """Return what a replica is asked."""
-        params = self._params(default_tokens=None, max_tokens=self.max_completion_tokens or self.max_tokens)
-        return GenerateRequest(messages=tuple(message.to_message() for message in self.messages), params=params)
+        """Return the request for a replica. Raises ApiError if there is nothing to tokenise."""
+        if self.messages is not None:
+            tools = tuple(tool.as_template_tool() for tool in self.tools) if self.tools else None
+            return GenerateRequest(messages=tuple(message.to_message() for message in self.messages), tools=tools, task=Task.TOKENIZE)
+        if not self.prompt:
+            raise ApiError(422, "prompt: give a prompt or messages", code="invalid_value", param="prompt")
+        return GenerateRequest(prompt=self.prompt, task=Task.TOKENIZE)
 
 
-class CompletionBody(_Body):
-    """`POST /v1/completions`: one prompt, as text or token ids."""
-
-    prompt: str | list[str] | list[int]
-    logprobs: int | None = None
-    echo: bool | None = None
-    suffix: str | None = None
-    best_of: int | None = None
-
-    @field_validator("prompt")
-    @classmethod
-    def _one_prompt(cls, value: str | list[str] | list[int]) -> str | list[int]:
-        if isinstance(value, list) and value and isinstance(value[0], str):
-            if len(value) > 1:
-                raise ValueError(f"{len(value)} prompts are not supported; send one request for each")
-            return value[0]
-        return value  # type: ignore[return-value]
-
-    @field_validator("logprobs", "echo", "suffix")
-    @classmethod
-    def _not_served(cls, value: Any) -> Any:
-        if value not in (None, False, ""):
-            raise ValueError("this field is not supported")
-        return value
-
-    @field_validator("best_of")
-    @classmethod
-    def _one_choice_only(cls, value: int | None) -> int | None:
-        if value not in (None, 1):
-            raise ValueError("best_of above 1 is not supported")
-        return value
-
-    def to_request(self) -> GenerateRequest:
-        """Return what a replica is asked."""
-        params = self._params(default_tokens=DEFAULT_COMPLETION_TOKENS, max_tokens=self.max_tokens)
-        if isinstance(self.prompt, str):
-            return GenerateRequest(prompt=self.prompt, params=params)
-        return GenerateRequest(token_ids=tuple(int(i) for i in self.prompt), params=params)
-
-
-Body = TypeVar("Body", ChatBody, CompletionBody)
+Body = TypeVar("Body", bound=BaseModel)
 
 
 def parse_body(raw: bytes, kind: type[Body]) -> Body:

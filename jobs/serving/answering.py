@@ -23,6 +23,8 @@ from backend.domain.serving.protocol import (
 from backend.errors import InvalidInput, RoundhouseError
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Choice, Engine, Handle, OnEvent, PromptTooLong, QueueFull
+from jobs.serving.forming import AnswerForm, SplitEvents, form_of
+from jobs.serving.grammar import Grammars
 from jobs.serving.prompts import encode_prompts
 from jobs.serving.reading import PromptReader
 
@@ -38,6 +40,7 @@ class Served:
     engine: Engine
     tokenizer: Any
     texts: TokenTexts
+    grammars: Grammars
     reader: PromptReader | None = None
 
 
@@ -51,13 +54,23 @@ class Prepared:
 
 def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) -> Prepared:
     """Check and encode a request. Raises InvalidInput, PromptTooLong and QueueFull."""
-    prompts = encode_prompts(served.tokenizer, request)
+    form = form_of(served.tokenizer, request)
+    prompts = encode_prompts(served.tokenizer, request, opening=form.opening)
     prompt_tokens = sum(len(ids) for ids in prompts)
+    first = form.choice(0, 0, served.grammars)
     is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
     if is_simple and request.params.max_tokens != 0:
-        return Prepared(prompt_tokens, lambda: served.engine.submit(prompts[0], request.params, on_event))
+        return Prepared(prompt_tokens, lambda: submit_choice(served, request, form, prompts[0], first, on_event))
     _check(served, request, prompts)
-    return Prepared(prompt_tokens, ManyAnswers(served, request, prompts, on_event).start)
+    return Prepared(prompt_tokens, ManyAnswers(served, request, form, prompts, on_event).start)
+
+
+def submit_choice(served: Served, request: GenerateRequest, form: AnswerForm, ids: list[int], choice: Choice, on_event: OnEvent) -> Handle:
+    """Submit one answer to the engine; its text is split where the request asks for it."""
+    if not form.is_split:
+        return served.engine.submit(ids, request.params, on_event, choice=choice)
+    events = SplitEvents(form, served.tokenizer, ids, on_event)
+    return events.follow(lambda take: served.engine.submit(ids, request.params, take, choice=choice))
 
 
 def _check(served: Served, request: GenerateRequest, prompts: Sequence[Sequence[int]]) -> None:
@@ -78,8 +91,9 @@ def _check(served: Served, request: GenerateRequest, prompts: Sequence[Sequence[
 class ManyAnswers:
     """Works through the choices of one request on a thread of its own."""
 
-    def __init__(self, served: Served, request: GenerateRequest, prompts: list[list[int]], on_event: OnEvent) -> None:
-        self._served, self._request, self._prompts, self._on_event = served, request, prompts, on_event
+    def __init__(self, served: Served, request: GenerateRequest, form: AnswerForm, prompts: list[list[int]], on_event: OnEvent) -> None:
+        self._served, self._request, self._form = served, request, form
+        self._prompts, self._on_event = prompts, on_event
         self._changed = threading.Condition()
         self._open: dict[int, Handle] = {}
         self._failure: ErrorEvent | None = None
@@ -140,7 +154,7 @@ class ManyAnswers:
 
     def _generate(self, number: int, ids: list[int]) -> None:
         for repetition in range(self._request.n):
-            choice = Choice(number=number * self._request.n + repetition, repetition=repetition)
+            choice = self._form.choice(number * self._request.n + repetition, repetition, self._served.grammars)
             if self._request.params.max_tokens == 0 or len(ids) == self._served.engine.context_length:
                 self._on_event(ChoiceEvent(choice=choice.number, finish_reason=FinishReason.LENGTH))
                 continue
@@ -154,8 +168,8 @@ class ManyAnswers:
         while not self._is_over():
             try:
                 with self._changed:  # its end waits until it is noted as open
-                    self._open[choice.number] = self._served.engine.submit(
-                        ids, self._request.params, lambda event: self._take(event, choice.number), choice=choice
+                    self._open[choice.number] = submit_choice(
+                        self._served, self._request, self._form, ids, choice, lambda event: self._take(event, choice.number)
                     )
                 return
             except QueueFull:

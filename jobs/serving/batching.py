@@ -65,8 +65,8 @@ class BatchingEngine:
     def __init__(
         self, network: Any, tokenizer: Decoder, *, max_running: int = MAX_RUNNING, max_waiting: int = 64, cache_tokens: int | None = None
     ) -> None:
-        self._limits = read_limits(network, tokenizer)
-        self.context_length = self._limits.context_length
+        self.limits = read_limits(network, tokenizer)
+        self.context_length = self.limits.context_length
         self._decoder, self._texts = tokenizer, TokenTexts(tokenizer)
         self._max_open = max_running + max_waiting
         self._open: dict[str, Generation] = {}
@@ -107,13 +107,13 @@ class BatchingEngine:
 
     def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Generation:
         """Queue a prompt; see Engine.submit."""
-        max_tokens = self._limits.check(ids, params)
+        max_tokens = self.limits.check(ids, params)
         generation = Generation(
             request_id=f"r{next(self._ids)}",
             prompt=list(ids),
             params=params,
             max_tokens=max_tokens,
-            end_ids=self._limits.end_ids,
+            end_ids=self.limits.end_ids,
             decoder=self._decoder,
             texts=self._texts,
             choice=choice,

@@ -58,11 +58,10 @@ class EngineStats:
 
 
 class TextMatcher(Matcher, Protocol):
-    """A constraint that knows when a text is complete."""
+    """A constraint that knows when a text is complete: `budget` is the most tokens it may have, `complete_at` its number of tokens."""
 
-    @property
-    def is_complete(self) -> bool:
-        """Return whether nothing may follow."""
+    budget: int | None
+    complete_at: int | None
 
 
 @dataclass(frozen=True)
@@ -84,34 +83,6 @@ class Handle(Protocol):
 
     def cancel(self) -> None:
         """Stop generating within one step. Safe to call twice, from any thread, and after the end."""
-
-
-class Engine(Protocol):
-    """Generates tokens inside a replica."""
-
-    name: str
-    context_length: int
-
-    def check_room(self) -> None:
-        """Raise QueueFull if no further request fits."""
-
-    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Handle:
-        """Queue a prompt. Events arrive on the engine's thread: tokens, then exactly one finish or error.
-
-        Raises PromptTooLong, InvalidInput (a token id outside the vocabulary, an empty prompt) and QueueFull.
-        """
-
-    def is_waiting(self, handle: Handle) -> bool:
-        """Return whether a request has had no step yet."""
-
-    def stats(self) -> EngineStats:
-        """Return the engine's counters."""
-
-    def is_alive(self) -> bool:
-        """Return False once the engine has stopped."""
-
-    def close(self) -> None:
-        """End every request and free the weights' memory."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +111,35 @@ class Limits:
         if wrong is not None:
             raise InvalidInput(f"logit_bias names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="logit_bias")
         return room if params.max_tokens is None else min(params.max_tokens, room)
+
+
+class Engine(Protocol):
+    """Generates tokens inside a replica."""
+
+    name: str
+    context_length: int
+    limits: Limits
+
+    def check_room(self) -> None:
+        """Raise QueueFull if no further request fits."""
+
+    def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Handle:
+        """Queue a prompt. Events arrive on the engine's thread: tokens, then exactly one finish or error.
+
+        Raises PromptTooLong, InvalidInput (a token id outside the vocabulary, an empty prompt) and QueueFull.
+        """
+
+    def is_waiting(self, handle: Handle) -> bool:
+        """Return whether a request has had no step yet."""
+
+    def stats(self) -> EngineStats:
+        """Return the engine's counters."""
+
+    def is_alive(self) -> bool:
+        """Return False once the engine has stopped."""
+
+    def close(self) -> None:
+        """End every request and free the weights' memory."""
 
 
 class RateMeter:
@@ -184,6 +184,8 @@ class Generation:
 
     def __post_init__(self) -> None:
         self.draw = Draw.of(self.params, repetition=self.choice.repetition, matcher=self.choice.matcher)
+        if self.choice.matcher is not None:
+            self.choice.matcher.budget = self.max_tokens
         self.num_generated = 0
         self.cached_tokens = 0
         self.is_over = False
@@ -207,25 +209,27 @@ class Generation:
             if self.is_over or not token_ids:
                 return
             self._first = self._first or time.perf_counter()
+            token_ids, is_complete = self._cut(token_ids)
             text = self._text.push([i for i in token_ids if i not in self.end_ids])
-            self.on_event(
-                TokenEvent(
-                    text=text,
-                    token_ids=tuple(token_ids),
-                    index=self.num_generated,
-                    choice=self.choice.number,
-                    logprobs=self._scored(token_ids),
-                )
-            )
+            index, scored = self.num_generated, self._scored(token_ids)
             self.num_generated += len(token_ids)
-            ended = not self.params.ignore_end and token_ids[-1] in self.end_ids
-            is_complete = ended or (self.choice.matcher is not None and self.choice.matcher.is_complete)
-            if is_complete or self._text.stopped:
+            self.on_event(TokenEvent(text=text, token_ids=tuple(token_ids), index=index, choice=self.choice.number, logprobs=scored))
+            if self.is_over:  # cancelled by its own event
+                return
+            ended = not self.params.ignore_end and bool(token_ids) and token_ids[-1] in self.end_ids
+            if ended or is_complete or self._text.stopped:
                 self._finish(FinishReason.STOP)
             elif self.num_generated >= self.max_tokens:
                 self._finish(FinishReason.LENGTH)
         if self.is_over and not ended:
             self.abort(self)  # the engine has no stop strings and no constraints, and would not stop
+
+    def _cut(self, token_ids: list[int]) -> tuple[list[int], bool]:
+        """Return the tokens up to the end of a constrained text, and whether it is reached; the engine may be some steps ahead."""
+        complete_at = None if self.choice.matcher is None else self.choice.matcher.complete_at
+        if complete_at is None or self.num_generated + len(token_ids) < complete_at:
+            return token_ids, False
+        return token_ids[: max(0, complete_at - self.num_generated)], True
 
     def _scored(self, token_ids: list[int]) -> tuple[ScoredToken, ...] | None:
         if self.params.logprobs is None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from backend.domain.serving.protocol import GenerateRequest, Task
+from backend.domain.serving.tool_prompt import write_tools
 from backend.errors import InvalidInput, RoundhouseError
-from jobs.modeling.chat.render import encode_prompt
+from jobs.modeling.chat.render import encode_answer, render_chat
 from jobs.modeling.tokenizers import encode_plain_prompt
 from jobs.serving.engine import PromptTooLong
+from jobs.serving.forming import offered_tools
+
+TOOL_NAME = "tool"  # stands in every template that has a place for tools
 
 
 class PromptLimit:
@@ -34,21 +38,26 @@ class PromptLimit:
             )
 
 
-def encode_prompts(tokenizer: Any, request: GenerateRequest) -> list[list[int]]:
+def encode_prompts(tokenizer: Any, request: GenerateRequest, *, opening: str = "") -> list[list[int]]:
     """Return the token ids of each prompt. Raises InvalidInput where the chat template refuses the messages.
 
-    Templates come with checkpoints and are untrusted; backend.domain.template_guard renders them.
+    `opening` follows the rendered messages: the beginning of an answer. Templates come with checkpoints and are untrusted;
+    backend.domain.template_guard renders them.
     """
     if request.messages is not None:
-        return [_encode_messages(tokenizer, request)]
+        return [_encode_messages(tokenizer, request, opening=opening)]
     single = request.token_ids if request.token_ids is not None else request.prompt or ""
     prompts = (single,) if request.prompts is None else request.prompts
     return [encode_plain_prompt(tokenizer, prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
 
 
-def _encode_messages(tokenizer: Any, request: GenerateRequest) -> list[int]:
-    messages = [message.as_dict() for message in request.messages or ()]
+def _encode_messages(tokenizer: Any, request: GenerateRequest, *, opening: str) -> list[int]:
+    messages, tools = [message.as_dict() for message in request.messages or ()], offered_tools(request)
+    if TOOL_NAME not in (tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""):
+        messages, tools = write_tools(messages, tools), None
     try:
-        return encode_prompt(tokenizer, messages, tools=list(request.tools) if request.tools else None)
+        text = render_chat(tokenizer, messages, tools=tools, generation_prompt=True)
     except RoundhouseError as error:
         raise InvalidInput(error.message, remedy=error.remedy, field="messages") from error
+    before, after = encode_answer(tokenizer, text, opening)
+    return [*before, *after]

@@ -6,6 +6,9 @@ so that the logits of a large vocabulary never fill the memory.
 
 from __future__ import annotations
 
+import copy
+import inspect
+import itertools
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +21,25 @@ from jobs.serving.sampling import Record, describe
 PART_TOKENS = 256
 
 
+def twin_of(network: Any) -> Any:
+    """Return a network with the same weights in memory, and modules and a configuration of its own.
+
+    A forward pass of the library changes its configuration for a moment (whether attention is causal), which another thread must not see.
+    """
+    memo = {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
+    twin = copy.deepcopy(network, memo)
+    if str(twin.config._attn_implementation).startswith("paged|"):
+        twin.set_attn_implementation(twin.config._attn_implementation.removeprefix("paged|"))
+    return twin
+
+
 class PromptReader:
     """Reads prompts with a loaded network. Thread-safe; prompts wait for each other."""
 
     def __init__(self, network: Any) -> None:
-        self._network = network
+        self._network = twin_of(network)
         self._lock = threading.Lock()
+        self._cache_name = "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int], *, top: int) -> list[Record | None]:
@@ -49,7 +65,8 @@ class PromptReader:
             return
         cache = DynamicCache(config=network.config)
         for start in range(0, len(ids), PART_TOKENS):
-            output = network(input_ids=inputs[:, start : start + PART_TOKENS], past_key_values=cache, use_cache=True)
+            more = {self._cache_name: cache}
+            output = network(input_ids=inputs[:, start : start + PART_TOKENS], use_cache=True, **more)
             yield output.logits[0].float()
 
     @torch.inference_mode()

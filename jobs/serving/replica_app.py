@@ -34,6 +34,7 @@ from backend.infra.hosts import HostGuard, HostRules
 from jobs.serving.answering import Served, prepare_answer
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Engine, Handle, QueueFull
+from jobs.serving.grammar import Grammars
 from jobs.serving.prompts import PromptLimit
 from jobs.serving.reading import PromptReader
 from jobs.serving.start import generate_one_token
@@ -76,7 +77,8 @@ class Replica:
         self, engine: Engine, tokenizer: Any, *, name: str, reader: PromptReader | None = None, limits: AnswerLimits | None = None
     ) -> None:
         self.engine, self.name = engine, name
-        self.served = Served(engine, tokenizer, TokenTexts(tokenizer), reader)
+        grammars = Grammars(tokenizer, vocab_size=engine.limits.vocab_size, end_ids=sorted(engine.limits.end_ids))
+        self.served = Served(engine, tokenizer, TokenTexts(tokenizer), grammars, reader)
         self.limits = limits or AnswerLimits()
         self.is_draining = False
         self.num_served = 0

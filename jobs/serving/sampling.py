@@ -18,6 +18,7 @@ from backend.domain.serving.protocol import SamplingParams
 
 BLOCKS = 64  # tokens per block of a vocabulary
 SHORTLIST = 64  # most likely tokens that are checked first for top-p; 8 times as many where they hold too little probability
+IMPOSSIBLE = -9999.0  # OpenAI's log-probability of a token that cannot come
 GOLDEN, MIX_1, MIX_2, MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
 
 
@@ -147,10 +148,10 @@ def describe(logits: torch.Tensor, tokens: torch.Tensor, numbers: Sequence[int])
     Shapes: float32 [rows, vocabulary], int64 [rows].
     """
     norm = logits.logsumexp(-1, keepdim=True)
-    chosen: list[float] = (logits.gather(1, tokens.unsqueeze(-1)) - norm).squeeze(-1).tolist()
+    chosen: list[float] = (logits.gather(1, tokens.unsqueeze(-1)) - norm).squeeze(-1).clamp(min=IMPOSSIBLE).tolist()
     most = min(max(numbers), logits.shape[-1])
     values, ids = largest(logits, most) if most else (logits[:, :0], tokens.unsqueeze(-1)[:, :0])
-    tops = zip(ids.tolist(), (values - norm).tolist(), strict=True)
+    tops = zip(ids.tolist(), (values - norm).clamp(min=IMPOSSIBLE).tolist(), strict=True)
     return [Record(lp, tuple(zip(i[:n], v[:n], strict=True))) for lp, n, (i, v) in zip(chosen, numbers, tops, strict=True)]
 
 

@@ -48,8 +48,8 @@ class SerialEngine:
     name = "serial"
 
     def __init__(self, network: Any, tokenizer: Decoder, *, max_waiting: int = 64) -> None:
-        self._limits = read_limits(network, tokenizer)
-        self.context_length = self._limits.context_length
+        self.limits = read_limits(network, tokenizer)
+        self.context_length = self.limits.context_length
         self._network, self._decoder, self._texts = network, tokenizer, TokenTexts(tokenizer)
         # `generate` takes unset fields from this config; the checkpoint's own sampling defaults must not apply.
         network.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
@@ -69,7 +69,7 @@ class SerialEngine:
 
     def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Generation:
         """Queue a prompt; see Engine.submit."""
-        max_tokens = self._limits.check(ids, params)
+        max_tokens = self.limits.check(ids, params)
         if not self.is_alive():
             raise Unavailable("The engine has stopped.", remedy="It restarts automatically; try again in a few seconds.")
         self.check_room()
@@ -78,7 +78,7 @@ class SerialEngine:
             prompt=list(ids),
             params=params,
             max_tokens=max_tokens,
-            end_ids=self._limits.end_ids,
+            end_ids=self.limits.end_ids,
             decoder=self._decoder,
             texts=self._texts,
             choice=choice,

@@ -131,6 +131,7 @@ class GenerateRequest(_Frozen):
     messages: tuple[ChatMessage, ...] | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
     prompt: str | None = None
     token_ids: tuple[int, ...] | None = None
     prompts: tuple[str | tuple[int, ...], ...] | None = Field(default=None, min_length=1, max_length=MAX_PROMPTS)

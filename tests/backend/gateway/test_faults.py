@@ -225,7 +225,7 @@ def test_usage_survives_an_unavailable_database(scene: Scene) -> None:
 
 
 def test_an_unknown_path_has_openais_error_shape(scene: Scene) -> None:
-    response = httpx.get(f"{scene.url}/v1/embeddings")
+    response = httpx.get(f"{scene.url}/v1/images")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "unknown_url"
     assert httpx.get(f"{scene.url}/v1/chat/completions").json()["error"]["type"] == "invalid_request_error"

@@ -10,6 +10,7 @@ import httpx
 import openai
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from backend.gateway.directory import ReplicaAddress
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
@@ -103,6 +104,85 @@ def test_stop_and_seed_reach_the_engine(client: openai.OpenAI) -> None:
     assert stopped.message.content == one.split(stop)[0]
 
 
+def test_repetitions_have_seeds_of_their_own_and_one_usage(client: openai.OpenAI) -> None:
+    drawn = {**GREEDY, "temperature": 1.0, "seed": 5, "n": 3}
+    answer = client.chat.completions.create(**drawn)
+    texts = [choice.message.content for choice in answer.choices]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert texts[0] == client.chat.completions.create(**{**drawn, "n": 1}).choices[0].message.content
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 60
+    pieces: dict[int, str] = {}
+    for chunk in client.chat.completions.create(**drawn, stream=True):
+        for choice in chunk.choices:
+            pieces[choice.index] = pieces.get(choice.index, "") + (choice.delta.content or "")
+    assert [pieces[number] for number in range(3)] == texts
+
+
+def test_chat_probabilities_are_those_of_the_network(client: openai.OpenAI, replica: RunningReplica) -> None:
+    answer = client.chat.completions.create(**{**GREEDY, "max_tokens": 6}, logprobs=True, top_logprobs=3, logit_bias={"65": -100})
+    assert answer.choices[0].logprobs is not None
+    content = answer.choices[0].logprobs.content or []
+    assert len(content) == 6
+    for token in content:
+        assert [top.logprob for top in token.top_logprobs] == sorted((top.logprob for top in token.top_logprobs), reverse=True)
+        assert token.logprob == token.top_logprobs[0].logprob
+        assert token.bytes
+    assert (
+        "".join(bytes(token.bytes or []).decode(errors="replace") for token in content)[:3] == (answer.choices[0].message.content or "")[:3]
+    )
+
+
+def test_echo_returns_the_prompt_with_its_log_likelihoods(client: openai.OpenAI, replica: RunningReplica) -> None:
+    ids = [72, 101, 108, 108, 111, 5, 9]
+    network = AutoModelForCausalLM.from_pretrained(replica.folder / "checkpoint")
+    with torch.no_grad():
+        scores = torch.log_softmax(network(torch.tensor([ids])).logits[0], dim=-1)
+    answer = client.completions.create(model="tiny", prompt=[ids, [72, 101]], max_tokens=0, logprobs=2, echo=True)
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.token_logprobs is not None
+    assert logprobs.token_logprobs[0] is None
+    expected = [float(scores[i - 1, ids[i]]) for i in range(1, len(ids))]
+    assert logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-5)
+    assert logprobs.top_logprobs is not None
+    assert max(logprobs.top_logprobs[1].values()) == pytest.approx(float(scores[0].max()), abs=1e-5)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    spoken = client.completions.create(model="tiny", prompt="Hello", max_tokens=3, temperature=0, echo=True).choices[0].text
+    assert spoken == "Hello" + client.completions.create(model="tiny", prompt="Hello", max_tokens=3, temperature=0).choices[0].text
+
+
+def test_a_repeated_prompt_is_read_from_the_cache_and_counted(client: openai.OpenAI) -> None:
+    long = {**GREEDY, "messages": [{"role": "user", "content": "Once upon a time " * 30}], "max_tokens": 2}
+    client.chat.completions.create(**long)
+    usage = client.chat.completions.create(**long).usage
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    assert 256 <= (usage.prompt_tokens_details.cached_tokens or 0) < usage.prompt_tokens
+
+
+def test_embeddings_have_length_one_and_the_same_text_the_same_vector(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model="tiny", input=["a cat", "a dog", "a cat"])  # the client asks for base64 by itself
+    first, second, third = (torch.tensor(entry.embedding) for entry in answer.data)
+    assert torch.allclose(first.norm(), torch.tensor(1.0), atol=1e-4)
+    assert torch.equal(first, third)
+    assert not torch.allclose(first, second)
+    plain = client.embeddings.create(model="tiny", input="a cat", encoding_format="float")
+    assert torch.allclose(first, torch.tensor(plain.data[0].embedding), atol=1e-6)
+    assert plain.usage.prompt_tokens == 5
+
+
+def test_tokenize_counts_a_prompt_as_a_completion_does(client: openai.OpenAI, url: str) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    tokens = httpx.post(f"{url}/v1/tokenize", json={"model": "tiny", "messages": HELLO}, headers=headers).json()
+    usage = client.chat.completions.create(**{**GREEDY, "max_tokens": 1}).usage
+    assert usage is not None
+    assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"]) == usage.prompt_tokens
+    assert tokens["token_strs"][0] == "<|system|>"
+    assert httpx.post(f"{url}/v1/tokenize", json={"model": "tiny"}, headers=headers).status_code == 422
+
+
 def test_a_wrong_or_missing_key_is_401(url: str) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
         openai.OpenAI(base_url=f"{url}/v1", api_key="rh-wrong", max_retries=0).models.list()
@@ -123,7 +203,7 @@ def test_an_unknown_model_is_404(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 129}, "n"),
         ({"temperature": 9}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"top_p": 0}, "top_p"),
@@ -131,10 +211,13 @@ def test_an_unknown_model_is_404(client: openai.OpenAI) -> None:
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
-        ({"logprobs": True}, "logprobs"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"extra_body": {"min_p": 0.1}}, "min_p"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"model": None}, "model"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
@@ -174,7 +257,15 @@ def test_a_body_that_is_not_json_is_422(url: str) -> None:
 
 
 def test_fields_that_change_nothing_are_ignored(client: openai.OpenAI) -> None:
-    extra = {"user": "u", "metadata": {"a": "b"}, "store": False, "n": 1, "logprobs": False, "response_format": {"type": "text"}}
+    extra = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "store": False,
+        "n": 1,
+        "logprobs": False,
+        "logit_bias": {},
+        "response_format": {"type": "text"},
+    }
     assert client.chat.completions.create(**GREEDY, **extra).choices  # type: ignore[call-overload]
 
 

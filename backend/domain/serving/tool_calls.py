@@ -1,0 +1,176 @@
+"""Calls of tools in the text of an answer: three ways to write them, and a reader that streams their arguments.
+
+hermes    <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>, repeated   (Hermes, Qwen, SmolLM, the templates of this project)
+mistral   [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]  or  [TOOL_CALLS]name[ARGS]{...}
+llama     {"name": ..., "parameters": {...}} as the answer's only text, after <|python_tag|> or nothing   (Llama 3)
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from backend.domain.serving.protocol import Constraint, ToolCallDelta, ToolChoice
+
+TOOL_CALL, TOOL_CALL_END = "<tool_call>", "</tool_call>"
+TOOL_CALLS, ARGUMENTS_MARK = "[TOOL_CALLS]", "[ARGS]"
+PYTHON_TAG = "<|python_tag|>"
+MARKS = (TOOL_CALL, TOOL_CALL_END, TOOL_CALLS, ARGUMENTS_MARK, PYTHON_TAG)
+"""Texts that stay visible to the reader where they are special tokens."""
+
+
+class CallStyle(StrEnum):
+    """The way in which a network writes calls."""
+
+    HERMES = "hermes"
+    MISTRAL = "mistral"
+    LLAMA = "llama"
+
+
+def call_style(template: str) -> CallStyle:
+    """Return the way in which a chat template writes calls; Hermes' for one that shows none."""
+    if TOOL_CALLS in template:
+        return CallStyle.MISTRAL
+    if TOOL_CALL not in template and ('"parameters": ' in template or PYTHON_TAG in template):
+        return CallStyle.LLAMA
+    return CallStyle.HERMES
+
+
+def forced_opening(style: CallStyle) -> str:
+    """Return the text with which a forced call begins; it ends the prompt."""
+    return {CallStyle.HERMES: f"{TOOL_CALL}\n", CallStyle.MISTRAL: f"{TOOL_CALLS} [", CallStyle.LLAMA: ""}[style]
+
+
+def forced_call(tools: Sequence[dict[str, Any]], choice: ToolChoice, style: CallStyle) -> Constraint:
+    """Return the form of one call of any of the tools, or of the named one."""
+    key = "parameters" if style is CallStyle.LLAMA else "arguments"
+    functions = [tool["function"] for tool in tools if choice.name in (None, tool["function"]["name"])]
+    forms = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": function["name"]}, key: function.get("parameters") or {"type": "object"}},
+            "required": ["name", key],
+            "additionalProperties": False,
+        }
+        for function in functions
+    ]
+    return Constraint(kind="json_schema", value=json.dumps(forms[0] if len(forms) == 1 else {"anyOf": forms}))
+
+
+class CallReader:
+    """Reads one call's JSON object from a stream of text.
+
+    `push` returns the pieces of the call that became known: its name first, then its arguments as they come. `is_done` after the closing
+    brace, `rest` is the text behind it. `has_failed` if the text is no call; `raw` is all that was read.
+    """
+
+    def __init__(self, index: int, *, name: str | None = None) -> None:
+        self._index = index
+        self.raw = ""
+        self.rest = ""
+        self.is_done = False
+        self.has_failed = False
+        self._name = name
+        self._is_bare = name is not None  # the object is the arguments alone
+        self._position = 0
+        self._depth = 0
+        self._in_string = self._is_escaped = False
+        self._key: str | None = None
+        self._string_from = self._value_from = -1
+        self._arguments: tuple[int, int | None] | None = None
+        self._sent: int | None = None
+
+    def push(self, text: str) -> list[ToolCallDelta]:
+        """Read more text."""
+        if self.is_done or self.has_failed:
+            self.rest += text
+            return []
+        self.raw += text
+        while self._position < len(self.raw) and not self.is_done and not self.has_failed:
+            self._read(self.raw[self._position], self._position)
+            self._position += 1
+        if self.is_done:
+            self.raw, self.rest = self.raw[: self._position], self.raw[self._position :]
+            if self._name is None:
+                self.has_failed = True
+        return [] if self.has_failed else self._deltas()
+
+    def _read(self, char: str, at: int) -> None:
+        if self._in_string:
+            self._read_in_string(char, at)
+        elif char == '"':
+            self._in_string, self._string_from = True, at
+        elif self._depth == 0:
+            if char == "{":
+                self._depth = 1
+                if self._is_bare:
+                    self._arguments = (at, None)
+            elif not char.isspace():
+                self.has_failed = True
+            return
+        elif char in "{[":
+            self._depth += 1
+        elif char in "}]":
+            self._depth -= 1
+        if self._depth == 1 and char == ":" and not self._in_string and self._value_from < 0:
+            self._value_from = at + 1
+            if self._key in ("arguments", "parameters") and not self._is_bare:
+                self._arguments = (at + 1, None)
+        elif char in ",}" and not self._in_string and self._depth == (1 if char == "," else 0):
+            self._end_value(at)
+        if self._depth == 0:
+            self.is_done = True
+            if self._is_bare:
+                self._arguments = (self._arguments[0] if self._arguments else 0, at + 1)
+
+    def _read_in_string(self, char: str, at: int) -> None:
+        if self._is_escaped:
+            self._is_escaped = False
+        elif char == "\\":
+            self._is_escaped = True
+        elif char == '"':
+            self._in_string = False
+            if self._depth == 1 and self._value_from < 0:
+                self._key = self.raw[self._string_from + 1 : at]
+
+    def _end_value(self, at: int) -> None:
+        """Note the value of a key of the call itself."""
+        if self._value_from >= 0 and self._key == "name" and not self._is_bare:
+            try:
+                name = json.loads(self.raw[self._value_from : at])
+            except ValueError:
+                name = None
+            self._name = name if isinstance(name, str) and name else None
+            self.has_failed = self._name is None
+        elif self._value_from >= 0 and self._arguments is not None and self._arguments[1] is None and not self._is_bare:
+            self._arguments = (self._arguments[0], at)
+        self._key, self._value_from = None, -1
+
+    def _deltas(self) -> list[ToolCallDelta]:
+        if self._name is None:
+            return []
+        deltas = []
+        if self._sent is None:
+            deltas.append(ToolCallDelta(index=self._index, id=f"call_{secrets.token_hex(12)}", name=self._name))
+            self._sent = 0
+        pending = self._pending_arguments()
+        if pending:
+            deltas.append(ToolCallDelta(index=self._index, arguments=pending))
+        return deltas
+
+    def _pending_arguments(self) -> str:
+        if self._arguments is None:
+            pending = "{}" if self.is_done and not self._sent else ""
+            self._sent = len(pending)
+            return pending
+        start, end = self._arguments
+        text = self.raw[start : self._position if end is None else end].lstrip()
+        if text.startswith('"'):  # some networks write the arguments as JSON text
+            if end is None:
+                return ""
+            text = str(json.loads(text)) if self._sent == 0 else text
+        pending, self._sent = text[self._sent or 0 :], len(text)
+        return pending

@@ -1,0 +1,54 @@
+"""Probabilities of tokens in OpenAI's two shapes: of chats, and the older one of text completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from backend.domain.serving.protocol import ScoredToken, TokenLogprob
+
+
+def chat_logprobs(tokens: Sequence[ScoredToken]) -> dict[str, Any]:
+    """Return `choices[].logprobs` of a chat completion."""
+    return {"content": [_entry(token) | {"top_logprobs": [_entry(top) for top in token.top]} for token in tokens], "refusal": None}
+
+
+def _entry(token: TokenLogprob) -> dict[str, Any]:
+    encoded = list(token.token.encode()) if token.raw is None else list(token.raw)
+    return {"token": token.token, "logprob": token.logprob, "bytes": encoded}
+
+
+def text_logprobs(tokens: Sequence[ScoredToken], *, offset: int = 0) -> dict[str, Any]:
+    """Return `choices[].logprobs` of a text completion whose first token begins at character `offset`.
+
+    The chosen token is among `top_logprobs`, as at OpenAI; a prompt's first token has neither.
+    """
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token_text(token))
+    return {
+        "tokens": [token.token for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [_alternatives(token) for token in tokens],
+        "text_offset": offsets,
+    }
+
+
+def _alternatives(token: ScoredToken) -> dict[str, float | None] | None:
+    if token.logprob is None:
+        return None
+    values: dict[str, float | None] = {}
+    for entry in (*token.top, token):
+        values.setdefault(entry.token, entry.logprob)
+    return values
+
+
+def token_text(token: TokenLogprob) -> str:
+    """Return a token's part of a text; bytes that are no text are replacement characters."""
+    return token.token if token.raw is None else bytes(token.raw).decode(errors="replace")
+
+
+def text_of(tokens: Sequence[TokenLogprob]) -> str:
+    """Return the text of consecutive tokens."""
+    return b"".join(token.token.encode() if token.raw is None else bytes(token.raw) for token in tokens).decode(errors="replace")

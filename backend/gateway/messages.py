@@ -1,0 +1,110 @@
+"""Messages and tools as OpenAI's clients send them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, field_validator
+
+from backend.domain.serving.protocol import ChatMessage, Role, ToolChoice
+
+FunctionName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.-]+$")]
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is served."""
+
+    type: Literal["text"]
+    text: str
+
+
+class CalledFunction(BaseModel):
+    """The function of a call: its name, and its arguments as JSON text."""
+
+    name: FunctionName
+    arguments: str = "{}"
+
+
+class ToolCallBody(BaseModel):
+    """A call that an assistant's message made."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class MessageBody(BaseModel):
+    """One message, as OpenAI's clients send it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str | list[TextPart] | None, Field(validate_default=True)] = None
+    tool_calls: list[ToolCallBody] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _has_content(cls, value: Any, info: Any) -> Any:
+        if value is None and info.data.get("role") != "assistant":
+            raise ValueError("give a string or a list of text parts")
+        return value
+
+    def to_message(self) -> ChatMessage:
+        """Return the message with its parts joined; `developer` is what newer clients call `system`."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+        return ChatMessage(
+            role=Role.SYSTEM if self.role == "developer" else Role(self.role),
+            content=text,
+            tool_calls=tuple(call.model_dump(exclude_none=True) for call in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+        )
+
+
+class FunctionBody(BaseModel):
+    """A function that an answer may call; `parameters` is a JSON schema."""
+
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class ToolBody(BaseModel):
+    """A tool; only functions are served."""
+
+    type: Literal["function"]
+    function: FunctionBody
+
+    def as_template_tool(self) -> dict[str, Any]:
+        """Return the tool as chat templates expect it."""
+        parameters = self.function.parameters or {"type": "object", "properties": {}}
+        function = {"name": self.function.name, "description": self.function.description or "", "parameters": parameters}
+        return {"type": "function", "function": function}
+
+
+class NamedFunction(BaseModel):
+    """The function that must be called."""
+
+    name: FunctionName
+
+
+class NamedTool(BaseModel):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+ToolChoiceBody = Literal["none", "auto", "required"] | NamedTool
+
+
+def to_tool_choice(choice: ToolChoiceBody | None, tools: list[ToolBody] | None) -> ToolChoice:
+    """Return a body's choice of tools. Raises ValueError if it requires a tool that is not given."""
+    if isinstance(choice, NamedTool):
+        name = choice.function.name
+        if name not in {tool.function.name for tool in tools or ()}:
+            raise ValueError(f"{name!r} is not one of the tools")
+        return ToolChoice(mode="required", name=name)
+    if choice == "required" and not tools:
+        raise ValueError("'required' needs at least one tool")
+    return ToolChoice(mode=choice or "auto")

@@ -1,0 +1,97 @@
+"""Forms that a client may require of an answer: JSON, a JSON schema, a regular expression, choices or a grammar."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backend.domain.serving.protocol import Constraint
+from backend.gateway.errors import ApiError
+
+MAX_CHARACTERS = 200_000
+
+
+class JsonSchema(BaseModel):
+    """The `json_schema` of OpenAI's response format. Every schema is enforced, `strict` or not."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str = "answer"
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's `response_format`, and `regex` with a `pattern`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    type: Literal["text", "json_object", "json_schema", "regex"]
+    json_schema: JsonSchema | None = None
+    pattern: Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)] | None = None
+
+
+class StructuredOutputs(BaseModel):
+    """vLLM's `structured_outputs`: exactly one of a JSON schema, a regular expression, choices and a Lark grammar."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    json_schema: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    regex: Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)] | None = None
+    choice: Annotated[list[str], Field(min_length=1)] | None = None
+    grammar: Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)] | None = None
+
+
+def to_constraint(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> Constraint | None:
+    """Return the form that a body requires. Raises ApiError if it requires two, or lacks a schema or pattern."""
+    constraints = [*_of_response_format(response_format), *_of_structured(structured)]
+    if len(constraints) > 1:
+        raise _invalid("structured_outputs", "give one form of the answer, not several")
+    return constraints[0] if constraints else None
+
+
+def _of_response_format(form: ResponseFormat | None) -> list[Constraint]:
+    if form is None or form.type == "text":
+        return []
+    if form.type == "json_object":
+        return [Constraint(kind="json_object")]
+    if form.type == "regex":
+        if form.pattern is None:
+            raise _invalid("response_format.pattern", "give the regular expression")
+        return [Constraint(kind="regex", value=form.pattern)]
+    if form.json_schema is None:
+        raise _invalid("response_format.json_schema", "give the schema as json_schema: {name, schema}")
+    return [_of_schema(form.json_schema.json_schema, param="response_format.json_schema")]
+
+
+def _of_structured(structured: StructuredOutputs | None) -> list[Constraint]:
+    if structured is None:
+        return []
+    constraints = []
+    if structured.json_schema is not None:
+        schema = structured.json_schema
+        try:
+            schema = json.loads(schema) if isinstance(schema, str) else schema
+        except ValueError as error:
+            raise _invalid("structured_outputs.json", f"the schema is not JSON: {error}") from error
+        constraints.append(_of_schema(schema, param="structured_outputs.json"))
+    if structured.regex is not None:
+        constraints.append(Constraint(kind="regex", value=structured.regex))
+    if structured.choice is not None:
+        constraints.append(Constraint(kind="regex", value="|".join(f"(?:{re.escape(choice)})" for choice in structured.choice)))
+    if structured.grammar is not None:
+        constraints.append(Constraint(kind="lark", value=structured.grammar))
+    return constraints
+
+
+def _of_schema(schema: Any, *, param: str) -> Constraint:
+    text = json.dumps(schema, ensure_ascii=False)
+    if len(text) > MAX_CHARACTERS:
+        raise _invalid(param, f"the schema has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")
+    return Constraint(kind="json_schema", value=text)
+
+
+def _invalid(param: str, message: str) -> ApiError:
+    return ApiError(422, f"{param}: {message}", code="invalid_value", param=param)

@@ -1,0 +1,156 @@
+"""Constrain answers to JSON, a schema, a regular expression or a grammar, by llguidance.
+
+A matcher says before each step which tokens may come. As an answer nears its last allowed token, the matcher takes the shortest known
+way to a complete text, so that JSON is not cut off in the middle.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.hf import from_tokenizer
+
+from backend.domain.serving.protocol import Constraint
+from backend.errors import InvalidInput
+
+CLOSERS = ('"', "}", "]", ",", "a", "0", "1")  # tokens that bring JSON to its end, most direct first
+LONGEST_END = 512  # tokens; texts that need more to end are not steered
+SLACK = 4  # tokens: one token may open two brackets
+SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+Mask = npt.NDArray[np.bool_]
+
+
+class Grammars:
+    """The constraints of one tokenizer. The tokens are read at the first use, once (a second for a large vocabulary)."""
+
+    def __init__(self, tokenizer: Any, *, vocab_size: int, end_ids: Sequence[int]) -> None:
+        self._tokenizer, self._vocab_size = tokenizer, vocab_size
+        self._size = max(vocab_size, len(tokenizer))
+        self._end_ids = [token for token in end_ids if token < self._size]
+        # The library needs an end token: without one, the last special token or else the last token stands for it, and never shows.
+        special = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+        self._is_silent = not self._end_ids
+        self._end_ids = self._end_ids or [max(special, default=len(tokenizer) - 1)]
+        self._lock = threading.Lock()
+        self._tokens: LLTokenizer | None = None
+
+    def matcher(self, constraint: Constraint) -> GrammarMatcher:
+        """Return the matcher of one answer. Raises InvalidInput for a constraint that can't be read."""
+        tokens = self._read_tokens()
+        matcher = LLMatcher(tokens, _grammar(constraint), log_level=0)
+        if matcher.is_error():
+            reason = matcher.get_error().split("\n")[0][:300]
+            raise InvalidInput(f"The {constraint.kind} can't be enforced: {reason}", field="response_format")
+        return GrammarMatcher(
+            matcher, self._end_ids, self._closers, size=self._size, vocab_size=self._vocab_size, shows_end=not self._is_silent
+        )
+
+    def _read_tokens(self) -> LLTokenizer:
+        with self._lock:
+            if self._tokens is None:
+                self._tokens = from_tokenizer(self._tokenizer, n_vocab=self._size, eos_token=self._end_ids)
+                encoded = [self._tokens.tokenize_str(text) for text in CLOSERS]
+                self._closers = [ids[0] for ids in encoded if len(ids) == 1]
+            return self._tokens
+
+
+def _grammar(constraint: Constraint) -> str:
+    try:
+        if constraint.kind == "regex":
+            return LLMatcher.grammar_from_regex(constraint.value)
+        if constraint.kind == "lark":
+            return LLMatcher.grammar_from_lark(constraint.value)
+        schema = constraint.value if constraint.kind == "json_schema" else '{"type": "object"}'
+        return LLMatcher.grammar_from_json_schema(schema, overrides=SEPARATORS)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InvalidInput(f"The {constraint.kind} can't be read: {error}", field="response_format") from error
+
+
+class GrammarMatcher:
+    """The constraint of one answer. `budget` is the most tokens that the answer may have; the engine sets it. `complete_at` is how many
+    tokens the complete answer has, None before its end."""
+
+    def __init__(
+        self, matcher: LLMatcher, end_ids: Sequence[int], closers: Sequence[int], *, size: int, vocab_size: int, shows_end: bool
+    ) -> None:
+        self._matcher, self._end_ids, self._closers = matcher, frozenset(end_ids), closers
+        self._vocab_size, self._shows_end = vocab_size, shows_end
+        self._bits = np.zeros((size + 1 + 31) // 32, dtype=np.int32)
+        self._taken = 0
+        self._is_ending = False
+        self._next_check = 0  # tokens taken
+        self.budget: int | None = None
+        self.complete_at: int | None = None
+
+    def allowed(self) -> torch.Tensor:
+        """Return which tokens may come next, bool [vocabulary of the network]."""
+        if self.complete_at is not None:
+            return torch.ones(self._vocab_size, dtype=torch.bool)
+        mask = self._mask(self._matcher)
+        self._is_ending = self._is_ending or self._must_end(mask)
+        if self._is_ending:
+            token = self._ending_token(self._matcher, mask)
+            mask = np.zeros_like(mask)
+            mask[token] = True
+        return torch.from_numpy(mask)
+
+    def take(self, token: int) -> None:
+        """Note the token that was chosen."""
+        self._taken += 1
+        if self.complete_at is not None:
+            return
+        if token not in self._end_ids:
+            self._matcher.consume_token(token)
+        if token in self._end_ids:
+            self.complete_at = self._taken if self._shows_end else self._taken - 1
+        elif self._matcher.is_stopped():
+            self.complete_at = self._taken
+
+    def _mask(self, matcher: LLMatcher) -> Mask:
+        matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.size * self._bits.itemsize)
+        return np.unpackbits(self._bits.view(np.uint8), bitorder="little", count=self._vocab_size).view(np.bool_)
+
+    def _must_end(self, mask: Mask) -> bool:
+        """Return whether a further free token could leave too few tokens to complete the text."""
+        left = LONGEST_END if self.budget is None else self.budget - self._taken
+        if left >= LONGEST_END or self._taken < self._next_check:
+            return False
+        needed = self._tokens_to_end(self._matcher, limit=left + 1)
+        if needed > left:
+            return False  # no known way fits: the answer is as free as its grammar
+        openers = [token for token in self._closers if mask[token]]
+        worst = max([needed, *(self._tokens_to_end(self._matcher, first=token, limit=left + 1) for token in openers)])
+        reserve = left - worst - SLACK
+        # Each token uses one, and makes the end longer by no more than the opening of a bracket does.
+        self._next_check = self._taken + max(1, reserve // (1 + worst - needed + SLACK))
+        return reserve <= 0
+
+    def _tokens_to_end(self, matcher: LLMatcher, *, limit: int, first: int | None = None) -> int:
+        """Return how many tokens the shortest known way to a complete text takes, after `first`; `limit` if that or more."""
+        trial = matcher.deep_copy()
+        if first is not None:
+            trial.consume_token(first)
+        count = 0
+        while not trial.is_stopped():
+            token = self._ending_token(trial, self._mask(trial))
+            count += 1
+            if token in self._end_ids or count >= limit:
+                return count
+            trial.consume_token(token)
+        return count
+
+    def _ending_token(self, matcher: LLMatcher, mask: Mask) -> int:
+        end = next((token for token in self._end_ids if mask[token]), None)
+        if end is not None:
+            return end
+        forced = matcher.compute_ff_tokens()
+        if forced:
+            return int(forced[0])
+        closer = next((token for token in self._closers if token < len(mask) and mask[token]), None)
+        return int(mask.argmax()) if closer is None else closer
