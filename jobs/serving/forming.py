@@ -24,7 +24,7 @@ PROMPT_END = 8  # tokens in which a prompt may open the reasoning
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """How the answers of one request are constrained and split. `opening` is the text that ends the prompt of a forced call."""
+    """Constraint and splitting of the answers of one request. `opening` is the text that ends the prompt of a forced call."""
 
     constraint: Constraint | None = None
     style: CallStyle | None = None
