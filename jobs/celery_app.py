@@ -23,7 +23,7 @@ from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat
-from backend.services.serving.rollout import advance_endpoints
+from backend.services.serving.rollout import advance_endpoints, has_canary
 from backend.services.training.open_sweeps import list_open_sweeps
 from backend.settings import Settings
 from jobs.pool import JobThreads, QueuesWithRoom, Slots
@@ -111,6 +111,10 @@ def _beat_and_recover(queues: list[str]) -> None:
         log.warning("recovered: %s", report)
     if "serve" in queues:
         advance_endpoints(ctx)
+        if has_canary(ctx):
+            from backend.services.serving.canaries import judge_canaries  # imports most services
+
+            judge_canaries(ctx)
     if "train" in queues and list_open_sweeps(ctx):
         from backend.services.training.sweeps import advance_sweeps  # imports most services
 

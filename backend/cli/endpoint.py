@@ -13,13 +13,15 @@ from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.serving.bench import bench
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
+from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.names import is_alias_name
 from backend.domain.serving.options import DeploymentOptions, Policy
-from backend.errors import Unavailable
+from backend.errors import InvalidInput, Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import has_worker
+from backend.services.serving.canaries import abort_canary, change_canary, promote_canary, start_canary
 from backend.services.serving.deployments import delete_endpoint, deploy, rollback_endpoint, scale_endpoint, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints, list_revisions
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, require_safety
@@ -169,6 +171,58 @@ def logs(
     data = [{"id": r.id, "revision": r.revision, "status": r.status, "problem": r.problem, "lines": lines} for r, lines in replicas]
     text = "\n".join(f"--- replica {r.id}, revision {r.revision}, {r.status} ---\n" + "\n".join(lines) for r, lines in replicas)
     emit({"endpoint": name, "replicas": data}, as_json=as_json, text=text or f"No replica of {name} runs.")
+
+
+@app.command("canary")
+@command
+def canary(
+    name: str,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint or alias that gets the share.")] = None,
+    percent: Annotated[float | None, typer.Option(help="Share of the requests.  [default: 10]")] = None,
+    replicas: Annotated[int, typer.Option(min=1)] = 1,
+    step_up: Annotated[bool, typer.Option("--step-up", help="Grow by 1, 5, 10, 25, 50, 100 %, then promote.")] = False,
+    step_minutes: Annotated[float, typer.Option(help="Least duration of a step.")] = 5.0,
+    min_requests: Annotated[int, typer.Option(help="Requests that a step needs.")] = 20,
+    abort_error_rate: Annotated[float, typer.Option(help="Share of lost requests that ends it; 0 switches the rule off.")] = 0.05,
+    abort_p95: Annotated[float | None, typer.Option(help="p95 of the first token, in seconds, that ends it.")] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Replace the stable revision by it.")] = False,
+    abort: Annotated[bool, typer.Option("--abort", help="End it.")] = False,
+    wait: WaitFlag = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give a second checkpoint a share of the requests; without --checkpoint, change, promote, abort or show the canary that runs.
+
+    The requests of one `user`, else of one key, stay on one side.
+    """
+    ctx = get_context()
+    if sum((checkpoint is not None, promote, abort)) > 1:
+        raise InvalidInput("Give one of --checkpoint, --promote and --abort.")
+    rules = {
+        "step_up": step_up,
+        "step_minutes": step_minutes,
+        "min_requests": min_requests,
+        "abort_error_rate": abort_error_rate or None,
+        "abort_p95_s": abort_p95,
+        **({} if percent is None else {"percent": percent}),
+    }
+    if promote:
+        view = promote_canary(ctx, name, person=LOCAL)
+    elif abort:
+        view = abort_canary(ctx, name, person=LOCAL)
+    elif checkpoint is not None:
+        _require_worker(ctx)
+        subject = resolve_checkpoint(ctx, checkpoint)
+        view = start_canary(ctx, name, checkpoint_id=subject.id, rules=CanaryRules.read(rules), num_replicas=replicas, person=LOCAL)
+        while wait and view.canary and not view.canary.num_ready:
+            time.sleep(0.3)
+            view = get_endpoint(ctx, name)
+    elif percent is not None:
+        view = change_canary(ctx, name, rules=CanaryRules.read(rules), person=LOCAL)
+    else:
+        view = get_endpoint(ctx, name)
+    shown = view.canary
+    text = f"{shown.checkpoint_name} gets {shown.percent:g} % of {name}: {shown.num_ready} ready" if shown else f"{name} has no canary."
+    emit(describe(view), as_json=as_json, text=text)
 
 
 @app.command("start")

@@ -51,7 +51,7 @@ def deploy(
     """
     require_builder(person)
     check_endpoint_name(name)
-    _check_replicas(num_replicas)
+    check_num_replicas(num_replicas)
     require = require or requirement_of(ctx, name)
     refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person, require=require)
     if alias is not None:
@@ -73,10 +73,10 @@ def scale_endpoint(ctx: Context, name: str, num_replicas: int, *, person: Person
     Raises InvalidInput for a number out of range, NotFound, Conflict for a stopped endpoint.
     """
     require_builder(person)
-    _check_replicas(num_replicas)
+    check_num_replicas(num_replicas)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
-        _current(session, endpoint).num_replicas = num_replicas
+        current_deployment(session, endpoint).num_replicas = num_replicas
         session.flush()
         advance(session, ctx, endpoint.id)
     return get_endpoint(ctx, name)
@@ -92,7 +92,7 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
     require_builder(person)
     with ctx.db.read() as session:
         endpoint = find_endpoint(session, name)
-        current = _current(session, endpoint)
+        current = current_deployment(session, endpoint)
         goal = _earlier(session, endpoint, current, revision)
     refuse_undeployable(ctx, name=name, checkpoint_id=goal.checkpoint_id, person=person)
     config = {key: value for key, value in goal.config.items() if key != FOLLOWS}
@@ -119,7 +119,8 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
     return get_endpoint(ctx, name)
 
 
-def _current(session: Session, endpoint: Endpoint) -> Deployment:
+def current_deployment(session: Session, endpoint: Endpoint) -> Deployment:
+    """Return the newest stable deployment that is not stopped. Raises Conflict where there is none."""
     active = [deployment for deployment in active_deployments(session, endpoint.id) if deployment.role == STABLE]
     if not active:
         raise Conflict(f"The endpoint {endpoint.name!r} is stopped.", remedy=f"Start it: roundhouse endpoint start {endpoint.name}")
@@ -141,7 +142,8 @@ def _earlier(session: Session, endpoint: Endpoint, current: Deployment, revision
     return goal
 
 
-def _check_replicas(num_replicas: int) -> None:
+def check_num_replicas(num_replicas: int) -> None:
+    """Raise InvalidInput for a number of replicas out of range."""
     if not 1 <= num_replicas <= MAX_REPLICAS:
         raise InvalidInput(f"{num_replicas} replicas is out of range.", remedy=f"Choose 1 to {MAX_REPLICAS}.", field="replicas")
 
@@ -282,3 +284,4 @@ def _retire_superseded(session: Session, ctx: Context, endpoint: Endpoint, *, ro
         is_unfinished = role == STABLE and bool(answering) and deployment.id not in answering
         if deployment.role == CANARY or is_unfinished:
             retire(session, ctx, deployment)
+            deployment.traffic = {**deployment.traffic, "outcome": "superseded by the next revision"}

@@ -143,3 +143,10 @@ def advance_endpoints(ctx: Context) -> None:
     for endpoint_id in sorted(unsettled):
         with ctx.db.write() as session:
             advance(session, ctx, endpoint_id)
+
+
+def has_canary(ctx: Context) -> bool:
+    """Return whether any endpoint has a canary."""
+    with ctx.db.read() as session:
+        query = select(Deployment.id).where(Deployment.role == CANARY, Deployment.stopped_at.is_(None)).limit(1)
+        return session.scalar(query) is not None

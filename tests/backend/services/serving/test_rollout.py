@@ -2,74 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Checkpoint, Job, Replica
-from backend.domain.jobs.events import GaugeEvent, ReadyEvent
-from backend.domain.jobs.states import Status
+from backend.db.tables import Replica
+from backend.domain.jobs.events import GaugeEvent
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.jobs.claims import Claim, claim_next
 from backend.services.serving.deployments import deploy, rollback_endpoint, scale_endpoint, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_revisions
-from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready
+from backend.services.serving.replicas import ready_targets, record_end, record_gauge
 from backend.services.serving.rollout import advance_endpoints
-
-
-@dataclass
-class Scene:
-    """An installation with checkpoints, and its serving worker."""
-
-    ctx: Context
-    claims: list[Claim[Any]] = field(default_factory=list)
-
-    def checkpoint(self, name: str) -> str:
-        with self.ctx.db.write() as session:
-            row = Checkpoint(name=name, origin="added", folder=f"bases/{name}", family="llama", parameters=10)
-            session.add(row)
-            session.flush()
-            return row.id
-
-    def start_next(self) -> bool:
-        """Start one queued replica; False if there is none."""
-        claim = claim_next(self.ctx, "serve", owner="lab/serve#1", host="lab")
-        if claim is None:
-            return False
-        self.claims.append(claim)
-        with self.ctx.db.write() as session:
-            record_ready(session, self.ctx, claim, ReadyEvent(url=f"http://127.0.0.1:{9000 + len(self.claims)}"))
-        return True
-
-    def start_all(self) -> None:
-        while self.start_next():
-            pass
-
-    def served(self) -> list[str]:
-        """Checkpoints of the replicas that get requests."""
-        with self.ctx.db.read() as session:
-            jobs = {row.id: row.job_id for row in session.scalars(select(Replica))}
-            folders = [session.get_one(Job, jobs[t.replica_id]).payload["checkpoint"] for t in ready_targets(self.ctx).get("tales", [])]
-        return sorted(folder.removeprefix("bases/") for folder in folders)
-
-    def num_stopping(self) -> int:
-        with self.ctx.db.read() as session:
-            return len(session.scalars(select(Job).where(Job.status == Status.CANCELLING, Job.stop_request == "drain")).all())
+from tests.support.serving_world import ServingWorld
 
 
 @pytest.fixture
-def scene(ctx: Context) -> Scene:
-    scene = Scene(ctx)
+def scene(ctx: Context) -> ServingWorld:
+    scene = ServingWorld(ctx)
     deploy(ctx, checkpoint_id=scene.checkpoint("oak"), name="tales", num_replicas=3, person=LOCAL)
     scene.start_all()
     assert scene.served() == ["oak"] * 3
     return scene
 
 
-def test_replicas_are_replaced_one_by_one_and_old_ones_drain(scene: Scene) -> None:
+def test_replicas_are_replaced_one_by_one_and_old_ones_drain(scene: ServingWorld) -> None:
     assert deploy(scene.ctx, checkpoint_id=scene.checkpoint("elm"), name="tales", num_replicas=3, person=LOCAL).state == "updating"
     shares = [scene.served()]
     while scene.start_next():
@@ -80,7 +36,7 @@ def test_replicas_are_replaced_one_by_one_and_old_ones_drain(scene: Scene) -> No
     assert [(row.revision, row.stopped_at is None) for row in list_revisions(scene.ctx, "tales")] == [(2, True), (1, False)]
 
 
-def test_a_revision_that_never_starts_leaves_the_old_one_alone(scene: Scene) -> None:
+def test_a_revision_that_never_starts_leaves_the_old_one_alone(scene: ServingWorld) -> None:
     deploy(scene.ctx, checkpoint_id=scene.checkpoint("elm"), name="tales", num_replicas=3, person=LOCAL)
     for _ in range(3):
         advance_endpoints(scene.ctx)
@@ -95,7 +51,7 @@ def test_a_revision_that_never_starts_leaves_the_old_one_alone(scene: Scene) -> 
     assert [row.note for row in list_revisions(scene.ctx, "tales")] == ["called off", ""]
 
 
-def test_a_second_deployment_in_the_middle_of_a_rollout_replaces_both(scene: Scene) -> None:
+def test_a_second_deployment_in_the_middle_of_a_rollout_replaces_both(scene: ServingWorld) -> None:
     deploy(scene.ctx, checkpoint_id=scene.checkpoint("elm"), name="tales", num_replicas=3, person=LOCAL)
     scene.start_next()
     deploy(scene.ctx, checkpoint_id=scene.checkpoint("fir"), name="tales", num_replicas=2, person=LOCAL)
@@ -104,7 +60,7 @@ def test_a_second_deployment_in_the_middle_of_a_rollout_replaces_both(scene: Sce
     assert [row.stopped_at is None for row in list_revisions(scene.ctx, "tales")] == [True, False, False]
 
 
-def test_the_number_of_replicas_changes_in_place_and_the_least_busy_go(scene: Scene) -> None:
+def test_the_number_of_replicas_changes_in_place_and_the_least_busy_go(scene: ServingWorld) -> None:
     for claim, running in zip(scene.claims, (5, 0, 2), strict=True):
         with scene.ctx.db.write() as session:
             record_gauge(session, scene.ctx, claim, GaugeEvent(running=running, waiting=0, tokens_per_second=1))
@@ -118,7 +74,7 @@ def test_the_number_of_replicas_changes_in_place_and_the_least_busy_go(scene: Sc
         scale_endpoint(scene.ctx, "tales", 0, person=LOCAL)
 
 
-def test_a_replica_that_ends_while_it_drains_does_not_come_back(scene: Scene) -> None:
+def test_a_replica_that_ends_while_it_drains_does_not_come_back(scene: ServingWorld) -> None:
     scale_endpoint(scene.ctx, "tales", 2, person=LOCAL)
     for claim in scene.claims:
         with scene.ctx.db.write() as session:
@@ -128,7 +84,7 @@ def test_a_replica_that_ends_while_it_drains_does_not_come_back(scene: Scene) ->
         assert sorted(session.scalars(select(Replica.status))) == ["dead", "starting", "starting"]
 
 
-def test_rollbacks_walk_back_through_the_revisions(scene: Scene) -> None:
+def test_rollbacks_walk_back_through_the_revisions(scene: ServingWorld) -> None:
     for name in ("elm", "fir"):
         deploy(scene.ctx, checkpoint_id=scene.checkpoint(name), name="tales", num_replicas=3, person=LOCAL)
         scene.start_all()
@@ -147,7 +103,7 @@ def test_rollbacks_walk_back_through_the_revisions(scene: Scene) -> None:
         rollback_endpoint(scene.ctx, "tales", revision=9, person=LOCAL)
 
 
-def test_a_stopped_endpoint_is_neither_scaled_nor_rolled_back_and_a_rater_may_do_neither(scene: Scene) -> None:
+def test_a_stopped_endpoint_is_neither_scaled_nor_rolled_back_and_a_rater_may_do_neither(scene: ServingWorld) -> None:
     rater = Person("x", "r", "rater")
     with pytest.raises(NotAllowed):
         scale_endpoint(scene.ctx, "tales", 2, person=rater)
@@ -159,6 +115,6 @@ def test_a_stopped_endpoint_is_neither_scaled_nor_rolled_back_and_a_rater_may_do
 
 
 def test_an_option_out_of_range_is_named(ctx: Context) -> None:
-    checkpoint = Scene(ctx).checkpoint("oak")
+    checkpoint = ServingWorld(ctx).checkpoint("oak")
     with pytest.raises(InvalidInput, match="answer_limit_s = -1"):
         deploy(ctx, checkpoint_id=checkpoint, name="tales", config={"answer_limit_s": -1}, person=LOCAL)

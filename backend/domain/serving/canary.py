@@ -1,0 +1,88 @@
+"""Rules of a canary, and the verdict on it from its requests alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from backend.domain.statistics.estimates import wilson_interval
+from backend.errors import InvalidInput
+
+STEPS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
+MIN_FAILURES = 2
+"""A single lost request never ends a canary."""
+CRITICAL = 1.0
+"""The error rate counts as too high where one standard error below it still is."""
+MAX_STARTS = 3
+
+
+class CanaryRules(BaseModel):
+    """Traffic of a canary and the conditions under which it grows or ends."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    percent: float = Field(default=10.0, gt=0, le=100, description="Share of the requests.")
+    step_up: bool = Field(default=False, description="Grow by 1, 5, 10, 25, 50, 100 % and promote after the last step.")
+    step_minutes: float = Field(default=5.0, gt=0, le=10_080, description="Least duration of a step.")
+    min_requests: int = Field(default=20, ge=1, le=1_000_000, description="Requests that a step needs before the next.")
+    abort_error_rate: float | None = Field(default=0.05, gt=0, lt=1, description="Share of lost requests that ends the canary.")
+    abort_p95_s: float | None = Field(default=None, gt=0, description="95th percentile of the time to the first token that ends it.")
+
+    @staticmethod
+    def read(traffic: Mapping[str, Any]) -> CanaryRules:
+        """Read stored or given rules. Raises InvalidInput that names the field."""
+        try:
+            return CanaryRules.model_validate(traffic)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = str(first["loc"][0])
+            raise InvalidInput(f"{field} = {first['input']!r}: {first['msg']}.", field=field) from error
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Requests of a canary since its present step began: how many it got, how many of them it lost, how fast it was; `starts` counts
+    starts in a row that failed."""
+
+    requests: int
+    failures: int
+    p95_s: float | None
+    step_s: float
+    starts: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Next action on a canary and its reason; `percent` is the share from now on."""
+
+    action: Literal["wait", "step", "promote", "abort"]
+    reason: str
+    percent: float
+
+
+def judge_canary(rules: CanaryRules, seen: Observed) -> Verdict:
+    """Return whether a canary is aborted, grows, is promoted or goes on as it is.
+
+    >>> judge_canary(CanaryRules(percent=10), Observed(requests=10, failures=4, p95_s=None, step_s=1)).reason
+    'lost 4 of 10 requests (40 %), more than 5 %'
+    """
+    if seen.starts >= MAX_STARTS:
+        return Verdict("abort", f"its replicas failed to start {seen.starts} times", rules.percent)
+    limit = rules.abort_error_rate
+    if limit is not None and seen.failures >= MIN_FAILURES:
+        low, _ = wilson_interval(min(1.0, seen.failures / seen.requests), seen.requests, critical=CRITICAL)
+        if low > limit:
+            lost = f"lost {seen.failures} of {seen.requests} requests ({100 * seen.failures / seen.requests:.0f} %)"
+            return Verdict("abort", f"{lost}, more than {100 * limit:g} %", rules.percent)
+    enough = seen.requests >= rules.min_requests
+    if rules.abort_p95_s is not None and enough and seen.p95_s is not None and seen.p95_s > rules.abort_p95_s:
+        return Verdict("abort", f"p95 of the first token is {seen.p95_s:.2f} s, above {rules.abort_p95_s:g} s", rules.percent)
+    if not rules.step_up or not enough or seen.step_s < 60 * rules.step_minutes:
+        return Verdict("wait", "", rules.percent)
+    larger = [step for step in STEPS if step > rules.percent]
+    if not larger:
+        return Verdict("promote", f"{seen.requests} requests at {rules.percent:g} %", 100.0)
+    return Verdict("step", f"{seen.requests} requests at {rules.percent:g} %", larger[0])

@@ -1,0 +1,144 @@
+"""Canaries: a second checkpoint behind an endpoint that gets a share of its requests, and is promoted or aborted by hand or by rules."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Deployment, Endpoint, Job, Replica, ReplicaFailure, Usage
+from backend.domain.serving.canary import CanaryRules, Observed, Verdict, judge_canary
+from backend.errors import Conflict
+from backend.services.context import Context, Person, require_builder
+from backend.services.serving.deployments import add_deployment, check_num_replicas, current_deployment, refuse_undeployable
+from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
+from backend.services.serving.rollout import CANARY, STABLE, active_deployments, advance, retire
+
+MAX_TIMES = 5000
+SINCE = "step_at"
+
+
+def start_canary(ctx: Context, name: str, *, checkpoint_id: str, rules: CanaryRules, num_replicas: int = 1, person: Person) -> EndpointView:
+    """Serve a second checkpoint to a share of an endpoint's requests. It replaces a canary that runs.
+
+    Raises NotFound, Conflict for a stopped endpoint or a checkpoint that its gates refuse, InvalidInput, NotAllowed for a rater.
+    """
+    require_builder(person)
+    check_num_replicas(num_replicas)
+    refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person)
+    with ctx.db.write() as session:
+        endpoint = find_endpoint(session, name)
+        stable = current_deployment(session, endpoint)
+        add_deployment(
+            session,
+            ctx,
+            endpoint,
+            checkpoint_id,
+            num_replicas=num_replicas,
+            config={key: value for key, value in stable.config.items() if key != FOLLOWS},
+            person=person,
+            role=CANARY,
+            traffic=_stored(ctx, rules),
+        )
+    return get_endpoint(ctx, name)
+
+
+def change_canary(ctx: Context, name: str, *, rules: CanaryRules, person: Person) -> EndpointView:
+    """Replace the share and the rules of the canary that runs; its present step begins again. Raises Conflict where none runs."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        _running(session, find_endpoint(session, name)).traffic = _stored(ctx, rules)
+    return get_endpoint(ctx, name)
+
+
+def promote_canary(ctx: Context, name: str, *, person: Person) -> EndpointView:
+    """Make the canary the endpoint's stable revision: its replicas replace the others one by one. Raises Conflict where none runs."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        endpoint = find_endpoint(session, name)
+        _promote(session, ctx, endpoint.id, _running(session, endpoint), outcome="canary, promoted by hand")
+    return get_endpoint(ctx, name)
+
+
+def abort_canary(ctx: Context, name: str, *, person: Person) -> EndpointView:
+    """End the canary; its open answers finish. Raises Conflict where none runs."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        endpoint = find_endpoint(session, name)
+        _abort(session, ctx, _running(session, endpoint), outcome="canary, aborted by hand")
+    return get_endpoint(ctx, name)
+
+
+def judge_canaries(ctx: Context) -> None:
+    """Let every canary grow, be promoted or end as its rules say."""
+    query = select(Deployment).where(Deployment.role == CANARY, Deployment.stopped_at.is_(None))
+    with ctx.db.read() as session:
+        verdicts = {row.id: judge_canary(CanaryRules.read(row.traffic), _observe(session, ctx, row)) for row in session.scalars(query)}
+    for deployment_id, verdict in verdicts.items():
+        if verdict.action != "wait":
+            with ctx.db.write() as session:
+                _carry_out(session, ctx, deployment_id, verdict)
+
+
+def _carry_out(session: Session, ctx: Context, deployment_id: str, verdict: Verdict) -> None:
+    canary = session.get_one(Deployment, deployment_id)
+    if canary.stopped_at is not None or canary.role != CANARY:
+        return  # somebody was faster
+    if verdict.action == "abort":
+        _abort(session, ctx, canary, outcome=f"canary, aborted: {verdict.reason}")
+    elif verdict.action == "promote":
+        _promote(session, ctx, canary.endpoint_id, canary, outcome=f"canary, promoted: {verdict.reason}")
+    else:
+        canary.traffic = {**canary.traffic, "percent": verdict.percent, SINCE: ctx.now().isoformat()}
+
+
+def _promote(session: Session, ctx: Context, endpoint_id: str, canary: Deployment, *, outcome: str) -> None:
+    stable = [deployment for deployment in active_deployments(session, endpoint_id) if deployment.role == STABLE]
+    canary.role, canary.traffic = STABLE, {**canary.traffic, "outcome": outcome}
+    canary.num_replicas = stable[-1].num_replicas if stable else canary.num_replicas
+    session.flush()
+    advance(session, ctx, endpoint_id)
+
+
+def _abort(session: Session, ctx: Context, canary: Deployment, *, outcome: str) -> None:
+    retire(session, ctx, canary)
+    canary.traffic = {**canary.traffic, "percent": 0, "outcome": outcome}
+
+
+def _running(session: Session, endpoint: Endpoint) -> Deployment:
+    canaries = [deployment for deployment in active_deployments(session, endpoint.id) if deployment.role == CANARY]
+    if not canaries:
+        raise Conflict(f"{endpoint.name!r} has no canary.", remedy="Start one with --checkpoint.")
+    return canaries[-1]
+
+
+def _stored(ctx: Context, rules: CanaryRules) -> dict[str, Any]:
+    return {**rules.model_dump(mode="json"), SINCE: ctx.now().isoformat()}
+
+
+def _observe(session: Session, ctx: Context, canary: Deployment) -> Observed:
+    since = datetime.fromisoformat(canary.traffic[SINCE])
+    replicas = session.execute(
+        select(Replica.id, Job.lost, Job.error).join(Job, Job.id == Replica.job_id).where(Replica.deployment_id == canary.id)
+    ).all()
+    ids = [row[0] for row in replicas]
+    rows = session.execute(
+        select(Usage.status, Usage.ttft_ms)
+        .where(Usage.replica_id.in_(ids), Usage.created_at >= since)
+        .order_by(Usage.created_at.desc())
+        .limit(MAX_TIMES)
+    ).all()
+    failures = session.scalar(
+        select(func.count()).select_from(ReplicaFailure).where(ReplicaFailure.replica_id.in_(ids), ReplicaFailure.created_at >= since)
+    )
+    answered = [row for row in rows if row[0] in ("finished", "aborted")]
+    times = sorted(row[1] for row in answered if row[1] is not None)
+    return Observed(
+        requests=len(answered) + int(failures or 0),
+        failures=int(failures or 0),
+        p95_s=times[min(len(times) - 1, int(0.95 * len(times)))] / 1000 if times else None,
+        step_s=(ctx.now() - since).total_seconds(),
+        starts=max((row[1] for row in replicas if row[2]), default=0),
+    )

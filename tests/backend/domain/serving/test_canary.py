@@ -1,0 +1,48 @@
+"""A canary ends on errors or slowness, grows after enough requests and time, and is never judged by one lost request."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.domain.serving.canary import CanaryRules, Observed, judge_canary
+from backend.errors import InvalidInput
+
+GROWS = CanaryRules(percent=10, step_up=True, step_minutes=1, min_requests=20)
+
+
+@pytest.mark.parametrize(
+    ("requests", "failures", "action"),
+    [(1, 1, "wait"), (4, 2, "abort"), (40, 2, "wait"), (40, 6, "abort"), (1000, 40, "wait"), (1000, 70, "abort")],
+)
+def test_it_ends_where_its_error_rate_is_clearly_above_the_limit(requests: int, failures: int, action: str) -> None:
+    seen = Observed(requests=requests, failures=failures, p95_s=0.1, step_s=1)
+    assert judge_canary(CanaryRules(abort_error_rate=0.05), seen).action == action
+    assert judge_canary(CanaryRules(abort_error_rate=None), seen).action == "wait"
+
+
+def test_it_ends_where_its_first_token_is_late_or_its_replicas_do_not_start() -> None:
+    rules = CanaryRules(abort_p95_s=0.5)
+    assert judge_canary(rules, Observed(requests=19, failures=0, p95_s=2.0, step_s=1)).action == "wait"
+    assert (
+        judge_canary(rules, Observed(requests=20, failures=0, p95_s=2.0, step_s=1)).reason
+        == "p95 of the first token is 2.00 s, above 0.5 s"
+    )
+    assert judge_canary(rules, Observed(requests=0, failures=0, p95_s=None, step_s=1, starts=3)).action == "abort"
+
+
+def test_it_grows_step_by_step_and_is_promoted_at_the_end() -> None:
+    percent, steps = 10.0, []
+    while percent < 100:
+        verdict = judge_canary(GROWS.model_copy(update={"percent": percent}), Observed(20, 0, 0.1, 60))
+        assert verdict.action == "step"
+        percent = verdict.percent
+        steps.append(percent)
+    assert steps == [25, 50, 100]
+    assert judge_canary(GROWS.model_copy(update={"percent": 100}), Observed(20, 0, 0.1, 60)).action == "promote"
+    assert judge_canary(GROWS, Observed(19, 0, 0.1, 60)).action == "wait"
+    assert judge_canary(GROWS, Observed(20, 0, 0.1, 59)).action == "wait"
+
+
+def test_a_share_out_of_range_is_named() -> None:
+    with pytest.raises(InvalidInput, match="percent = 120"):
+        CanaryRules.read({"percent": 120})

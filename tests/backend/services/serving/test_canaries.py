@@ -1,0 +1,97 @@
+"""Canaries from start to promotion or end, judged by stored requests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from backend.domain.serving.canary import CanaryRules
+from backend.errors import Conflict, NotAllowed
+from backend.services.context import LOCAL, Context, Person
+from backend.services.serving.canaries import abort_canary, change_canary, judge_canaries, promote_canary, start_canary
+from backend.services.serving.deployments import deploy
+from backend.services.serving.endpoints import get_endpoint, list_revisions
+from backend.services.serving.failures import LostRequest, add_failures
+from backend.services.serving.replicas import ready_targets
+from backend.services.serving.usage import UsageRow, add_usage
+from tests.support.serving_world import ServingWorld
+
+RULES = CanaryRules(percent=10, step_up=True, step_minutes=5)
+
+
+@pytest.fixture
+def world(ctx: Context) -> ServingWorld:
+    world = ServingWorld(ctx)
+    deploy(ctx, checkpoint_id=world.checkpoint("oak"), name="tales", num_replicas=2, person=LOCAL)
+    world.start_all()
+    start_canary(ctx, "tales", checkpoint_id=world.checkpoint("elm"), rules=RULES, person=LOCAL)
+    world.start_all()
+    return world
+
+
+def record(world: ServingWorld, *, requests: int, failures: int = 0) -> None:
+    """Let the canary's replica answer requests and lose others."""
+    (replica,) = [r.id for r in get_endpoint(world.ctx, "tales").replicas if r.role == "canary"]
+    now = world.ctx.now()
+    add_usage(world.ctx, [UsageRow(f"{now}{n}", "tales", None, replica, 3, 4, 100.0, 200.0, "finished", now) for n in range(requests)])
+    add_failures(world.ctx, [LostRequest(f"f{n}", replica, "broken", now) for n in range(failures)])
+
+
+def test_a_canary_gets_its_share_beside_the_stable_replicas(world: ServingWorld) -> None:
+    view = get_endpoint(world.ctx, "tales")
+    assert (view.state, view.checkpoint_name, view.rollout) == ("ready", "oak", None)
+    assert view.canary is not None
+    assert (view.canary.checkpoint_name, view.canary.percent, view.canary.num_ready) == ("elm", 10, 1)
+    targets = ready_targets(world.ctx, canaries=True)["tales"]
+    assert sorted((target.variant == "stable", target.percent) for target in targets) == [(False, 10), (True, 0), (True, 0)]
+    assert len(ready_targets(world.ctx)["tales"]) == 2
+
+
+def test_a_canary_that_loses_requests_is_aborted_with_the_reason(world: ServingWorld) -> None:
+    record(world, requests=6, failures=1)
+    judge_canaries(world.ctx)
+    assert get_endpoint(world.ctx, "tales").canary is not None, "one lost request is no proof"
+    record(world, requests=0, failures=4)
+    judge_canaries(world.ctx)
+    view = get_endpoint(world.ctx, "tales")
+    assert (view.canary, view.checkpoint_name, world.served()) == (None, "oak", ["oak", "oak"])
+    assert list_revisions(world.ctx, "tales")[0].note == "canary, aborted: lost 4 of 10 requests (40 %), more than 5 %"
+
+
+def test_a_healthy_canary_grows_and_replaces_the_stable_revision(world: ServingWorld) -> None:
+    shares = []
+    for step in range(1, 5):
+        later = replace(world.ctx, now=lambda step=step: world.ctx.now() + timedelta(minutes=6 * step))
+        record(ServingWorld(later), requests=20)
+        judge_canaries(replace(world.ctx, now=lambda step=step: world.ctx.now() + timedelta(minutes=6 * step + 5.5)))
+        canary = get_endpoint(world.ctx, "tales").canary
+        shares.append(canary.percent if canary else None)
+    assert shares == [25, 50, 100, None]
+    world.start_all()
+    assert world.served() == ["elm", "elm"]
+    assert get_endpoint(world.ctx, "tales").rollout is None
+    assert list_revisions(world.ctx, "tales")[0].note == "canary, promoted: 20 requests at 100 %"
+
+
+def test_a_canary_is_changed_promoted_and_aborted_by_hand(world: ServingWorld) -> None:
+    changed = change_canary(world.ctx, "tales", rules=CanaryRules(percent=50), person=LOCAL).canary
+    assert changed is not None
+    assert changed.percent == 50
+    assert abort_canary(world.ctx, "tales", person=LOCAL).canary is None
+    with pytest.raises(Conflict, match="no canary"):
+        promote_canary(world.ctx, "tales", person=LOCAL)
+    start_canary(world.ctx, "tales", checkpoint_id=world.checkpoint("fir"), rules=RULES, person=LOCAL)
+    world.start_all()
+    promote_canary(world.ctx, "tales", person=LOCAL)
+    world.start_all()
+    assert world.served() == ["fir", "fir"]
+    with pytest.raises(NotAllowed):
+        start_canary(world.ctx, "tales", checkpoint_id="x", rules=RULES, person=Person("x", "r", "rater"))
+
+
+def test_a_deployment_ends_the_canary(world: ServingWorld) -> None:
+    deploy(world.ctx, checkpoint_id=world.checkpoint("fir"), name="tales", num_replicas=2, person=LOCAL)
+    assert get_endpoint(world.ctx, "tales").canary is None
+    assert [row.note for row in list_revisions(world.ctx, "tales")] == ["", "superseded by the next revision", ""]
