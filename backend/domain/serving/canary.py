@@ -63,26 +63,26 @@ class Verdict:
     percent: float
 
 
-def judge_canary(rules: CanaryRules, seen: Observed) -> Verdict:
-    """Return whether a canary is aborted, grows, is promoted or goes on as it is.
+def judge_canary(rules: CanaryRules, observed: Observed) -> Verdict:
+    """Return whether a canary is aborted, grows, is promoted or stays as it is.
 
     >>> judge_canary(CanaryRules(percent=10), Observed(requests=10, failures=4, p95_s=None, step_s=1)).reason
     'lost 4 of 10 requests (40 %), more than 5 %'
     """
-    if seen.starts >= MAX_STARTS:
-        return Verdict("abort", f"its replicas failed to start {seen.starts} times", rules.percent)
+    if observed.starts >= MAX_STARTS:
+        return Verdict("abort", f"its replicas failed to start {observed.starts} times", rules.percent)
     limit = rules.abort_error_rate
-    if limit is not None and seen.failures >= MIN_FAILURES:
-        low, _ = wilson_interval(min(1.0, seen.failures / seen.requests), seen.requests, critical=CRITICAL)
+    if limit is not None and observed.failures >= MIN_FAILURES:
+        low, _ = wilson_interval(min(1.0, observed.failures / observed.requests), observed.requests, critical=CRITICAL)
         if low > limit:
-            lost = f"lost {seen.failures} of {seen.requests} requests ({100 * seen.failures / seen.requests:.0f} %)"
+            lost = f"lost {observed.failures} of {observed.requests} requests ({100 * observed.failures / observed.requests:.0f} %)"
             return Verdict("abort", f"{lost}, more than {100 * limit:g} %", rules.percent)
-    enough = seen.requests >= rules.min_requests
-    if rules.abort_p95_s is not None and enough and seen.p95_s is not None and seen.p95_s > rules.abort_p95_s:
-        return Verdict("abort", f"p95 of the first token is {seen.p95_s:.2f} s, above {rules.abort_p95_s:g} s", rules.percent)
-    if not rules.step_up or not enough or seen.step_s < 60 * rules.step_minutes:
+    enough = observed.requests >= rules.min_requests
+    if rules.abort_p95_s is not None and enough and observed.p95_s is not None and observed.p95_s > rules.abort_p95_s:
+        return Verdict("abort", f"p95 of the first token is {observed.p95_s:.2f} s, above {rules.abort_p95_s:g} s", rules.percent)
+    if not rules.step_up or not enough or observed.step_s < 60 * rules.step_minutes:
         return Verdict("wait", "", rules.percent)
     larger = [step for step in STEPS if step > rules.percent]
     if not larger:
-        return Verdict("promote", f"{seen.requests} requests at {rules.percent:g} %", 100.0)
-    return Verdict("step", f"{seen.requests} requests at {rules.percent:g} %", larger[0])
+        return Verdict("promote", f"{observed.requests} requests at {rules.percent:g} %", 100.0)
+    return Verdict("step", f"{observed.requests} requests at {rules.percent:g} %", larger[0])

@@ -85,7 +85,7 @@ def judge_canaries(ctx: Context) -> None:
 def _carry_out(session: Session, ctx: Context, deployment_id: str, verdict: Verdict) -> None:
     canary = session.get_one(Deployment, deployment_id)
     if canary.stopped_at is not None or canary.role != CANARY:
-        return  # somebody was faster
+        return  # it ended in the meantime
     if verdict.action == "abort":
         _abort(session, ctx, canary, outcome=f"canary, aborted: {verdict.reason}")
     elif verdict.action == "promote":

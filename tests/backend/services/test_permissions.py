@@ -42,6 +42,7 @@ NOBODY_ASKS = {
     "add_usage": "the gateway",
     "add_failures": "the gateway",
     "advance_endpoints": "a worker",
+    "judge_canaries": "a worker, by the canary's rules",
     "open_rematch": "the launch on votes, which has asked",
     "close_when_over": "a vote, by the campaign's stopping rule",
     "store_answer_rating": "its rater's own; the rater comes from a signed token",

@@ -15,9 +15,9 @@ GROWS = CanaryRules(percent=10, step_up=True, step_minutes=1, min_requests=20)
     [(1, 1, "wait"), (4, 2, "abort"), (40, 2, "wait"), (40, 6, "abort"), (1000, 40, "wait"), (1000, 70, "abort")],
 )
 def test_it_ends_where_its_error_rate_is_clearly_above_the_limit(requests: int, failures: int, action: str) -> None:
-    seen = Observed(requests=requests, failures=failures, p95_s=0.1, step_s=1)
-    assert judge_canary(CanaryRules(abort_error_rate=0.05), seen).action == action
-    assert judge_canary(CanaryRules(abort_error_rate=None), seen).action == "wait"
+    observed = Observed(requests=requests, failures=failures, p95_s=0.1, step_s=1)
+    assert judge_canary(CanaryRules(abort_error_rate=0.05), observed).action == action
+    assert judge_canary(CanaryRules(abort_error_rate=None), observed).action == "wait"
 
 
 def test_it_ends_where_its_first_token_is_late_or_its_replicas_do_not_start() -> None:

@@ -16,7 +16,7 @@ from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
-from tests.support.serving_world import ServingWorld
+from tests.support.serving.serving_world import ServingWorld
 
 RULES = CanaryRules(percent=10, step_up=True, step_minutes=5)
 

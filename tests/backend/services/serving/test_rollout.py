@@ -13,7 +13,7 @@ from backend.services.serving.deployments import deploy, rollback_endpoint, scal
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge
 from backend.services.serving.rollout import advance_endpoints
-from tests.support.serving_world import ServingWorld
+from tests.support.serving.serving_world import ServingWorld
 
 
 @pytest.fixture
