@@ -17,6 +17,7 @@ from backend.domain.evaluation.judges.config import JUDGE_KEY
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
 from backend.infra.hosts import HostRules, make_host_rules
+from backend.infra.notifier import Notifier
 from backend.infra.queue import JobQueue
 from backend.services.context import Context, Policy
 from backend.settings import Settings
@@ -51,12 +52,19 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             device_hour_price_usd=settings.device_hour_price,
             prices=DevicePrices(default=settings.device_hour_price, named=settings.device_prices),
             disk_gb_month_usd=settings.disk_gb_month_price,
+            alert_ttft_p95_ms=settings.alert_ttft_p95_ms,
             keep_job_folders_days=settings.keep_job_folders_days,
             job_memory_mb=settings.job_memory_mb,
             run_code=settings.run_code,
             require_safety_gate=settings.require_safety_gate,
             judge_url=settings.judge_url,
             judge_key=settings.judge_key is not None,
+        ),
+        notifier=Notifier(
+            webhook_url=settings.alert_webhook.get_secret_value() if settings.alert_webhook else "",
+            email_to=settings.alert_email_to,
+            email_from=settings.alert_email_from,
+            smtp_url=settings.smtp_url.get_secret_value() if settings.smtp_url else "",
         ),
         gateway_url=settings.gateway_url,
         pages_url=settings.pages_url,

@@ -126,9 +126,22 @@ class Settings(BaseSettings):
         "On the CPU a job counts as one device.",
     )
     disk_gb_month_price: float = Field(default=0.0, ge=0, description="US dollars for a gigabyte of disk for a month.")
+    alert_webhook: SecretStr | None = Field(
+        default=None, description="Address that alerts are posted to as JSON (docs/operation.md); never logged."
+    )
+    alert_email_to: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Addresses that alerts are sent to, with commas; needs ROUNDHOUSE_SMTP_URL."
+    )
+    alert_email_from: str = Field(default="", description="Sender of alerts; when empty, the first of the addresses.")
+    smtp_url: SecretStr | None = Field(
+        default=None, description="Mail server for alerts: smtp://USER:PASSWORD@HOST:587 (with STARTTLS) or smtps://...; never logged."
+    )
+    alert_ttft_p95_ms: float | None = Field(
+        default=None, gt=0, description="Alert when the 95th percentile of an endpoint's first token over 15 minutes is above this."
+    )
     admin_password: SecretStr | None = Field(default=None, description="For containers: creates the account `admin` at the first start.")
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "alert_email_to", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -23,6 +23,7 @@ from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat
+from backend.services.serving.monitoring.tick import run_monitor
 from backend.services.serving.rollout import advance_endpoints, has_canary
 from backend.services.training.open_sweeps import list_open_sweeps
 from backend.settings import Settings
@@ -77,6 +78,8 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     get_context()  # created before other threads use it
     queues = sorted(sender.app.amqp.queues.consume_from)
     threading.Thread(target=_heartbeat_loop, args=(queues,), daemon=True, name="heart").start()
+    if "cpu" in queues:
+        threading.Thread(target=run_monitor, args=(get_context(), JobThreads.stopping), daemon=True, name="monitor").start()
 
 
 def _heartbeat_loop(queues: list[str]) -> None:

@@ -58,6 +58,7 @@ def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
         "Serve": [
             _page(routes.ENDPOINTS, "Endpoints", "dns"),
             _page(routes.PLAYGROUND, "Playground", "chat"),
+            _page(routes.MONITOR, "Monitor", "monitoring"),
             _page(routes.LINEAGE, "Lineage", "account_tree"),
         ],
         "Operate": [

@@ -21,6 +21,7 @@ from backend.gateway.bodies import ChatBody, CompletionBody, EmbeddingsBody, Tok
 from backend.gateway.connection import LimitBody, StreamedAnswer, WholeAnswer
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, invalid_key, unavailable
+from backend.gateway.exporter import render_live
 from backend.gateway.limits.demand import LimitStore
 from backend.gateway.limits.gate import KeyGate, check_scope
 from backend.gateway.limits.memory import MemoryLimits
@@ -169,7 +170,9 @@ class Gateway:
         principal = await self._authenticate(request)
         if principal is not None and not principal.scopes.admin:
             raise ApiError(403, "/metrics counts the requests of every key and needs a key with the scope `admin`.", code="not_allowed")
-        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        live = await asyncio.to_thread(self._directory.live_gauges)
+        text = self._metrics.render() + (b"" if live is None else render_live(live))
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def _answer(self, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None) -> Response:
         check_scope(principal, endpoint="chat" if form.kind == "chat" else "completions", model=body.model)

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period
 from backend.domain.serving.options import Policy
 from backend.services.serving.failures import LostRequest
+from backend.services.serving.monitoring.gauges import LiveGauges
 from backend.services.serving.usage import UsageRow
 
 
@@ -63,6 +64,9 @@ class Directory(Protocol):
 
     def device_hour_usd(self, replica_id: str) -> float | None:
         """Return the price of an hour of the device that a replica runs on; None without a price. Does not block."""
+
+    def live_gauges(self) -> LiveGauges | None:
+        """Return the gauges of replicas and workers; None while they can't be read."""
 
     def list_models(self) -> Sequence[ModelEntry]:
         """Return the endpoints that are deployed."""

@@ -19,6 +19,7 @@ from backend.services.people.keys import KeyGrant, check_key, hash_key, key_spen
 from backend.services.serving.costs.prices import replica_prices
 from backend.services.serving.endpoints import deployed_endpoints
 from backend.services.serving.failures import LostRequest, add_failures
+from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.replicas import Target, ready_targets
 from backend.services.serving.usage import UsageRow, add_usage
 
@@ -83,6 +84,13 @@ class InstalledDirectory:
     def device_hour_usd(self, replica_id: str) -> float | None:
         """Return the price of an hour of a replica's device, as read with the addresses."""
         return self._prices.get(replica_id)
+
+    def live_gauges(self) -> LiveGauges | None:
+        """Return the gauges of replicas and workers; None while the database is away."""
+        try:
+            return self._keeper.ask(lambda: read_live(self._ctx))
+        except Away:
+            return None
 
     def list_models(self) -> Sequence[ModelEntry]:
         """Return the endpoints that are deployed, ready or not."""

@@ -17,6 +17,8 @@ class GatewayMetrics:
         self.running = Gauge("roundhouse_requests_running", "Open requests.", model, registry=registry)
         self.prompt_tokens = Counter("roundhouse_prompt_tokens", "Tokens of prompts.", model, registry=registry)
         self.generation_tokens = Counter("roundhouse_generation_tokens", "Tokens generated.", model, registry=registry)
+        self.cached_tokens = Counter("roundhouse_prefix_cache_hits", "Tokens of prompts found in the cache.", model, registry=registry)
+        self.cost = Counter("roundhouse_cost_usd", "Price of the device time of requests.", model, registry=registry)
         self.success = Counter("roundhouse_request_success", "Completed requests.", ["model", "finish_reason"], registry=registry)
         self.failed = Counter("roundhouse_request_failed", "Requests answered with an error.", ["model", "code"], registry=registry)
         self.aborted = Counter("roundhouse_aborted", "Requests cut off, by whom.", ["model", "by"], registry=registry)

@@ -238,6 +238,8 @@ class Relay:
         name, metrics = trace.endpoint, self._metrics
         metrics.prompt_tokens.labels(name).inc(row.prompt_tokens)
         metrics.generation_tokens.labels(name).inc(row.completion_tokens)
+        metrics.cached_tokens.labels(name).inc(row.cached_tokens)
+        metrics.cost.labels(name).inc(row.cost_usd or 0.0)
         metrics.resting.set(self.balancer.num_resting())
         if row.status == "finished":
             metrics.success.labels(name, trace.finish.finish_reason.value if trace.finish else "").inc()

@@ -12,6 +12,7 @@ from backend.db.engine import Database
 from backend.domain.estimates.prices import DevicePrices
 from backend.errors import NotAllowed
 from backend.infra.artifacts import Artifacts
+from backend.infra.notifier import Notifier
 from backend.infra.queue import JobQueue
 
 
@@ -27,6 +28,7 @@ class Policy:
     device_hour_price_usd: float | None = None
     prices: DevicePrices = field(default_factory=DevicePrices)
     disk_gb_month_usd: float = 0.0
+    alert_ttft_p95_ms: float | None = None
     keep_job_folders_days: float = 30.0
     job_memory_mb: int | None = None
     run_code: bool = False
@@ -44,6 +46,7 @@ class Context:
     artifacts: Artifacts
     secret: bytes = field(repr=False)
     policy: Policy = Policy()
+    notifier: Notifier = field(default=Notifier(), repr=False)
     now: Callable[[], datetime] = utc_now
     gateway_url: str = "http://127.0.0.1:8100"
     pages_url: str = "http://127.0.0.1:8501"

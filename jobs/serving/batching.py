@@ -156,6 +156,7 @@ class BatchingEngine:
             steps=getattr(self._manager, "current_batch", 0),
             generated_tokens=self._rate.total,
             last_token_age_s=self._rate.last_age_s(),
+            cache_ratio=_used_share(processor.cache) if processor is not None else None,
         )
 
     def is_alive(self) -> bool:
@@ -242,3 +243,8 @@ def _num_pages(network: Any, tokens: int, context_length: int) -> int:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     page_bytes = 2 * config.num_hidden_layers * heads * head_dim * network.dtype.itemsize * PAGE_TOKENS
     return int(cache_pages(page_bytes, tokens=tokens, context=context_length, device=network.device.type))
+
+
+def _used_share(cache: Any) -> float:
+    """Return the share of a cache's pages that requests hold; pages of shared prefixes that wait to be used again count as free."""
+    return 1.0 - float(cache.compute_free_capacity(relative=True))

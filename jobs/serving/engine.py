@@ -55,6 +55,7 @@ class EngineStats:
     steps: int
     generated_tokens: int
     last_token_age_s: float | None
+    cache_ratio: float | None = None  # used share of the KV cache; None without a cache of pages
 
 
 class TextMatcher(Matcher, Protocol):

@@ -110,7 +110,8 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
         if time.monotonic() >= next_gauge:
             stats = replica.engine.stats()
             rate = round(stats.tokens_per_second, 2)
-            reporter.emit(GaugeEvent(running=stats.running, waiting=stats.waiting, tokens_per_second=rate))
+            ratio = None if stats.cache_ratio is None else round(stats.cache_ratio, 4)
+            reporter.emit(GaugeEvent(running=stats.running, waiting=stats.waiting, tokens_per_second=rate, cache_ratio=ratio))
             next_gauge = time.monotonic() + GAUGE_S
         await asyncio.sleep(POLL_S)
     return "signal"

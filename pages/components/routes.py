@@ -23,6 +23,7 @@ BALLOT = "evaluate/ballot.py"
 
 ENDPOINTS = "serve/endpoints.py"
 PLAYGROUND = "serve/playground.py"
+MONITOR = "serve/monitor.py"
 LINEAGE = "serve/lineage.py"
 
 WORKERS = "admin/workers.py"

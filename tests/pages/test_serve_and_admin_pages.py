@@ -62,7 +62,9 @@ def make_ready(ctx: Context) -> None:
         record_ready(session, ctx, claim, ReadyEvent(url="http://127.0.0.1:1"))
 
 
-@pytest.mark.parametrize("page", ["serve/endpoints.py", "serve/playground.py", "admin/workers.py", "admin/people.py", "admin/costs.py"])
+@pytest.mark.parametrize(
+    "page", ["serve/endpoints.py", "serve/playground.py", "admin/workers.py", "admin/people.py", "admin/costs.py", "serve/monitor.py"]
+)
 def test_an_empty_page_states_the_next_step(page: str) -> None:
     app = draw(page)
     assert app.title[0].value

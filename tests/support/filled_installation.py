@@ -50,7 +50,7 @@ class Filled:
         """Every page by a short name, and what is shown one at a time."""
         pages = (
             "datasets architectures tokenizers planner launch runs checkpoints inspect evaluations battles endpoints "
-            "playground workers people costs"
+            "playground workers people costs monitor"
         )
         return {
             "overview": "/",

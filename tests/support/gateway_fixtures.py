@@ -48,6 +48,9 @@ class MemoryDirectory:
     def spent(self, key_id: str, unit: str, period: str) -> float:
         return self.spending.get((key_id, unit, period), 0.0)
 
+    def live_gauges(self) -> None:
+        return None
+
     def device_hour_usd(self, replica_id: str) -> float | None:
         return self.prices.get(replica_id)
 

@@ -162,12 +162,13 @@ class ReadyEvent(Event):
 
 
 class GaugeEvent(Event):
-    """Open and waiting requests of a replica, and the tokens per second that it generates."""
+    """Open and waiting requests of a replica, the tokens per second that it generates, and the used share of its KV cache."""
 
     type: Literal["gauge"] = "gauge"
     running: int
     waiting: int
     tokens_per_second: float
+    cache_ratio: float | None = None
 
 
 class ErrorEvent(Event):

@@ -1,0 +1,39 @@
+"""Gauges of replicas and workers as Prometheus reads them, beside the gateway's own metrics. vLLM's names and units under our prefix."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from backend.services.serving.monitoring.gauges import LiveGauges, host_ratios
+
+
+def render_live(live: LiveGauges) -> bytes:
+    """Return the gauges of now as text. Labels name endpoints, replicas, machines and queues, never keys, people or prompts."""
+    registry = CollectorRegistry()
+    labels = ["model", "replica"]
+    running = Gauge("roundhouse_num_requests_running", "Requests that a replica generates for.", labels, registry=registry)
+    waiting = Gauge("roundhouse_num_requests_waiting", "Requests in a replica's queue.", labels, registry=registry)
+    rate = Gauge("roundhouse_generation_tokens_per_second", "Tokens a second over the last seconds.", labels, registry=registry)
+    cache = Gauge("roundhouse_kv_cache_usage_ratio", "Used share of the KV cache, 0 to 1.", labels, registry=registry)
+    ready = Gauge("roundhouse_replica_ready", "Whether a replica answers: 1 or 0.", labels, registry=registry)
+    for replica in live.replicas:
+        names = (replica.endpoint, replica.replica_id)
+        running.labels(*names).set(replica.running)
+        waiting.labels(*names).set(replica.waiting)
+        rate.labels(*names).set(replica.tokens_per_second)
+        ready.labels(*names).set(replica.is_ready)
+        if replica.cache_ratio is not None:
+            cache.labels(*names).set(replica.cache_ratio)
+    up = Gauge("roundhouse_worker_up", "Whether a worker's heartbeat is fresh: 1 or 0.", ["worker"], registry=registry)
+    hosts = {
+        name: Gauge(f"roundhouse_host_{name}", f"Used share of a machine's {label}, 0 to 1.", ["host"], registry=registry)
+        for name, label in (("cpu_ratio", "CPU"), ("memory_ratio", "memory"), ("gpu_ratio", "GPUs"), ("gpu_memory_ratio", "GPU memory"))
+    }
+    for worker in live.workers:
+        up.labels(worker.name).set(worker.is_alive)
+        for name, value in host_ratios(worker.gauges).items() if worker.is_alive else ():
+            hosts[name].labels(worker.host).set(value)
+    jobs = Gauge("roundhouse_jobs", "Open jobs.", ["queue", "status"], registry=registry)
+    for queue, status, count in live.jobs:
+        jobs.labels(queue, status).set(count)
+    return generate_latest(registry)

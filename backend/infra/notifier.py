@@ -1,0 +1,66 @@
+"""Sends alerts: JSON to a webhook, text by e-mail."""
+
+from __future__ import annotations
+
+import smtplib
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.message import EmailMessage
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, repr=False)
+class Notifier:
+    """Channels of alerts; an empty one is off. `smtp_url`: smtp://USER:PASSWORD@HOST:587 (with STARTTLS) or smtps://..."""
+
+    webhook_url: str = ""
+    email_to: tuple[str, ...] = ()
+    email_from: str = ""
+    smtp_url: str = ""
+
+    @property
+    def is_on(self) -> bool:
+        """Return whether any channel is set."""
+        return bool(self.webhook_url or (self.email_to and self.smtp_url))
+
+    def send(self, subject: str, text: str, data: Mapping[str, Any]) -> list[str]:
+        """Send to every channel; return the problems, without secrets."""
+        problems = []
+        channels: list[tuple[str, bool, Callable[[], None]]] = [
+            ("webhook", bool(self.webhook_url), lambda: self._post(data)),
+            ("e-mail", bool(self.email_to and self.smtp_url), lambda: self._mail(subject, text)),
+        ]
+        for name, is_set, channel in channels:
+            if is_set:
+                try:
+                    channel()
+                except Exception as error:  # a channel that fails must not keep the other from being tried
+                    problems.append(f"{name}: {type(error).__name__}")
+        return problems
+
+    def _post(self, data: Mapping[str, Any]) -> None:
+        import httpx  # few processes need it
+
+        httpx.post(self.webhook_url, json=dict(data), timeout=TIMEOUT_S, follow_redirects=False).raise_for_status()
+
+    def _mail(self, subject: str, text: str) -> None:
+        parts = urlsplit(self.smtp_url)
+        message = EmailMessage()
+        message["Subject"] = " ".join(subject.split())
+        message["From"], message["To"] = self.email_from or self.email_to[0], ", ".join(self.email_to)
+        message.set_content(text)
+        is_tls = parts.scheme == "smtps"
+        port = parts.port or (465 if is_tls else 587)
+        host = parts.hostname or "localhost"
+        kind: type[smtplib.SMTP] = smtplib.SMTP_SSL if is_tls else smtplib.SMTP
+        with kind(host, port, timeout=TIMEOUT_S) as server:
+            server.ehlo()
+            if not is_tls and server.has_extn("starttls"):
+                server.starttls(context=ssl.create_default_context())
+            if parts.username:
+                server.login(unquote(parts.username), unquote(parts.password or ""))
+            server.send_message(message)

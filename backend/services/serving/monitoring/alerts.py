@@ -1,0 +1,205 @@
+"""Alerts: conditions that are checked every few seconds, opened once, sent once, and resolved."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+
+from backend.db.tables import Alert, Deployment, Endpoint, Job, Run
+from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.states import Status
+from backend.services.context import LOCAL, Context
+from backend.services.people.keys import list_keys, spending_of_keys
+from backend.services.serving.monitoring.gauges import LiveGauges, read_live
+from backend.services.serving.monitoring.traffic import WINDOWS, read_traffic
+
+HOLDS_S = 60.0
+"""Seconds that a lost replica must stay lost before it is an alert: a restart is shorter."""
+MIN_REQUESTS = 20
+ENDED_WITHIN = timedelta(minutes=10)
+DIVERGED = ("nan", "diverged", "infinite", "not finite")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition that is met. An event (a run that ended) is sent and not kept open."""
+
+    fingerprint: str
+    kind: str
+    severity: str
+    message: str
+    is_event: bool = False
+
+
+@dataclass(frozen=True)
+class AlertView:
+    """An alert as pages show it."""
+
+    kind: str
+    severity: str
+    message: str
+    opened_at: datetime
+    resolved_at: datetime | None
+    sent_at: datetime | None
+    problem: str
+
+
+@dataclass
+class AlertWatch:
+    """Checks the conditions, and remembers since when those hold that must last."""
+
+    since: dict[str, datetime] = field(default_factory=dict)
+
+    def check(self, ctx: Context) -> list[str]:
+        """Open, send and resolve alerts; return the messages that were sent."""
+        conditions = [
+            *self._lasting(ctx, list(_replicas_down(ctx, read_live(ctx)))),
+            *_slow(ctx),
+            *_budgets(ctx),
+            *_disk(ctx),
+            *_ended_runs(ctx),
+        ]
+        return settle_alerts(ctx, conditions)
+
+    def _lasting(self, ctx: Context, conditions: Sequence[Condition]) -> list[Condition]:
+        now = ctx.now()
+        self.since = {c.fingerprint: self.since.get(c.fingerprint, now) for c in conditions}
+        return [c for c in conditions if (now - self.since[c.fingerprint]).total_seconds() >= HOLDS_S]
+
+
+def settle_alerts(ctx: Context, conditions: Sequence[Condition]) -> list[str]:
+    """Open an alert for each new condition and resolve those that no longer hold. Each change is sent once, whichever process finds it."""
+    now = ctx.now()
+    changes: list[tuple[str, str, Condition]] = []
+    with ctx.db.write() as session:
+        current = {alert.fingerprint: alert for alert in session.scalars(select(Alert).where(Alert.resolved_at.is_(None)))}
+        events = [c.fingerprint for c in conditions if c.is_event]
+        past = set(session.scalars(select(Alert.fingerprint).where(Alert.fingerprint.in_(events))))
+        for condition in conditions:
+            alert = current.pop(condition.fingerprint, None)
+            if alert is not None:
+                alert.seen_at, alert.message = now, condition.message
+            elif not (condition.is_event and condition.fingerprint in past):
+                alert = Alert(
+                    fingerprint=condition.fingerprint,
+                    kind=condition.kind,
+                    severity=condition.severity,
+                    message=condition.message,
+                    opened_at=now,
+                    seen_at=now,
+                    resolved_at=now if condition.is_event else None,
+                )
+                session.add(alert)
+                session.flush()
+                changes.append((alert.id, "event" if condition.is_event else "firing", condition))
+        for alert in current.values():
+            alert.resolved_at = now
+            changes.append((alert.id, "resolved", Condition(alert.fingerprint, alert.kind, alert.severity, alert.message)))
+    for alert_id, state, condition in changes:
+        _send(ctx, alert_id, state, condition)
+    return [f"{state}: {condition.message}" for _, state, condition in changes]
+
+
+def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
+    """Return open alerts, then the newest resolved ones."""
+    with ctx.db.read() as session:
+        query = select(Alert).order_by(Alert.resolved_at.is_not(None), Alert.opened_at.desc()).limit(limit)
+        return [AlertView(a.kind, a.severity, a.message, a.opened_at, a.resolved_at, a.sent_at, a.problem) for a in session.scalars(query)]
+
+
+def _send(ctx: Context, alert_id: str, state: str, condition: Condition) -> None:
+    if not ctx.notifier.is_on:
+        return
+    data = {
+        "state": state,
+        "kind": condition.kind,
+        "severity": condition.severity,
+        "message": condition.message,
+        "fingerprint": condition.fingerprint,
+        "url": f"{ctx.pages_url}/monitor",
+        "at": ctx.now().isoformat(),
+    }
+    title = f"Roundhouse: {'resolved: ' if state == 'resolved' else ''}{condition.message}"
+    problems = ctx.notifier.send(title[:160], f"{condition.message}\n\n{data['url']}\n", data)
+    with ctx.db.write() as session:
+        alert = session.get_one(Alert, alert_id)
+        alert.sent_at, alert.problem = ctx.now(), "; ".join(problems)
+
+
+def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[Condition]:
+    with ctx.db.read() as session:
+        rows = session.execute(
+            select(Endpoint.id, Endpoint.name, Deployment.num_replicas)
+            .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+            .where(Deployment.stopped_at.is_(None))
+            .order_by(Deployment.created_at)
+        ).all()
+    requested = {(endpoint_id, name): replicas for endpoint_id, name, replicas in rows}  # the newest deployment of an endpoint
+    for (endpoint_id, name), replicas in requested.items():
+        ready = sum(replica.is_ready for replica in live.replicas if replica.endpoint_id == endpoint_id)
+        if ready < replicas:
+            severity = "critical" if ready == 0 else "warning"
+            yield Condition(f"replicas:{endpoint_id}", "replica_down", severity, f"{name}: {ready} of {replicas} replicas ready")
+
+
+def _slow(ctx: Context) -> Iterator[Condition]:
+    limit_ms = ctx.policy.alert_ttft_p95_ms
+    if limit_ms is None:
+        return
+    with ctx.db.read() as session:
+        names = session.scalars(
+            select(Endpoint.name).join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None)).distinct()
+        ).all()
+    for name in names:
+        recent = read_traffic(ctx, WINDOWS[0], endpoint=name).total
+        p95 = recent.ttft_ms[1]
+        if p95 is not None and recent.requests >= MIN_REQUESTS and p95 > limit_ms:
+            message = f"{name}: first token p95 is {p95:,.0f} ms over 15 min, limit {limit_ms:,.0f} ms"
+            yield Condition(f"ttft:{name}", "slow_first_token", "warning", message)
+
+
+def _budgets(ctx: Context) -> Iterator[Condition]:
+    keys = [key for key in list_keys(ctx, person=LOCAL) if key.state(ctx.now()) == "active" and key.limits.budgets]
+    if not keys:
+        return
+    ids = [key.id for key in keys]
+    spent = {"day": spending_of_keys(ctx, ids, "day"), "month": spending_of_keys(ctx, ids, "month")}
+    for key in keys:
+        for unit, period, budget in key.limits.budgets:
+            spending = spent[period].get(key.id)
+            used = 0.0 if spending is None else float(spending.tokens if unit == "tokens" else spending.usd)
+            if used >= 0.8 * budget:
+                severity = "critical" if used >= budget else "warning"
+                message = (
+                    f"Key {key.name}: {used / budget:.0%} of its {'token' if unit == 'tokens' else 'dollar'} budget for this {period} used"
+                )
+                yield Condition(f"budget:{key.id}:{unit}:{period}:{severity}", "budget", severity, message)
+
+
+def _disk(ctx: Context) -> Iterator[Condition]:
+    usage = shutil.disk_usage(ctx.artifacts.root)
+    if usage.free < max(2 * ctx.policy.keep_free_bytes, usage.total // 20):
+        severity = "critical" if usage.free < ctx.policy.keep_free_bytes else "warning"
+        yield Condition(f"disk:{severity}", "disk", severity, f"{usage.free / 2**30:,.1f} GiB of disk left for artifacts")
+
+
+def _ended_runs(ctx: Context) -> Iterator[Condition]:
+    with ctx.db.read() as session:
+        rows = session.execute(
+            select(Run.name, Job)
+            .join(Job, Job.id == Run.job_id)
+            .where(Job.finished_at > ctx.now() - ENDED_WITHIN)
+            .order_by(Job.finished_at)
+        ).all()
+    for name, job in rows:
+        if job.status == Status.FINISHED:
+            yield Condition(f"run:{job.id}:{job.attempt}", "run_ended", "info", f"Run {name} finished", is_event=True)
+        elif job.status == Status.FAILED:
+            cause = JobFailure.read(job.error).cause
+            diverged = any(word in cause.lower() for word in DIVERGED)
+            kind, verb = ("run_diverged", "diverged") if diverged else ("run_ended", "failed")
+            yield Condition(f"run:{job.id}:{job.attempt}", kind, "critical", f"Run {name} {verb}: {cause}", is_event=True)

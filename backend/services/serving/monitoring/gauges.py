@@ -1,0 +1,108 @@
+"""Gauges of replicas, workers and queues as they are now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+
+from backend.db.tables import Deployment, Endpoint, Job, Replica
+from backend.domain.jobs.states import Status
+from backend.services.context import Context
+from backend.services.jobs.workers import WorkerView, list_workers
+from backend.services.serving.monitoring.rollups import GaugeValue
+
+
+@dataclass(frozen=True)
+class ReplicaGauges:
+    """One replica of a deployment that is not stopped. `cache_ratio` is the used share of its KV cache."""
+
+    endpoint_id: str
+    endpoint: str
+    replica_id: str
+    is_ready: bool
+    running: float
+    waiting: float
+    tokens_per_second: float
+    cache_ratio: float | None
+
+
+@dataclass(frozen=True)
+class LiveGauges:
+    """All gauges. `jobs` counts open jobs by queue and status."""
+
+    replicas: tuple[ReplicaGauges, ...]
+    workers: tuple[WorkerView, ...]
+    jobs: tuple[tuple[str, str, int], ...]
+
+
+def read_live(ctx: Context) -> LiveGauges:
+    """Return the gauges of all replicas and workers."""
+    with ctx.db.read() as session:
+        rows = session.execute(
+            select(Endpoint.id, Endpoint.name, Replica, Job)
+            .join(Deployment, Deployment.id == Replica.deployment_id)
+            .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
+            .join(Job, Job.id == Replica.job_id)
+            .where(Deployment.stopped_at.is_(None), Replica.status != "dead")
+            .order_by(Endpoint.name, Replica.id)
+        ).all()
+        open_jobs = select(Job.queue, Job.status, func.count()).where(Job.status.in_([Status.QUEUED, Status.RUNNING, Status.CANCELLING]))
+        jobs = tuple((queue, status, count) for queue, status, count in session.execute(open_jobs.group_by(Job.queue, Job.status)))
+    now = ctx.now()
+    replicas = tuple(
+        _replica(endpoint_id, name, replica, is_alive=job.lease_until is not None and job.lease_until > now)
+        for endpoint_id, name, replica, job in rows
+    )
+    return LiveGauges(replicas, tuple(list_workers(ctx)), jobs)
+
+
+def live_values(live: LiveGauges) -> list[GaugeValue]:
+    """Return the gauges that are kept over time: per endpoint and per machine."""
+    values: list[GaugeValue] = []
+    for endpoint_id in sorted({replica.endpoint_id for replica in live.replicas}):
+        members = [replica for replica in live.replicas if replica.endpoint_id == endpoint_id]
+        subject = f"endpoint:{endpoint_id}"
+        values += [
+            GaugeValue(subject, "running", sum(replica.running for replica in members)),
+            GaugeValue(subject, "waiting", sum(replica.waiting for replica in members)),
+            GaugeValue(subject, "replicas_ready", sum(replica.is_ready for replica in members)),
+        ]
+        ratios = [replica.cache_ratio for replica in members if replica.cache_ratio is not None]
+        values += [GaugeValue(subject, "cache_ratio", max(ratios))] if ratios else []
+    hosts = {worker.host: worker.gauges for worker in live.workers if worker.is_alive and worker.gauges}
+    for host, gauges in sorted(hosts.items()):
+        values += [GaugeValue(f"host:{host}"[:120], name, value) for name, value in host_ratios(gauges).items()]
+    return values
+
+
+def host_ratios(gauges: dict[str, Any]) -> dict[str, float]:
+    """Return the used shares of a machine's CPU, memory, GPUs and GPU memory; those that are not reported are left out."""
+    ratios = {}
+    if gauges.get("cpu_percent") is not None:
+        ratios["cpu_ratio"] = float(gauges["cpu_percent"]) / 100
+    if gauges.get("memory_total_bytes"):
+        ratios["memory_ratio"] = gauges["memory_used_bytes"] / gauges["memory_total_bytes"]
+    gpus = gauges.get("gpus") or []
+    busy = [gpu["utilisation_percent"] / 100 for gpu in gpus if gpu.get("utilisation_percent") is not None]
+    if busy:
+        ratios["gpu_ratio"] = sum(busy) / len(busy)
+    if gpus:
+        ratios["gpu_memory_ratio"] = sum(gpu["memory_used_bytes"] for gpu in gpus) / sum(gpu["memory_total_bytes"] for gpu in gpus)
+    return ratios
+
+
+def _replica(endpoint_id: str, name: str, replica: Replica, *, is_alive: bool) -> ReplicaGauges:
+    gauges = dict(replica.gauges or {}) if is_alive else {}
+    ratio = gauges.get("cache_ratio")
+    return ReplicaGauges(
+        endpoint_id=endpoint_id,
+        endpoint=name,
+        replica_id=replica.id,
+        is_ready=is_alive and replica.status == "ready",
+        running=float(gauges.get("running") or 0),
+        waiting=float(gauges.get("waiting") or 0),
+        tokens_per_second=float(gauges.get("tokens_per_second") or 0),
+        cache_ratio=None if ratio is None else float(ratio),
+    )

@@ -1,0 +1,168 @@
+"""Traffic and gauges over a window, from rollups: at most a few hundred points whatever the window."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+
+from backend.db.tables import Endpoint, GaugeRollup, TrafficRollup
+from backend.domain.serving.latency import add_counts, percentile_s
+from backend.services.context import Context
+from backend.services.serving.monitoring.rollups import interval_start
+
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A span of time, the width of the rollups it is read from, and that of its points."""
+
+    label: str
+    span: timedelta
+    width_s: int
+    step_s: int
+
+
+WINDOWS = (
+    Window("15 min", timedelta(minutes=15), 60, 60),
+    Window("1 h", timedelta(hours=1), 60, 60),
+    Window("6 h", timedelta(hours=6), 60, 300),
+    Window("24 h", timedelta(hours=24), 600, 600),
+    Window("7 days", timedelta(days=7), 3600, 3600),
+    Window("30 days", timedelta(days=30), 3600, 4 * 3600),
+)
+
+
+@dataclass
+class TrafficPoint:
+    """One step of a window; latencies in milliseconds at 0.5, 0.95 and 0.99, None without a request."""
+
+    start: datetime
+    step_s: int
+    requests: int = 0
+    lost: int = 0
+    refused: int = 0
+    aborted: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    ttft_ms: tuple[float | None, ...] = (None, None, None)
+    itl_ms: tuple[float | None, ...] = (None, None, None)
+    total_ms: tuple[float | None, ...] = (None, None, None)
+
+    @property
+    def finished(self) -> int:
+        """Requests that were answered in full."""
+        return self.requests - self.lost - self.refused - self.aborted
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens per second."""
+        return self.completion_tokens / self.step_s
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """A window's points, oldest first, and its total as one point."""
+
+    window: Window
+    points: tuple[TrafficPoint, ...]
+    total: TrafficPoint
+
+
+@dataclass(frozen=True)
+class GaugeSeries:
+    """Means of a gauge per step; `maximum` is the highest reading of the window."""
+
+    subject: str
+    name: str
+    points: tuple[tuple[datetime, float], ...]
+    maximum: float
+
+
+@dataclass
+class _Counts:
+    ttft: list[Mapping[str, int]] = field(default_factory=list)
+    itl: list[Mapping[str, int]] = field(default_factory=list)
+    total: list[Mapping[str, int]] = field(default_factory=list)
+
+
+def find_window(label: str) -> Window:
+    """Return the window of a label."""
+    return next(window for window in WINDOWS if window.label == label)
+
+
+def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, variant: str | None = None) -> Traffic:
+    """Return the traffic of one endpoint, or of all, in a window that ends now. Steps without requests are points of zeros."""
+    end = interval_start(ctx.now(), window.step_s) + timedelta(seconds=window.step_s)
+    begin = interval_start(ctx.now() - window.span, window.step_s)
+    query = select(TrafficRollup).where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= begin)
+    with ctx.db.read() as session:
+        if endpoint is not None:
+            query = query.where(TrafficRollup.endpoint_id == session.scalar(select(Endpoint.id).where(Endpoint.name == endpoint)))
+        if variant is not None:
+            query = query.where(TrafficRollup.variant == variant)
+        rows = session.scalars(query).all()
+    steps = int((end - begin).total_seconds() / window.step_s)
+    points = {begin + timedelta(seconds=n * window.step_s): TrafficPoint(begin, window.step_s) for n in range(steps)}
+    groups: dict[datetime, list[TrafficRollup]] = defaultdict(list)
+    for row in rows:
+        groups[interval_start(row.start, window.step_s)].append(row)
+    filled = [_point(start, window.step_s, groups.get(start, ())) for start in points]
+    return Traffic(window, tuple(filled), _point(begin, steps * window.step_s, rows))
+
+
+def list_variants(ctx: Context, window: Window, *, endpoint: str) -> list[str]:
+    """Return the variants that an endpoint's requests went to in a window."""
+    with ctx.db.read() as session:
+        query = select(TrafficRollup.variant).join(Endpoint, Endpoint.id == TrafficRollup.endpoint_id)
+        query = query.where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= ctx.now() - window.span)
+        return sorted(variant for variant in session.scalars(query.where(Endpoint.name == endpoint).distinct()) if variant)
+
+
+def read_gauges(ctx: Context, window: Window, *, endpoint: str | None = None) -> list[GaugeSeries]:
+    """Return the gauges of machines and of one endpoint, or the sums of all endpoints, in a window that ends now."""
+    begin = interval_start(ctx.now() - window.span, window.step_s)
+    with ctx.db.read() as session:
+        names = dict(session.execute(select(Endpoint.id, Endpoint.name)).all())
+        rows = session.scalars(select(GaugeRollup).where(GaugeRollup.width_s == window.width_s, GaugeRollup.start >= begin)).all()
+    series: dict[tuple[str, str], dict[datetime, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    highest: dict[tuple[str, str], float] = defaultdict(float)
+    for row in rows:
+        kind, _, key = row.subject.partition(":")
+        if kind == "endpoint" and (key not in names or (endpoint is not None and names[key] != endpoint)):
+            continue
+        name = (row.subject if kind == "host" else "endpoint", row.name)
+        series[name][interval_start(row.start, window.step_s)][row.subject].append(row.sum / max(1, row.readings))
+        highest[name] = max(highest[name], row.maximum)
+    return [
+        GaugeSeries(subject, name, tuple((start, _combine(name, steps[start])) for start in sorted(steps)), highest[subject, name])
+        for (subject, name), steps in sorted(series.items())
+    ]
+
+
+def _combine(name: str, subjects: Mapping[str, Sequence[float]]) -> float:
+    """Return the mean over a step's rollups, summed over endpoints; of a ratio, the highest."""
+    means = [sum(values) / len(values) for values in subjects.values()]
+    return max(means) if name.endswith("ratio") else sum(means)
+
+
+def _point(start: datetime, step_s: int, rows: Sequence[TrafficRollup]) -> TrafficPoint:
+    point = TrafficPoint(start, step_s)
+    for name in ("requests", "lost", "refused", "aborted", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd"):
+        setattr(point, name, sum(getattr(row, name) for row in rows))
+    point.ttft_ms = _percentiles([row.ttft for row in rows])
+    point.itl_ms = _percentiles([row.itl for row in rows])
+    point.total_ms = _percentiles([row.total for row in rows])
+    return point
+
+
+def _percentiles(counts: Sequence[Mapping[str, int]]) -> tuple[float | None, ...]:
+    total = add_counts(counts)
+    values = [percentile_s(total, quantile) for quantile in QUANTILES]
+    return tuple(None if value is None else value * 1000 for value in values)

@@ -1,0 +1,74 @@
+"""Figures of traffic and machines over time. Pure: plain data in, a Plotly figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import plotly.graph_objects as go
+
+from pages.components.charts.style import ACCENT, BLUE, COLORS, LEGEND_BELOW, MARGIN, fade
+from pages.components.words import figure_text
+
+HEIGHT = 240
+Series = tuple[str, Sequence[tuple[datetime, float | None]]]
+
+
+def lines_figure(
+    series: Sequence[Series], *, title: str, unit: str = "", is_share: bool = False, start: datetime, end: datetime
+) -> go.Figure:
+    """Return a line per series over the whole window; a missing value is a gap."""
+    figure = go.Figure()
+    scale, suffix = (100.0, " %") if is_share else (1.0, f" {unit}".rstrip())
+    for number, (name, points) in enumerate(series):
+        figure.add_scatter(
+            x=[moment for moment, _ in points],
+            y=[None if value is None else value * scale for _, value in points],
+            name=figure_text(name),
+            mode="lines+markers" if sum(value is not None for _, value in points) < 4 else "lines",
+            line={"color": COLORS[(1, 0, 3, 2, 4, 5, 6, 7)[number % 8]], "width": 1.8},
+            hovertemplate=f"%{{x|%-d %b %H:%M}}: %{{y:,.3~g}}{suffix} {figure_text(name)}<extra></extra>",
+        )
+    _lay_out(figure, title=title, unit="%" if is_share else unit, start=start, end=end, legend=len(series) > 1)
+    return figure
+
+
+def stacked_figure(series: Sequence[Series], *, title: str, start: datetime, end: datetime) -> go.Figure:
+    """Return stacked bars per step; series without a value are left out."""
+    figure = go.Figure()
+    for (name, points), color in zip(series, (BLUE, COLORS[4], COLORS[3], ACCENT), strict=False):
+        if any(value for _, value in points):
+            figure.add_bar(
+                x=[moment for moment, _ in points],
+                y=[value for _, value in points],
+                name=name,
+                marker_color=color,
+                hovertemplate=f"%{{x|%-d %b %H:%M}}: %{{y:,}} {name}<extra></extra>",
+            )
+    figure.update_layout(barmode="stack", bargap=0.08)
+    _lay_out(figure, title=title, unit="", start=start, end=end, legend=True)
+    return figure
+
+
+def sparkline(points: Sequence[float | None], *, color: str = BLUE) -> go.Figure:
+    """Return a line without axes, a finger high."""
+    figure = go.Figure()
+    figure.add_scatter(y=list(points), mode="lines", line={"color": color, "width": 1.6}, fill="tozeroy", fillcolor=fade(color, 0.12))
+    figure.update_layout(
+        height=46, margin={"l": 0, "r": 0, "t": 2, "b": 2}, xaxis={"visible": False}, yaxis={"visible": False, "rangemode": "tozero"}
+    )
+    figure.update_traces(hoverinfo="skip")
+    return figure
+
+
+def _lay_out(figure: go.Figure, *, title: str, unit: str, start: datetime, end: datetime, legend: bool) -> None:
+    figure.update_layout(
+        height=HEIGHT + (30 if legend else 0),
+        margin={**MARGIN, "t": 34},
+        title={"text": title, "font": {"size": 14}, "x": 0, "xanchor": "left", "y": 0.98},
+        showlegend=legend,
+        legend={**LEGEND_BELOW, "y": -0.2},
+        xaxis={"title": None, "range": [start, end], "nticks": 6, "tickformat": "%H:%M" if (end - start).days < 2 else "%-d %b"},
+        yaxis={"title": unit or None, "rangemode": "tozero"},
+        hovermode="x",
+    )

@@ -1,0 +1,133 @@
+"""Monitor: traffic, latencies, queues and machines over 15 minutes to 30 days, and alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import streamlit as st
+
+from backend.services.context import Context
+from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.monitoring.alerts import AlertView, list_alerts
+from backend.services.serving.monitoring.gauges import LiveGauges, read_live
+from backend.services.serving.monitoring.traffic import WINDOWS, GaugeSeries, Traffic, find_window, list_variants, read_gauges, read_traffic
+from pages.components.charts.style import STATIC
+from pages.components.frame import empty_state, page_frame, plain
+from pages.components.serving.monitoring.charts import Series, lines_figure, stacked_figure
+from pages.components.words import ago, time_zone
+
+ALL = "All endpoints"
+ALL_VARIANTS = "All variants"
+HOST_GAUGES = {"cpu_ratio": "CPU", "memory_ratio": "Memory", "gpu_ratio": "GPU", "gpu_memory_ratio": "GPU memory"}
+ICONS = {"critical": "error", "warning": "warning", "info": "info"}
+
+
+@st.fragment(run_every=10)
+def draw_monitor(ctx: Context) -> None:
+    """Draw the choices, alerts, what happens now, and the figures."""
+    names = [endpoint.name for endpoint in list_endpoints(ctx)]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        labels = [window.label for window in WINDOWS]
+        label = st.segmented_control("Window", labels, default="1 h", key="monitor_window", required=True) or "1 h"
+        chosen = st.selectbox("Endpoint", [ALL, *names], key="monitor_endpoint", width=260)
+        endpoint = None if chosen == ALL else chosen
+        window = find_window(label)
+        variants = list_variants(ctx, window, endpoint=endpoint) if endpoint else []
+        variant = st.selectbox("Variant", [ALL_VARIANTS, *variants], key="monitor_variant", width=200) if variants else ALL_VARIANTS
+    draw_alerts(list_alerts(ctx), now=ctx.now())
+    live = read_live(ctx)
+    traffic = read_traffic(ctx, window, endpoint=endpoint, variant=None if variant == ALL_VARIANTS else variant)
+    draw_now(live, traffic, endpoint)
+    if not traffic.total.requests and not names:
+        empty_state("No endpoint yet. Deploy a checkpoint, and its requests appear here.")
+    draw_traffic(traffic)
+    draw_gauges(read_gauges(ctx, window, endpoint=endpoint), traffic)
+
+
+def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
+    """Draw open alerts, and the past ones folded."""
+    current = [alert for alert in alerts if alert.resolved_at is None]
+    for alert in current:
+        words = f"{plain(alert.message)} · since {ago(alert.opened_at, now=now)}"
+        (st.error if alert.severity == "critical" else st.warning)(words, icon=f":material/{ICONS.get(alert.severity, 'info')}:")
+    past = [alert for alert in alerts if alert.resolved_at is not None]
+    if past:
+        with st.expander(f"Past alerts ({len(past)})", icon=":material/history:", key="past_alerts"):
+            for alert in past:
+                sent = "" if alert.sent_at is None else f" · {alert.problem}" if alert.problem else " · sent"
+                st.caption(f"{plain(alert.message)} · {ago(alert.opened_at, now=now)}{plain(sent)}")
+
+
+def draw_now(live: LiveGauges, traffic: Traffic, endpoint: str | None) -> None:
+    """Draw the gauges of now and the totals of the window."""
+    replicas = [replica for replica in live.replicas if endpoint is None or replica.endpoint == endpoint]
+    ratios = [replica.cache_ratio for replica in replicas if replica.cache_ratio is not None]
+    total = traffic.total
+    grid = st.grid(4, min_column_width=140)
+    grid.metric("Running requests", f"{sum(replica.running for replica in replicas):.0f}", help="Now.")
+    grid.metric("Queue", f"{sum(replica.waiting for replica in replicas):.0f}", help="Requests that wait for a replica, now.")
+    grid.metric("Tokens per second", f"{sum(replica.tokens_per_second for replica in replicas):,.0f}", help="Now, by the replicas.")
+    grid.metric("Replicas ready", f"{sum(replica.is_ready for replica in replicas)} of {len(replicas)}")
+    grid.metric("KV cache", "–" if not ratios else f"{max(ratios):.0%}", help="Used share, of the fullest replica, now.")
+    grid.metric(f"Requests, {traffic.window.label}", f"{total.requests:,}", help=f"{total.completion_tokens:,} tokens generated")
+    grid.metric("Errors", "–" if not total.requests else f"{total.lost / total.requests:.2%}", help="Requests that no replica completed.")
+    grid.metric(
+        "First token, p95", "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms", help=f"Over {traffic.window.label}."
+    )
+
+
+def draw_traffic(traffic: Traffic) -> None:
+    """Draw requests, tokens, and the latencies' percentiles."""
+    points = [(point.start.astimezone(time_zone()), point) for point in traffic.points]
+    if not points:
+        return
+    start, end = points[0][0], points[-1][0]
+    grid = st.grid(2, min_column_width=330)
+    statuses = (("finished", "finished"), ("cut off by the client", "aborted"), ("refused", "refused"), ("failed", "lost"))
+    requests: list[Series] = [(name, [(at, getattr(point, field)) for at, point in points]) for name, field in statuses]
+    figure = stacked_figure(requests, title=f"Requests per {_step_words(traffic)}", start=start, end=end)
+    grid.plotly_chart(figure, key="monitor_requests", config=STATIC, alt="Requests over time by result")
+    tokens: Series = ("tokens/s", [(at, point.tokens_per_s) for at, point in points[:-1]])  # the last step is not over
+    figure = lines_figure([tokens], title="Generated tokens per second", start=start, end=end)
+    grid.plotly_chart(figure, key="monitor_tokens", config=STATIC, alt="Generated tokens per second over time")
+    for field, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Time between tokens")):
+        series: list[Series] = [
+            (name, [(at, getattr(point, field)[number]) for at, point in points]) for number, name in enumerate(("p50", "p95", "p99"))
+        ]
+        figure = lines_figure(series, title=title, unit="ms", start=start, end=end)
+        grid.plotly_chart(figure, key=f"monitor_{field}", config=STATIC, alt=f"{title} over time")
+
+
+def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
+    """Draw running and waiting requests, replicas, cache use, and a figure per machine."""
+    zone = time_zone()
+    by_name = {(series.subject, series.name): [(at.astimezone(zone), value) for at, value in series.points] for series in gauges}
+    start, end = traffic.points[0].start.astimezone(zone), traffic.points[-1].start.astimezone(zone)
+    grid = st.grid(2, min_column_width=330)
+    load: list[Series] = [(name, by_name["endpoint", name]) for name in ("running", "waiting") if ("endpoint", name) in by_name]
+    if load:
+        figure = lines_figure(load, title="Running and waiting requests", start=start, end=end)
+        grid.plotly_chart(figure, key="monitor_load", config=STATIC, alt="Running and waiting requests over time")
+    ready = by_name.get(("endpoint", "replicas_ready"))
+    if ready:
+        figure = lines_figure([("ready", ready)], title="Replicas ready", start=start, end=end)
+        grid.plotly_chart(figure, key="monitor_replicas", config=STATIC, alt="Ready replicas over time")
+    cache = by_name.get(("endpoint", "cache_ratio"))
+    if cache:
+        figure = lines_figure([("cache", cache)], title="KV cache of the fullest replica", is_share=True, start=start, end=end)
+        grid.plotly_chart(figure, key="monitor_cache", config=STATIC, alt="Use of the KV cache over time")
+    for number, subject in enumerate(sorted({subject for subject, _ in by_name if subject.startswith("host:")})):
+        series: list[Series] = [(label, by_name[subject, name]) for name, label in HOST_GAUGES.items() if (subject, name) in by_name]
+        host = subject.partition(":")[2]
+        figure = lines_figure(series, title=f"Machine {host}", is_share=True, start=start, end=end)
+        grid.plotly_chart(figure, key=f"monitor_host_{number}", config=STATIC, alt=f"Load of the machine {host} over time")
+
+
+def _step_words(traffic: Traffic) -> str:
+    minutes = traffic.window.step_s // 60
+    return "minute" if minutes == 1 else f"{minutes} min" if minutes < 60 else "hour" if minutes == 60 else f"{minutes // 60} h"
+
+
+with page_frame("Monitor", "Traffic, latencies and machines.") as (context_, _):
+    draw_monitor(context_)

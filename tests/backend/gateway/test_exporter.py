@@ -1,0 +1,48 @@
+"""What Prometheus reads, and that the rules and the dashboard in `deploy/` ask for names that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from backend.gateway.exporter import render_live
+from backend.gateway.metrics import GatewayMetrics
+from backend.services.jobs.workers import WorkerView
+from backend.services.serving.monitoring.gauges import LiveGauges, ReplicaGauges
+from backend.settings import PROJECT
+
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
+GPU = {"index": "0", "name": "g", "memory_used_bytes": 1, "memory_total_bytes": 4, "utilisation_percent": 50.0}
+MACHINE = {"cpu_percent": 25.0, "memory_used_bytes": 1, "memory_total_bytes": 2, "gpus": [GPU]}
+LIVE = LiveGauges(
+    (ReplicaGauges("e", "tales", "r1", True, 3, 1, 40.0, 0.5),),
+    (WorkerView("lab/train", "lab", 1, ("train",), 1, (), MACHINE, NOW, NOW, True, ()),),
+    (("train", "queued", 2),),
+)
+
+
+def test_gauges_of_replicas_workers_and_queues_are_rendered_in_ratios() -> None:
+    text = render_live(LIVE).decode()
+    assert 'roundhouse_num_requests_waiting{model="tales",replica="r1"} 1.0' in text
+    assert 'roundhouse_kv_cache_usage_ratio{model="tales",replica="r1"} 0.5' in text
+    assert 'roundhouse_host_gpu_memory_ratio{host="lab"} 0.25' in text
+    assert 'roundhouse_jobs{queue="train",status="queued"} 2.0' in text
+
+
+def test_rules_and_dashboard_name_metrics_that_are_exported() -> None:
+    text = GatewayMetrics().render().decode() + render_live(LIVE).decode()
+    families = list(text_string_to_metric_families(text))
+    exported = {family.name + end for family in families for end in ("", "_total", "_bucket", "_count", "_sum")}
+    rules = yaml.safe_load((PROJECT / "deploy" / "prometheus-rules.yml").read_text())
+    expressions = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    dashboard = json.loads((PROJECT / "deploy" / "grafana" / "roundhouse.json").read_text())
+    expressions += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(expressions) > 30
+    named = {name for expression in expressions for name in re.findall(r"(?<!:)\broundhouse_\w+", expression)}
+    assert {name for name in named if f":{name}:" not in " ".join(expressions)} - exported == set()
+    assert all(rule["labels"]["severity"] in {"warning", "critical"} for rule in rules["groups"][1]["rules"])
+    assert all(text.count("(") == text.count(")") for text in expressions)

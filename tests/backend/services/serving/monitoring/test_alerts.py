@@ -1,0 +1,125 @@
+"""Alerts are opened, sent and resolved once, to a real webhook and a real mail server."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from backend.db.tables import Deployment, Endpoint
+from backend.domain.serving.key_limits import KeyLimits
+from backend.infra.notifier import Notifier
+from backend.services.context import LOCAL, Context
+from backend.services.people.keys import check_key, create_key
+from backend.services.serving.monitoring.alerts import AlertWatch, Condition, list_alerts, settle_alerts
+from backend.services.serving.usage import UsageRow, add_usage
+from tests.support import run_world
+from tests.support.battle_world import add_checkpoint
+from tests.support.gateway_fixtures import served
+
+DOWN = Condition("replicas:x", "replica_down", "critical", "tales: 0 of 1 replicas ready")
+
+
+class MailServer(socketserver.StreamRequestHandler):
+    """As much of SMTP as one message needs."""
+
+    mails: list[str]
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 test\r\n")
+        while line := self.rfile.readline():
+            verb = line[:4].upper()
+            if verb == b"DATA":
+                self.wfile.write(b"354 go\r\n")
+                text = b""
+                while (part := self.rfile.readline()) != b".\r\n":
+                    text += part
+                self.mails.append(text.decode())
+            self.wfile.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 ok\r\n")
+            if verb == b"QUIT":
+                return
+
+
+@pytest.fixture
+def posted() -> Iterator[tuple[list[dict[str, str]], str]]:
+    messages: list[dict[str, str]] = []
+
+    async def hook(request: Request) -> Response:
+        messages.append(json.loads(await request.body()))
+        return Response(status_code=204)
+
+    with served(Starlette(routes=[Route("/hook", hook, methods=["POST"])])) as url:
+        yield messages, f"{url}/hook"
+
+
+def test_a_condition_is_sent_once_however_often_it_is_met_and_once_when_it_ends(
+    any_ctx: Context, posted: tuple[list[dict[str, str]], str]
+) -> None:
+    messages, url = posted
+    ctx = replace(any_ctx, notifier=Notifier(webhook_url=url))
+    for _ in range(3):
+        settle_alerts(ctx, [DOWN])
+    assert [(m["state"], m["kind"]) for m in messages] == [("firing", "replica_down")]
+    settle_alerts(ctx, [])
+    settle_alerts(ctx, [])
+    assert [m["state"] for m in messages] == ["firing", "resolved"]
+    settle_alerts(ctx, [DOWN])
+    assert len(messages) == 3
+    event = Condition("run:1", "run_ended", "info", "Run a finished", is_event=True)
+    for _ in range(2):
+        settle_alerts(ctx, [DOWN, event])
+    assert [m["state"] for m in messages[3:]] == ["event"]
+    assert list_alerts(ctx)[0].message == DOWN.message
+
+
+def test_an_alert_is_mailed_and_a_webhook_that_is_away_is_noted_without_its_address(ctx: Context) -> None:
+    MailServer.mails = []
+    with socketserver.TCPServer(("127.0.0.1", 0), MailServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        smtp = f"smtp://127.0.0.1:{server.server_address[1]}"
+        notifier = Notifier(webhook_url="http://127.0.0.1:1/secret", email_to=("ops@example.org",), smtp_url=smtp)
+        settle_alerts(replace(ctx, notifier=notifier), [replace(DOWN, message="tales:\r\nBcc: x@example.org")])
+        server.shutdown()
+    (mail,) = MailServer.mails
+    assert "Subject: Roundhouse: tales: Bcc: x@example.org" in mail
+    assert "\nBcc:" not in mail.split("\r\n\r\n")[0]
+    assert list_alerts(ctx)[0].problem == "webhook: ConnectError"
+    assert "secret" not in repr(notifier)
+
+
+def test_a_lost_replica_is_an_alert_after_a_minute_and_a_spent_budget_at_once(ctx: Context) -> None:
+    checkpoint = add_checkpoint(ctx, "small")
+    with ctx.db.write() as session:
+        endpoint = Endpoint(name="tales")
+        session.add(endpoint)
+        session.flush()
+        session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint, num_replicas=2))
+    grant = check_key(ctx, create_key(ctx, "bot", person=LOCAL, limits=KeyLimits(tokens_per_day=100)))
+    assert grant is not None
+    add_usage(ctx, [UsageRow("u", "tales", grant.id, None, 80, 5, None, 1.0, "finished", ctx.now())])
+    watch = AlertWatch()
+    kinds = {text.split(": ")[1] for text in watch.check(ctx)}
+    assert "Key bot" in kinds
+    assert "tales" not in kinds
+    later = ctx.now() + timedelta(seconds=61)
+    assert watch.check(replace(ctx, now=lambda: later)) == ["firing: tales: 0 of 2 replicas ready"]
+
+
+def test_a_run_that_diverged_is_said_once_with_its_cause(ctx: Context) -> None:
+    run_world.add_parts(ctx)
+    run = run_world.launch(ctx, name="wild", seed=1)
+    claim = run_world.claim(ctx, run)
+    run_world.end(ctx, claim, run_world.Status.FAILED, cause="The loss became NaN at step 10.", remedy="Lower learning_rate.")
+    watch = AlertWatch()
+    messages = [text for text in watch.check(ctx) if "wild" in text]
+    assert messages == ["event: Run wild diverged: The loss became NaN at step 10."]
+    assert [text for text in watch.check(ctx) if "wild" in text] == []

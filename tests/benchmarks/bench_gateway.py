@@ -1,0 +1,96 @@
+"""Latency, throughput and CPU that the gateway adds, with a replica that answers at once.
+
+    python tests/benchmarks/bench_gateway.py
+
+Gateway and replica run as processes of their own, each with one event loop; the client is that of `roundhouse endpoint bench`.
+Prints one JSON document. Bounded: about a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import time
+from typing import Any
+
+import psutil
+import uvicorn
+
+from backend.domain.serving.load import LoadConfig, LoadSummary, summarise
+from backend.gateway.app import create_gateway
+from backend.gateway.directory import ReplicaAddress
+from backend.infra.load_generator import LoadTarget, run_level
+from tests.support.gateway_fixtures import KEY, MemoryDirectory
+from tests.support.installation import free_port, wait_until
+from tests.support.instant_replica import create_instant_replica
+
+
+def serve(app_name: str, port: int, replica_url: str) -> None:
+    """Serve the gateway or the replica until the process is ended."""
+    if app_name == "replica":
+        app: Any = create_instant_replica()
+    else:
+        app = create_gateway(MemoryDirectory({"small": [ReplicaAddress(id="r", url=replica_url, token="t")]}))
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
+
+
+def start(app_name: str, replica_url: str = "") -> tuple[multiprocessing.Process, str]:
+    """Start a server; return its process and address."""
+    port = free_port()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(app_name, port, replica_url), daemon=True)
+    process.start()
+    connected = lambda: any(c.laddr.port == port for c in psutil.Process(process.pid).net_connections("tcp"))  # noqa: E731
+    wait_until(connected)
+    return process, f"http://127.0.0.1:{port}"
+
+
+def measure(target: LoadTarget, *, users: int, requests: int, tokens: int) -> LoadSummary:
+    """Run one level."""
+    config = LoadConfig(users=(users,), requests=requests, warmup=50, max_tokens=(tokens,), prompt_words=(8,))
+    return summarise(run_level(config, [target], users=users), slo_ttft_ms=1e4, slo_itl_ms=1e4)
+
+
+def cpu_s(process: multiprocessing.Process) -> float:
+    """Return the CPU time of a process."""
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def main() -> None:
+    """Measure added latency, short requests a second, and CPU per chunk."""
+    replica, replica_url = start("replica")
+    gateway, url = start("gateway", replica_url)
+    through, direct = LoadTarget("gateway", url, "small", KEY), LoadTarget("replica", replica_url, "small", "t")
+    added = []
+    for _ in range(5):  # in turn, so that a busy moment of the machine meets both
+        pair = [measure(target, users=1, requests=300, tokens=1) for target in (through, direct)]
+        added.append((pair[0].ttft.p50_ms - pair[1].ttft.p50_ms, pair[0].e2e.p50_ms - pair[1].e2e.p50_ms))  # type: ignore[union-attr]
+    before = cpu_s(gateway)
+    short = measure(through, users=16, requests=4000, tokens=1)
+    cpu_request = (cpu_s(gateway) - before) / 4050
+    before = cpu_s(gateway)
+    long = measure(through, users=8, requests=64, tokens=500)
+    cpu_chunk = (cpu_s(gateway) - before - cpu_request * 114) / long.completion_tokens
+    print(
+        json.dumps(
+            {
+                "added_ttft_p50_ms": round(statistics.median(row[0] for row in added), 2),
+                "added_e2e_p50_ms": round(statistics.median(row[1] for row in added), 2),
+                "short_requests_per_s": round(short.requests_per_s, 1),
+                "gateway_cpu_ms_per_short_request": round(cpu_request * 1000, 3),
+                "chunks_per_s": round(long.tokens_per_s, 0),
+                "gateway_cpu_us_per_chunk": round(cpu_chunk * 1e6, 1),
+                "errors": short.errors + long.errors,
+                "load_average": psutil.getloadavg()[0],
+                "cores": psutil.cpu_count(),
+                "at": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+            }
+        )
+    )
+    gateway.terminate()
+    replica.terminate()
+
+
+if __name__ == "__main__":
+    main()
