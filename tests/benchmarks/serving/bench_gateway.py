@@ -1,6 +1,6 @@
 """Latency, throughput and CPU that the gateway adds, with a replica that answers at once.
 
-    python tests/benchmarks/bench_gateway.py
+    python tests/benchmarks/serving/bench_gateway.py
 
 Gateway and replica run as processes of their own, each with one event loop; the client is that of `roundhouse endpoint bench`.
 Prints one JSON document. Bounded: about a minute.
@@ -21,9 +21,9 @@ from backend.domain.serving.load import LoadConfig, LoadSummary, summarise
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.load_generator import LoadTarget, run_level
+from tests.benchmarks.serving.instant_replica import create_instant_replica
 from tests.support.gateway_fixtures import KEY, MemoryDirectory
 from tests.support.installation import free_port, wait_until
-from tests.support.instant_replica import create_instant_replica
 
 
 def serve(app_name: str, port: int, replica_url: str) -> None:
