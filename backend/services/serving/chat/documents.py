@@ -22,6 +22,7 @@ SHOWN_USAGE = (
     "error_code",
     "left_out",
     "tool_calls",
+    "reasoning",
 )
 
 

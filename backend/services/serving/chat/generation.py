@@ -53,6 +53,7 @@ class Progress:
     usage: dict[str, Any] = field(default_factory=dict)
     tokens: list[dict[str, Any]] = field(default_factory=list)
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
+    reasoning: str = ""
     stored_at: float = 0.0
 
     def take(self, chunk: dict[str, Any]) -> str:
@@ -71,11 +72,12 @@ class Progress:
         delta = choice.get("delta") or {}
         for call in delta.get("tool_calls") or []:
             self._take_call(call)
-        text = delta.get("content") or ""
-        if (text or logprobs or delta.get("tool_calls")) and self.first_at is None:
+        text, reasoning = delta.get("content") or "", delta.get("reasoning_content") or ""
+        self.reasoning += str(reasoning)
+        if (text or reasoning or logprobs or delta.get("tool_calls")) and self.first_at is None:
             self.first_at = time.perf_counter()
             self.usage["ttft_ms"] = round((self.first_at - self.started) * 1000, 1)
-        self.num_chunks += bool(text)
+        self.num_chunks += bool(text or reasoning)
         return str(text)
 
     def _take_call(self, call: dict[str, Any]) -> None:
@@ -91,6 +93,8 @@ class Progress:
         usage["total_ms"] = round((time.perf_counter() - self.started) * 1000, 1)
         if self.first_at is not None and "tok_per_sec" not in usage and self.num_chunks > 1:
             usage["tok_per_sec"] = round((self.num_chunks - 1) / max(1e-6, time.perf_counter() - self.first_at), 2)
+        if self.reasoning:
+            usage["reasoning"] = self.reasoning
         if self.calls:
             usage["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
         return usage

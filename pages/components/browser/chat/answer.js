@@ -68,6 +68,7 @@ export class AnswerView {
     const { usage, status } = this.answer
     this.foot.replaceChildren()
     if (status === "running") { if (!this.text.childNodes.length) this.foot.append(waiting(this.turn.hidden && this.many)); return }
+    if (usage.reasoning) this.foot.append(reasoningOf(usage.reasoning))
     for (const call of usage.tool_calls || []) this.foot.append(toolCall(call))
     if (usage.error) this.foot.append(element("p", "pg-error", usage.error))
     const figures = this.figures()
@@ -131,6 +132,12 @@ export class AnswerView {
 function waiting(isTogether) {
   const node = element("p", "pg-waiting", isTogether ? "Answers appear together, so that speed does not tell them apart" : "Waiting for the first token")
   return node
+}
+
+function reasoningOf(text) {
+  const box = element("details", "pg-reasoning")
+  box.append(element("summary", "", "Reasoning"), element("div", "bt-raw", text))
+  return box
 }
 
 function toolCall({ name, arguments: text }) {
