@@ -108,6 +108,7 @@ class ChatBody(_Body):
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     modalities: list[str] | None = None
+    continue_final_message: bool | None = None
 
     @field_validator("top_logprobs")
     @classmethod
@@ -120,6 +121,15 @@ class ChatBody(_Body):
     @classmethod
     def _with_tools(cls, value: ToolChoiceBody | None, info: Any) -> ToolChoiceBody | None:
         to_tool_choice(value, info.data.get("tools"))
+        return value
+
+    @field_validator("continue_final_message")
+    @classmethod
+    def _after_text(cls, value: bool | None, info: Any) -> bool | None:
+        if value and (info.data.get("tools") or info.data.get("response_format")):
+            raise ValueError("an answer is continued without tools and response_format")
+        if value and (not (messages := info.data.get("messages")) or messages[-1].role != "assistant"):
+            raise ValueError("the last message must be the assistant's")
         return value
 
     @field_validator("functions")
@@ -146,7 +156,8 @@ class ChatBody(_Body):
             parallel_tool_calls=self.parallel_tool_calls is not False,
             params=self._params(max_tokens=self.max_completion_tokens or self.max_tokens, logprobs=logprobs),
             n=self.n or 1,
-            split=True,
+            split=not self.continue_final_message,
+            continue_final=bool(self.continue_final_message),
         )
 
 

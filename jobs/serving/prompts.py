@@ -7,7 +7,7 @@ from typing import Any
 from backend.domain.serving.protocol import GenerateRequest, Task
 from backend.domain.serving.tool_prompt import write_tools
 from backend.errors import InvalidInput, RoundhouseError
-from jobs.modeling.chat.render import encode_answer, render_chat
+from jobs.modeling.chat.render import encode_answer, render_chat, text_alone
 from jobs.modeling.tokenizers import encode_plain_prompt
 from jobs.serving.engine import PromptTooLong
 from jobs.serving.forming import offered_tools
@@ -53,6 +53,8 @@ def encode_prompts(tokenizer: Any, request: GenerateRequest, *, opening: str = "
 
 def _encode_messages(tokenizer: Any, request: GenerateRequest, *, opening: str) -> list[int]:
     messages, tools = [message.as_dict() for message in request.messages or ()], offered_tools(request)
+    if request.continue_final:
+        opening = opening + text_alone(tokenizer, str(messages.pop()["content"]))
     if TOOL_NAME not in (tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""):
         messages, tools = write_tools(messages, tools), None
     try:

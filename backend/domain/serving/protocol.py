@@ -125,7 +125,7 @@ class GenerateRequest(_Frozen):
     """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt`, `token_ids` and `prompts` is given.
 
     `echo` returns the prompt before the answer, with its probabilities if `params.logprobs` asks for them. `split` separates reasoning
-    and calls of tools from an answer's text.
+    and calls of tools from an answer's text. `continue_final` continues the last message, an assistant's, in place of a new answer.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
@@ -140,6 +140,7 @@ class GenerateRequest(_Frozen):
     task: Task = Task.GENERATE
     echo: bool = False
     split: bool = False
+    continue_final: bool = False
     stream: bool = True
 
     @model_validator(mode="after")
@@ -149,7 +150,14 @@ class GenerateRequest(_Frozen):
             raise ValueError(f"give exactly one of messages, prompt, token_ids and prompts (got {', '.join(inputs) or 'none'})")
         if self.messages is not None and not self.messages:
             raise ValueError("messages must hold at least one message")
+        if self.continue_final and not self._ends_with_text:
+            raise ValueError("continue_final_message needs messages that end with text of the assistant, and one before it")
         return self
+
+    @property
+    def _ends_with_text(self) -> bool:
+        messages = self.messages or ()
+        return len(messages) > 1 and messages[-1].role is Role.ASSISTANT and bool(messages[-1].content)
 
     @property
     def num_choices(self) -> int:

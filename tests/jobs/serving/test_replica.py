@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from backend.domain.serving.protocol import ChatMessage, ErrorEvent, FinishEvent, GenerateRequest, Role, SamplingParams, TokenEvent
 from backend.errors import InvalidInput
@@ -65,6 +66,15 @@ def test_a_chat_is_rendered_with_the_checkpoints_template(replica: RunningReplic
     chat = GenerateRequest(messages=(ChatMessage(role=Role.USER, content="Hi"),), params=ask().params)
     by_hand = GenerateRequest(token_ids=tuple(make_tokenizer()("<|user|>Hi<|assistant|>")["input_ids"]), params=ask().params)
     assert [e.text for e in answer(replica, chat)[:-1]] == [e.text for e in answer(replica, by_hand)[:-1]]
+
+
+def test_the_beginning_of_an_answer_is_continued_in_place_of_a_new_one(replica: RunningReplica) -> None:
+    question, beginning = ChatMessage(role=Role.USER, content="Hi"), ChatMessage(role=Role.ASSISTANT, content="Well, ")
+    chat = GenerateRequest(messages=(question, beginning), params=ask().params, continue_final=True)
+    by_hand = GenerateRequest(token_ids=tuple(make_tokenizer()("<|user|>Hi<|assistant|>Well, ")["input_ids"]), params=ask().params)
+    assert [e.text for e in answer(replica, chat)[:-1]] == [e.text for e in answer(replica, by_hand)[:-1]]
+    with pytest.raises(ValidationError, match="end with text of the assistant"):
+        GenerateRequest(messages=(question,), continue_final=True)
 
 
 def test_without_the_internal_token_nothing_answers(replica: RunningReplica) -> None:

@@ -40,7 +40,10 @@ class Request:
     def body(self, messages: tuple[ChatMessage, ...]) -> dict[str, Any]:
         """Return the gateway's body."""
         body = self.settings.body(self.endpoint, messages)
-        return body | {"continue_final_message": True, "add_generation_prompt": False} if self.prefix else body
+        if not self.prefix:
+            return body
+        free = {name: value for name, value in body.items() if name not in ("tools", "response_format")}
+        return free | {"continue_final_message": True, "add_generation_prompt": False}
 
 
 @dataclass

@@ -144,3 +144,32 @@ def test_turns_of_another_persons_conversation_are_refused(world: ChatWorld) -> 
     ):
         with pytest.raises(NotFound):
             act()
+
+
+def test_an_answer_is_continued_from_its_end_or_from_another_token_in_a_version_of_its_own(world: ChatWorld) -> None:
+    conversation = send_message(world.ctx, None, "Hello", settings=world.settings(), person=LOCAL)
+    answer = world.messages(conversation)[-1]
+    with world.ctx.db.write() as session:
+        top = [["w1 ", -0.7], ["x ", -0.9]]
+        session.get_one(Message, answer.id).tokens = [{"text": text, "logprob": -0.7, "top": top} for text in ("w0 ", "w1 ", "w2 ")]
+    settings = world.settings(json_schema='{"type": "object"}')
+    continue_answer(world.ctx, conversation, answer.id, settings=settings, token=1, instead="x ", person=LOCAL)
+    world.messages(conversation)
+    assert lines(world, conversation) == ["Hello", "w0 x w0 w1 w2 "]
+    turn = read_chat(world.ctx, conversation, person=LOCAL).turns[-1]
+    assert (turn.version, len(turn.rounds)) == (1, 2)
+    assert [token["text"] for token in turn.messages[0].tokens or []] == ["w0 ", "x "]
+    body = world.replicas["tales"].bodies[-1]
+    assert body["continue_final"]
+    assert [message["content"] for message in body["messages"]] == ["Hello", "w0 x "]
+    continue_answer(world.ctx, conversation, turn.messages[0].id, settings=settings, person=LOCAL)
+    world.messages(conversation)
+    assert lines(world, conversation)[1].startswith("w0 x w0 w1 w2 w0")
+    with pytest.raises(InvalidInput, match="no token 9"):
+        continue_answer(world.ctx, conversation, answer.id, settings=settings, token=9, person=LOCAL)
+
+
+def test_probabilities_of_an_answer_are_stored_with_their_alternatives(world: ChatWorld) -> None:
+    conversation = send_message(world.ctx, None, "Hello", settings=world.settings(token_view=True), person=LOCAL)
+    world.messages(conversation)
+    assert world.replicas["tales"].bodies[-1]["params"]["logprobs"] == 5
