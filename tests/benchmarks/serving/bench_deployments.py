@@ -1,6 +1,6 @@
 """Faults of serving under load, on a whole installation with PostgreSQL: who is cut off, who succeeds, what errors clients see.
 
-    python tests/benchmarks/serving/bench_deployments.py [kill] [redeploy] [scale] [database] [gateway] [share]
+    python tests/benchmarks/serving/bench_deployments.py [kill] [redeploy] [scale] [database] [gateway] [share] [canary]
 
 Starts `roundhouse up` in a temporary folder with a tiny network of a long context, so that an answer lasts as long as it is told to.
 Prints one line of JSON for each experiment. `redeploy` and `scale` hold 20 streams of 30 seconds each.
@@ -24,9 +24,11 @@ import psutil
 
 from backend.bootstrap import build_context
 from backend.db.tables import Checkpoint
+from backend.domain.serving.canary import CanaryRules
 from backend.services.context import LOCAL, Context
+from backend.services.serving.canaries import start_canary
 from backend.services.serving.deployments import deploy, scale_endpoint
-from backend.services.serving.endpoints import get_endpoint
+from backend.services.serving.endpoints import get_endpoint, list_revisions
 from tests.support.installation import Installation, mark_starter_content, wait_until
 from tests.support.networks.serving_networks import make_llama, save_checkpoint
 from tests.support.postgres import run_postgres
@@ -114,17 +116,24 @@ def wait_settled(ctx: Context, replicas: int) -> None:
 
 
 async def under_streams(up: Installation, act: Any, *, seconds: float) -> dict[str, Any]:
-    """Hold 20 streams for this long, act after 3 seconds, and count how they end."""
+    """Hold 20 streams for this long and until the act is over, and count how they end. One that ends by its network begins again."""
+    outcomes: list[Outcome] = []
+    is_over = asyncio.Event()
+    began = time.monotonic()
+
+    async def hold(session: aiohttp.ClientSession, number: int) -> None:
+        while not is_over.is_set() or time.monotonic() - began < seconds:
+            outcomes.append(await ask(session, up.gateway_url, number=number, max_tokens=CONTEXT - 200, until_s=seconds))
+            number += 1000
+
     async with client() as session:
-        streams = [
-            asyncio.create_task(ask(session, up.gateway_url, number=n, max_tokens=CONTEXT - 200, until_s=seconds)) for n in range(STREAMS)
-        ]
+        streams = [asyncio.create_task(hold(session, n)) for n in range(STREAMS)]
         await asyncio.sleep(3)
-        began = time.monotonic()
         await asyncio.to_thread(act)
-        acted_s = time.monotonic() - began
-        outcomes = await asyncio.gather(*streams)
-    return {"streams": count(outcomes), "shortest_s": round(min(o.seconds for o in outcomes), 1), "acted_s": round(acted_s, 1)}
+        acted_s = time.monotonic() - began - 3
+        is_over.set()
+        await asyncio.gather(*streams)
+    return {"streams": count(outcomes), "held_s": sorted(round(o.seconds) for o in outcomes), "acted_s": round(acted_s, 1)}
 
 
 async def kill(up: Installation) -> dict[str, Any]:
@@ -226,7 +235,33 @@ async def share(up: Installation) -> dict[str, Any]:
     return {"requests": count(outcomes), "by_replica": sorted(row[1] for row in rows)}
 
 
-EXPERIMENTS = {f.__name__: f for f in (kill, redeploy, scale, share, gateway, database)}
+async def canary(up: Installation) -> dict[str, Any]:
+    """Give a canary half of the requests, kill its process twice, and wait until it ends by itself."""
+    serve(up, 2)
+    with up.ctx.db.read() as session:
+        checkpoint = session.query(Checkpoint).filter_by(name="tiny").one()
+    stable = {process.pid for process in replica_processes(up)}
+    start_canary(up.ctx, "m", checkpoint_id=checkpoint.id, rules=CanaryRules(percent=50), person=LOCAL)
+    wait_until(lambda: (view := get_endpoint(up.ctx, "m").canary) and view.num_ready, timeout_s=120, what="the canary")
+    running = asyncio.create_task(load(up, seconds=30, concurrency=12, max_tokens=400))
+    for _ in range(2):
+        await asyncio.sleep(4)
+        for process in replica_processes(up):
+            if process.pid not in stable:
+                process.kill()
+        await asyncio.to_thread(lambda: wait_until(lambda: canary_ready(up), timeout_s=60, what="its restart or end"))
+    outcomes = await running
+    newest = list_revisions(up.ctx, "m")[0]
+    return {"requests": count(outcomes), "note": newest.note, "stopped": newest.stopped_at is not None}
+
+
+def canary_ready(up: Installation) -> bool:
+    """Return whether the canary answers, or has ended."""
+    view = get_endpoint(up.ctx, "m").canary
+    return view is None or view.num_ready > 0
+
+
+EXPERIMENTS = {f.__name__: f for f in (kill, redeploy, scale, share, canary, gateway, database)}
 
 
 def main(names: list[str]) -> None:
