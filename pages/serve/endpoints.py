@@ -20,6 +20,7 @@ from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, warn_unknown, with_code
 from pages.components.links import row_link
 from pages.components.serving.aliases import draw_aliases
+from pages.components.serving.rollout import draw_canary, draw_canary_form, draw_options, draw_rollback, draw_rollout, draw_scale
 from pages.components.serving.speed import draw_speed
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
@@ -83,11 +84,12 @@ def draw_form(
         "Holds for later deployments.",
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
+    options = draw_options()
     draw_memory(deployment_memory(ctx, chosen), replicas)
     draw_speed(ctx, person, chosen)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
-        st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)} and continues until the new checkpoint is ready.")
+        st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)}; its replicas are replaced one by one.")
     if st.button("Deploy", type="primary", disabled=not name or is_refused, key="deploy", icon=":material/rocket_launch:"):
         with errors_shown():
             deploy(
@@ -95,6 +97,7 @@ def draw_form(
                 checkpoint_id=chosen,
                 name=name,
                 num_replicas=replicas,
+                config=options.changed(),
                 require=(required or SafetyRequirement()) if gate else None,
                 alias=alias,
                 person=person,
@@ -198,6 +201,8 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             if endpoint.stopped_at is not None:
                 st.caption(f"stopped {ago(endpoint.stopped_at, now=ctx.now())}", width="content")
         if not is_stopped:
+            draw_canary(ctx, person, endpoint)
+            draw_rollout(endpoint)
             draw_gauges(endpoint)
             draw_client_code(ctx, endpoint)
         draw_history(ctx, endpoint)
@@ -207,6 +212,9 @@ def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw Chat, and Stop with its confirmation."""
     st.page_link(routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name})
     st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
+    draw_scale(ctx, person, endpoint)
+    draw_canary_form(ctx, person, endpoint)
+    draw_rollback(ctx, person, endpoint)
     with st.popover("Stop", icon=":material/stop_circle:", key=f"stop_menu_{endpoint.name}"):
         st.markdown(f"Stop {plain(endpoint.name)}? Clients get an error until it is started again.")
         if st.button("Stop it", type="primary", key=f"stop_{endpoint.name}"):

@@ -93,6 +93,31 @@ def test_a_stopped_endpoint_has_no_client_code_and_can_be_started_or_deleted(ctx
     assert not app.exception
 
 
+def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: Context) -> None:
+    make_ready(ctx)
+    with ctx.db.write() as session:
+        session.add(Checkpoint(name="elm", origin="added", folder="bases/elm", family="llama", parameters=10))
+    app = draw("serve/endpoints.py")
+    app.number_input(key="scale_number_tales").set_value(2).run()
+    app.button(key="scale_tales").click().run()
+    assert get_endpoint(ctx, "tales").target == 2
+    elm = next(c.id for c in list_checkpoints(ctx) if c.name == "elm")
+    app.selectbox(key="canary_checkpoint_tales").select(elm).run()
+    app.number_input(key="canary_percent_tales").set_value(25.0).run()
+    app.button(key="canary_tales").click().run()
+    canary = get_endpoint(ctx, "tales").canary
+    assert canary is not None
+    assert (canary.checkpoint_name, canary.percent) == ("elm", 25)
+    assert "aborts above 5 % errors" in texts(app)
+    app.button(key="abort_canary_tales").click().run()
+    assert get_endpoint(ctx, "tales").canary is None
+    deploy(ctx, checkpoint_id=elm, name="tales", num_replicas=2, person=LOCAL)
+    app = draw("serve/endpoints.py")
+    assert app.get("progress"), "of the rollout"
+    app.button(key="rollback_tales").click().run()
+    assert get_endpoint(ctx, "tales").checkpoint_name == "tiny"
+
+
 def test_stop_and_delete_ask_first(ctx: Context) -> None:
     make_ready(ctx)
     app = draw("serve/endpoints.py")

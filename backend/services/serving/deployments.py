@@ -119,6 +119,17 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
     return get_endpoint(ctx, name)
 
 
+def rollback_target(ctx: Context, name: str) -> tuple[int, str] | None:
+    """Return the revision that a rollback serves again, with its checkpoint's name; None where there is none."""
+    with ctx.db.read() as session:
+        try:
+            endpoint = find_endpoint(session, name)
+            goal = _earlier(session, endpoint, current_deployment(session, endpoint), None)
+        except Conflict:
+            return None
+        return goal.revision, session.get_one(Checkpoint, goal.checkpoint_id).name
+
+
 def current_deployment(session: Session, endpoint: Endpoint) -> Deployment:
     """Return the newest stable deployment that is not stopped. Raises Conflict where there is none."""
     active = [deployment for deployment in active_deployments(session, endpoint.id) if deployment.role == STABLE]

@@ -103,8 +103,8 @@ class EndpointView:
 
     @property
     def num_ready(self) -> int:
-        """Replicas that answer."""
-        return sum(replica.status == "ready" for replica in self.replicas)
+        """Replicas that answer, without those of a canary."""
+        return sum(replica.status == "ready" and replica.role == "stable" for replica in self.replicas)
 
     @property
     def state(self) -> str:

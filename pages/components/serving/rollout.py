@@ -1,0 +1,146 @@
+"""Rollout, number of replicas, rollback and canary of an endpoint."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.options import DeploymentOptions, Policy
+from backend.domain.wording import plural
+from backend.services.checkpoints.checkpoints import list_checkpoints
+from backend.services.context import Context, Person
+from backend.services.serving.canaries import abort_canary, promote_canary, start_canary
+from backend.services.serving.deployments import MAX_REPLICAS, rollback_endpoint, rollback_target, scale_endpoint
+from backend.services.serving.endpoints import CanaryView, EndpointView
+from pages.components import routes
+from pages.components.frame import errors_shown, plain
+from pages.components.links import row_link
+
+POLICIES = {
+    Policy.LEAST_OUTSTANDING: "Least outstanding tokens",
+    Policy.POWER_OF_TWO: "Power of two choices",
+    Policy.SESSION_AFFINITY: "Session affinity",
+    Policy.ROUND_ROBIN: "Round robin",
+}
+
+
+def draw_options() -> DeploymentOptions:
+    """Draw the options of a deployment, folded; return them."""
+    default = DeploymentOptions()
+    with st.expander("Serving options", icon=":material/tune:", key="deploy_options"):
+        grid = st.grid(2, min_column_width=220)
+        policy = grid.selectbox("Balancing", list(POLICIES), format_func=lambda policy: POLICIES[policy], key="deploy_policy")
+        surge = grid.number_input(
+            "Surge",
+            0,
+            8,
+            default.surge,
+            key="deploy_surge",
+            help="Extra replicas during a rollout; 0 stops one before it starts one.",
+        )
+        limit = grid.number_input(
+            "Answer limit (s)",
+            1.0,
+            86_400.0,
+            default.answer_limit_s,
+            key="deploy_answer_limit",
+            help="Replaced replicas finish theirs.",
+        )
+        queue = grid.number_input(
+            "Queue timeout (s)",
+            1.0,
+            3600.0,
+            default.queue_timeout_s,
+            key="deploy_queue_timeout",
+            help="Then 429.",
+        )
+    return DeploymentOptions(policy=policy, surge=int(surge), answer_limit_s=limit, queue_timeout_s=queue)
+
+
+def draw_rollout(endpoint: EndpointView) -> None:
+    """Draw the progress of a rollout; nothing where none is under way."""
+    rollout = endpoint.rollout
+    if rollout is None:
+        return
+    text = (
+        f"Revision {rollout.revision}: {rollout.new_ready} of {plural(rollout.target, 'replica')} ready · "
+        f"revision {rollout.previous}: {rollout.old_ready} still answering"
+    )
+    st.progress(min(1.0, rollout.new_ready / rollout.target), text=text)
+
+
+def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the number of replicas with its button."""
+    with st.popover("Scale", icon=":material/open_in_full:", key=f"scale_menu_{endpoint.name}"):
+        number = st.number_input("Replicas", 1, MAX_REPLICAS, endpoint.target, key=f"scale_number_{endpoint.name}")
+        st.caption("Replicas that go finish their open answers.")
+        if st.button("Apply", type="primary", key=f"scale_{endpoint.name}", disabled=number == endpoint.target):
+            with errors_shown():
+                scale_endpoint(ctx, endpoint.name, int(number), person=person)
+                st.rerun()
+
+
+def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the way back to the revision before; nothing where there is none."""
+    target = rollback_target(ctx, endpoint.name)
+    if target is None:
+        return
+    revision, checkpoint = target
+    with st.popover("Roll back", icon=":material/undo:", key=f"rollback_menu_{endpoint.name}"):
+        follows = f" It no longer follows {plain(endpoint.alias)}." if endpoint.alias else ""
+        st.markdown(f"Serve revision {revision} ({plain(checkpoint)}) again? No answer is cut off.{follows}")
+        if st.button("Roll back", type="primary", key=f"rollback_{endpoint.name}"):
+            with errors_shown():
+                rollback_endpoint(ctx, endpoint.name, person=person)
+                st.rerun()
+
+
+def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the form that starts a canary; nothing while one runs."""
+    if endpoint.canary is not None:
+        return
+    with st.popover("Canary", icon=":material/call_split:", key=f"canary_menu_{endpoint.name}"):
+        checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes}
+        chosen = st.selectbox(
+            "Checkpoint", list(checkpoints), format_func=lambda id: checkpoints[id], key=f"canary_checkpoint_{endpoint.name}"
+        )
+        percent = st.number_input("Percent of requests", 1.0, 100.0, 10.0, format="%g", key=f"canary_percent_{endpoint.name}")
+        rate = st.number_input("Abort above error rate (%)", 0.1, 99.0, 5.0, format="%g", key=f"canary_rate_{endpoint.name}")
+        step_up = st.checkbox("Step up", key=f"canary_step_{endpoint.name}", help="To 25, 50, 100 %, then promote; 5 minutes each.")
+        if st.button("Start canary", type="primary", key=f"canary_{endpoint.name}", disabled=chosen is None) and chosen:
+            with errors_shown():
+                rules = CanaryRules(percent=percent, step_up=step_up, abort_error_rate=rate / 100)
+                start_canary(ctx, endpoint.name, checkpoint_id=chosen, rules=rules, person=person)
+                st.rerun()
+
+
+def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the canary that runs, with its share and its end by hand."""
+    canary = endpoint.canary
+    if canary is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", key=f"canary_row_{endpoint.name}"):
+        st.badge(f"canary {canary.percent:g} %", icon=":material/call_split:", color="orange")
+        query = {"checkpoint": canary.checkpoint_id}
+        row_link(canary.checkpoint_name, page=routes.CHECKPOINTS, query=query, icon="deployed_code", key=f"canary_of_{endpoint.name}")
+        st.caption(plain(_rules(canary)), width="content")
+        st.space("stretch")
+        if st.button("Promote", icon=":material/north:", key=f"promote_canary_{endpoint.name}", disabled=not canary.num_ready):
+            with errors_shown():
+                promote_canary(ctx, endpoint.name, person=person)
+                st.rerun()
+        if st.button("Abort", icon=":material/close:", key=f"abort_canary_{endpoint.name}"):
+            with errors_shown():
+                abort_canary(ctx, endpoint.name, person=person)
+                st.rerun()
+
+
+def _rules(canary: CanaryView) -> str:
+    rules = CanaryRules.read(canary.traffic)
+    words = [f"{canary.num_ready} of {plural(canary.num_replicas, 'replica')} ready"]
+    if rules.abort_error_rate is not None:
+        words.append(f"aborts above {100 * rules.abort_error_rate:g} % errors")
+    if rules.abort_p95_s is not None:
+        words.append(f"aborts above {rules.abort_p95_s:g} s to the first token (p95)")
+    words.append("steps up" if rules.step_up else "constant share")
+    return " · ".join(words)
