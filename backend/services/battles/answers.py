@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from sqlalchemy import and_, func, select
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Battle, CampaignPrompt, Completion, Rater, Vote
 from backend.domain.battles.votes import Label
-from backend.services.battles.views import UNDONE, contestant_names, find_campaign
+from backend.services.battles.views import UNDONE, VOTES, contestant_names, find_campaign, vote_holds
+from backend.services.battles.vote_log import VoteLog, read_vote_log
 from backend.services.context import Context
 
+IntArray = NDArray[np.int64]
 Order = Literal["prompt", "votes", "split"]
-COUNTED = ("vote", "identical")
+NUM_PAIRS = 4
+"""Pairs of a prompt that are read unless all are asked for: 20 contestants have 190."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,19 @@ class Remark:
     preferred: str
     note: str
     reasons: tuple[str, ...]
+    flag: str
+    rewrite: str | None
+
+
+class VoteRow(NamedTuple):
+    """A vote on a pair of answers (ids)."""
+
+    rater: str
+    answer_a: str
+    answer_b: str
+    label: str
+    note: str
+    reasons: list[str]
     flag: str
     rewrite: str | None
 
@@ -54,13 +72,15 @@ class AnswerPair:
 
 @dataclass(frozen=True)
 class PromptAnswers:
-    """A prompt as (role, text) turns, with every pair of answers that has votes, most votes first."""
+    """A prompt as (role, text) turns, with pairs of answers that have votes, most votes first: `num_pairs` have, `pairs` are read."""
 
     prompt_id: str
     number: int
     category: str
     messages: tuple[tuple[str, str], ...]
     pairs: tuple[AnswerPair, ...]
+    num_pairs: int
+    votes: int
 
 
 @dataclass(frozen=True)
@@ -81,8 +101,13 @@ def list_answers(
     only_remarks: bool = False,
     offset: int = 0,
     limit: int = 10,
+    num_pairs: int = NUM_PAIRS,
+    with_all_pairs: Collection[str] = (),
 ) -> AnswersPage:
-    """Return a page of voted prompts. `split` puts first the prompts on whose pairs raters disagree most. Raises NotFound."""
+    """Return a page of voted prompts. `split` puts first the prompts on whose pairs raters disagree most.
+
+    Of a prompt the `num_pairs` pairs with most votes are read, and all of the prompts `with_all_pairs` (ids). Raises NotFound.
+    """
     with ctx.db.read() as session:
         find_campaign(session, campaign_id)
         ids = _ordered_prompts(session, campaign_id, order=order, category=category, only_remarks=only_remarks)
@@ -90,14 +115,19 @@ def list_answers(
         categories = sorted(filter(None, session.scalars(named.distinct())))
         page = ids[offset : offset + limit]
         rows = {row.id: row for row in session.scalars(select(CampaignPrompt).where(CampaignPrompt.id.in_(page)))}
-        pairs = _pairs(session, campaign_id, page)
+        voted = _voted_pairs(session, campaign_id, page)
+        limits = {prompt_id: len(voted[prompt_id]) if prompt_id in with_all_pairs else num_pairs for prompt_id in page}
+        shown = {prompt_id: voted[prompt_id][: limits[prompt_id]] for prompt_id in page}
+        pairs = _read_pairs(session, campaign_id, shown)
         prompts = tuple(
             PromptAnswers(
                 prompt_id=prompt_id,
                 number=rows[prompt_id].position + 1,
                 category=rows[prompt_id].category,
                 messages=tuple((str(turn["role"]), str(turn["content"])) for turn in rows[prompt_id].messages),
-                pairs=tuple(sorted(pairs.get(prompt_id, ()), key=lambda pair: -pair.votes)),
+                pairs=tuple(pairs[prompt_id]),
+                num_pairs=len(voted[prompt_id]),
+                votes=sum(len(votes) for votes in voted[prompt_id]),
             )
             for prompt_id in page
         )
@@ -105,81 +135,95 @@ def list_answers(
 
 
 def _ordered_prompts(session: Session, campaign_id: str, *, order: Order, category: str | None, only_remarks: bool) -> list[str]:
-    """Return the ids of voted prompts. Votes are counted in SQL, so a campaign of 100,000 votes costs a row per pair and label."""
-    later, side_a = aliased(Vote), aliased(Completion)
-    query = (
-        select(Battle.prompt_id, CampaignPrompt.position, Battle.pair, side_a.contestant_id, Vote.label, func.count())
-        .join(Vote, Vote.battle_id == Battle.id)
-        .join(CampaignPrompt, CampaignPrompt.id == Battle.prompt_id)
-        .join(side_a, side_a.id == Battle.completion_a_id)
-        .where(
-            Battle.campaign_id == campaign_id,
-            Battle.purpose.in_(COUNTED),
-            Vote.label.in_([*Label]),
-            ~select(later.id).where(later.supersedes_id == Vote.id).exists(),
-        )
-        .group_by(Battle.prompt_id, CampaignPrompt.position, Battle.pair, side_a.contestant_id, Vote.label)
-    )
+    """Return the ids of voted prompts. Votes are counted in arrays that are read once for each revision of the campaign."""
+    log = read_vote_log(session, campaign_id)
+    query = select(CampaignPrompt.id, CampaignPrompt.position).where(CampaignPrompt.campaign_id == campaign_id)
     if category is not None:
         query = query.where(CampaignPrompt.category == category)
-    if only_remarks:
-        query = query.where((Vote.note != "") | (Vote.flag != "") | Vote.rewrite.is_not(None))
-    counts: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0, 0]))
-    positions: dict[str, int] = {}
-    for prompt_id, position, pair, contestant_a, label, number in session.execute(query):
-        positions[prompt_id] = position
-        a_is_first = pair.startswith(f"{contestant_a}:")
-        index = 2 if label not in (Label.A, Label.B) else 0 if (label == Label.A) == a_is_first else 1
-        counts[prompt_id][pair][index] += number
-    total = {prompt_id: sum(map(sum, pairs.values())) for prompt_id, pairs in counts.items()}
-    if order == "votes":
-        return sorted(positions, key=lambda prompt: (-total[prompt], positions[prompt]))
-    if order == "split":
-        minority = {prompt_id: sum(min(wins[0], wins[1]) for wins in pairs.values()) for prompt_id, pairs in counts.items()}
-        return sorted(positions, key=lambda prompt: (-minority[prompt] / total[prompt], -total[prompt], positions[prompt]))
-    return sorted(positions, key=positions.__getitem__)
+    positions = dict(session.execute(query).all())
+    remarked = _with_remarks(session, campaign_id) if only_remarks else None
+    total, minority = _counts(log)
+    codes = [
+        code
+        for code, prompt_id in enumerate(log.prompts)
+        if total[code] and prompt_id in positions and (remarked is None or prompt_id in remarked)
+    ]
+    keys: dict[Order, Callable[[int], tuple[float, ...]]] = {
+        "prompt": lambda code: (positions[log.prompts[code]],),
+        "votes": lambda code: (-total[code], positions[log.prompts[code]]),
+        "split": lambda code: (-minority[code] / total[code], -total[code], positions[log.prompts[code]]),
+    }
+    return [log.prompts[code] for code in sorted(codes, key=keys[order])]
 
 
-def _pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) -> dict[str, list[AnswerPair]]:
-    """Return the voted pairs of some prompts. Several answers of a contestant to a prompt are pairs of their own."""
+def _counts(log: VoteLog) -> tuple[IntArray, IntArray]:
+    """Return each prompt's votes on the board, and how many of them were for the less preferred contestant of their pair."""
+    counted = log.of_purpose(VOTES)
+    prompt, a, b, label = (column[counted] for column in (log.prompt, log.columns.a, log.columns.b, log.columns.label))
+    size = max(1, len(log.columns.contestants))
+    pairs, pair = np.unique((prompt * size + np.minimum(a, b)) * size + np.maximum(a, b), return_inverse=True)
+    preferred = np.where(label == 0, a, b)
+    wins = [np.bincount(pair[(label < 2) & (preferred == side)], minlength=len(pairs)) for side in (np.minimum(a, b), np.maximum(a, b))]
+    minority = np.bincount(pairs // size**2, np.minimum(*wins), minlength=len(log.prompts)).astype(np.int64)
+    return np.bincount(prompt, minlength=len(log.prompts)), minority
+
+
+def _with_remarks(session: Session, campaign_id: str) -> set[str]:
+    query = select(Battle.prompt_id).join(Vote, Vote.battle_id == Battle.id)
+    remarked = (Vote.note != "") | (Vote.flag != "") | Vote.rewrite.is_not(None)
+    return set(
+        session.scalars(query.where(Battle.campaign_id == campaign_id, Battle.purpose.in_(VOTES), vote_holds(), remarked).distinct())
+    )
+
+
+def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) -> dict[str, list[list[VoteRow]]]:
+    """Return the votes of some prompts by pair of answers, most votes first; those that were skipped too, for their remarks."""
     later = aliased(Vote)
+    columns = (Battle.completion_a_id, Battle.completion_b_id, Vote.label, Vote.note, Vote.reasons, Vote.flag, Vote.rewrite)
     query = (
-        select(Vote, Battle, Rater.name)
-        .join(Battle, and_(Battle.id == Vote.battle_id, Battle.campaign_id == campaign_id))
+        select(Battle.prompt_id, Rater.name, *columns)
+        .join(Vote, and_(Vote.battle_id == Battle.id, Battle.campaign_id == campaign_id))
         .join(Rater, Rater.id == Vote.rater_id)
         .where(
             Battle.prompt_id.in_(prompt_ids),
-            Battle.purpose.in_(COUNTED),
+            Battle.purpose.in_(VOTES),
             Vote.label != UNDONE,
             ~select(later.id).where(later.supersedes_id == Vote.id).exists(),
         )
         .order_by(Vote.created_at, Vote.id)
     )
-    by_texts: dict[tuple[str, str, str], list[tuple[Vote, Battle, str]]] = defaultdict(list)
-    for vote, battle, rater in session.execute(query):
-        first, second = sorted((battle.completion_a_id, battle.completion_b_id))
-        by_texts[battle.prompt_id, first, second].append((vote, battle, rater))
-    shown = {completion for _, first, second in by_texts for completion in (first, second)}
-    completions = {row.id: row for row in session.scalars(select(Completion).where(Completion.id.in_(shown)))}
+    by_pair: dict[str, dict[tuple[str, str], list[VoteRow]]] = {prompt_id: defaultdict(list) for prompt_id in prompt_ids}
+    for prompt_id, *values in session.execute(query):
+        vote = VoteRow(*values)
+        by_pair[prompt_id][min(vote.answer_a, vote.answer_b), max(vote.answer_a, vote.answer_b)].append(vote)
+    return {prompt_id: sorted(pairs.values(), key=lambda votes: -len(votes)) for prompt_id, pairs in by_pair.items()}
+
+
+def _read_pairs(session: Session, campaign_id: str, shown: Mapping[str, Sequence[Sequence[VoteRow]]]) -> dict[str, list[AnswerPair]]:
+    """Read the texts of voted pairs. Several answers of a contestant to a prompt are pairs of their own."""
+    ids = {answer for pairs in shown.values() for votes in pairs for answer in (votes[0].answer_a, votes[0].answer_b)}
+    answers = {row.id: row for row in session.scalars(select(Completion).where(Completion.id.in_(ids)))}
     names = contestant_names(session, campaign_id)
-    result: dict[str, list[AnswerPair]] = defaultdict(list)
-    for (prompt_id, *texts), votes in by_texts.items():
-        one, other = sorted((completions[text] for text in texts), key=lambda row: names[row.contestant_id])
-        result[prompt_id].append(_pair(one, other, votes, names))
-    return result
+    return {
+        prompt_id: [
+            _pair(*sorted((answers[votes[0].answer_a], answers[votes[0].answer_b]), key=lambda row: names[row.contestant_id]), votes, names)
+            for votes in pairs
+        ]
+        for prompt_id, pairs in shown.items()
+    }
 
 
-def _pair(first: Completion, second: Completion, votes: list[tuple[Vote, Battle, str]], names: dict[str, str]) -> AnswerPair:
+def _pair(first: Completion, second: Completion, votes: Sequence[VoteRow], names: dict[str, str]) -> AnswerPair:
     counts = dict.fromkeys(("first", "second", "tie", "both bad", "skipped"), 0)
     words = {"first": names[first.contestant_id], "second": names[second.contestant_id]}
     remarks = []
-    for vote, battle, rater in votes:
-        a_is_first = battle.completion_a_id == first.id
+    for vote in votes:
+        a_is_first = vote.answer_a == first.id
         verdicts = {Label.A: "first" if a_is_first else "second", Label.B: "second" if a_is_first else "first", Label.TIE: "tie"}
         verdict = verdicts.get(Label(vote.label), "both bad") if vote.label in Label.__members__ else "skipped"
         counts[verdict] += 1
         if vote.note or vote.reasons or vote.flag or vote.rewrite:
-            remarks.append(Remark(rater, words.get(verdict, verdict), vote.note, tuple(vote.reasons), vote.flag, vote.rewrite))
+            remarks.append(Remark(vote.rater, words.get(verdict, verdict), vote.note, tuple(vote.reasons), vote.flag, vote.rewrite))
     return AnswerPair(
         first=words["first"],
         second=words["second"],

@@ -33,6 +33,9 @@ from backend.services.context import Context
 
 ALPHA = 0.05
 MAX_REMEMBERED = 32
+MAX_VERDICTS = 200
+"""Pairs that are judged, nearest on the leaderboard first: all of 20 contestants. Imported votes may have more contestants."""
+
 CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "category", "probability", "seconds", "identical", "excluded", "voted_at")
 
 
@@ -40,7 +43,8 @@ CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "category", "probability",
 class Standings:
     """`table` is None without votes. `checkpoints` maps a contestant's name to its checkpoint's id; `unrated` have no votes yet.
 
-    `verdicts` list neighbours on the leaderboard first, then the others; each pair once, at a family-wise error rate of 5 %. `excluded`
+    `verdicts` list neighbours on the leaderboard first, then the others, up to MAX_VERDICTS; each pair once, at a family-wise error rate of
+    5 % over all pairs. `excluded`
     are the names of raters left out of the board of the campaign, `categories` those of its prompts.
     """
 
@@ -189,7 +193,7 @@ def _verdicts(votes: VoteColumns, order: list[str], *, gap: float, pace: float |
     ranks = [(above, below) for above in range(len(order)) for below in range(above + 1, len(order))]
     ranks.sort(key=lambda pair: (pair[1] - pair[0], pair[0]))
     verdicts = []
-    for above, below in ranks:
+    for above, below in ranks[:MAX_VERDICTS]:
         first, second = order[above], order[below]
         pair = by_pair.get((first, second)) or by_pair.get((second, first), NO_VOTES).swapped()
         verdicts.append(judge_pair(pair, first, second, smallest_gap_elo=gap, alpha=ALPHA, num_pairs=len(ranks), seconds_per_vote=pace))

@@ -38,6 +38,7 @@ def draw_answers(ctx: Context, campaign: CampaignView) -> None:
         only_remarks=only_remarks,
         offset=(page_number - 1) * PAGE_SIZE,
         limit=PAGE_SIZE,
+        with_all_pairs=st.session_state.setdefault("answers_expanded", set()),
     )
     if answers.categories:
         categories_slot.selectbox("Category", answers.categories, index=None, placeholder="All", key="answers_category")
@@ -53,9 +54,8 @@ def draw_answers(ctx: Context, campaign: CampaignView) -> None:
 
 
 def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str]) -> None:
-    votes = sum(pair.votes for pair in prompt.pairs)
     with st.container(border=True):
-        parts = [f"Prompt {prompt.number}", *([prompt.category] if prompt.category else []), plural(votes, "vote")]
+        parts = [f"Prompt {prompt.number}", *([prompt.category] if prompt.category else []), plural(prompt.votes, "vote")]
         st.caption(plain(" · ".join(parts)))
         for role, text in prompt.messages:
             if role != "user" or len(prompt.messages) > 1:
@@ -63,6 +63,15 @@ def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str]) -> None:
             _draw_text(text)
         for number, pair in enumerate(prompt.pairs):
             _draw_pair(pair, colors, key=f"{prompt.prompt_id}_{number}")
+        more = prompt.num_pairs - len(prompt.pairs)
+        if more:
+            st.button(
+                f"Show {plural(more, 'more pair')}",
+                key=f"all_pairs_{prompt.prompt_id}",
+                icon=":material/expand_more:",
+                on_click=st.session_state["answers_expanded"].add,
+                args=(prompt.prompt_id,),
+            )
 
 
 def _draw_pair(pair: AnswerPair, colors: dict[str, str], *, key: str) -> None:
