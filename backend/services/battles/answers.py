@@ -171,9 +171,8 @@ def _counts(log: VoteLog) -> tuple[IntArray, IntArray]:
 def _with_remarks(session: Session, campaign_id: str) -> set[str]:
     query = select(Battle.prompt_id).join(Vote, Vote.battle_id == Battle.id)
     remarked = (Vote.note != "") | (Vote.flag != "") | Vote.rewrite.is_not(None)
-    return set(
-        session.scalars(query.where(Battle.campaign_id == campaign_id, Battle.purpose.in_(VOTES), vote_holds(), remarked).distinct())
-    )
+    on_board = (Battle.campaign_id == campaign_id, Battle.purpose.in_(VOTES), vote_holds())
+    return set(session.scalars(query.where(*on_board, remarked).distinct()))
 
 
 def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) -> dict[str, list[list[VoteRow]]]:

@@ -52,6 +52,11 @@ def draw_verdicts(standings: Standings) -> None:
         with st.expander(plural(len(rest), "more pair"), key="more_verdicts", on_change="rerun") as more:
             if more.open:
                 draw_table([_verdict_line(verdict) for verdict in rest], key="more_verdicts_table", alt="Verdicts on the other pairs")
+                if len(standings.verdicts) < standings.verdicts[0].num_pairs:
+                    st.caption(
+                        f"The {len(standings.verdicts)} nearest of {plural(standings.verdicts[0].num_pairs, 'pair')} on the board; "
+                        "`roundhouse rating verdict` judges any other."
+                    )
 
 
 def _draw_plan(verdict: PairVerdict, plan: tuple[PlanOption, ...]) -> None:
