@@ -44,8 +44,10 @@ def frozen_scores(points: FloatArray, prompt: IntArray, overlap: int) -> tuple[F
     """
     if not len(points):
         return np.empty(0), np.empty(0, dtype=np.int64)
-    order = np.argsort(prompt, kind="stable")
     counts = np.bincount(prompt)
+    if counts.max() < overlap:
+        return np.empty(0), np.empty(0, dtype=np.int64)
+    order = np.argsort(prompt, kind="stable")
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[counts >= overlap]
     sums = np.concatenate([[0.0], np.cumsum(points[order])])
     scores = (sums[starts + overlap] - sums[starts]) / overlap
@@ -56,7 +58,7 @@ def frozen_scores(points: FloatArray, prompt: IntArray, overlap: int) -> tuple[F
 
 def e_value(points: FloatArray, prompt: IntArray) -> float:
     """Evidence against "the average prompt is even": reaching 1 / alpha, ever, has a chance of at most alpha. At most 1e300."""
-    values = [math.log(share) + _log_wealth(frozen_scores(points, prompt, overlap)[0], 0.5) for overlap, share in BETS]
+    values = [math.log(share) + _log_wealth_of(*_score_counts(points, prompt, overlap), 0.5) for overlap, share in BETS]
     return math.exp(min(max(values), math.log(LARGEST_E_VALUE)))
 
 
@@ -79,9 +81,9 @@ def confidence_sequence(points: FloatArray, prompt: IntArray, *, alpha: float) -
     """
     low, high = 0.0, 1.0
     for overlap, share in BETS:
-        scores, _ = frozen_scores(points, prompt, overlap)
-        if len(scores):
-            bounds = _unrefuted(scores, limit=-math.log(alpha * share))
+        values, counts = _score_counts(points, prompt, overlap)
+        if len(values):
+            bounds = _unrefuted(values, counts, limit=-math.log(alpha * share))
             low, high = max(low, bounds[0]), min(high, bounds[1])
     return low, high
 
@@ -97,17 +99,20 @@ def _closed_form(wins: NDArray[np.integer] | FloatArray, losses: NDArray[np.inte
     return log_e
 
 
-def _log_wealth(scores: FloatArray, mean: float) -> float:
-    """Log of the bet's wealth against a mean strictly between 0 and 1."""
-    values, counts = np.unique(scores, return_counts=True)
-    return _log_wealth_of(values, counts.astype(np.float64), mean)
+def _score_counts(points: FloatArray, prompt: IntArray, overlap: int) -> tuple[FloatArray, FloatArray]:
+    """Return the distinct frozen scores and how many prompts have each."""
+    scores, _ = frozen_scores(points, prompt, overlap)
+    counts = np.bincount(np.rint(2 * overlap * scores).astype(np.int64), minlength=2 * overlap + 1).astype(np.float64)
+    present = np.flatnonzero(counts)
+    return present / (2 * overlap), counts[present]
 
 
 def _log_wealth_of(values: FloatArray, counts: FloatArray, mean: float) -> float:
     if mean == 0.5 and np.isin(values, (0.0, 0.5, 1.0)).all():
         return float(_closed_form(counts[values == 1].sum(keepdims=True), counts[values == 0].sum(keepdims=True))[0])
     q, weights = _fejer(_num_nodes(int(counts.sum())))
-    logs = np.log(np.outer(q, values / mean) + np.outer(1 - q, (1 - values) / (1 - mean))) @ counts
+    even = (1 - values) / (1 - mean)
+    logs = np.log(even + q[:, None] * (values / mean - even)) @ counts
     largest = float(logs.max())
     return largest + math.log(float(np.exp(logs - largest) @ weights))
 
@@ -141,11 +146,9 @@ def _log_wealth_path(scores: FloatArray) -> FloatArray:
     return path
 
 
-def _unrefuted(scores: FloatArray, *, limit: float) -> tuple[float, float]:
+def _unrefuted(values: FloatArray, counts: FloatArray, *, limit: float) -> tuple[float, float]:
     """Bounds of the means whose log wealth stays below `limit`. The wealth is log-convex in the mean and at most 1 at the scores' own."""
-    mean, edge = float(scores.mean()), 1e-9
-    values, occurrences = np.unique(scores, return_counts=True)
-    counts = occurrences.astype(np.float64)
+    mean, edge = float(values @ counts / counts.sum()), 1e-9
 
     def excess(candidate: float) -> float:
         return _log_wealth_of(values, counts, candidate) - limit
