@@ -143,7 +143,7 @@ def browser_page() -> Iterator[Page]:
     """Yield a page of Chromium with the application's scripts in its cache."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        yield browser.new_page(viewport={"width": 1440, "height": 900})
+        yield browser.new_page(viewport={"width": 1440, "height": 900}, bypass_csp=True)
         browser.close()
 
 
