@@ -58,7 +58,9 @@ def draw_list(ctx: Context, person: Person) -> None:
 
 def draw_state(campaign: CampaignView) -> None:
     """Draw a campaign's state as a badge."""
-    if campaign.closed_at is not None:
+    if campaign.is_imported:
+        st.badge("imported", color="gray", icon=":material/upload:")
+    elif campaign.closed_at is not None:
         st.badge("closed", color="gray", icon=":material/lock:")
     elif campaign.is_standing:
         st.badge("from the playground", color="gray", icon=":material/chat:")
@@ -90,7 +92,7 @@ def draw_head(ctx: Context, person: Person, campaign: CampaignView) -> None:
                 icon=":material/download:",
                 on_click="ignore",
             )
-        if person.may_build and not campaign.is_standing:
+        if person.may_build and not campaign.is_standing and not campaign.is_imported:
             closing = campaign.is_open
             if st.button(
                 "Close" if closing else "Reopen", key="close_campaign", icon=":material/lock:" if closing else ":material/lock_open:"

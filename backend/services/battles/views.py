@@ -52,12 +52,13 @@ class ContestantView:
 
 @dataclass(frozen=True)
 class CampaignView:
-    """A campaign. `held_out`: whether a rematch uses only prompts that are not in its preference set; None for other campaigns."""
+    """A campaign, of which `is_imported` has no ballot. `held_out`: whether a rematch uses only prompts that are not in its preference set; None for other campaigns."""
 
     id: str
     name: str
     config: CampaignConfig
     is_standing: bool
+    is_imported: bool
     dataset: str | None
     num_prompts: int
     num_votes: int
@@ -226,6 +227,7 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
         name=row.name,
         config=CampaignConfig.model_validate(row.config.get("config", {})),
         is_standing=bool(row.config.get("standing")),
+        is_imported=bool(row.config.get("imported")),
         dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
         num_prompts=session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == row.id, CampaignPrompt.purpose == "vote")) or 0,
         num_votes=votes,

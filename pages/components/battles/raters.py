@@ -21,7 +21,10 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
     if rows:
         out = {decision.rater_id: decision.excluded for decision in reversed(list_exclusions(ctx, campaign.id))}
         quality = rater_qualities(ctx, campaign.id)
-        lines = [_rater_line(row, quality.get(row.rater.id), excluded=out.get(row.rater.id, False)) for row in rows]
+        lines = [
+            _rater_line(row, quality.get(row.rater.id), excluded=out.get(row.rater.id, False), is_imported=campaign.is_imported)
+            for row in rows
+        ]
         draw_table(lines, key="raters", alt="Raters")
         for row in rows:
             flags = quality[row.rater.id].flags if row.rater.id in quality else ()
@@ -88,17 +91,17 @@ def _draw_exclusion(ctx: Context, person: Person, campaign: CampaignView, rows: 
                 st.rerun()
 
 
-def _rater_line(row: RaterRow, quality: RaterQuality | None, *, excluded: bool) -> dict[str, object]:
+def _rater_line(row: RaterRow, quality: RaterQuality | None, *, excluded: bool, is_imported: bool) -> dict[str, object]:
     agreement, consistency, gold = (quality.agreement, quality.consistency, quality.gold) if quality else (None, None, None)
     return {
         "Rater": row.rater.name,
-        "Access": "link" if row.is_link else "account" if row.rater.id != LOCAL_RATER else "this machine",
+        "Access": "imported" if is_imported else "link" if row.is_link else "account" if row.rater.id != LOCAL_RATER else "this machine",
         "Votes": row.num_votes,
         "On the board": "excluded" if excluded else "yes" if row.num_votes else "–",
         "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
         "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",
         "Agrees with others": f"{agreement.value:.0%}" if agreement else "–",
-        "Kappa": f"{quality.kappa:.2f}" if quality and quality.kappa is not None else "–",
+        "Kappa": f"{quality.kappa + 0.0:.2f}".replace("-0.00", "0.00") if quality and quality.kappa is not None else "–",
         "Same on repeats": f"{consistency.value:.0%} of {consistency.n}" if consistency else "–",
         "Gold passed": f"{gold.value:.0%} of {gold.n}" if gold else "–",
         "Flags": len(quality.flags) if quality else 0,

@@ -36,7 +36,7 @@ def draw_way_to_verdict(standings: Standings) -> None:
     leading = standings.verdicts[0]
     share = 1.0 if leading.outcome != "undecided" else min(1.0, max(0.0, log(max(leading.e_value, 1.0)) / log(leading.threshold)))
     needed = f", about {plural(leading.votes_needed, 'more vote')}" if leading.votes_needed else ""
-    text = f"{plain(leading.first)} against {plain(leading.second)}: evidence {leading.e_value:.3g} of {leading.threshold:.3g}{needed}"
+    text = f"{plain(leading.first)} against {plain(leading.second)}: evidence {leading.e_value:.3g} of {leading.threshold:,.0f}{needed}"
     st.progress(share, text=text + (f" · {decided} of {plural(len(standings.verdicts), 'pair')} decided" if decided else ""))
 
 
