@@ -52,7 +52,10 @@ class ContestantView:
 
 @dataclass(frozen=True)
 class CampaignView:
-    """A campaign, of which `is_imported` has no ballot. `held_out`: whether a rematch uses only prompts that are not in its preference set; None for other campaigns."""
+    """A campaign; one that `is_imported` has no ballot.
+
+    `held_out`: whether a rematch uses only prompts that are not in its preference set; None for other campaigns.
+    """
 
     id: str
     name: str
