@@ -193,7 +193,7 @@ def _voted_pairs(session: Session, campaign_id: str, prompt_ids: Sequence[str]) 
     )
     by_pair: dict[str, dict[tuple[str, str], list[VoteRow]]] = {prompt_id: defaultdict(list) for prompt_id in prompt_ids}
     for prompt_id, *values in session.execute(query):
-        vote = VoteRow(*values)
+        vote = VoteRow._make(values)
         by_pair[prompt_id][min(vote.answer_a, vote.answer_b), max(vote.answer_a, vote.answer_b)].append(vote)
     return {prompt_id: sorted(pairs.values(), key=lambda votes: -len(votes)) for prompt_id, pairs in by_pair.items()}
 
@@ -203,13 +203,13 @@ def _read_pairs(session: Session, campaign_id: str, shown: Mapping[str, Sequence
     ids = {answer for pairs in shown.values() for votes in pairs for answer in (votes[0].answer_a, votes[0].answer_b)}
     answers = {row.id: row for row in session.scalars(select(Completion).where(Completion.id.in_(ids)))}
     names = contestant_names(session, campaign_id)
-    return {
-        prompt_id: [
-            _pair(*sorted((answers[votes[0].answer_a], answers[votes[0].answer_b]), key=lambda row: names[row.contestant_id]), votes, names)
-            for votes in pairs
-        ]
-        for prompt_id, pairs in shown.items()
-    }
+    result: dict[str, list[AnswerPair]] = {}
+    for prompt_id, pairs in shown.items():
+        result[prompt_id] = []
+        for votes in pairs:
+            first, second = sorted((answers[votes[0].answer_a], answers[votes[0].answer_b]), key=lambda row: names[row.contestant_id])
+            result[prompt_id].append(_pair(first, second, votes, names))
+    return result
 
 
 def _pair(first: Completion, second: Completion, votes: Sequence[VoteRow], names: dict[str, str]) -> AnswerPair:
