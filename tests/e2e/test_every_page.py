@@ -164,6 +164,23 @@ def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: P
     tab.context.close()
 
 
+def test_nothing_in_an_answer_comes_to_life_and_its_code_is_coloured(browser: Browser, installation: Pages) -> None:
+    tab = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    addresses: list[str] = []
+    tab.on("request", lambda request: addresses.append(request.url))
+    tab.goto(installation.url + installation.filled.addresses["conversation"])
+    tab.locator(".pg-answer math").first.wait_for()
+    answer = tab.locator(".pg-answer")
+    assert answer.locator("a, img, script, iframe, object, [onerror], [href], [src]").count() == 0
+    assert tab.evaluate("window.evil") is None
+    assert not [address for address in addresses if "evil" in address]
+    assert answer.locator("td", has_text="3 m").evaluate("node => getComputedStyle(node).textAlign") == "right"
+    assert answer.locator(".pg-keyword").all_inner_texts() == ["def", "return"]
+    assert answer.locator(".pg-comment").inner_text() == "# slowly"
+    assert "first token 12 ms" in answer.inner_text()
+    tab.context.close()
+
+
 def test_the_overview_updates_without_a_reload(browser: Browser, installation: Pages) -> None:
     tab = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
     tab.goto(installation.url)

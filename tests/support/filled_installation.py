@@ -29,6 +29,21 @@ from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evalua
 
 LONG = "a-rather-long-name-of-a-network-that-somebody-chose-with-care"
 
+HOSTILE_ANSWER = """It stood by the **river**, ![map](http://evil.example/map.png) <script>window.evil = 1</script>
+<img src=x onerror="window.evil = 1">
+[here](javascript:window.evil=1) and [there](https://evil.example/), since $e^{i\\pi} = \\href{javascript:window.evil=1}{-1}$.
+
+| Wheel | Width |
+|:--|--:|
+| old | 3 m |
+
+```python
+def turn(wheel):  # slowly
+    return wheel + 1
+```
+"""
+"""An answer with all that Markdown has, and what must not come to life in a browser."""
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -148,7 +163,7 @@ def _add_serving(ctx: Context) -> str:
     conversation = start_conversation(ctx, endpoint="tales", person=LOCAL)
     add_message(ctx, conversation.id, role="user", content="Tell me of the mill. " * 12, person=LOCAL)
     usage = {"completion_tokens": 30, "ttft_ms": 12.0, "tok_per_sec": 88.0, "finish_reason": "stop"}
-    add_message(ctx, conversation.id, role="assistant", content="It stood by the river.", endpoint="tales", usage=usage, person=LOCAL)
+    add_message(ctx, conversation.id, role="assistant", content=HOSTILE_ANSWER, endpoint="tales", usage=usage, person=LOCAL)
     return conversation.id
 
 

@@ -180,4 +180,6 @@ def _store(ctx: Context, answer: LiveAnswer, *, status: str, tokens: list[Any] |
 
 def _token(item: dict[str, Any]) -> dict[str, Any]:
     top = [[str(other.get("token", "")), other.get("logprob")] for other in item.get("top_logprobs") or []]
-    return {"text": str(item.get("token", "")), "logprob": item.get("logprob"), "top": top[:8]}
+    text = str(item.get("token", ""))
+    part = {"bytes": item.get("bytes")} if "\ufffd" in text and item.get("bytes") else {}  # part of a character
+    return {"text": text, "logprob": item.get("logprob"), "top": top[:8], **part}

@@ -191,7 +191,8 @@ def _prefix_before(answer: MessageView, token: int, instead: str) -> tuple[str, 
     if not 0 <= token < len(tokens):
         raise InvalidInput(f"The answer has no token {token}.", remedy="Reload the page.", field="token")
     before = tokens[:token]
-    text = "".join(item["text"] for item in before) + instead
+    raw = b"".join(bytes(item["bytes"]) if item.get("bytes") else str(item["text"]).encode() for item in before)
+    text = raw.decode("utf-8", "ignore") + instead
     return text, [*before, {"text": instead, "logprob": None, "top": tokens[token]["top"]}]
 
 
