@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from backend.domain.serving.protocol import (
     CONTEXT_EXCEEDED,
+    ENGINE_FAILED,
     ErrorEvent,
     FinishEvent,
     FinishReason,
@@ -206,6 +207,10 @@ class Generation:
 
     def accept(self, token_ids: list[int]) -> None:
         """Take newly generated tokens; emit their text, and the end when an end token, stop string or limit is reached."""
+        if self.draw.fault:
+            self.fail(f"The form of the answer can't be enforced further: {self.draw.fault}", code=ENGINE_FAILED)
+            self.abort(self)
+            return
         with self._lock:
             if self.is_over or not token_ids:
                 return

@@ -48,7 +48,7 @@ class Grammars:
             reason = matcher.get_error().split("\n")[0][:300]
             raise InvalidInput(f"The {constraint.kind} can't be enforced: {reason}", field="response_format")
         return GrammarMatcher(
-            matcher, self._end_ids, self._closers, size=self._size, vocab_size=self._vocab_size, shows_end=not self._is_silent
+            matcher, self._end_ids, self._closers, size=tokens.vocab_size, vocab_size=self._vocab_size, shows_end=not self._is_silent
         )
 
     def _read_tokens(self) -> LLTokenizer:
@@ -81,7 +81,7 @@ class GrammarMatcher:
     ) -> None:
         self._matcher, self._end_ids, self._closers = matcher, frozenset(end_ids), closers
         self._vocab_size, self._shows_end = vocab_size, shows_end
-        self._bits = np.zeros((size + 1 + 31) // 32, dtype=np.int32)
+        self._bits = np.zeros((size + 31) // 32, dtype=np.int32)
         self._taken = 0
         self._is_ending = False
         self._next_check = 0  # tokens taken

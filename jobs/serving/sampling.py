@@ -7,8 +7,10 @@ whatever shares the batch. Nothing sorts a vocabulary: the largest scores are fo
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +18,7 @@ import torch
 
 from backend.domain.serving.protocol import SamplingParams
 
+logger = logging.getLogger(__name__)
 BLOCKS = 64  # tokens per block of a vocabulary
 SHORTLIST = 64  # most likely tokens that are checked first for top-p; 8 times as many where they hold too little probability
 IMPOSSIBLE = -9999.0  # OpenAI's log-probability of a token that cannot come
@@ -47,6 +50,7 @@ class Draw:
     params: SamplingParams
     seed: int
     matcher: Matcher | None = None
+    fault: str = ""  # why the constraint failed
     drawn: int = 0
     records: list[Record] = field(default_factory=list)
     _counts: dict[int, int] = field(default_factory=dict)
@@ -80,7 +84,24 @@ class Draw:
             count = self._counts[token] = self._counts.get(token, 0) + 1
             self._shift[token] -= params.frequency_penalty + (params.presence_penalty if count == 1 else 0.0)
         if self.matcher is not None:
-            self.matcher.take(token)
+            with self._own_faults():
+                self.matcher.take(token)
+
+    def allowed(self) -> torch.Tensor | None:
+        """Return which tokens the constraint allows, bool [vocabulary]; None without one, or where it fails."""
+        if self.matcher is not None:
+            with self._own_faults():
+                return self.matcher.allowed()
+        return None
+
+    @contextmanager
+    def _own_faults(self) -> Iterator[None]:
+        """End the constraint at an error of its library: it must end this request, not the batch."""
+        try:
+            yield
+        except Exception as error:
+            logger.exception("A constraint failed.")
+            self.matcher, self.fault = None, f"{type(error).__name__}: {error}"[:300]
 
     def uniform(self) -> float:
         """Return this position's number in [0, 1): SplitMix64 of the seed (Steele, Lea and Flood, OOPSLA 2014, figure 17)."""
@@ -126,8 +147,8 @@ def _adjust(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
         scores = logits.clone() if scores is logits else scores
         if shift is not None:
             scores[row] += shift
-        if draw.matcher is not None:
-            scores[row].masked_fill_(~draw.matcher.allowed().to(logits.device), -torch.inf)
+        if (allowed := draw.allowed()) is not None:
+            scores[row].masked_fill_(~allowed.to(logits.device), -torch.inf)
     return scores
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from backend.domain.serving.protocol import FinishEvent, FinishReason, GenerationEvent, SamplingParams, TokenEvent
+from backend.domain.serving.protocol import ErrorEvent, FinishEvent, FinishReason, GenerationEvent, SamplingParams, TokenEvent
 from backend.errors import InvalidInput
 from jobs.serving.batching import BatchingEngine
-from jobs.serving.engine import Engine, PromptTooLong, QueueFull
+from jobs.serving.engine import Choice, Engine, PromptTooLong, QueueFull
 from jobs.serving.serial import SerialEngine
 from jobs.serving.start import start_engine
 from tests.support.networks.serving_networks import END_ID, make_gpt2, make_llama, make_mamba, make_tokenizer
@@ -128,6 +128,41 @@ def test_drawn_requests_go_on_while_long_prompts_are_prefilled_in_parts(engine: 
     long = [Caught(engine, [(token + i) % 256 for token in range(200)], temperature=1.0, seed=7, ignore_end=True) for i in range(6)]
     assert [caught.wait().finish.finish_reason for caught in [*short, *long]] == [FinishReason.LENGTH] * 10
     assert long[0].ids == alone.ids
+
+
+class BrokenMatcher:
+    """A constraint whose library fails at the third token."""
+
+    budget: int | None = None
+    complete_at: int | None = None
+    calls = 0
+
+    def allowed(self) -> torch.Tensor:
+        self.calls += 1
+        if self.calls == 3:
+            raise ValueError("Invalid buffer size")
+        return torch.ones(260, dtype=torch.bool)
+
+    def take(self, token: int) -> None:
+        """Take any token."""
+
+
+def test_a_constraint_that_fails_ends_its_own_request_alone(either: Engine) -> None:
+    other = Caught(either, PROMPTS[0])
+    events: list[GenerationEvent] = []
+    done = threading.Event()
+
+    def take(event: GenerationEvent) -> None:
+        events.append(event)
+        if event.type != "token":
+            done.set()
+
+    either.submit([1, 2, 3], SamplingParams(max_tokens=24, temperature=0), take, choice=Choice(matcher=BrokenMatcher()))
+    assert done.wait(30)
+    assert isinstance(events[-1], ErrorEvent)
+    assert "Invalid buffer size" in events[-1].message
+    assert len(other.wait().ids) == 24
+    assert Caught(either, PROMPTS[1]).wait().finish.finish_reason is FinishReason.LENGTH
 
 
 def test_a_greedy_request_is_not_disturbed_by_drawn_ones(engine: Engine) -> None:
