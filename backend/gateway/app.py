@@ -22,6 +22,7 @@ from backend.gateway.connection import LimitBody, StreamedAnswer, WholeAnswer
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, invalid_key, unavailable
 from backend.gateway.exporter import render_live
+from backend.gateway.feedback import FeedbackBody, body_to_log, give_feedback
 from backend.gateway.limits.demand import LimitStore
 from backend.gateway.limits.gate import KeyGate, check_scope
 from backend.gateway.limits.memory import MemoryLimits
@@ -65,6 +66,7 @@ def create_gateway(
     app.add_route("/v1/embeddings", routes.embed, methods=["POST"])
     app.add_route("/v1/tokenize", routes.tokenize, methods=["POST"])
     app.add_route("/tokenize", routes.tokenize, methods=["POST"])  # vLLM's address
+    app.add_route("/v1/feedback", routes.feedback, methods=["POST"])
     app.add_route("/health", routes.health, methods=["GET"])
     app.add_route("/metrics", routes.show_metrics, methods=["GET"])
     app.add_exception_handler(ApiError, _answer_api_error)
@@ -114,7 +116,7 @@ class Gateway:
         principal = await self._authenticate(request)
         body = parse_body(await _read_json(request), ChatBody)
         form = Form(kind="chat", logprobs=bool(body.logprobs), include_usage=body.include_usage)
-        return self._answer(body, form=form, principal=principal)
+        return self._answer(request, body, form=form, principal=principal)
 
     async def complete(self, request: Request) -> Response:
         """Answer POST /v1/completions."""
@@ -128,7 +130,7 @@ class Gateway:
             logprobs=body.logprobs is not None,
             include_usage=body.include_usage,
         )
-        return self._answer(body, form=form, principal=principal)
+        return self._answer(request, body, form=form, principal=principal)
 
     async def embed(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
@@ -155,6 +157,13 @@ class Gateway:
 
         return WholeAnswer(build)
 
+    async def feedback(self, request: Request) -> Response:
+        """Answer POST /v1/feedback."""
+        principal = await self._authenticate(request)
+        check_scope(principal, endpoint="feedback")
+        body = parse_body(await _read_json(request), FeedbackBody)
+        return JSONResponse(await give_feedback(self._directory, body, principal=principal))
+
     async def health(self, request: Request) -> Response:
         """Answer 200 if the directory answers. Returns nothing else, because it requires no key."""
         del request
@@ -174,11 +183,13 @@ class Gateway:
         text = self._metrics.render() + (b"" if live is None else render_live(live))
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    def _answer(self, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None) -> Response:
+    def _answer(self, http: Request, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None) -> Response:
         check_scope(principal, endpoint="chat" if form.kind == "chat" else "completions", model=body.model)
         user = body.user if isinstance(body.user, str) else ""
         trace = Trace(endpoint=body.model, principal=principal, prefix="chatcmpl" if form.kind == "chat" else "cmpl", user=user)
-        events = self._events(body.to_request(), trace)
+        request = body.to_request()
+        trace.logged = body_to_log(self._directory.log_mode(body.model), http, request, kind=form.kind)
+        events = self._events(request, trace)
         if body.stream:
             return StreamedAnswer(stream_answer(events, form=form, trace=trace))
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period
 from backend.domain.serving.options import Policy
+from backend.domain.serving.request_log import LogMode
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.monitoring.gauges import LiveGauges
 from backend.services.serving.usage import UsageRow
@@ -64,6 +65,12 @@ class Directory(Protocol):
 
     def device_hour_usd(self, replica_id: str) -> float | None:
         """Return the price of an hour of the device that a replica runs on; None without a price. Does not block."""
+
+    def log_mode(self, endpoint: str) -> LogMode:
+        """Return whether an endpoint logs its requests. Does not block."""
+
+    def give_feedback(self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str) -> bool:
+        """Store feedback on a request; return False where the key made no such request."""
 
     def live_gauges(self) -> LiveGauges | None:
         """Return the gauges of replicas and workers; None while they can't be read."""

@@ -11,6 +11,7 @@ from typing import Literal
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.domain.serving.key_limits import Period
+from backend.domain.serving.request_log import LogMode
 from backend.errors import NotFound, Unavailable
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
 from backend.gateway.snapshot import Away, Keeper
@@ -21,6 +22,8 @@ from backend.services.serving.endpoints import deployed_endpoints
 from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.replicas import Target, ready_targets
+from backend.services.serving.request_log.policies import log_modes
+from backend.services.serving.request_log.requests import store_feedback
 from backend.services.serving.usage import UsageRow, add_usage
 
 PRICES_S = 10.0
@@ -35,6 +38,7 @@ class Snapshot:
     models: Sequence[ModelEntry]
     keys: Mapping[str, KeyGrant]
     prices: Mapping[str, float]
+    log_modes: Mapping[str, LogMode]
 
 
 class InstalledDirectory:
@@ -85,6 +89,14 @@ class InstalledDirectory:
         """Return the price of an hour of a replica's device, as read with the addresses."""
         return self._prices.get(replica_id)
 
+    def log_mode(self, endpoint: str) -> LogMode:
+        """Return whether an endpoint logs its requests, as last read."""
+        return self._latest().log_modes.get(endpoint, "off")
+
+    def give_feedback(self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str) -> bool:
+        """Store feedback on a request; return False where the key made no such request."""
+        return store_feedback(self._ctx, request_id, key_id=key_id, rating=rating, correction=correction, comment=comment)
+
     def live_gauges(self) -> LiveGauges | None:
         """Return the gauges of replicas and workers; None while the database is away."""
         try:
@@ -121,7 +133,13 @@ class InstalledDirectory:
         if time.monotonic() - self._priced_at > PRICES_S:
             self._prices, self._priced_at = replica_prices(self._ctx), time.monotonic()
         models = [ModelEntry(name=name, created=deployed) for name, deployed in deployed_endpoints(self._ctx)]
-        snapshot = Snapshot(targets=ready_targets(self._ctx, canaries=True), models=models, keys=valid_keys(self._ctx), prices=self._prices)
+        snapshot = Snapshot(
+            targets=ready_targets(self._ctx, canaries=True),
+            models=models,
+            keys=valid_keys(self._ctx),
+            prices=self._prices,
+            log_modes=log_modes(self._ctx),
+        )
         if self._uses and time.monotonic() - self._noted_at > USES_S:
             self._note_uses()
         return snapshot

@@ -24,6 +24,7 @@ from backend.domain.serving.protocol import (
     OpenEvent,
     TokenEvent,
 )
+from backend.domain.serving.request_log import LoggedBody
 from backend.errors import NotFound, Unavailable
 from backend.gateway.balancing.balancer import Balancer, Lease
 from backend.gateway.balancing.cost import conversation_of, estimate_tokens
@@ -64,6 +65,7 @@ class Trace:
     device_s: float = 0.0
     device_usd: float = 0.0
     is_priced: bool = False
+    logged: LoggedBody | None = None  # what the request log takes of it
     finish: FinishEvent | None = None
     status: UsageStatus = "aborted"
 
@@ -116,6 +118,7 @@ class Trace:
             device_s=self.device_s,
             cost_usd=self.device_usd if self.is_priced else None,
             finish_reason=self.finish.finish_reason.value if self.finish else None,
+            logged=self.logged,
             status=self.status,
             created_at=self.created_at,
         )
@@ -230,6 +233,8 @@ class Relay:
             trace.gaps[bucket] = trace.gaps.get(bucket, 0) + 1
         trace.last_token = now
         if isinstance(event, TokenEvent):
+            if trace.logged is not None and event.choice == 0:
+                trace.logged.add(event.text)
             trace.num_tokens += len(event.token_ids)
 
     def _account(self, trace: Trace) -> None:

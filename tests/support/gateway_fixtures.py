@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from backend.domain.serving.key_limits import KeyScopes
 from backend.domain.serving.protocol import PROMPT_TOKENS
+from backend.domain.serving.request_log import LogMode
 from backend.errors import NotFound
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
@@ -41,12 +42,23 @@ class MemoryDirectory:
         self.principals = {KEY: Principal(key_id="k1", name="tester", scopes=KeyScopes(admin=True))}
         self.spending: dict[tuple[str, str, str], float] = {}
         self.prices: dict[str, float] = {}
+        self.log_modes: dict[str, LogMode] = {}
+        self.feedback: list[tuple[str, int | None, str]] = []
 
     def authenticate(self, key: str) -> Principal | None:
         return self.principals.get(key)
 
     def spent(self, key_id: str, unit: str, period: str) -> float:
         return self.spending.get((key_id, unit, period), 0.0)
+
+    def log_mode(self, endpoint: str) -> LogMode:
+        return self.log_modes.get(endpoint, "off")
+
+    def give_feedback(self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str) -> bool:
+        is_own = any(row.id == request_id and row.key_id == key_id for row in self.usage)
+        if is_own:
+            self.feedback.append((request_id, rating, correction))
+        return is_own
 
     def live_gauges(self) -> None:
         return None

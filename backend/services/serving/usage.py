@@ -10,9 +10,11 @@ from typing import Literal
 from sqlalchemy import select
 
 from backend.db.tables import Deployment, Endpoint, Replica, Usage
+from backend.domain.serving.request_log import LoggedBody
 from backend.services.context import Context
 from backend.services.serving.endpoints import endpoints_of_aliases
 from backend.services.serving.monitoring.rollups import add_traffic
+from backend.services.serving.request_log.policies import log_requests
 
 UsageStatus = Literal["finished", "aborted", "lost", "refused"]
 
@@ -39,6 +41,7 @@ class UsageRow:
     device_s: float | None = None
     cost_usd: float | None = None
     finish_reason: str | None = None
+    logged: LoggedBody | None = None
 
 
 def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
@@ -58,6 +61,7 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
         new = {row.id: row for row in rows if row.id not in known}
         stored = [_stored(row, endpoint_id=ids.get(row.endpoint), checkpoint_id=served.get(row.replica_id or "")) for row in new.values()]
         session.add_all(stored)
+        log_requests(session, ctx, new.values(), endpoints=ids, checkpoints=served)
         add_traffic(session, stored, {row.id: row.gaps for row in new.values()})
 
 

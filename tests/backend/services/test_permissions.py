@@ -42,6 +42,8 @@ NOBODY_ASKS = {
     "add_usage": "the gateway",
     "add_failures": "the gateway",
     "record_gauges": "a worker",
+    "forget_requests": "a worker",
+    "store_feedback": "the gateway, for the key that made the request",
     "forget_old": "a worker",
     "settle_alerts": "a worker",
     "advance_endpoints": "a worker",

@@ -13,6 +13,7 @@ from backend.services.context import Context
 from backend.services.serving.monitoring.alerts import AlertWatch
 from backend.services.serving.monitoring.gauges import live_values, read_live
 from backend.services.serving.monitoring.rollups import add_gauges, forget_rollups
+from backend.services.serving.request_log.policies import forget_requests
 
 log = logging.getLogger(__name__)
 TICK_S = 15.0
@@ -45,6 +46,7 @@ def run_monitor(ctx: Context, stopping: threading.Event) -> None:
                 log.warning("alert %s", message)
             if ticks % TICKS_PER_TIDY == 0:
                 forget_old(ctx)
+            forget_requests(ctx)
             ticks += 1
         except Exception as error:  # the monitor must survive a locked database and a webhook that is away
             log.warning("monitor: %s", error)

@@ -1,0 +1,85 @@
+"""The request log of an endpoint: its settings, a request's body on its way to the log, and redaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import regex
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+LogMode = Literal["off", "metadata", "bodies"]
+MAX_ANSWER_CHARS = 200_000
+PATTERN_TIMEOUT_S = 0.2
+OPT_OUT = "x-roundhouse-log"
+"""Header of a request that is not to be logged: `X-Roundhouse-Log: off`."""
+
+BUILT_IN: tuple[tuple[str, str], ...] = (
+    ("KEY", r"\b(?:sk|rh|hf|ghp|xox[bp])[-_][A-Za-z0-9_-]{12,}\b"),
+    ("EMAIL", r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,253}\.[A-Za-z]{2,}\b"),
+    ("IBAN", r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){3,7}(?:[ ]?[A-Z0-9]{1,3})?\b"),
+    ("CARD", r"\b\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{1,7}\b"),
+    ("IP", r"\b(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)\b"),
+    ("PHONE", r"(?<![\w.])\+?\(?\d{1,4}\)?(?:[ ./-]?\(?\d{2,5}\)?){2,5}(?![\w.])"),
+)
+"""Built-in patterns: keys, e-mail addresses, IBANs, card numbers, IPv4 addresses, phone numbers."""
+
+
+class RequestLogConfig(BaseModel):
+    """What an endpoint logs: nothing, metadata (parameters, tokens, latencies), or bodies too, after redaction. Deleted after some days."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: LogMode = "off"
+    retention_days: int = Field(default=30, ge=1, le=3650)
+    redact: bool = Field(default=True, description="Replace keys, e-mail addresses, IBANs, card numbers, IP addresses and phone numbers.")
+    patterns: tuple[str, ...] = Field(default=(), max_length=50, description="More regular expressions to replace.")
+
+    @field_validator("patterns")
+    @classmethod
+    def _compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            if len(pattern) > 500:
+                raise ValueError("a pattern has more than 500 characters")
+            try:
+                matches_nothing = regex.compile(pattern).search("") is not None
+            except regex.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            if matches_nothing:
+                raise ValueError(f"{pattern!r} matches an empty text")
+        return patterns
+
+
+@dataclass
+class LoggedBody:
+    """A request on its way to the log. `messages` is None where its endpoint logs metadata alone."""
+
+    kind: Literal["chat", "text"]
+    params: dict[str, Any]
+    messages: list[dict[str, Any]] | None
+    parts: list[str] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, text: str) -> None:
+        """Add text of the answer, up to a limit."""
+        if self.messages is not None and self.size < MAX_ANSWER_CHARS:
+            self.parts.append(text)
+            self.size += len(text)
+
+    @property
+    def answer(self) -> str | None:
+        """The answer so far."""
+        return None if self.messages is None else "".join(self.parts)
+
+
+def redact(text: str, config: RequestLogConfig) -> tuple[str, int]:
+    """Return the text with matches replaced, and their number. A pattern that takes too long replaces the whole text."""
+    total = 0
+    named = [(name, pattern) for name, pattern in BUILT_IN if config.redact] + [("REDACTED", pattern) for pattern in config.patterns]
+    for name, pattern in named:
+        try:
+            text, count = regex.subn(pattern, f"[{name}]", text, timeout=PATTERN_TIMEOUT_S)
+        except TimeoutError:
+            return "[REDACTED]", total + 1
+        total += count
+    return text, total

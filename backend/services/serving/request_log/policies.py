@@ -1,0 +1,117 @@
+"""What endpoints log: set, read, and apply to requests; delete what has expired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy
+from backend.domain.serving.request_log import LogMode, RequestLogConfig, redact
+from backend.services.context import Context, Person, require_builder
+from backend.services.serving.endpoints import endpoints_of_aliases, find_endpoint
+
+if TYPE_CHECKING:
+    from backend.services.serving.usage import UsageRow
+
+
+def set_log_policy(ctx: Context, name: str, config: RequestLogConfig, *, person: Person) -> None:
+    """Set what an endpoint logs from now on. Switching bodies off, or the log, erases the bodies that are stored."""
+    require_builder(person)
+    with ctx.db.erase() as session:
+        endpoint = find_endpoint(session, name)
+        policy = session.get(RequestLogPolicy, endpoint.id)
+        if policy is None:
+            policy = RequestLogPolicy(endpoint_id=endpoint.id)
+            session.add(policy)
+        policy.config, policy.updated_at = config.model_dump(mode="json"), ctx.now()
+        stored = LoggedRequest.endpoint_id == endpoint.id
+        if config.mode == "off":
+            session.execute(delete(LoggedRequest).where(stored))
+        elif config.mode == "metadata":
+            for row in session.scalars(select(LoggedRequest).where(stored, LoggedRequest.messages.is_not(None))):
+                row.messages, row.answer = None, None
+        last = timedelta(days=config.retention_days)
+        for row in session.scalars(select(LoggedRequest).where(stored)):
+            row.expires_at = row.created_at + last
+
+
+def get_log_policy(ctx: Context, name: str) -> RequestLogConfig:
+    """Return what an endpoint logs."""
+    with ctx.db.read() as session:
+        policy = session.get(RequestLogPolicy, find_endpoint(session, name).id)
+        return RequestLogConfig.model_validate(policy.config) if policy is not None else RequestLogConfig()
+
+
+def log_modes(ctx: Context) -> dict[str, LogMode]:
+    """Return the mode of every endpoint and alias that logs."""
+    with ctx.db.read() as session:
+        rows = session.execute(select(Endpoint.name, RequestLogPolicy.config).join(Endpoint, Endpoint.id == RequestLogPolicy.endpoint_id))
+        modes = {name: RequestLogConfig.model_validate(config).mode for name, config in rows}
+        modes = {name: mode for name, mode in modes.items() if mode != "off"}
+        if not modes:
+            return {}
+        return modes | {alias: modes[name] for alias, name in endpoints_of_aliases(session).items() if name in modes}
+
+
+def log_requests(
+    session: Session, ctx: Context, rows: Iterable[UsageRow], *, endpoints: Mapping[str, str], checkpoints: Mapping[str, str]
+) -> None:
+    """Store the requests that their endpoints log, after redaction. The policy of now decides, not that of the request's start."""
+    configs = {policy.endpoint_id: RequestLogConfig.model_validate(policy.config) for policy in session.scalars(select(RequestLogPolicy))}
+    for row in rows:
+        endpoint_id = endpoints.get(row.endpoint)
+        config = configs.get(endpoint_id or "", RequestLogConfig())
+        if row.logged is None or endpoint_id is None or config.mode == "off":
+            continue
+        messages, answer, count = None, None, 0
+        if config.mode == "bodies" and row.logged.messages is not None:
+            messages, count = redact_messages(row.logged.messages, config)
+            answer, more = redact(row.logged.answer or "", config)
+            count += more
+        session.add(
+            LoggedRequest(
+                id=row.id,
+                endpoint_id=endpoint_id,
+                key_id=row.key_id,
+                checkpoint_id=checkpoints.get(row.replica_id or ""),
+                kind=row.logged.kind,
+                params=row.logged.params,
+                messages=messages,
+                answer=answer,
+                status=row.status,
+                redactions=count,
+                created_at=row.created_at,
+                expires_at=row.created_at + timedelta(days=config.retention_days),
+            )
+        )
+
+
+def redact_messages(messages: Iterable[Mapping[str, Any]], config: RequestLogConfig) -> tuple[list[dict[str, Any]], int]:
+    """Return messages with their texts redacted, arguments of tool calls included, and the number of replacements."""
+    total = 0
+
+    def scrub(value: Any) -> Any:
+        nonlocal total
+        if isinstance(value, str):
+            text, count = redact(value, config)
+            total += count
+            return text
+        if isinstance(value, Mapping):
+            return {name: part if name in {"role", "type", "id", "tool_call_id"} else scrub(part) for name, part in value.items()}
+        return [scrub(part) for part in value] if isinstance(value, list | tuple) else value
+
+    return [scrub(message) for message in messages], total
+
+
+def forget_requests(ctx: Context) -> int:
+    """Erase logged requests past their time; return how many."""
+    with ctx.db.read() as session:
+        if session.scalar(select(LoggedRequest.id).where(LoggedRequest.expires_at <= ctx.now()).limit(1)) is None:
+            return 0
+    with ctx.db.erase() as session:
+        result = session.execute(delete(LoggedRequest).where(LoggedRequest.expires_at <= ctx.now()))
+        return int(result.rowcount)  # type: ignore[attr-defined]
