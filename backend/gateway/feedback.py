@@ -19,7 +19,7 @@ OFF = {"off", "0", "false", "no"}
 
 
 class FeedbackBody(BaseModel):
-    """What is said of an answer, named by the `id` that it carried."""
+    """A thumb, a correction or a comment on the answer of this `id`."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -26,7 +26,7 @@ BUILT_IN: tuple[tuple[str, str], ...] = (
 
 
 class RequestLogConfig(BaseModel):
-    """What an endpoint logs: nothing, metadata (parameters, tokens, latencies), or bodies too, after redaction. Deleted after some days."""
+    """Mode of a request log (nothing; parameters, tokens and latencies; or bodies too, after redaction) and the days it keeps requests."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

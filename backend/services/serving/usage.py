@@ -61,7 +61,7 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
         new = {row.id: row for row in rows if row.id not in known}
         stored = [_stored(row, endpoint_id=ids.get(row.endpoint), checkpoint_id=served.get(row.replica_id or "")) for row in new.values()]
         session.add_all(stored)
-        log_requests(session, ctx, new.values(), endpoints=ids, checkpoints=served)
+        log_requests(session, stored, {row.id: row.logged for row in new.values() if row.logged is not None})
         add_traffic(session, stored, {row.id: row.gaps for row in new.values()})
 
 

@@ -33,7 +33,7 @@ NEEDS: dict[TrafficObjective, str] = {
 
 
 class TrafficRules(BaseModel):
-    """Which requests of an endpoint become rows. `patterns` are scrubbed once more, beside what its log redacts."""
+    """Filter and sample of an endpoint's requests. `patterns` are scrubbed once more, beside what its log redacts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,21 +1,18 @@
-"""What endpoints log: set, read, and apply to requests; delete what has expired."""
+"""Settings of request logs: set, read, applied to requests; expired requests are erased."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy
-from backend.domain.serving.request_log import LogMode, RequestLogConfig, redact
+from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy, Usage
+from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, redact
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.endpoints import endpoints_of_aliases, find_endpoint
-
-if TYPE_CHECKING:
-    from backend.services.serving.usage import UsageRow
 
 
 def set_log_policy(ctx: Context, name: str, config: RequestLogConfig, *, person: Person) -> None:
@@ -40,7 +37,7 @@ def set_log_policy(ctx: Context, name: str, config: RequestLogConfig, *, person:
 
 
 def get_log_policy(ctx: Context, name: str) -> RequestLogConfig:
-    """Return what an endpoint logs."""
+    """Return the settings of an endpoint's log."""
     with ctx.db.read() as session:
         policy = session.get(RequestLogPolicy, find_endpoint(session, name).id)
         return RequestLogConfig.model_validate(policy.config) if policy is not None else RequestLogConfig()
@@ -57,35 +54,34 @@ def log_modes(ctx: Context) -> dict[str, LogMode]:
         return modes | {alias: modes[name] for alias, name in endpoints_of_aliases(session).items() if name in modes}
 
 
-def log_requests(
-    session: Session, ctx: Context, rows: Iterable[UsageRow], *, endpoints: Mapping[str, str], checkpoints: Mapping[str, str]
-) -> None:
+def log_requests(session: Session, requests: Iterable[Usage], bodies: Mapping[str, LoggedBody]) -> None:
     """Store the requests that their endpoints log, after redaction. The policy of now decides, not that of the request's start."""
+    if not bodies:
+        return
     configs = {policy.endpoint_id: RequestLogConfig.model_validate(policy.config) for policy in session.scalars(select(RequestLogPolicy))}
-    for row in rows:
-        endpoint_id = endpoints.get(row.endpoint)
-        config = configs.get(endpoint_id or "", RequestLogConfig())
-        if row.logged is None or endpoint_id is None or config.mode == "off":
+    for request in requests:
+        body, config = bodies.get(request.id), configs.get(request.endpoint_id or "", RequestLogConfig())
+        if body is None or request.endpoint_id is None or config.mode == "off":
             continue
         messages, answer, count = None, None, 0
-        if config.mode == "bodies" and row.logged.messages is not None:
-            messages, count = redact_messages(row.logged.messages, config)
-            answer, more = redact(row.logged.answer or "", config)
+        if config.mode == "bodies" and body.messages is not None:
+            messages, count = redact_messages(body.messages, config)
+            answer, more = redact(body.answer or "", config)
             count += more
         session.add(
             LoggedRequest(
-                id=row.id,
-                endpoint_id=endpoint_id,
-                key_id=row.key_id,
-                checkpoint_id=checkpoints.get(row.replica_id or ""),
-                kind=row.logged.kind,
-                params=row.logged.params,
+                id=request.id,
+                endpoint_id=request.endpoint_id,
+                key_id=request.key_id,
+                checkpoint_id=request.checkpoint_id,
+                kind=body.kind,
+                params=body.params,
                 messages=messages,
                 answer=answer,
-                status=row.status,
+                status=request.status,
                 redactions=count,
-                created_at=row.created_at,
-                expires_at=row.created_at + timedelta(days=config.retention_days),
+                created_at=request.created_at,
+                expires_at=request.created_at + timedelta(days=config.retention_days),
             )
         )
 
