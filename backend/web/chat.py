@@ -32,7 +32,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.chat.admission import person_of_token
 from backend.services.serving.chat.documents import chat_document
 from backend.services.serving.chat.judgements import rate_answer, vote_on_answers
-from backend.services.serving.chat.reading import read_chat
+from backend.services.serving.chat.reading import read_chat, read_running
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, stop_answers
 from backend.services.serving.conversations import select_branch
 from backend.web.chat_stream import stream_chat
@@ -106,11 +106,11 @@ def chat_routes(get_context: Callable[[], Context]) -> list[Route]:
         conversation = request.query_params.get("conversation", "")
         try:
             person = await run_in_threadpool(person_of_token, ctx, _token(request))
-            view = await run_in_threadpool(read_chat, ctx, conversation, person=person)
+            running = await run_in_threadpool(read_running, ctx, conversation, person=person)
         except RoundhouseError as error:
             return _refuse(error)
         headers = {**NEVER_STORED, "x-accel-buffering": "no"}
-        return StreamingResponse(stream_chat(ctx, view, person=person), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(stream_chat(ctx, conversation, running, person=person), media_type="text/event-stream", headers=headers)
 
     async def read(request: Request) -> Response:
         conversation = request.query_params.get("conversation", "")

@@ -19,7 +19,7 @@ from backend.domain.markdown_nodes import Node, markdown_nodes
 from backend.services.context import Context, Person
 from backend.services.serving.chat.documents import changed_nodes
 from backend.services.serving.chat.live import ANSWERS, LiveAnswer
-from backend.services.serving.chat.reading import ChatView, read_chat
+from backend.services.serving.chat.reading import read_chat
 
 SHORTEST_PAUSE_S = 0.04
 SHARE_OF_PARSING = 0.2  # of one core, at most, for one answer
@@ -27,11 +27,12 @@ POLL_S = 0.4
 KEEP_OPEN_S = 10.0
 
 
-async def stream_chat(ctx: Context, view: ChatView, *, person: Person) -> AsyncGenerator[str, None]:
-    """Yield events until no answer of the conversation's line is on its way; the last one is `end`."""
-    running = [(m.id, turn.is_hidden) for turn in view.turns for m in turn.messages if m.is_running]
+async def stream_chat(
+    ctx: Context, conversation_id: str, running: Sequence[tuple[str, bool]], *, person: Person
+) -> AsyncGenerator[str, None]:
+    """Yield events until none of the answers, given with whether they are hidden, is on its way; the last one is `end`."""
     events: asyncio.Queue[str | None] = asyncio.Queue()
-    reader = _Reader(ctx, view.conversation.id, person, events)
+    reader = _Reader(ctx, conversation_id, person, events)
     reading = asyncio.create_task(reader.read_all(running))
     try:
         while True:

@@ -62,6 +62,7 @@ class MessageView:
     round: int = 0
     status: str = "done"
     tokens: list[Any] | None = None
+    updated_at: datetime | None = None
 
     @property
     def is_running(self) -> bool:
@@ -138,6 +139,7 @@ def message_view(row: Message) -> MessageView:
         position=row.position,
         branch=row.branch,
         role=row.role,
+        updated_at=row.updated_at,
         content=row.content,
         endpoint=row.endpoint,
         checkpoint_id=row.checkpoint_id,

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from backend.db.tables import Feedback
 from backend.domain.serving.protocol import ChatMessage
@@ -78,11 +79,10 @@ def list_feedback(ctx: Context, *, endpoint: str | None = None, limit: int = 10_
         return [_view(row) for row in session.scalars(query)]
 
 
-def thumbs_of(ctx: Context, source: Source, source_ids: Collection[str]) -> dict[str, int]:
+def thumbs_of(session: Session, source: Source, source_ids: Collection[str]) -> dict[str, int]:
     """Return the thumbs on answers by their ids."""
-    with ctx.db.read() as session:
-        query = select(Feedback.request_id, Feedback.rating).where(Feedback.source == source, Feedback.request_id.in_(source_ids))
-        return {source_id: rating for source_id, rating in session.execute(query) if rating is not None}
+    query = select(Feedback.request_id, Feedback.rating).where(Feedback.source == source, Feedback.request_id.in_(source_ids))
+    return {source_id: rating for source_id, rating in session.execute(query) if rating is not None}
 
 
 def _view(row: Feedback) -> FeedbackView:

@@ -17,6 +17,8 @@ from backend.services.serving.endpoints import endpoints_of_aliases
 
 LONGEST_TEMPLATE = 20_000
 MAX_FILE_BYTES = 2**20
+MAX_FOLDERS = 256
+_folders: dict[Path, tuple[int | None, str | None]] = {}
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,21 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
 
 
 def _facts(ctx: Context, name: str, checkpoint: Checkpoint) -> EndpointFacts:
-    shape = read_network(ctx, checkpoint.folder) if checkpoint.folder else None
-    template = _read_template(ctx.artifacts.root / checkpoint.folder) if checkpoint.folder else None
-    return EndpointFacts(name, checkpoint.id, checkpoint.name, shape.context if shape else None, template)
+    context, template = _read_folder(ctx, checkpoint.folder) if checkpoint.folder else (None, None)
+    return EndpointFacts(name, checkpoint.id, checkpoint.name, context, template)
+
+
+def _read_folder(ctx: Context, folder: str) -> tuple[int | None, str | None]:
+    """Return context and template. A checkpoint's folder does not change, so what was read once is remembered."""
+    place = ctx.artifacts.root / folder
+    if (facts := _folders.get(place)) is None:
+        shape = read_network(ctx, folder)
+        facts = (shape.context if shape else None, _read_template(place))
+        if shape is not None:
+            if len(_folders) >= MAX_FOLDERS:
+                _folders.clear()
+            _folders[place] = facts
+    return facts
 
 
 def _read_template(folder: Path) -> str | None:

@@ -5,21 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from backend.db.tables import Usage
 from backend.domain.serving.protocol import Role
 from backend.services.context import Context, Person
 from backend.services.serving.chat.context_room import ContextUse, measure_line
-from backend.services.serving.chat.contexts import endpoint_facts
+from backend.services.serving.chat.contexts import context_of_endpoints
 from backend.services.serving.chat.judgements import is_votable
-from backend.services.serving.chat.turns import settle_lost_answers
+from backend.services.serving.chat.turns import has_lost_answers, settle_lost_answers
 from backend.services.serving.conversations import (
     ConversationView,
     MessageView,
-    get_conversation,
+    conversation_view,
     line_of,
-    list_messages,
     messages_before,
+    own_conversation,
+    read_messages,
 )
 from backend.services.serving.feedback import thumbs_of
 
@@ -68,15 +70,28 @@ class ChatView:
 
 def read_chat(ctx: Context, conversation_id: str, *, leaf_id: str | None = None, person: Person) -> ChatView:
     """Return a person's conversation, with its selected line or the line to a leaf. Raises NotFound."""
-    conversation = get_conversation(ctx, conversation_id, person=person)
+    with ctx.db.read() as session:  # one for all: beside a first token every transaction counts
+        conversation = conversation_view(own_conversation(session, conversation_id, person))
+        messages = read_messages(session, conversation_id)
+        if not has_lost_answers(ctx, messages):
+            return view_chat(session, ctx, conversation, messages, leaf_id=leaf_id or conversation.leaf_id)
     settle_lost_answers(ctx, conversation_id)
-    messages = list_messages(ctx, conversation_id, person=person)
-    return view_chat(ctx, conversation, messages, leaf_id=leaf_id or conversation.leaf_id)
+    return read_chat(ctx, conversation_id, leaf_id=leaf_id, person=person)
 
 
-def view_chat(ctx: Context, conversation: ConversationView, messages: list[MessageView], *, leaf_id: str | None) -> ChatView:
+def read_running(ctx: Context, conversation_id: str, *, person: Person) -> list[tuple[str, bool]]:
+    """Return the answers of one's own conversation that are on their way, each with whether it is hidden before a vote."""
+    with ctx.db.read() as session:
+        own_conversation(session, conversation_id, person)
+        messages = read_messages(session, conversation_id)
+    return [(message.id, bool(message.usage.get("blind"))) for message in messages if message.is_running]
+
+
+def view_chat(
+    session: Session, ctx: Context, conversation: ConversationView, messages: list[MessageView], *, leaf_id: str | None
+) -> ChatView:
     """Return what the playground shows of messages; the caller has checked who may read them."""
-    messages = _with_costs(ctx, messages)
+    messages = _with_costs(session, messages)
     by_id = {message.id: message for message in messages}
     steps = line_of(messages, leaf_id)
     turns = []
@@ -87,26 +102,25 @@ def view_chat(ctx: Context, conversation: ConversationView, messages: list[Messa
         turns.append(_turn(columns, selected=step.selected, version=step.rounds.index(step.round), rounds=step.rounds))
     line = messages_before(messages, steps[-1].selected) if steps else []
     settings = conversation.settings
-    facts = endpoint_facts(ctx, settings.endpoints)
+    facts = context_of_endpoints(session, ctx, settings.endpoints)
     use = measure_line(line, system=settings.system)
     return ChatView(
         conversation=conversation,
         turns=tuple(turns),
-        thumbs=thumbs_of(ctx, "playground", [message.id for message in messages if message.role == Role.ASSISTANT]),
+        thumbs=thumbs_of(session, "playground", [message.id for message in messages if message.role == Role.ASSISTANT]),
         use=use,
         context=min((fact.context for fact in facts.values() if fact.context), default=None),
         first_sent=_first_sent(line, use.left_out),
     )
 
 
-def _with_costs(ctx: Context, messages: list[MessageView]) -> list[MessageView]:
+def _with_costs(session: Session, messages: list[MessageView]) -> list[MessageView]:
     """Return the messages with what the gateway booked for their requests; none where no price of a device is set."""
     ids = {message.usage["request_id"]: message.id for message in messages if message.usage.get("request_id")}
     if not ids:
         return messages
-    with ctx.db.read() as session:
-        booked = session.execute(select(Usage.id, Usage.cost_usd).where(Usage.id.in_(ids), Usage.cost_usd.is_not(None)))
-        costs = {ids[request_id]: cost for request_id, cost in booked}
+    booked = session.execute(select(Usage.id, Usage.cost_usd).where(Usage.id.in_(ids), Usage.cost_usd.is_not(None)))
+    costs = {ids[request_id]: cost for request_id, cost in booked}
     return [replace(m, usage={**m.usage, "cost_usd": costs[m.id]}) if m.id in costs else m for m in messages]
 
 

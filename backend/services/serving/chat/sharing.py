@@ -73,8 +73,8 @@ def read_shared(ctx: Context, token: str) -> ChatView:
         owner = session.get(User, conversation.user_id) if conversation is not None and conversation.user_id else None
         if row is None or conversation is None or (owner is not None and owner.disabled_at is not None):
             raise NotFound(GONE, remedy=REMEDY)
-        view, messages, leaf_id = conversation_view(conversation), read_messages(session, conversation.id), row.leaf_id
-    return view_chat(ctx, view, messages, leaf_id=leaf_id)
+        messages = read_messages(session, conversation.id)
+        return view_chat(session, ctx, conversation_view(conversation), messages, leaf_id=row.leaf_id)
 
 
 def _view(ctx: Context, row: ConversationShare) -> ShareView:

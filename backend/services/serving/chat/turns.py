@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -25,14 +25,12 @@ from backend.services.serving.conversations import (
     RUNNING,
     MessageView,
     build_prompt,
-    change_conversation,
     insert_message,
     line_of,
     message_view,
     messages_before,
     own_conversation,
     read_messages,
-    start_conversation,
 )
 
 
@@ -49,12 +47,10 @@ def send_message(
         raise InvalidInput("The message is empty.", remedy="Write something to send.", field="text")
     if len(text) > LONGEST_MESSAGE:
         raise InvalidInput(f"The message has {len(text):,} characters.", remedy=f"Send at most {LONGEST_MESSAGE:,}.", field="text")
-    if conversation_id is None:
-        conversation_id = start_conversation(ctx, **_stored(settings), person=person).id
-    else:
-        change_conversation(ctx, conversation_id, **_stored(settings), person=person)
     with ctx.db.write() as session:
-        conversation, messages = _open(session, conversation_id, person)
+        conversation = _start(session, ctx, person) if conversation_id is None else own_conversation(session, conversation_id, person)
+        messages = _settled_messages(session, conversation.id)
+        _store_settings(conversation, settings)
         if edited is not None:
             parent = _message(messages, edited, role="user").parent_id
         else:
@@ -62,6 +58,7 @@ def send_message(
             parent = line[-1].selected if line else None
         question = message_view(insert_message(session, ctx, conversation, messages, parent_id=parent, role="user", content=text))
         requests = _insert_answers(session, ctx, conversation, [*messages, question], question, settings=settings)
+        conversation_id = conversation.id
     _begin(ctx, requests)
     return conversation_id
 
@@ -69,9 +66,9 @@ def send_message(
 def regenerate(ctx: Context, conversation_id: str, message_id: str, *, settings: ChatSettings, person: Person) -> None:
     """Begin new answers to the question of an answer, in a new branch. Raises InvalidInput and NotFound as `send_message` does."""
     require_builder(person)
-    change_conversation(ctx, conversation_id, **_stored(settings), person=person)
     with ctx.db.write() as session:
         conversation, messages = _open(session, conversation_id, person)
+        _store_settings(conversation, settings)
         answer = _message(messages, message_id, role="assistant")
         question = _message(messages, answer.parent_id or "", role="user")
         requests = _insert_answers(session, ctx, conversation, messages, question, settings=settings)
@@ -119,21 +116,24 @@ def stop_answers(ctx: Context, conversation_id: str, *, person: Person) -> None:
         ANSWERS.stop(message_id)
 
 
+def has_lost_answers(ctx: Context, messages: Sequence[MessageView]) -> bool:
+    """Return whether answers seem to be on their way that no process has written to for a while."""
+    return any(message.is_running and _is_lost(ctx, message.id, message.updated_at) for message in messages)
+
+
 def settle_lost_answers(ctx: Context, conversation_id: str) -> None:
-    """Mark answers as interrupted whose process is gone: no process has written to them for a while."""
-    before = ctx.now() - timedelta(seconds=LOST_AFTER_S)
-    with ctx.db.read() as session:
-        lost = [
-            row.id
-            for row in session.scalars(select(Message).where(Message.conversation_id == conversation_id, Message.status.in_(RUNNING)))
-            if ANSWERS.get(row.id) is None and (row.updated_at is None or row.updated_at < before)
-        ]
-    if not lost:
-        return
+    """Mark the answers as interrupted whose process is gone."""
     with ctx.db.write() as session:
-        for row in session.scalars(select(Message).where(Message.id.in_(lost), Message.status.in_(RUNNING))):
+        for row in session.scalars(select(Message).where(Message.conversation_id == conversation_id, Message.status.in_(RUNNING))):
+            if not _is_lost(ctx, row.id, row.updated_at):
+                continue
             row.status = "failed"
             row.usage = {**(row.usage or {}), "error": INTERRUPTED, "error_code": "interrupted"}
+
+
+def _is_lost(ctx: Context, message_id: str, updated_at: datetime | None) -> bool:
+    before = ctx.now() - timedelta(seconds=LOST_AFTER_S)
+    return ANSWERS.get(message_id) is None and (updated_at is None or updated_at < before)
 
 
 def _insert_answers(
@@ -171,12 +171,23 @@ def _begin(ctx: Context, requests: Sequence[Request]) -> None:
         ANSWERS.start(request.message_id, partial(generate, ctx, request))
 
 
+def _start(session: Session, ctx: Context, person: Person) -> Conversation:
+    row = Conversation(user_id=person.id, endpoint="", created_at=ctx.now(), updated_at=ctx.now())
+    session.add(row)
+    session.flush()
+    return row
+
+
 def _open(session: Session, conversation_id: str, person: Person) -> tuple[Conversation, list[MessageView]]:
     conversation = own_conversation(session, conversation_id, person)
+    return conversation, _settled_messages(session, conversation_id)
+
+
+def _settled_messages(session: Session, conversation_id: str) -> list[MessageView]:
     messages = read_messages(session, conversation_id)
     if any(message.is_running for message in messages):
         raise InvalidInput("An answer is still being generated here.", remedy="Wait for it, or stop it.")
-    return conversation, messages
+    return messages
 
 
 def _message(messages: Sequence[MessageView], message_id: str, *, role: str) -> MessageView:
@@ -196,11 +207,8 @@ def _prefix_before(answer: MessageView, token: int, instead: str) -> tuple[str, 
     return text, [*before, {"text": instead, "logprob": None, "top": tokens[token]["top"]}]
 
 
-def _stored(settings: ChatSettings) -> dict[str, Any]:
-    other = settings.endpoints[1] if len(settings.endpoints) > 1 else ""
-    return {
-        "endpoint": settings.endpoints[0],
-        "other_endpoint": other,
-        "system_prompt": settings.system,
-        "sampling": settings.model_dump(mode="json", exclude={"system"}),
-    }
+def _store_settings(conversation: Conversation, settings: ChatSettings) -> None:
+    conversation.endpoint = settings.endpoints[0]
+    conversation.other_endpoint = settings.endpoints[1] if len(settings.endpoints) > 1 else None
+    conversation.system_prompt = settings.system
+    conversation.sampling = settings.model_dump(mode="json", exclude={"system"})
