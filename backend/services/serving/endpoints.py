@@ -152,7 +152,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
             Usage.endpoint_id == endpoint.id, Usage.created_at > since
         )
     ).one()
-    replicas = _replica_views(session, endpoint) if deployment.stopped_at is None else ()
+    replicas = _replica_views(session, endpoint, now=ctx.now()) if deployment.stopped_at is None else ()
     return EndpointView(
         name=endpoint.name,
         checkpoint_id=checkpoint.id,
@@ -213,7 +213,7 @@ def _chats(session: Session, checkpoint: Checkpoint) -> bool:
     return session.scalar(select(Run.objective).where(Run.id == checkpoint.run_id)) != Objective.PRETRAIN
 
 
-def _replica_views(session: Session, endpoint: Endpoint) -> tuple[ReplicaView, ...]:
+def _replica_views(session: Session, endpoint: Endpoint, *, now: datetime) -> tuple[ReplicaView, ...]:
     """Return the replicas that start, answer or drain, oldest revision first."""
     rows = session.execute(
         select(Replica, Job, Deployment.revision, Deployment.role)
@@ -225,11 +225,11 @@ def _replica_views(session: Session, endpoint: Endpoint) -> tuple[ReplicaView, .
         )
         .order_by(Deployment.revision, Job.created_at, Job.id)
     )
-    return tuple(_replica_view(replica, job, revision=revision, role=role) for replica, job, revision, role in rows)
+    return tuple(_replica_view(replica, job, revision=revision, role=role, now=now) for replica, job, revision, role in rows)
 
 
-def _replica_view(replica: Replica, job: Job, *, revision: int, role: str) -> ReplicaView:
-    alive = job.status in (Status.RUNNING, Status.CANCELLING)
+def _replica_view(replica: Replica, job: Job, *, revision: int, role: str, now: datetime) -> ReplicaView:
+    alive = job.status in (Status.RUNNING, Status.CANCELLING) and job.lease_until is not None and job.lease_until > now
     return ReplicaView(
         id=replica.id,
         job_id=job.id,

@@ -73,6 +73,8 @@ def test_a_replica_with_a_lapsed_lease_gets_no_request(ctx: Context, checkpoint:
     with ctx.db.write() as session:
         session.get_one(Job, claim.job_id).lease_until = ctx.now() - timedelta(seconds=1)
     assert ready_targets(ctx)["tales"] == []
+    view = get_endpoint(ctx, "tales")
+    assert (view.state, view.num_ready) == ("starting", 0)
 
 
 def test_stopping_cancels_queued_replicas_and_sends_running_ones_a_request(ctx: Context, checkpoint: str) -> None:
