@@ -242,7 +242,7 @@ def start(name: str, wait: WaitFlag = True, as_json: JsonFlag = False) -> None:
 def list_(as_json: JsonFlag = False) -> None:
     """List endpoints."""
     endpoints = list_endpoints(get_context())
-    lines = [f"{e.name:<24} {e.state:<9} {e.num_ready}/{e.target}  {e.checkpoint_name}" for e in endpoints]
+    lines = [f"{e.name:<24} {e.state:<9} {e.num_ready}/{e.target}  {e.checkpoint_name}{_canary(e)}" for e in endpoints]
     emit({"endpoints": [describe(e) for e in endpoints]}, as_json=as_json, text="\n".join(lines) or "No endpoints yet.")
 
 
@@ -273,6 +273,10 @@ def delete(name: str, as_json: JsonFlag = False) -> None:
     """Delete a stopped endpoint with its history. Conversations stay."""
     delete_endpoint(get_context(), name, person=LOCAL)
     emit({"deleted": name}, as_json=as_json, text=f"Deleted {name}.")
+
+
+def _canary(view: EndpointView) -> str:
+    return f"  canary {view.canary.checkpoint_name} {view.canary.percent:g} %" if view.canary else ""
 
 
 def _require_worker(ctx: Context) -> None:

@@ -16,7 +16,7 @@ from pages.components.tables import draw_table
 
 MAX_ROWS = 100
 PERIODS = ("This month", "Last month", "7 days", "30 days")
-NO_PRICE = "No device has a price, so all costs are 0. Set `ROUNDHOUSE_DEVICE_HOUR_PRICE`, or `ROUNDHOUSE_DEVICE_PRICES` by device."
+NO_PRICE = "No device has a price, so costs are unknown. Set `ROUNDHOUSE_DEVICE_HOUR_PRICE`, or `ROUNDHOUSE_DEVICE_PRICES` by device."
 
 
 def read_report(ctx: Context, period: str) -> LedgerReport:
@@ -55,10 +55,10 @@ def draw_totals(report: LedgerReport) -> None:
     """Draw total, requests, idle time and forecast."""
     totals, forecast = report.ledger.totals, report.forecast
     grid = st.grid(4, min_column_width=150)
-    grid.metric("Total", money(report.ledger.usd))
-    grid.metric("Requests", money(totals["requests"]), help="Share of replicas that requests took.")
-    grid.metric("Idle endpoints", money(totals["idle"]), help="Replicas while no request was open.")
-    grid.metric("Forecast, this month", money(forecast.usd), help=forecast_text(report))
+    grid.metric("Total", cost(report, report.ledger.usd))
+    grid.metric("Requests", cost(report, totals["requests"]), help="Share of replicas that requests took.")
+    grid.metric("Idle endpoints", cost(report, totals["idle"]), help="Replicas while no request was open.")
+    grid.metric("Forecast, this month", cost(report, forecast.usd), help=forecast_text(report))
     if forecast.low is not None and forecast.high is not None and forecast.usd > 0:
         st.caption(plain(forecast_text(report)))
 
@@ -86,7 +86,7 @@ def draw_tables(report: LedgerReport, person: Person) -> None:
                 draw_endpoints(report)
             else:
                 draw_table(
-                    [_row(line, serves=name in {"Checkpoints", "Keys"}) for line in lines[:100]],
+                    [_row(report, line, serves=name in {"Checkpoints", "Keys"}) for line in lines[:100]],
                     key=f"costs_{name}",
                     alt=f"Costs of {name.lower()}",
                 )
@@ -104,8 +104,8 @@ def draw_endpoints(report: LedgerReport) -> None:
     rows = [
         {
             "Endpoint": line.name,
-            "Cost": money(line.usd),
-            "Idle": money(line.idle_usd),
+            "Cost": cost(report, line.usd),
+            "Idle": cost(report, line.idle_usd),
             "Busy": None if line.busy_share is None else f"{line.busy_share:.0%}",
             "Device-hours": line.device_hours,
             "Requests": line.requests,
@@ -119,21 +119,26 @@ def draw_endpoints(report: LedgerReport) -> None:
         st.markdown("**Deployed now, without requests**")
         standing = [
             {
-                "Endpoint": cost.endpoint,
-                "Replicas": cost.replicas,
-                "Per hour": None if cost.hour_usd is None else money(cost.hour_usd),
-                "Per month": None if cost.month_usd is None else money(cost.month_usd),
-                "Per month, asleep": money(cost.asleep_usd_month),
+                "Endpoint": line.endpoint,
+                "Replicas": line.replicas,
+                "Per hour": None if line.hour_usd is None else money(line.hour_usd),
+                "Per month": None if line.month_usd is None else money(line.month_usd),
+                "Per month, asleep": money(line.asleep_usd_month),
             }
-            for cost in report.standing
+            for line in report.standing
         ]
         draw_table(standing, key="costs_standing", alt="Standing costs of endpoints")
         st.caption("Asleep: scaled to zero, the checkpoint's disk alone.")
 
 
-def _row(line: Line, *, serves: bool) -> dict[str, object]:
-    row: dict[str, object] = {"Name": line.name, "Cost": money(line.usd), "Device-hours": f"{line.device_hours:,.2f}"}
+def _row(report: LedgerReport, line: Line, *, serves: bool) -> dict[str, object]:
+    row: dict[str, object] = {"Name": line.name, "Cost": cost(report, line.usd), "Device-hours": f"{line.device_hours:,.2f}"}
     return row | ({"Requests": line.requests, "Tokens": line.tokens} if serves else {})
+
+
+def cost(report: LedgerReport, usd: float) -> str:
+    """Format a cost; a dash where no device has a price."""
+    return money(usd) if report.is_priced else "–"
 
 
 def money(usd: float) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
-from backend.services.serving.costs.ledger import Line
+from backend.services.serving.costs.ledger import Ledger, Line
 from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv, report_data
 
 app = typer.Typer(no_args_is_help=True)
@@ -38,20 +38,28 @@ def report(
 
 def _lines(made: LedgerReport) -> list[str]:
     ledger, forecast = made.ledger, made.forecast
-    lines = [f"{ledger.since:%Y-%m-%d} to {ledger.until:%Y-%m-%d %H:%M} UTC: US${ledger.usd:,.4g}"]
+    period = f"{ledger.since:%Y-%m-%d} to {ledger.until:%Y-%m-%d %H:%M} UTC"
     if not made.is_priced:
-        lines.append("No device has a price: set ROUNDHOUSE_DEVICE_HOUR_PRICE or ROUNDHOUSE_DEVICE_PRICES.")
-    elif ledger.unpriced_hours >= 0.01:
+        lines = [f"{period}: no device has a price. Set ROUNDHOUSE_DEVICE_HOUR_PRICE or ROUNDHOUSE_DEVICE_PRICES."]
+        return [*lines, *_tables(ledger, is_priced=False)]
+    lines = [f"{period}: US${ledger.usd:,.4g}"]
+    if ledger.unpriced_hours >= 0.01:
         lines.append(f"{ledger.unpriced_hours:,.2f} device-hours have no price and count as nothing.")
     lines += [f"  {name:<12} US${usd:,.4g}" for name, usd in ledger.totals.items()]
     spread = "" if forecast.low is None else f" ({forecast.level:.0%} interval {forecast.low:,.4g} to {forecast.high:,.4g})"
     lines.append(f"Forecast of this month: US${forecast.usd:,.4g}{spread}, from {forecast.days} full days")
+    return [*lines, *_tables(ledger, is_priced=True)]
+
+
+def _tables(ledger: Ledger, *, is_priced: bool) -> list[str]:
+    lines = []
     for title, rows in (("Endpoints", ledger.endpoints), ("Keys", ledger.keys), ("Runs", ledger.runs), ("Evaluations", ledger.evaluations)):
-        lines += [title, *map(_line, rows[:10])] if rows else []
+        lines += [title, *(_line(row, is_priced=is_priced) for row in rows[:10])] if rows else []
     return lines
 
 
-def _line(line: Line) -> str:
+def _line(line: Line, *, is_priced: bool) -> str:
     tokens = f"  {line.requests:,} requests, {line.tokens:,} tokens" if line.requests else ""
     idle = f" of which idle US${line.idle_usd:,.4g}" if line.idle_usd else ""
-    return f"  {line.name:<32} US${line.usd:,.4g}{idle}{tokens}"
+    amount = f"US${line.usd:,.4g}{idle}" if is_priced else f"{line.device_hours:,.2f} device-hours"
+    return f"  {line.name:<32} {amount}{tokens}"
