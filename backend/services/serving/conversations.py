@@ -289,14 +289,18 @@ def delete_conversation(ctx: Context, conversation_id: str, *, person: Person) -
         session.delete(row)
 
 
+def without_failed(line: Sequence[MessageView]) -> list[MessageView]:
+    """Return a line without the answers that failed before their first token, and without their questions."""
+    failed = {message.position for message in line if message.has_failed}
+    return [m for m in line if m.position not in failed and not (m.role == Role.USER and m.position + 1 in failed)]
+
+
 def build_prompt(system: str, line: Sequence[MessageView]) -> tuple[ChatMessage, ...]:
     """Return the messages of the next request: the system prompt and a line of messages.
 
     A question whose answer failed before its first token is left out with that answer, unless it is the last message.
     """
-    failed = {message.position for message in line if message.has_failed}
-    included = [m for m in line if m.position not in failed and not (m.role == Role.USER and m.position + 1 in failed)]
-    turns = tuple(ChatMessage(role=Role(m.role), content=m.content) for m in included)
+    turns = tuple(ChatMessage(role=Role(m.role), content=m.content) for m in without_failed(line))
     return ((ChatMessage(role=Role.SYSTEM, content=system),) if system.strip() else ()) + turns
 
 

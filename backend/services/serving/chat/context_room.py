@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.domain.serving.protocol import ChatMessage, Role
-from backend.services.serving.conversations import MessageView
+from backend.services.serving.conversations import MessageView, build_prompt
 
 CHARACTERS_PER_TOKEN = 3.5
 TOKENS_PER_MESSAGE = 4  # role marks of a template
@@ -34,7 +34,7 @@ def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse
         if not prompt:
             continue
         left_out = int(usage.get("left_out") or 0)
-        sent = without_oldest(build_line(line[:at], system), left_out)
+        sent = without_oldest(build_prompt(system, line[:at]), left_out)
         ratio = max(1.0, sum(len(message.content) for message in sent) / max(1, prompt - TOKENS_PER_MESSAGE * len(sent)))
         rest = sum(_estimate(message.content, ratio) for message in line[at + 1 :])
         return ContextUse(int(prompt + completion + rest), ratio, left_out)
@@ -68,12 +68,6 @@ def without_oldest_turn(messages: tuple[ChatMessage, ...]) -> tuple[ChatMessage,
     turns = messages[len(system) :]
     next_question = next((number for number, message in enumerate(turns) if number and message.role is Role.USER), None)
     return None if next_question is None else system + turns[next_question:]
-
-
-def build_line(line: Sequence[MessageView], system: str) -> tuple[ChatMessage, ...]:
-    """Return a line as messages, failed turns included."""
-    turns = tuple(ChatMessage(role=Role(message.role), content=message.content) for message in line)
-    return ((ChatMessage(role=Role.SYSTEM, content=system),) if system.strip() else ()) + turns
 
 
 def _estimate(text: str, ratio: float) -> int:

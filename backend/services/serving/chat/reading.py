@@ -22,6 +22,7 @@ from backend.services.serving.conversations import (
     messages_before,
     own_conversation,
     read_messages,
+    without_failed,
 )
 from backend.services.serving.feedback import thumbs_of
 
@@ -142,5 +143,5 @@ def _hide(message: MessageView, *, is_waiting: bool) -> MessageView:
 
 
 def _first_sent(line: list[MessageView], left_out: int) -> str | None:
-    questions = [message.id for message in line if message.role == Role.USER]
+    questions = [message.id for message in without_failed(line) if message.role == Role.USER]
     return questions[left_out] if 0 < left_out < len(questions) else None

@@ -48,6 +48,7 @@ class Chat {
     else this.door = new ChatDoor(data.url, data.token, () => this.renew())
     this.transcript.voteNote = data.vote_note
     this.composer.limit = data.limit
+    this.composer.maxTokens = data.settings?.max_tokens || 0
     this.drawExamples(data.examples)
     if (data.document) { this.showFixed(data.document); return }
     this.composer.offer(Boolean(data.settings))

@@ -7,12 +7,14 @@ const MAX_FILE_BYTES = 200_000
 const MAX_ROWS_PX = 260
 const TOKENS_PER_MESSAGE = 4
 const DEFAULT_RATIO = 3.5
+const SHARE_FOR_ANSWER = 0.25 // as the server leaves it
 
 export class Composer {
   constructor({ send, stop, editLast }) {
     Object.assign(this, { onSend: send, onStop: stop, onEditLast: editLast })
     this.files = []
     this.limit = null
+    this.maxTokens = 0
     this.context = null
     this.isRunning = false
     this.root = element("form", "pg-composer")
@@ -81,13 +83,14 @@ export class Composer {
     this.meter.hidden = !limit
     if (!limit) return
     const total = used + draft
+    const isFull = used > 0 && total > limit - Math.min(this.maxTokens, limit * SHARE_FOR_ANSWER)
     const share = (tokens) => `${Math.min(100, (100 * tokens) / limit).toFixed(1)}%`
     this.meterFill.style.width = share(used)
     this.meterDraft.style.width = share(Math.min(draft, Math.max(0, limit - used)))
-    this.meter.dataset.full = total > limit ? "yes" : total > 0.85 * limit ? "nearly" : "no"
+    this.meter.dataset.full = isFull ? "yes" : "no"
     const isTooLong = draft >= limit
     const words = `Context: ${draft ? "about " : ""}${total.toLocaleString("en")} of ${limit.toLocaleString("en")} tokens`
-    const more = isTooLong ? " · this message alone is longer than the context" : total > limit ? " · the oldest turns will not be sent" : ""
+    const more = isTooLong ? " · this message alone is longer than the context" : isFull ? " · the oldest turns will not be sent" : ""
     this.meterWords.textContent = words + more
     this.meterBar.setAttribute("aria-valuemin", "0")
     this.meterBar.setAttribute("aria-valuemax", String(limit))

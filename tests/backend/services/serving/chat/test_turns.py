@@ -94,6 +94,20 @@ def test_a_line_longer_than_the_context_loses_its_oldest_turns_and_no_turn_fails
     assert view.first_sent in {turn.selected for turn in view.turns if turn.is_question}
 
 
+def test_the_divider_counts_turns_that_were_sent_and_not_those_that_failed(world: ChatWorld) -> None:
+    replica = world.replicas["tales"]
+    replica.script, replica.prompt_tokens = "refuse:400:invalid_request", None
+    conversation = send_message(world.ctx, None, "This one fails.", settings=world.settings(), person=LOCAL)
+    assert world.messages(conversation)[-1].has_failed
+    replica.script = "finish"
+    for number in range(3):
+        send_message(world.ctx, conversation, f"{number} " + "word " * 20, settings=world.settings(max_tokens=16), person=LOCAL)
+        world.messages(conversation)
+    view = read_chat(world.ctx, conversation, person=LOCAL)
+    first = next(message for turn in view.turns for message in turn.messages if message.id == view.first_sent)
+    assert replica.bodies[-1]["messages"][0]["content"] == first.content
+
+
 def test_a_prompt_that_the_replica_finds_too_long_is_sent_again_with_one_turn_less(world: ChatWorld) -> None:
     conversation = send_message(world.ctx, None, "One", settings=world.settings(), person=LOCAL)
     world.messages(conversation)
