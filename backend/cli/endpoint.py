@@ -17,6 +17,7 @@ from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.names import is_alias_name
 from backend.domain.serving.options import DeploymentOptions, Policy
+from backend.domain.serving.precision import Precision
 from backend.errors import InvalidInput, Unavailable
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
@@ -45,6 +46,8 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         "alias": endpoint.alias,
         "revision": endpoint.revision,
         "policy": endpoint.policy,
+        "precision": endpoint.precision,
+        "precision_check": endpoint.precision_check.model_dump() if endpoint.precision_check else None,
         "replicas_wanted": endpoint.target,
         "replicas_ready": endpoint.num_ready,
         "replicas": [
@@ -71,6 +74,8 @@ def deploy_(
     answer_limit: Annotated[float, typer.Option(help="Seconds that an answer may take; replaced replicas finish theirs.")] = 600.0,
     queue_timeout: Annotated[float, typer.Option(help="Seconds that a request may wait before it is refused with 429.")] = 60.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a replica.")] = 1,
+    precision: Annotated[Precision, typer.Option(help="float32, or int8 on CPUs, checked for quality first.")] = "float32",
+    max_perplexity_ratio: Annotated[float, typer.Option(help="Largest perplexity in int8 over float32 that is deployed.")] = 1.05,
     wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -84,6 +89,7 @@ def deploy_(
     _require_worker(ctx)
     alias = checkpoint if is_alias_name(checkpoint) else None
     options = {"policy": policy, "surge": surge, "answer_limit_s": answer_limit, "queue_timeout_s": queue_timeout, "threads": threads}
+    options |= {"precision": precision, "max_perplexity_ratio": max_perplexity_ratio}
     deployed = deploy(
         ctx,
         checkpoint_id=subject.id,

@@ -20,6 +20,7 @@ from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.devices import pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter
+from jobs.serving.precision import quantise_and_check
 from jobs.serving.reading import PromptReader
 from jobs.serving.replica_app import AnswerLimits, Replica, create_replica_app
 from jobs.serving.start import start_engine
@@ -34,9 +35,9 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     """Serve until asked to stop; return {"stopped": request, "requests": served, "generated_tokens": n}.
 
     Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine and device (default auto),
-    max_running, max_waiting, queue_timeout_s (60), answer_limit_s (600).
-    Events: `ready` {url, engine, context_length, load_s} and `gauge` {running, waiting, tokens_per_second}.
-    Raises JobFailed when the engine dies or stalls, so that the job is started again.
+    max_running, max_waiting, queue_timeout_s (60), answer_limit_s (600), precision (float32 or int8) and max_perplexity_ratio (1.05).
+    Events: `ready` {url, engine, context_length, load_s, precision_check} and `gauge` {running, waiting, tokens_per_second}.
+    Raises JobFailed when the engine dies or stalls, so that the job is started again, and where int8 costs more quality than allowed.
     """
     payload = spec.payload
     # One thread per replica: small networks lose time at thread barriers, and more replicas use the cores better.
@@ -47,6 +48,9 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
     tokenizer = load_tokenizer(folder)
     add_end_token(network, turn_end(tokenizer))
+    check = quantise_and_check(network, max_perplexity_ratio=payload.max_perplexity_ratio) if payload.precision == "int8" else None
+    if check is not None:
+        check.require(max_perplexity_ratio=payload.max_perplexity_ratio)
     engine = start_engine(
         network,
         tokenizer,
@@ -58,7 +62,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     replica = Replica(engine, tokenizer, name=payload.name, reader=PromptReader(network), limits=limits)
     try:
         load_s = round(time.monotonic() - started, 2)
-        ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=load_s)
+        ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=load_s, precision_check=check)
         stopped = asyncio.run(_serve(replica, reporter, internal_token=payload.internal_token, ready=ready))
     finally:
         engine.close()

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from backend.domain.serving.precision import PrecisionCheck
+
 Values = dict[str, float | None]
 """Numbers by name. None replaces a number that is not finite, which JSON can't represent."""
 
@@ -159,6 +161,7 @@ class ReadyEvent(Event):
     engine: str = ""
     context_length: int | None = None
     load_s: float | None = None
+    precision_check: PrecisionCheck | None = None
 
 
 class GaugeEvent(Event):

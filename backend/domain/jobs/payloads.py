@@ -25,6 +25,7 @@ from backend.domain.jobs.records import Payload, Record
 from backend.domain.jobs.serving_probe import ServingProbePayload
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.memory import MAX_RUNNING
+from backend.domain.serving.precision import Precision
 from backend.domain.training.config import RunConfig
 from backend.errors import NotFound
 
@@ -180,6 +181,8 @@ class ReplicaPayload(Payload):
     threads: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "gpu"] = "auto"
     engine: Literal["auto", "batching", "serial"] = "auto"
+    precision: Precision = "float32"
+    max_perplexity_ratio: float = Field(default=1.05, ge=1)
     max_running: int = Field(default=MAX_RUNNING, ge=1)
     max_waiting: int = Field(default=64, ge=0)
     queue_timeout_s: float = Field(default=60.0, gt=0)

@@ -14,6 +14,7 @@ from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Repl
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.serving.options import Policy
+from backend.domain.serving.precision import PRECISION_CHECK, PrecisionCheck
 from backend.domain.training.config import Objective
 from backend.errors import NotFound
 from backend.services.context import Context
@@ -98,6 +99,8 @@ class EndpointView:
     revision: int = 1
     target: int = 1
     policy: str = Policy.LEAST_OUTSTANDING
+    precision: str = "float32"
+    precision_check: PrecisionCheck | None = None  # once a replica in int8 has measured it
     rollout: RolloutView | None = None
     canary: CanaryView | None = None
 
@@ -167,6 +170,8 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         revision=deployment.revision,
         target=deployment.num_replicas,
         policy=deployment.config.get("policy", Policy.LEAST_OUTSTANDING),
+        precision=deployment.config.get("precision", "float32"),
+        precision_check=PrecisionCheck.model_validate(check) if (check := deployment.config.get(PRECISION_CHECK)) else None,
         rollout=_rollout(deployment, replicas),
         canary=_canary(session, endpoint, replicas),
     )

@@ -13,6 +13,7 @@ from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.jobs.states import Status
 from backend.domain.serving.options import Policy
+from backend.domain.serving.precision import PRECISION_CHECK
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.serving.endpoints import endpoints_of_aliases
@@ -72,8 +73,11 @@ def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     if (replica := _replica_of(session, claim)) is None or replica.status not in ALIVE:
         return
     replica.status, replica.url, replica.ready_at = "ready", event.url, ctx.now()
+    deployment = session.get_one(Deployment, replica.deployment_id)
+    if event.precision_check is not None:
+        deployment.config = {**deployment.config, PRECISION_CHECK: event.precision_check.model_dump()}
     session.flush()
-    advance(session, ctx, session.get_one(Deployment, replica.deployment_id).endpoint_id)
+    advance(session, ctx, deployment.endpoint_id)
 
 
 def record_gauge(session: Session, ctx: Context, claim: Claim[ReplicaPayload], event: GaugeEvent) -> None:

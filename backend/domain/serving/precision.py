@@ -1,0 +1,46 @@
+"""Numeric precision of a deployment, and its price in quality."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from backend.errors import JobFailed
+
+Precision = Literal["float32", "int8"]
+PRECISION_CHECK = "precision_check"
+"""Key of a deployment's config: the check that a replica measured."""
+
+
+class PrecisionCheck(BaseModel):
+    """Measured difference of a quantised network from its float32 original, on texts that the original wrote.
+
+    `perplexity_ratio` is quantised over float32, `greedy_agreement` the share of positions where both prefer the same token.
+    `num_float_layers` of the linear layers stayed float32.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    precision: Precision
+    perplexity_ratio: float = Field(gt=0)
+    greedy_agreement: float = Field(ge=0, le=1)
+    num_tokens: int
+    num_layers: int
+    num_float_layers: int = 0
+
+    def describe(self) -> str:
+        """Return the check as one line."""
+        return (
+            f"int8: perplexity x {self.perplexity_ratio:.3f}, same token preferred at {self.greedy_agreement:.1%} of {self.num_tokens} "
+            "positions" + (f", {self.num_float_layers} layers in float32" if self.num_float_layers else "")
+        )
+
+    def require(self, *, max_perplexity_ratio: float) -> None:
+        """Raise JobFailed if the perplexity rose by more than allowed."""
+        if self.perplexity_ratio > max_perplexity_ratio:
+            raise JobFailed(
+                f"In {self.precision} this network's perplexity is {self.perplexity_ratio:.3f} times that in float32 (limit "
+                f"{max_perplexity_ratio:g}); it prefers the same token at {self.greedy_agreement:.1%} of positions.",
+                remedy="Deploy with precision float32, or raise max_perplexity_ratio.",
+            )
