@@ -7,6 +7,7 @@ import streamlit as st
 from backend.domain.wording import plural
 from backend.services.battles.campaigns import add_contestant, close_campaign
 from backend.services.battles.generation import retry_generation
+from backend.services.battles.grading.board import grade_board
 from backend.services.battles.rematches import enter_new_checkpoint, rematch_ready
 from backend.services.battles.standings import Standings, export_votes_csv, standings
 from backend.services.battles.views import CampaignView, get_campaign, list_campaigns, list_rematches
@@ -17,6 +18,7 @@ from pages.components.battles.answers import draw_answers
 from pages.components.battles.board import draw_board
 from pages.components.battles.campaign_form import draw_campaign_form
 from pages.components.battles.frozen import draw_frozen_board
+from pages.components.battles.grades import draw_grades
 from pages.components.battles.offline import draw_offline
 from pages.components.battles.promotion import draw_promotion
 from pages.components.battles.raters import draw_raters
@@ -202,6 +204,9 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
     draw_rematch_state(ctx, person, campaign)
     if campaign.is_writing:
         draw_writing(ctx, campaign.id, votable=campaign.completions > 0)
+    if campaign.config.is_single:
+        draw_graded_campaign(ctx, person, campaign)
+        return
     board = standings(ctx, campaign.id)
     draw_way_to_verdict(board)
     names = ["Board", "Answers", "Raters", "Contestants", "Train"] if campaign.num_votes else ["Raters", "Contestants"]
@@ -213,9 +218,24 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
                 draw_tab(ctx, person, campaign, board, name=name)
 
 
-def draw_tab(ctx: Context, person: Person, campaign: CampaignView, board: Standings, *, name: str) -> None:
+def draw_graded_campaign(ctx: Context, person: Person, campaign: CampaignView) -> None:
+    """Draw the tabs of a campaign whose raters grade single answers."""
+    board = grade_board(ctx, campaign.id)
+    if not board.num_ratings and campaign.completions:
+        empty_state("No ratings yet. Rate yourself, or send a link: it opens the ballot alone, without an account.")
+    names = ["Board", "Raters", "Contestants", "Train"] if board.num_ratings else ["Raters", "Contestants"]
+    for name, tab in zip(names, st.tabs(names, key="tab", bind="query-params"), strict=True):
+        if tab.open:
+            with tab:
+                if name == "Board":
+                    draw_grades(board)
+                else:
+                    draw_tab(ctx, person, campaign, None, name=name)
+
+
+def draw_tab(ctx: Context, person: Person, campaign: CampaignView, board: Standings | None, *, name: str) -> None:
     """Draw the open tab of a campaign."""
-    if name == "Board":
+    if name == "Board" and board is not None:
         draw_board(ctx, person, campaign, board)
         draw_offline(ctx, campaign)
     elif name == "Answers":

@@ -332,17 +332,63 @@ def test_on_a_phone_nothing_overflows_and_every_target_is_large(
     context.close()
 
 
-def test_single_answers_are_rated_by_stars(ctx: Context, address: str, page: Page) -> None:
-    campaign = make_campaign(ctx, num_prompts=2, rating="stars")
+def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_noticed_once(ctx: Context, address: str, page: Page) -> None:
+    campaign = make_campaign(
+        ctx,
+        num_prompts=15,
+        votes_per_minute=600,
+        break_after_min=1,
+        rewrite=True,
+        dimensions=[{"name": "accuracy", "question": "Which is right?"}],
+    )
+    page.add_init_script("window.later = 0; const now = Date.now; Date.now = () => now() + window.later")
+    open_ballot(page, f"{address}/ballot?campaign={campaign.id}", total=15)
+    page.get_by_role("group", name="Which is right?").get_by_role("button", name="Same").click()
+    page.get_by_role("button", name="Rewrite").click()
+    page.get_by_role("button", name="Start from A").click()
+    page.keyboard.press("End")
+    page.keyboard.type(" 1 more word.")
+    page.keyboard.press("Escape")
+    page.keyboard.press("f")
+    page.get_by_role("button", name="Answer is cut off").click()
+    press(page, "1", then="1 of 15")
+    wait_for_votes(ctx, "A")
+    with ctx.db.read() as session:
+        (vote,) = session.scalars(select(Vote))
+        assert (vote.dimensions, vote.flag) == ({"accuracy": "TIE"}, "Answer is cut off")
+        assert (vote.rewrite or "").endswith(" 1 more word.")
+    expect(page.get_by_role("group", name="Which is right?").get_by_role("button", pressed=True)).to_have_count(0)
+    streak, rest = page.get_by_text("A was chosen 12 times in a row."), page.get_by_text("You have been judging for a minute.")
+    for number in range(2, 13):
+        expect(streak).to_have_count(0)
+        press(page, "1", then=f"{number} of 15")
+    expect(streak).to_be_visible()
+    expect(rest).to_have_count(0)
+    for notice in page.get_by_role("button", name="Close").all():
+        notice.click()
+    page.evaluate("window.later = 61_000")
+    press(page, "1", then="13 of 15")
+    expect(rest).to_be_visible()
+    expect(streak).to_have_count(0)
+    page.get_by_role("button", name="Close").click()
+    press(page, "1", then="14 of 15")
+    expect(rest).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("rating", "button", "key", "value"), [("stars", "4 of 5 stars", "4", 4), ("thumbs", "Good", "1", 5)], ids=["stars", "thumbs"]
+)
+def test_single_answers_are_rated(ctx: Context, address: str, page: Page, rating: str, button: str, key: str, value: int) -> None:
+    campaign = make_campaign(ctx, num_prompts=2, rating=rating)
     page.goto(f"{address}/ballot?campaign={campaign.id}")
-    expect(page.get_by_role("button", name="4 of 5 stars")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("button", name=button)).to_be_visible(timeout=30_000)
     assert page.get_by_role("heading", name="Answer B").count() == 0
     press(page, "s", then="1 of 4")
-    press(page, "4", then="2 of 4")
+    press(page, key, then="2 of 4")
 
     def values() -> list[int]:
         with ctx.db.read() as session:
             return list(session.scalars(select(AnswerRating.value)))
 
     wait_until(lambda: bool(values()), timeout_s=10, what="the rating")
-    assert values() == [4]
+    assert values() == [value]

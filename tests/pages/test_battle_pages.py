@@ -9,12 +9,13 @@ from pathlib import Path
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
-from backend.db.tables import Run
+from backend.db.tables import AnswerRating, Completion, Rater, Run
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
 from backend.services.battles.admission import voter_of_token
 from backend.services.battles.campaigns import create_campaign
 from backend.services.battles.frozen_boards import list_frozen_boards
+from backend.services.battles.grading.board import grade_board
 from backend.services.battles.raters import create_rater_link, list_raters, rater_for
 from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
@@ -240,3 +241,34 @@ def test_charts_keep_the_order_of_the_table_and_names_stay_names() -> None:
     matrix = win_chart(table.wins)
     assert matrix.data[0].text[0][1] == "67% of 9"
     assert matrix.data[0].text[0][0] == ""
+
+
+def test_graded_answers_have_a_board(site: Context) -> None:
+    campaign = make_campaign(site, num_prompts=4, rating="stars")
+    assert "No ratings yet" in words(open_page("evaluate/battles.py", campaign=campaign.id))
+    with site.db.write() as session:
+        for number, name in enumerate(("Ann", "Ben")):
+            rater = Rater(name=name, campaign_id=campaign.id)
+            session.add(rater)
+            session.flush()
+            for row in session.scalars(select(Completion)).all():
+                value = (4 if row.text.startswith("Elm") else 2) + number * (len(row.text) % 2)
+                session.add(AnswerRating(campaign_id=campaign.id, completion_id=row.id, rater_id=rater.id, revision=1, value=value))
+    app = open_page("evaluate/battles.py", campaign=campaign.id)
+    assert_sound(app)
+    assert "clustered by prompt and rater" in words(app)
+    assert len(app.get("plotly_chart")) == 1
+    board = grade_board(site, campaign.id)
+    assert [(row.contestant, row.ratings) for row in board.contestants] == [("Elm", 8), ("Oak", 8)]
+    assert_sound(open_page("evaluate/battles.py", campaign=campaign.id, tab="Train"))
+
+
+def test_votes_are_imported_on_the_page(site: Context) -> None:
+    app = open_page("evaluate/battles.py")
+    votes = "prompt,rater,left,right,winner\np1,ann,Oak,Elm,left\np2,ben,Elm,Oak,right\n"
+    app.file_uploader(key="votes_file").upload("votes.csv", votes.encode(), "text/csv").run()
+    app.text_input(key="votes_name").set_value("Last year").run()
+    app.button(key="votes_import").click().run()
+    (imported,) = list_campaigns(site)
+    assert (imported.name, imported.num_votes, imported.is_imported) == ("Last year", 2, True)
+    assert_sound(open_page("evaluate/battles.py", campaign=imported.id))

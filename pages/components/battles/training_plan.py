@@ -34,8 +34,9 @@ def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> 
     with errors_shown():
         first = plan_training(ctx, campaign.id)
         left, right = st.columns([1.6, 1], vertical_alignment="bottom")
+        usual: VoteObjective = "kto" if campaign.config.is_single else "dpo"
         objective: VoteObjective = left.segmented_control(
-            "Train on", list(OBJECTIVES), format_func=OBJECTIVES.__getitem__, default="dpo", key="plan_objective", required=True
+            "Train on", list(OBJECTIVES), format_func=OBJECTIVES.__getitem__, default=usual, key="plan_objective", required=True
         )
         ids = list(bases)
         base = right.selectbox(

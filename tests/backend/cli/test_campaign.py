@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from backend.bootstrap import get_context
 from backend.domain.battles.campaign_file import parse_campaign, render_campaign
 from backend.errors import InvalidInput
 from backend.services.battles.raters import rater_for, rater_from_link
@@ -30,18 +28,6 @@ contestants:
   - {file: answers.jsonl, column: human}
   - {file: answers.jsonl, column: model, name: Ours}
 """
-
-
-@pytest.fixture
-def command_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """An installation that commands find by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
 
 
 def test_a_campaign_file_is_read_and_written_alike() -> None:

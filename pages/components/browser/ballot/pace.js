@@ -41,7 +41,8 @@ export class Pace {
 
   remindOfBreak(now) {
     if (!this.breakAfterMs || now - this.since < this.breakAfterMs) return
-    this.foot.notify("break", `You have been judging for ${Math.round((now - this.since) / 60_000)} minutes. A short break keeps your votes reliable.`)
+    const minutes = Math.round((now - this.since) / 60_000)
+    this.foot.notify("break", `You have been judging for ${minutes === 1 ? "a minute" : `${minutes} minutes`}. A short break keeps your votes reliable.`)
     this.since = now
   }
 

@@ -1,0 +1,52 @@
+"""`roundhouse alias`, `promote` and `lineage`: names that move by recorded decisions, and where a checkpoint comes from."""
+
+from __future__ import annotations
+
+from typer.testing import CliRunner
+
+from backend.cli.main import app
+from backend.services.battles.raters import rater_for
+from backend.services.context import LOCAL, Context
+from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
+from tests.support.command_line import roundhouse
+
+ALIAS = "storyteller@production"
+
+
+def test_an_alias_is_set_listed_rolled_back_and_keeps_its_history(command_line: Context) -> None:
+    for name in ("Oak", "Elm"):
+        add_checkpoint(command_line, name)
+    assert roundhouse("alias", "list") == {"aliases": []}
+    assert roundhouse("alias", "set", ALIAS, "Oak", "--reason", "the first")["checkpoint"] == "Oak"
+    moved = roundhouse("alias", "set", ALIAS, "Elm", "--reason", "larger")
+    assert (moved["checkpoint"], moved["previous"]) == ("Elm", "Oak")
+    assert [(row["alias"], row["checkpoint"]) for row in roundhouse("alias", "list")["aliases"]] == [(ALIAS, "Elm")]
+    assert roundhouse("alias", "rollback", ALIAS, "--reason", "worse")["checkpoint"] == "Oak"
+    history = roundhouse("alias", "history", ALIAS)["history"]
+    assert [(row["checkpoint"], row["reason"]) for row in history] == [("Oak", "worse"), ("Elm", "larger"), ("Oak", "the first")]
+    assert "nowhere@production" in roundhouse("alias", "history", "nowhere@production", status=2)["error"]
+
+
+def test_a_verdict_is_the_evidence_of_a_promotion_and_a_reason_is_asked_where_it_speaks_against_it(command_line: Context) -> None:
+    campaign = make_campaign(command_line, num_prompts=20, votes_per_rater=100)
+    vote_all(command_line, campaign.id, rater_for(command_line, LOCAL), prefer("Elm"))
+    promoted = roundhouse("promote", "Elm", "--alias", ALIAS, "--campaign", campaign.id)
+    assert (promoted["decision"], promoted["against_evidence"]) == ("promote", [])
+    refused = roundhouse("promote", "Oak", "--alias", ALIAS, "--campaign", campaign.id, status=2)
+    assert "reason" in refused["error"]
+    assert roundhouse("alias", "list")["aliases"][0]["checkpoint"] == "Elm"
+    against = roundhouse("promote", "Oak", "--alias", ALIAS, "--campaign", campaign.id, "--reason", "cheaper to serve")
+    assert (against["checkpoint"], bool(against["against_evidence"])) == ("Oak", True)
+    rejected = roundhouse("promote", "Elm", "--alias", ALIAS, "--campaign", campaign.id, "--reject", "--reason", "too slow")
+    assert (rejected["decision"], roundhouse("alias", "list")["aliases"][0]["checkpoint"]) == ("reject", "Oak")
+
+
+def test_the_lineage_of_an_alias_is_a_document_and_a_tree(command_line: Context) -> None:
+    add_checkpoint(command_line, "Oak", source="/models/oak")
+    roundhouse("alias", "set", ALIAS, "Oak")
+    document = roundhouse("lineage", ALIAS)
+    assert {node["name"] for node in document["nodes"]} == {"Oak", "/models/oak"}
+    lines = CliRunner().invoke(app, ["lineage", "Oak"]).stdout.splitlines()
+    assert lines[0].startswith("checkpoint Oak")
+    assert lines[1].startswith("  added from: file /models/oak")
+    assert "nowhere" in roundhouse("lineage", "nowhere", status=2)["error"]
