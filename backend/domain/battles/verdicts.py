@@ -212,7 +212,7 @@ def _sentence(verdict: PairVerdict) -> str:
     level = f"{_level(verdict.level)} interval{correction}"
     if verdict.outcome == "undecided":
         return f"Undecided between {first} and {second}: {numbers} ({level}). {_plan(verdict)}"
-    strength = f"{level}, e-value {verdict.e_value:.3g}, above {verdict.threshold:.3g}: valid at any stopping time"
+    strength = f"{level}, e-value {verdict.e_value:.3g}, above {verdict.threshold:.3g}: valid at any stopping time, for these raters"
     return f"{first} is {verdict.outcome} than {second}: {numbers} ({strength}).{_one_rater(verdict)}"
 
 

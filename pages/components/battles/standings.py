@@ -44,6 +44,11 @@ def draw_verdicts(standings: Standings) -> None:
     """Draw the verdict on each pair, neighbours on the leaderboard first."""
     for verdict in standings.verdicts[:MAX_VERDICTS]:
         _draw_verdict(verdict)
+    if standings.verdicts:
+        st.caption(
+            "Verdicts hold for prompts like these, judged by these raters. The difference between neighbours, below, has intervals that are "
+            "clustered by rater too: it speaks for raters like them."
+        )
     undecided = next((verdict for verdict in standings.verdicts if verdict.outcome == "undecided"), None)
     if undecided is not None:
         _draw_plan(undecided, standings.plan)

@@ -4,7 +4,8 @@
 
 A simulated campaign of 500 prompts and 100 raters of ordinary pace, 25 % ties and both bad, 5 % repeats, notes on 2 % of the votes.
 `cold` is the first visit to a server that has computed nothing, each in a server of its own; `warm` the median of later visits; `vote` a
-visit after one more vote. A visit is timed from the address to the end of the page's script with every element drawn.
+visit after one more vote. A visit is timed from the address to the end of the page's script with every element drawn; the processor time of
+the server is what other work on the machine does not change.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +33,7 @@ from backend.domain.battles.campaign import CampaignConfig, text_hash
 from backend.services.battles.campaigns import insert_campaign
 from backend.services.context import LOCAL, Context
 from tests.support.browser import FLAGS, SETTLED, chromium
-from tests.support.page_server import page_server
+from tests.support.page_server import FreshServer, page_server
 from tests.support.settings import make_settings
 
 PROMPTS, RATERS = 500, 100
@@ -147,13 +148,19 @@ def browser_page() -> Iterator[Page]:
         browser.close()
 
 
-def visit(page: Page, url: str, campaign_id: str, tab: str) -> float:
-    """Open a tab of the campaign by its address; return the seconds until it is drawn."""
-    started = time.perf_counter()
-    page.goto(f"{url}/battles?campaign={campaign_id}&tab={tab}")
+def visit(page: Page, server: FreshServer, campaign_id: str, tab: str) -> tuple[float, float]:
+    """Open a tab of the campaign by its address; return the seconds until it is drawn, and the server's processor time."""
+    started, used = time.perf_counter(), cpu_seconds(server)
+    page.goto(f"{server.url}/battles?campaign={campaign_id}&tab={tab}")
     page.get_by_role("tab", name=tab).wait_for(timeout=120_000)
     page.wait_for_function(SETTLED, timeout=120_000, polling=20)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, cpu_seconds(server) - used
+
+
+def cpu_seconds(server: FreshServer) -> float:
+    """Return the processor time that a server has used."""
+    times = server.process.cpu_times()
+    return float(times.user + times.system)
 
 
 def measure_tab(ctx: Context, home: Path, campaign_id: str, tab: str, *, repeats: int) -> dict[str, Any]:
@@ -161,14 +168,21 @@ def measure_tab(ctx: Context, home: Path, campaign_id: str, tab: str, *, repeats
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server, browser_page() as page:
         page.goto(f"{server.url}/battles")
         page.wait_for_function(SETTLED, timeout=60_000)
-        cold = visit(page, server.url, campaign_id, tab)
-        warm = [visit(page, server.url, campaign_id, tab) for _ in range(repeats)]
+        cold = visit(page, server, campaign_id, tab)
+        warm = [visit(page, server, campaign_id, tab) for _ in range(repeats)]
         voted = []
         for _ in range(repeats):
             undo_one(ctx, campaign_id)
-            voted.append(visit(page, server.url, campaign_id, tab))
-    figures = {"cold": cold, "warm": statistics.median(warm), "vote": statistics.median(voted)}
-    return {name: round(seconds, 2) for name, seconds in figures.items()}
+            voted.append(visit(page, server, campaign_id, tab))
+    kinds = {"cold": [cold], "warm": warm, "vote": voted}
+    return {
+        name: dict(zip(("seconds", "server_cpu_s"), map(middle, zip(*times, strict=True)), strict=True)) for name, times in kinds.items()
+    }
+
+
+def middle(values: Sequence[float]) -> float:
+    """Return the median, rounded."""
+    return round(statistics.median(values), 2)
 
 
 def undo_one(ctx: Context, campaign_id: str) -> None:
