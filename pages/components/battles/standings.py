@@ -46,7 +46,7 @@ def draw_verdicts(standings: Standings) -> None:
         _draw_verdict(verdict)
     if standings.verdicts:
         st.caption(
-            "Verdicts hold for prompts like these, judged by these raters. The difference between neighbours, below, has intervals that are "
+            "Verdicts hold for prompts like these, judged by these raters. The difference between neighbours, below, has intervals "
             "clustered by rater too: it speaks for raters like them."
         )
     undecided = next((verdict for verdict in standings.verdicts if verdict.outcome == "undecided"), None)
