@@ -20,8 +20,10 @@ from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, warn_unknown, with_code
 from pages.components.links import row_link
 from pages.components.serving.aliases import draw_aliases
+from pages.components.serving.operation import draw_operation
 from pages.components.serving.rollout import draw_canary, draw_canary_form, draw_options, draw_rollback, draw_rollout, draw_scale
 from pages.components.serving.speed import draw_speed
+from pages.components.serving.traffic_dataset import draw_traffic_dataset
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
 
@@ -204,7 +206,7 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             draw_canary(ctx, person, endpoint)
             draw_rollout(endpoint)
             draw_gauges(endpoint)
-            draw_client_code(ctx, endpoint)
+            draw_operation(ctx, person, endpoint)
         draw_history(ctx, endpoint)
 
 
@@ -240,29 +242,13 @@ def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -
 
 def draw_gauges(endpoint: EndpointView) -> None:
     """Draw load and rate, and the cause where a replica does not start."""
-    grid = st.grid(4, min_column_width=140)
+    grid = st.grid(3, min_column_width=140)
     grid.metric("Replicas ready", f"{endpoint.num_ready} of {endpoint.target}")
     grid.metric("Running requests", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
     grid.metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")
-    grid.metric("Requests, last hour", endpoint.requests_last_hour, help=f"{endpoint.tokens_last_hour:,} tokens generated")
     for number, replica in enumerate(endpoint.replicas, 1):
         if replica.problem and replica.status != "ready":
             st.warning(f"Replica {number}, attempt {replica.attempt}: {plain(replica.problem)}", icon=":material/error:")
-
-
-def draw_client_code(ctx: Context, endpoint: EndpointView) -> None:
-    """Draw the code of a client."""
-    key = "rh-..." if ctx.sign_in else "local"
-    with st.expander("API", icon=":material/code:", key=f"api_{endpoint.name}"):
-        st.code(
-            "from openai import OpenAI\n\n"
-            f'client = OpenAI(base_url="{ctx.gateway_url}/v1", api_key="{key}")\n'
-            "stream = client.chat.completions.create(\n"
-            f'    model="{endpoint.name}", messages=[{{"role": "user", "content": "Hello"}}], stream=True\n'
-            ")\nfor chunk in stream:\n    if chunk.choices:\n"
-            '        print(chunk.choices[0].delta.content or "", end="")',
-            language="python",
-        )
 
 
 def draw_history(ctx: Context, endpoint: EndpointView) -> None:
@@ -298,5 +284,6 @@ def draw_endpoints(ctx: Context, person: Person) -> None:
 
 with page_frame("Endpoints", "Deployed checkpoints, and how clients call them.") as (context_, person_):
     draw_deploy(context_, person_)
+    draw_traffic_dataset(context_, person_)
     draw_endpoints(context_, person_)
     draw_aliases(context_, person_)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
-from backend.domain.serving.request_log import RequestLogConfig
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
-from backend.services.serving.request_log.datasets import KINDS, TrafficRules, make_traffic_dataset, preview_traffic
-from backend.services.serving.request_log.policies import get_log_policy, set_log_policy
+from backend.services.serving.request_log.datasets import KINDS, make_traffic_dataset, preview_traffic, read_traffic_rules
+from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint.")]
 Patterns = Annotated[list[str] | None, typer.Option("--pattern", help="A regular expression to replace; may be repeated.")]
@@ -32,7 +30,7 @@ def request_log(
     ctx = get_context()
     if mode:
         values = {"mode": mode, "retention_days": retention_days, "patterns": tuple(pattern or ()), "redact": redact}
-        set_log_policy(ctx, name, _checked(RequestLogConfig, values), person=LOCAL)
+        set_log_policy(ctx, name, read_log_config(values), person=LOCAL)
     config = get_log_policy(ctx, name)
     words = config.mode if config.mode == "off" else f"{config.mode}, {config.retention_days} days"
     emit({"endpoint": name, **config.model_dump(mode="json")}, as_json=as_json, text=f"{name}: {words}")
@@ -56,7 +54,7 @@ def dataset(
     if objective not in KINDS:
         raise InvalidInput(f"There is no objective {objective!r}.", remedy=f"Choose from {', '.join(KINDS)}.", field="objective")
     values = {"days": days, "rating": rating, "source": source, "sample": sample, "seed": seed}
-    rules = _checked(TrafficRules, values | {"patterns": tuple(pattern or ()), "exclude": tuple(exclude or ())})
+    rules = read_traffic_rules(values | {"patterns": tuple(pattern or ()), "exclude": tuple(exclude or ())})
     ctx = get_context()
     chosen = next(kind for kind in KINDS if kind == objective)
     if not dataset_name:
@@ -67,12 +65,3 @@ def dataset(
     version, count = make_traffic_dataset(ctx, name, name=dataset_name, objective=chosen, rules=rules, person=LOCAL)
     data = {"endpoint": name, "dataset": dataset_name, "version": version.id, "rows": count}
     emit(data, as_json=as_json, text=f"{count} rows go into {dataset_name}.")
-
-
-def _checked(kind: type[Any], values: dict[str, Any]) -> Any:
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = str(first["loc"][0]) if first["loc"] else None
-        raise InvalidInput(f"{field or 'value'}: {str(first['msg']).removeprefix('Value error, ')}.", field=field) from error

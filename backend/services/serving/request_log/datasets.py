@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sqlalchemy import select
 
 from backend.db.tables import Feedback, LoggedRequest
 from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
 from backend.domain.serving.request_log import RequestLogConfig, redact
+from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
@@ -47,6 +48,11 @@ class TrafficRules(BaseModel):
     patterns: tuple[str, ...] = ()
     exclude: tuple[str, ...] = Field(default=(), description="Ids of requests that a review left out.")
 
+    @field_validator("patterns")
+    @classmethod
+    def _check_patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        return RequestLogConfig(patterns=patterns).patterns
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -71,6 +77,14 @@ class TrafficPreview:
     provenance: tuple[dict[str, Any], ...]
     left_out: dict[str, int]
     scrubbed: int
+
+
+def read_traffic_rules(values: Mapping[str, Any]) -> TrafficRules:
+    """Check rules. Raises InvalidInput that names field, value and bound."""
+    try:
+        return TrafficRules.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(f"{validation_message(error, TrafficRules)}.", field=field_at_fault(error)) from error
 
 
 def preview_traffic(ctx: Context, name: str, *, objective: TrafficObjective, rules: TrafficRules) -> TrafficPreview:

@@ -1,0 +1,139 @@
+"""Operation of an endpoint on its card: last hour, client code, last requests, request log, and load tests."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.services.context import Context, Person
+from backend.services.serving.endpoints import EndpointView
+from backend.services.serving.load.load_tests import list_load_tests
+from backend.services.serving.monitoring.traffic import find_window, read_traffic
+from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
+from backend.services.serving.request_log.requests import list_requests
+from pages.components.frame import errors_shown, plain
+from pages.components.serving.client_code import client_code
+from pages.components.serving.traffic_dataset import TRAFFIC_OF
+from pages.components.tables import draw_table
+from pages.components.words import ago
+
+LANGUAGES = {"Python": "python", "curl": "bash", "JavaScript": "javascript"}
+RESULTS = {"finished": "finished", "aborted": "cut off by the client", "lost": "failed", "refused": "refused"}
+REDACTED = "Redact keys, e-mail addresses, card numbers, IP addresses and phone numbers"
+MODES = {"off": "Off", "metadata": "Metadata", "bodies": "Prompts and answers"}
+
+
+def draw_operation(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the last hour, and what is folded below it."""
+    draw_last_hour(ctx, endpoint)
+    with st.expander("API", icon=":material/code:", key=f"api_{endpoint.name}"):
+        for name, tab in zip(LANGUAGES, st.tabs(list(LANGUAGES), key=f"client_{endpoint.name}"), strict=True):
+            tab.code(client_code(name, url=ctx.gateway_url, model=endpoint.name, needs_key=ctx.sign_in), language=LANGUAGES[name])
+    with st.expander("Last requests", icon=":material/list_alt:", key=f"requests_{endpoint.name}"):
+        draw_requests(ctx, person, endpoint)
+    with st.expander("Request log", icon=":material/receipt_long:", key=f"log_{endpoint.name}"):
+        draw_log(ctx, person, endpoint)
+    with st.expander("Load tests", icon=":material/speed:", key=f"load_{endpoint.name}"):
+        draw_load_tests(ctx, endpoint)
+
+
+def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
+    """Draw requests, tokens a second, first token and failures of the last hour, each with its line."""
+    traffic = read_traffic(ctx, find_window("1 h"), endpoint=endpoint.name)
+    points, total = traffic.points, traffic.total
+    if not total.requests:
+        return
+    p50, p95 = total.ttft_ms[:2]
+    grid = st.grid(4, min_column_width=140)
+    grid.metric("Requests, 1 h", f"{total.requests:,}", chart_data=[point.requests for point in points], chart_type="bar")
+    grid.metric("Tokens/s, 1 h", f"{total.tokens_per_s:,.1f}", chart_data=[point.tokens_per_s for point in points], chart_type="area")
+    grid.metric(
+        "First token p50 / p95",
+        "–" if p50 is None or p95 is None else f"{p50:,.0f} / {p95:,.0f} ms",
+        chart_data=[point.ttft_ms[1] or 0.0 for point in points],
+        chart_type="line",
+        help="The line is the p95 per minute.",
+    )
+    grid.metric("Failed, 1 h", f"{total.lost:,}", chart_data=[point.lost for point in points], chart_type="bar")
+
+
+def draw_requests(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the last 20 requests; an admin sees their keys."""
+    requests = list_requests(ctx, endpoint.name)
+    if not requests:
+        st.caption("No requests yet.")
+    rows = []
+    for request in requests:
+        prompt = str(request.messages[-1].get("content") or "") if request.messages else None
+        rows.append(
+            {
+                "When": ago(request.created_at, now=ctx.now()),
+                **({"Key": request.key} if person.is_admin else {}),
+                "Result": RESULTS.get(request.status, request.status),
+                "Prompt tokens": request.prompt_tokens,
+                "Generated": request.completion_tokens,
+                "First token, ms": request.ttft_ms,
+                "Total, ms": request.total_ms,
+                "Cost, US$": request.cost_usd,
+                **({"Prompt": prompt[:80] if prompt else None} if any(r.messages for r in requests) else {}),
+            }
+        )
+    formats = {"First token, ms": ",.0f", "Total, ms": ",.0f", "Cost, US$": ",.6f"}
+    draw_table(rows, key=f"requests_{endpoint.name}", alt=f"Last requests of {endpoint.name}", formats=formats)
+
+
+def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the settings of the log, and the way to a dataset."""
+    config = get_log_policy(ctx, endpoint.name)
+    with st.form(f"log_form_{endpoint.name}", border=False):
+        fields = st.grid(2, min_column_width=200)
+        modes = list(MODES)
+        mode = fields.selectbox("Keep", modes, modes.index(config.mode), format_func=MODES.__getitem__, key=f"log_mode_{endpoint.name}")
+        days = int(fields.number_input("Days", 1, 3650, config.retention_days, key=f"log_days_{endpoint.name}"))
+        redact = st.checkbox(REDACTED, config.redact, key=f"log_redact_{endpoint.name}")
+        text = "\n".join(config.patterns)
+        help_text = "Regular expressions, one per line."
+        patterns = st.text_area("More patterns", text, key=f"log_patterns_{endpoint.name}", help=help_text, height=80)
+        st.caption("Clients opt out with the header `X-Roundhouse-Log: off`. A stricter setting erases what is stored.")
+        if st.form_submit_button("Save"):
+            with errors_shown():
+                lines = [line.strip() for line in patterns.splitlines() if line.strip()]
+                config = read_log_config({"mode": mode, "retention_days": days, "redact": redact, "patterns": lines})
+                set_log_policy(ctx, endpoint.name, config, person=person)
+                st.toast("Saved.", icon=":material/check:")
+    if st.button("Dataset from traffic", icon=":material/database:", key=f"traffic_{endpoint.name}"):
+        st.session_state[TRAFFIC_OF] = endpoint.name
+        st.rerun()  # of the page: a dialog of a part that is drawn again every two seconds would close
+
+
+def draw_load_tests(ctx: Context, endpoint: EndpointView) -> None:
+    """Draw the results of load tests, newest first."""
+    rows = []
+    for test in list_load_tests(ctx, endpoint.name):
+        for level in test.result.get("levels", []):
+            through, added = level["gateway"], level["gateway_overhead"]["ttft_p50_ms"]
+            rows.append(
+                {
+                    "When": test.created_at,
+                    "Users": level["users"] or "open loop",
+                    "Requests/s": through["requests_per_s"],
+                    "Tokens/s": through["tokens_per_s"],
+                    "First token p50 / p95, ms": _pair(through["ttft"]),
+                    "Between tokens p50 / p95, ms": _pair(through["itl"]),
+                    "Within objectives": f"{through['good_share']:.0%}",
+                    "Gateway adds, ms": added,
+                    "Errors": through["errors"],
+                }
+            )
+    formats = {"Requests/s": ",.1f", "Tokens/s": ",.0f", "Gateway adds, ms": ".1f"}
+    draw_table(rows, key=f"load_{endpoint.name}", alt=f"Load tests of {endpoint.name}", formats=formats)
+    st.caption("Run one in a shell:")
+    st.code(f"roundhouse endpoint bench {plain_name(endpoint.name)} --users 1,8 --requests 32", language="bash")
+
+
+def plain_name(name: str) -> str:
+    """Return a name as a shell takes it."""
+    return name if name.replace("-", "").replace("_", "").replace(".", "").isalnum() else f"'{plain(name)}'"
+
+
+def _pair(spread: dict[str, float] | None) -> str | None:
+    return None if spread is None else f"{spread['p50_ms']:,.0f} / {spread['p95_ms']:,.0f}"

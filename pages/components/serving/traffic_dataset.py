@@ -1,0 +1,70 @@
+"""Dialog that makes a dataset of an endpoint's traffic: filter, sample, review, create."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.wording import plural
+from backend.services.context import Context, Person
+from backend.services.serving.request_log.datasets import (
+    NEEDS,
+    TrafficObjective,
+    TrafficPreview,
+    TrafficRules,
+    make_traffic_dataset,
+    preview_traffic,
+)
+from pages.components.frame import errors_shown, plain
+
+OBJECTIVES: dict[TrafficObjective, str] = {"sft": "SFT: chats", "kto": "KTO: good and bad answers", "preference": "Preference: pairs"}
+RATINGS = {"any": "Any", "up": "Thumbs up", "down": "Thumbs down", "rated": "Rated"}
+REVIEWED = 20
+TRAFFIC_OF = "traffic_of"
+"""Key of the session state: the endpoint whose dialog is to be opened."""
+
+
+def draw_traffic_dataset(ctx: Context, person: Person) -> None:
+    """Open the dialog that was asked for."""
+    if TRAFFIC_OF in st.session_state:
+        open_traffic_dataset(ctx, person, st.session_state.pop(TRAFFIC_OF))
+
+
+@st.dialog("Dataset from traffic", width="large")
+def open_traffic_dataset(ctx: Context, person: Person, endpoint: str) -> None:
+    """Draw filter, counts, the review and the button."""
+    fields = st.grid(2, min_column_width=200)
+    objective = fields.selectbox("Rows", list(OBJECTIVES), format_func=OBJECTIVES.__getitem__, key="traffic_objective")
+    rating = fields.selectbox("Rating", list(RATINGS), format_func=RATINGS.__getitem__, key="traffic_rating")
+    days = fields.number_input("Last days", 1, 3650, 30, key="traffic_days")
+    sample = fields.number_input("Sample at most", 1, None, None, key="traffic_sample", placeholder="All")
+    rules = TrafficRules(days=float(days), rating=rating, sample=sample)
+    first = preview_traffic(ctx, endpoint, objective=objective, rules=rules)
+    excluded = draw_review(first)
+    rules = rules.model_copy(update={"exclude": tuple(excluded)})
+    preview = preview_traffic(ctx, endpoint, objective=objective, rules=rules) if excluded else first
+    facts = [plural(len(preview.rows), "row"), f"{preview.scrubbed} texts scrubbed" if preview.scrubbed else ""]
+    facts += [f"{count} left out: {reason}" for reason, count in preview.left_out.items()]
+    st.caption(plain(" · ".join(filter(None, facts))))
+    if not preview.rows:
+        st.info(f"A row of this kind needs {NEEDS[objective]}.", icon=":material/info:")
+    name = st.text_input("Dataset name", f"{endpoint}-traffic", key="traffic_name")
+    if st.button("Create dataset", type="primary", disabled=not preview.rows, key="traffic_make", icon=":material/database:"):
+        with errors_shown():
+            _, count = make_traffic_dataset(ctx, endpoint, name=name, objective=objective, rules=rules, person=person)
+            st.success(f"{plural(count, 'row')} go into {plain(name)}.", icon=":material/check:")
+
+
+def draw_review(preview: TrafficPreview) -> list[str]:
+    """Draw the first exchanges, each with a box to leave it out; return the ids that are left out."""
+    excluded = []
+    for exchange in preview.exchanges[:REVIEWED]:
+        with st.container(border=True):
+            prompt = str(exchange.messages[-1].get("content") or "") if exchange.messages else ""
+            st.text(prompt[:400])
+            st.text((exchange.correction or exchange.answer)[:400] or "(no text)")
+            thumb = {1: "thumb up", -1: "thumb down"}.get(exchange.rating or 0, "not rated")
+            if st.checkbox(f"Leave out ({thumb}{', corrected' if exchange.correction else ''})", key=f"traffic_out_{exchange.id}"):
+                excluded.append(exchange.id)
+    if len(preview.exchanges) > REVIEWED:
+        st.caption(f"The first {REVIEWED} of {len(preview.exchanges):,} are shown.")
+    return excluded
