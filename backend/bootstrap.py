@@ -45,6 +45,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
         secret=read_secret(settings.home),
         policy=Policy(
             lease_s=settings.lease_s,
+            replica_host=settings.replica_host,
             cancel_grace_s=settings.cancel_grace_s,
             max_attempts=settings.max_attempts,
             keep_free_bytes=settings.keep_free_mb * 2**20,

@@ -88,6 +88,11 @@ class Settings(BaseSettings):
     devices: str = Field(default="auto", description="auto: every visible GPU; a list such as 0,1 names them; none: CPU only.")
     cpu_jobs: int = Field(default=1, ge=1, description="Training jobs at once on a machine without a GPU.")
     replica_slots: int = Field(default=8, ge=1, description="Replicas that one worker machine may hold.")
+    replica_host: str = Field(
+        default="127.0.0.1",
+        description="Address at which gateways reach the replicas of this machine. Loopback serves gateways on the same machine alone; on "
+        "another machine of a cluster, its address or name on the cluster's network.",
+    )
     train_nice: int = Field(default=5, ge=0, le=19, description="Niceness of training and evaluation, so that pages stay fast beside them.")
     max_upload_mb: int = Field(default=1024, ge=1, description="Largest upload through the browser.")
     job_memory_mb: int | None = Field(

@@ -21,7 +21,7 @@ from backend.infra.queue import TASK, make_celery
 from backend.services.evaluation.open_suites import list_open_results, release_scored
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
-from backend.services.jobs.recovery import recover_jobs
+from backend.services.jobs.recovery import Recovery, recover_jobs
 from backend.services.jobs.workers import beat
 from backend.services.serving.monitoring.tick import run_monitor
 from backend.services.serving.rollout import advance_endpoints, has_canary
@@ -85,9 +85,15 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
 def _heartbeat_loop(queues: list[str]) -> None:
     pause = threading.Event()
     tidied = -TIDY_S
+    beaten, patient_until = time.monotonic(), 0.0
     while True:
         try:
-            _beat_and_recover(queues)
+            _beat(queues)
+            now = time.monotonic()
+            if now - beaten > settings.lease_s:  # the database was away: leases have lapsed whose holders live, and renew them now
+                patient_until = now + settings.lease_s
+            beaten = now
+            _recover(queues, takes_back=now >= patient_until)
             if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context()):  # a few per heartbeat
                 tidied = time.monotonic()
         except Exception as error:  # the heartbeat must survive a locked database and a missing broker
@@ -95,7 +101,7 @@ def _heartbeat_loop(queues: list[str]) -> None:
         pause.wait(settings.sweep_s)
 
 
-def _beat_and_recover(queues: list[str]) -> None:
+def _beat(queues: list[str]) -> None:
     ctx = get_context()
     gauges = read_gauges()
     for queue in queues:
@@ -109,7 +115,11 @@ def _beat_and_recover(queues: list[str]) -> None:
             devices=list(devices),
             gauges=gauges,
         )
-    report = recover_jobs(ctx)
+
+
+def _recover(queues: list[str], *, takes_back: bool = True) -> None:
+    ctx = get_context()
+    report = recover_jobs(ctx) if takes_back else Recovery()
     if report.requeued or report.failed or report.cancelled or report.woken:
         log.warning("recovered: %s", report)
     if "serve" in queues:

@@ -26,6 +26,7 @@ class Program:
     command: list[str]
     stop_signal: str = "TERM"
     stop_wait_s: int = 12
+    listens_on: tuple[str, int] | None = None  # host and port of a socket that the supervisor holds and hands over as standard input
 
 
 def broker_binary() -> str:
@@ -109,22 +110,17 @@ def web_programs(settings: Settings) -> list[Program]:
         "--server.maxUploadSize",
         str(settings.max_upload_mb),
     ]
-    gateway = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "backend.gateway.main:app",
-        "--host",
-        settings.host,
-        "--port",
-        str(settings.gateway_port),
-        "--timeout-graceful-shutdown",
-        "10",
-        "--log-level",
-        "warning",
-        "--no-server-header",
-    ]
-    return [Program("pages", pages), Program("gateway", gateway, stop_wait_s=15)]
+    return [Program("pages", pages), gateway_program(settings)]
+
+
+def gateway_program(settings: Settings) -> Program:
+    """Return the gateway. On an IPv6 address it opens its socket itself, since supervisord's are of IPv4."""
+    if ":" not in settings.host:
+        command = [sys.executable, "-m", "backend.gateway.serve"]
+        return Program("gateway", command, stop_wait_s=15, listens_on=(settings.host, settings.gateway_port))
+    address = ["--host", settings.host, "--port", str(settings.gateway_port)]
+    options = ["--timeout-graceful-shutdown", "10", "--log-level", "warning", "--no-server-header"]
+    return Program("gateway", [sys.executable, "-m", "uvicorn", "backend.gateway.main:app", *address, *options], stop_wait_s=15)
 
 
 def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs: Path) -> str:
@@ -147,7 +143,7 @@ def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs
     for program in programs:
         command = " ".join(_quote(part) for part in program.command)
         lines += [
-            f"[program:{program.name}]",
+            *_heading(program, stage=next(stage for stage, group in enumerate(stages) if program in group)),
             f"command={command}",
             f"directory={_escape(str(PROJECT))}",
             "autorestart=true",
@@ -164,10 +160,17 @@ def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs
             "",
         ]
     for stage, group in enumerate(stages):  # supervisord stops groups in reverse order, and a group's programs at once
-        if group:
-            names = ",".join(program.name for program in group)
+        if names := ",".join(program.name for program in group if program.listens_on is None):
             lines += [f"[group:stage{stage}]", f"programs={names}", f"priority={stage}", ""]
     return "\n".join(lines)
+
+
+def _heading(program: Program, *, stage: int) -> list[str]:
+    """Return the section's first lines. supervisord hands sockets over to FastCGI programs alone, each of which is a group of its own."""
+    if program.listens_on is None:
+        return [f"[program:{program.name}]"]
+    host, port = program.listens_on
+    return [f"[fcgi-program:{program.name}]", f"socket=tcp://{host}:{port}", "socket_backlog=1024", f"priority={stage}"]
 
 
 def _escape(text: str) -> str:

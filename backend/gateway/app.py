@@ -91,7 +91,9 @@ class Gateway:
         """Write usage while the app runs, and the rest at shutdown."""
         del app
         self._usage.start()
+        self._relay.health.start()
         yield
+        await self._relay.health.stop()
         await self._gate.close()
         await self._usage.stop()
         await self._client.close()

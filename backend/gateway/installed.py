@@ -129,12 +129,13 @@ class InstalledDirectory:
         except Away as error:
             raise Unavailable("The database does not answer, and this gateway has not read it yet.", remedy="Try again.") from error
 
-    def _read(self) -> Snapshot:
+    def _read(self, is_back: bool) -> Snapshot:
         if time.monotonic() - self._priced_at > PRICES_S:
             self._prices, self._priced_at = replica_prices(self._ctx), time.monotonic()
         models = [ModelEntry(name=name, created=deployed) for name, deployed in deployed_endpoints(self._ctx)]
+        targets = ready_targets(self._ctx, canaries=True, with_lapsed=is_back)
         snapshot = Snapshot(
-            targets=ready_targets(self._ctx, canaries=True),
+            targets=targets,
             models=models,
             keys=valid_keys(self._ctx),
             prices=self._prices,

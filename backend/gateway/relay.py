@@ -28,6 +28,7 @@ from backend.domain.serving.request_log import LoggedBody
 from backend.errors import NotFound, Unavailable
 from backend.gateway.balancing.balancer import Balancer, Lease
 from backend.gateway.balancing.cost import conversation_of, estimate_tokens
+from backend.gateway.balancing.health import HealthProbe
 from backend.gateway.balancing.variants import order_by_variant
 from backend.gateway.directory import Directory, Principal, ReplicaAddress
 from backend.gateway.errors import ApiError, failed_on_request, from_refusal, no_replica, replica_lost, unavailable, unknown_model
@@ -135,6 +136,7 @@ class Relay:
     def __init__(self, directory: Directory, *, client: ReplicaClient, metrics: GatewayMetrics, usage: UsageWriter) -> None:
         self._directory, self._client, self._metrics, self._usage = directory, client, metrics, usage
         self.balancer = Balancer()
+        self.health = HealthProbe(self.balancer, client)
         self._shares = BusyShares()
 
     async def generate(self, request: GenerateRequest, trace: Trace) -> AsyncGenerator[OpenEvent | FinishEvent, None]:

@@ -16,6 +16,7 @@ FRESH_S = 0.4
 IDLE_S = 1.0
 PATIENCE_S = 1.0
 MAX_QUESTIONS = 8
+BACK_S = 20.0  # longer than the workers need to renew their leases
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -29,8 +30,10 @@ class Keeper(Generic[T]):
     away; then the last snapshot counts, and no request waits until the thread has read one again.
     """
 
-    def __init__(self, read: Callable[[], T]) -> None:
+    def __init__(self, read: Callable[[bool], T]) -> None:
+        """Take the reading of a snapshot; its argument says that the database has just come back."""
         self._read = read
+        self._back_until = float("-inf")
         self._snapshot: T | None = None
         self._read_at = float("-inf")
         self._is_away = False
@@ -82,13 +85,22 @@ class Keeper(Generic[T]):
             began = time.monotonic()
             self._wanted.clear()
             try:
-                snapshot = self._read()
+                snapshot = self._read(self._is_away or began < self._back_until)
             except (SQLAlchemyError, OSError) as error:
                 self._go_away(type(error).__name__)
             else:
+                if self._is_away or time.monotonic() - began > 2 * PATIENCE_S:  # it hung, or was away
+                    self._back_until = time.monotonic() + BACK_S
+                    snapshot = self._read_again(snapshot)
                 self._keep(snapshot)
             self._wanted.wait(IDLE_S)
             time.sleep(max(0.0, began + FRESH_S / 2 - time.monotonic()))
+
+    def _read_again(self, snapshot: T) -> T:
+        try:
+            return self._read(True)
+        except (SQLAlchemyError, OSError):
+            return snapshot
 
     def _keep(self, snapshot: T) -> None:
         with self._changed:

@@ -29,8 +29,8 @@ class ReplicaTimeouts:
     empty line every few seconds."""
 
     connect_s: float = 2.0
-    first_token_s: float = 60.0
-    between_tokens_s: float = 30.0
+    first_token_s: float = 30.0
+    between_tokens_s: float = 20.0
 
 
 class ReplicaLost(Unavailable):
@@ -94,16 +94,28 @@ class ReplicaClient:
         except (ValidationError, ValueError) as error:
             raise ReplicaLost("The replica sent an invalid event.", reason="protocol") from error
 
+    async def probe(self, url: str, *, token: str, timeout_s: float) -> bool:
+        """Return whether a replica answers in time. Its engine is its own watchdog's concern."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=timeout_s)
+            async with self._pool().get(f"{url}/stats", headers={"Authorization": f"Bearer {token}"}, timeout=timeout) as response:
+                return response.status < 500
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
     async def close(self) -> None:
         """Close the connection pool."""
         if self._session is not None:
             await self._session.close()
 
-    def _post(self, url: str, token: str, request: GenerateRequest) -> Any:
+    def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0)
             self._session = aiohttp.ClientSession(connector=connector, read_bufsize=MAX_LINE_BYTES, trust_env=False)
-        return self._session.post(
+        return self._session
+
+    def _post(self, url: str, token: str, request: GenerateRequest) -> Any:
+        return self._pool().post(
             f"{url}/generate",
             data=request.model_dump_json(),
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},

@@ -21,6 +21,7 @@ class Policy:
     """Limits set by the operator."""
 
     lease_s: float = 15.0
+    replica_host: str = "127.0.0.1"
     cancel_grace_s: float = 20.0
     max_attempts: int = 3
     keep_free_bytes: int = 512 * 2**20

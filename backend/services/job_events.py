@@ -26,7 +26,7 @@ from backend.domain.jobs.events import (
     ResumedEvent,
     SampleEvent,
 )
-from backend.domain.jobs.payloads import TrainPayload, read_payload
+from backend.domain.jobs.payloads import ReplicaPayload, TrainPayload, read_payload
 from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind
 from backend.services.battles import generation, rematches
@@ -55,7 +55,10 @@ def prepare(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
 
     Raises InvalidInput for a payload that its kind does not take, Fenced.
     """
-    ready = claim.with_payload(read_payload(claim.kind, claim.payload))
+    payload = read_payload(claim.kind, claim.payload)
+    if isinstance(payload, ReplicaPayload):  # the machine that claimed it says where it is reached
+        payload = payload.model_copy(update={"host": ctx.policy.replica_host})
+    ready = claim.with_payload(payload)
     fill = PREPARE.get(claim.kind)
     if fill is None:
         return ready

@@ -63,7 +63,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     try:
         load_s = round(time.monotonic() - started, 2)
         ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=load_s, precision_check=check)
-        stopped = asyncio.run(_serve(replica, reporter, internal_token=payload.internal_token, ready=ready))
+        stopped = asyncio.run(_serve(replica, reporter, internal_token=payload.internal_token, host=payload.host, ready=ready))
     finally:
         engine.close()
     return ReplicaResult(stopped=stopped, requests=replica.num_served, generated_tokens=engine.stats().generated_tokens)
@@ -79,14 +79,12 @@ def add_end_token(network: Any, token: int | None) -> None:
     config.eos_token_id = known if token in known else [*known, token]
 
 
-async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, ready: ReadyEvent) -> str:
-    app = create_replica_app(replica, internal_token=internal_token)
+async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, host: str, ready: ReadyEvent) -> str:
+    app = create_replica_app(replica, internal_token=internal_token, host=host)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="off")
     server = uvicorn.Server(config)
-    # asyncio switches Nagle's algorithm off only where the socket names its protocol; with it, a second chunk waits up to 40 ms.
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with listen_on(host) as listener:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
@@ -98,6 +96,24 @@ async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, r
             server.should_exit = True
             await serving
     return stopped
+
+
+def listen_on(host: str) -> socket.socket:
+    """Return a socket on a free port of this machine's address `host`; on every address where it is that of a router or a container.
+
+    Raises JobFailed for a name that does not resolve.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise JobFailed(f"ROUNDHOUSE_REPLICA_HOST={host}: {error.strerror}.", remedy="Set this machine's address or name.") from error
+    # asyncio switches Nagle's algorithm off only where the socket names its protocol; with it, a second chunk waits up to 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.bind(address)
+    except OSError:
+        listener.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", 0))  # noqa: S104 - every request needs the replica's token
+    return listener
 
 
 async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[None]) -> str:

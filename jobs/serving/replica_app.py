@@ -263,14 +263,14 @@ class Answer(Response):
                     return _error(429 if event.code == QUEUE_TIMEOUT else 500, event.message, code=event.code)
 
 
-def create_replica_app(replica: Replica, *, internal_token: str) -> ASGIApp:
-    """Return the ASGI app of a replica."""
+def create_replica_app(replica: Replica, *, internal_token: str, host: str = "127.0.0.1") -> ASGIApp:
+    """Return the ASGI app of a replica, which answers under loopback names and `host`."""
     routes = [
         Route("/generate", replica.generate, methods=["POST"]),
         Route("/health", replica.health),
         Route("/stats", replica.stats),
     ]
-    return HostGuard(RequireToken(Starlette(routes=routes), token=internal_token), rules=HostRules())
+    return HostGuard(RequireToken(Starlette(routes=routes), token=internal_token), rules=HostRules(names=frozenset({host.lower()})))
 
 
 def _refusal(error: RoundhouseError) -> Response:

@@ -22,8 +22,8 @@ def test_a_worker_launches_the_evaluations_of_suites_that_training_runs_opened(c
         row = SuiteResult(suite_id=suite.id, checkpoint_id=checkpoint_id, config=suite.config.model_dump(mode="json"), created_at=ctx.now())
         session.add(row)
     monkeypatch.setattr(celery_app, "get_context", lambda: ctx)
-    celery_app._beat_and_recover(["train"])
+    celery_app._recover(["train"])
     assert len(list_open_results(ctx)) == 1  # launched by the workers of the queue `eval` alone
-    celery_app._beat_and_recover(["eval"])
+    celery_app._recover(["eval"])
     assert list_open_results(ctx) == []
     assert list_results(ctx)[0].members[0].evaluation is not None

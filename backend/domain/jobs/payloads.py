@@ -178,6 +178,7 @@ class ReplicaPayload(Payload):
     checkpoint: str
     name: str
     internal_token: str = Field(repr=False)
+    host: str = "127.0.0.1"
     threads: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "gpu"] = "auto"
     engine: Literal["auto", "batching", "serial"] = "auto"

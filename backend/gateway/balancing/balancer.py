@@ -17,16 +17,19 @@ from backend.gateway.directory import ReplicaAddress
 MAX_FAILURES = 5
 REST_S = 10.0
 FORGET_S = 600.0
+KNOWN_S = 60.0
 
 
 @dataclass
 class _Record:
+    replica: ReplicaAddress
     outstanding: float = 0.0
     requests: int = 0
     failures: int = 0
     rests_until: float = 0.0
     last_used: float = 0.0
     last_turn: int = 0
+    offered: float = 0.0
 
 
 @dataclass
@@ -50,6 +53,8 @@ class Balancer:
     def acquire(self, replicas: Sequence[ReplicaAddress], *, cost: float = 1.0, affinity: str = "") -> Lease | None:
         """Choose a replica by the policy of its endpoint and count a request of `cost` tokens on it; None if none is available."""
         now = self._clock()
+        for replica in replicas:
+            self._record(replica).offered = now
         ready = {replica.id: replica for replica in replicas if self._record(replica).rests_until <= now}
         if not ready:
             return None
@@ -89,6 +94,16 @@ class Balancer:
         record.failures = max(record.failures, MAX_FAILURES - 1)
         record.rests_until = self._clock() + REST_S
 
+    def recovered(self, replica: ReplicaAddress) -> None:
+        """End a replica's pause: it answers its health checks again."""
+        record = self._record(replica)
+        record.failures, record.rests_until = 0, 0.0
+
+    def known(self) -> list[ReplicaAddress]:
+        """Return the replicas that were offered requests in the last minute."""
+        since = self._clock() - KNOWN_S
+        return [record.replica for record in self._records.values() if record.offered >= since]
+
     def outstanding(self, replica: ReplicaAddress) -> int:
         """Return the number of this process's open requests on a replica."""
         return self._record(replica).requests
@@ -100,7 +115,10 @@ class Balancer:
 
     def _record(self, replica: ReplicaAddress) -> _Record:
         # By address too: a restarted replica is a new process, with no history.
-        return self._records.setdefault((replica.id, replica.url), _Record(last_used=self._clock()))
+        record = self._records.get((replica.id, replica.url))
+        if record is None:
+            record = self._records[replica.id, replica.url] = _Record(replica, last_used=self._clock())
+        return record
 
     def _forget_old(self) -> None:
         before = self._clock() - FORGET_S

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -32,9 +33,10 @@ class Target:
     policy: str = Policy.LEAST_OUTSTANDING
 
 
-def ready_targets(ctx: Context, *, canaries: bool = False) -> dict[str, list[Target]]:
+def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = False) -> dict[str, list[Target]]:
     """Return the ready replicas by endpoint and by alias; deployed endpoints without one map to an empty list. A replica counts only while
-    its job's lease is valid, so one on a dead machine is left out. Replicas of canaries are included on request.
+    its job's lease is valid, so one on a dead machine is left out. Replicas of canaries are included on request, and
+    those with a lapsed lease for the moments after an outage of the database, in which no worker could renew one.
     """
     with ctx.db.read() as session:
         names = session.scalars(
@@ -51,7 +53,7 @@ def ready_targets(ctx: Context, *, canaries: bool = False) -> dict[str, list[Tar
                 Replica.status == "ready",
                 Replica.url.is_not(None),
                 Job.status == Status.RUNNING,
-                Job.lease_until > ctx.now(),
+                Job.lease_until > (datetime.min.replace(tzinfo=UTC) if with_lapsed else ctx.now()),
             )
             .order_by(Deployment.revision)
         ).all()

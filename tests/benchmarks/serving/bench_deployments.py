@@ -1,6 +1,6 @@
 """Faults of serving under load, on a whole installation with PostgreSQL: who is cut off, who succeeds, what errors clients see.
 
-    python tests/benchmarks/serving/bench_deployments.py [kill] [redeploy] [scale] [database] [gateway] [share] [canary]
+    python tests/benchmarks/serving/bench_deployments.py [kill] [redeploy] [scale] [database] [gateway] [share] [canary] [machines]
 
 Starts `roundhouse up` in a temporary folder with a tiny network of a long context, so that an answer lasts as long as it is told to.
 Prints one line of JSON for each experiment. `redeploy` and `scale` hold 20 streams of 30 seconds each.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,9 +22,10 @@ from typing import Any
 
 import aiohttp
 import psutil
+from sqlalchemy import select
 
 from backend.bootstrap import build_context
-from backend.db.tables import Checkpoint
+from backend.db.tables import Checkpoint, Replica
 from backend.domain.serving.canary import CanaryRules
 from backend.services.context import LOCAL, Context
 from backend.services.serving.canaries import start_canary
@@ -218,7 +220,7 @@ async def gateway(up: Installation) -> dict[str, Any]:
     serve(up, 2)
     running = asyncio.create_task(load(up, seconds=20, concurrency=8))
     await asyncio.sleep(3)
-    for process in up.processes("backend.gateway.main:app"):
+    for process in up.processes("backend.gateway.serve"):
         process.terminate()
     return {"requests": count(await running)}
 
@@ -261,7 +263,37 @@ def canary_ready(up: Installation) -> bool:
     return view is None or view.num_ready > 0
 
 
-EXPERIMENTS = {f.__name__: f for f in (kill, redeploy, scale, share, canary, gateway, database)}
+async def machines(up: Installation) -> dict[str, Any]:
+    """Serve on two machines, 127.0.0.1 and 127.0.0.2 with a home of its own, and freeze every process of the second under load."""
+    home = up.home.parent / "second"
+    home.mkdir()
+    (home / "artifacts").symlink_to(up.home / "artifacts")
+    environment = {**up.environment, "ROUNDHOUSE_HOME": str(home), "REDIS_URL": f"unix://{up.home / 'broker' / 'valkey.sock'}?db=0"}
+    environment |= {"ROUNDHOUSE_REPLICA_HOST": "127.0.0.2", "ROUNDHOUSE_WORKER_HOST": "second", "ROUNDHOUSE_REPLICA_SLOTS": "2"}
+    command = [sys.executable, "-m", "backend.cli.main", "worker", "--queues", "serve"]
+    worker = subprocess.Popen(command, env=environment, start_new_session=True)
+    second = Installation(home)
+    try:
+        wait_until(lambda: second.processes("celery"), what="the second machine's worker")
+        await asyncio.sleep(6)
+        serve(up, 4)
+        with up.ctx.db.read() as session:
+            hosts = [str(url).rsplit(":", 1)[0] for url in session.scalars(select(Replica.url).where(Replica.status == "ready"))]
+        running = asyncio.create_task(load(up, seconds=60, concurrency=8))
+        await asyncio.sleep(5)
+        frozen = second.processes()
+        for process in frozen:
+            process.suspend()
+        outcomes = await running
+        for process in frozen:
+            process.resume()
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    return {"hosts": dict(Counter(hosts)), "requests": count(outcomes), "slowest_s": round(max(o.seconds for o in outcomes), 1)}
+
+
+EXPERIMENTS = {f.__name__: f for f in (kill, redeploy, scale, share, canary, gateway, database, machines)}
 
 
 def main(names: list[str]) -> None:

@@ -1,0 +1,50 @@
+"""Health of replicas as this gateway sees it: a machine that is cut off answers no probe, whatever the database says of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from backend.gateway.balancing.balancer import Balancer
+from backend.infra.replicas import ReplicaClient
+
+EVERY_S = 2.0
+PROBE_S = 2.0
+MAX_MISSED = 2
+
+
+class HealthProbe:
+    """Asks every replica in use for its counters, every two seconds. Two missed answers pause it; the next answer brings it back."""
+
+    def __init__(self, balancer: Balancer, client: ReplicaClient) -> None:
+        self._balancer, self._client = balancer, client
+        self._missed: Counter[tuple[str, str]] = Counter()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, on the running event loop."""
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self.probe_all()
+
+    async def probe_all(self) -> None:
+        """Probe the replicas that requests were offered to in the last minute."""
+        replicas = self._balancer.known()
+        answers = await asyncio.gather(*(self._client.probe(r.url, token=r.token, timeout_s=PROBE_S) for r in replicas))
+        for replica, answers_now in zip(replicas, answers, strict=True):
+            key = (replica.id, replica.url)
+            if not answers_now:
+                self._missed[key] += 1
+                if self._missed[key] >= MAX_MISSED:
+                    self._balancer.rest(replica)
+            elif self._missed.pop(key, 0) >= MAX_MISSED:
+                self._balancer.recovered(replica)

@@ -1,0 +1,24 @@
+"""Run the gateway on the socket that its supervisor holds: `python -m backend.gateway.serve`, with the socket as standard input.
+
+The supervisor keeps the socket open while the gateway is restarted, so new connections wait for it instead of being refused.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import uvicorn
+
+DRAIN_S = 10
+
+
+def main() -> None:
+    """Serve until a signal arrives."""
+    # Family and protocol are read from the descriptor; asyncio switches Nagle's algorithm off only for a socket that states them.
+    listener = socket.socket(fileno=0)
+    config = uvicorn.Config("backend.gateway.main:app", log_level="warning", server_header=False, timeout_graceful_shutdown=DRAIN_S)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()
