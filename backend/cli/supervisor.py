@@ -46,6 +46,9 @@ class PromptSupervisor(Supervisor):
         ours, theirs = os.pipe()
         for descriptor in (ours, theirs):
             os.set_blocking(descriptor, False)
+        # supervisord closes a program's socket when the last process that has it ends; held here, it outlives a restart.
+        groups = [group for group in self.process_groups.values() if hasattr(group, "socket_manager")]
+        self._sockets = [group.socket_manager.get_socket() for group in groups]
         signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
         self.options.get_socket_map()[ours] = Wakeup(ours)
         os.write(theirs, b"\0")
