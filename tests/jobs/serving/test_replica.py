@@ -16,10 +16,10 @@ import pytest
 from pydantic import ValidationError
 
 from backend.domain.serving.protocol import ChatMessage, ErrorEvent, FinishEvent, GenerateRequest, Role, SamplingParams, TokenEvent
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, JobFailed
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts, stream_blocking
 from jobs.reporter import FileReporter
-from jobs.serving.replica import run
+from jobs.serving.replica import listen_on, run
 from tests.support.jobs import make_spec
 from tests.support.networks.serving_networks import make_llama, make_tokenizer, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica, eventually
@@ -211,6 +211,20 @@ def test_a_drained_replica_ends_its_answers_and_times_out_its_queue(tmp_path: Pa
     assert isinstance(list(stream)[-1], FinishEvent)
     other.thread.join(30)
     assert (other.result["stopped"], other.result["requests"]) == ("drain", 2)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "localhost"])
+def test_a_replica_listens_at_its_machines_address(host: str) -> None:
+    with listen_on(host) as listener:
+        assert listener.getsockname()[0] == ("127.0.0.2" if host == "127.0.0.2" else "127.0.0.1")
+        assert listener.proto == socket.IPPROTO_TCP, "or asyncio leaves Nagle's algorithm on"
+
+
+def test_an_address_of_another_machine_is_one_of_a_router_in_front() -> None:
+    with listen_on("192.0.2.1") as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
+    with pytest.raises(JobFailed, match="ROUNDHOUSE_REPLICA_HOST"):
+        listen_on("no.such.host.invalid")
 
 
 def test_a_folder_without_weights_is_a_failure(tmp_path: Path) -> None:
