@@ -9,6 +9,7 @@ Prints one line of JSON for each experiment. `redeploy` and `scale` hold 20 stre
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -202,14 +203,18 @@ async def load(up: Installation, *, seconds: float, concurrency: int, max_tokens
 async def database(up: Installation, seconds: float = 60) -> dict[str, Any]:
     """Freeze every process of the database server for a minute under load."""
     serve(up, 2)
-    servers = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "postgres"]
+    port = up.environment["DATABASE_URL"].rpartition(":")[2].partition("/")[0]
+    (server,) = [p for p in psutil.process_iter(["name", "cmdline"]) if f"-p {port} " in f"{' '.join(p.info['cmdline'] or [])} "]
     running = asyncio.create_task(load(up, seconds=seconds + 20, concurrency=8))
     await asyncio.sleep(5)
-    for server in servers:
-        server.suspend()
+    frozen = [server, *server.children(recursive=True)]
+    for process in frozen:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.suspend()
     await asyncio.sleep(seconds)
-    for server in servers:
-        server.resume()
+    for process in frozen:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
     outcomes = await running
     stored = up.ctx.db.engine.connect().exec_driver_sql("select count(*) from usage").scalar()
     return {"requests": count(outcomes), "slowest_s": round(max(o.seconds for o in outcomes), 2), "usage_rows": stored}
@@ -286,7 +291,8 @@ async def machines(up: Installation) -> dict[str, Any]:
             process.suspend()
         outcomes = await running
         for process in frozen:
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
     finally:
         worker.terminate()
         worker.wait(30)
