@@ -65,7 +65,7 @@ def test_an_idle_installation_has_six_processes_and_stops_in_seconds(tmp_path: P
         wait_until(lambda: not installation.processes("--child"), what="the end of the last job's process")
         root = psutil.Process(installation.process.pid)
         family = [root, *root.children(recursive=True)]
-        parts = ("main up", SUPERVISOR, "valkey-server", "streamlit", "uvicorn", "celery")
+        parts = ("main up", SUPERVISOR, "valkey-server", "streamlit", "backend.gateway.serve", "celery")
         names = [" ".join(process.cmdline()) for process in family]
         assert [sum(part in name for name in names) for part in parts] == [1] * 6, names
         assert len(family) == 6, names
