@@ -1,8 +1,7 @@
 """Payloads: the input of each kind of job, as one frozen class that the service writes and the room reads.
 
-A payload is stored with its job as JSON and handed to the child process in `job.json`. Field names are part of the stored form: jobs
-queued or paused by an earlier version are read by the same classes. Folders are relative to the artifacts unless a field says
-otherwise.
+A payload is stored with its job as JSON and handed to the child process in `job.json`. Field names are part of the stored form: jobs of
+an earlier version are read by the same classes. Folders are relative to the artifacts unless a field says otherwise.
 """
 
 from __future__ import annotations
