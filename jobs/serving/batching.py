@@ -246,5 +246,5 @@ def _num_pages(network: Any, tokens: int, context_length: int) -> int:
 
 
 def _used_share(cache: Any) -> float:
-    """Return the share of a cache's pages that requests hold; pages of shared prefixes that wait to be used again count as free."""
+    """Return the share of a cache's pages that are held: by requests, and by prefixes that later requests may share."""
     return 1.0 - float(cache.compute_free_capacity(relative=True))
