@@ -132,13 +132,17 @@ def probe(
 @command
 def scale(
     name: str,
-    replicas: Annotated[int, typer.Option(min=1, help="Number of replicas from now on.")],
+    number: Annotated[int | None, typer.Argument(min=1, help="Number of replicas from now on.")] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="The same, as an option.")] = None,
     wait: Annotated[bool, typer.Option(help="Return when that many are ready.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Change the number of replicas in place. Replicas that go finish their open answers."""
     ctx = get_context()
-    _emit_started(ctx, scale_endpoint(ctx, name, replicas, person=LOCAL), wait=wait, as_json=as_json)
+    num_replicas = number if replicas is None else replicas
+    if num_replicas is None:
+        raise InvalidInput("The number of replicas is missing.", remedy=f"Write `roundhouse endpoint scale {name} 3`.", field="replicas")
+    _emit_started(ctx, scale_endpoint(ctx, name, num_replicas, person=LOCAL), wait=wait, as_json=as_json)
 
 
 @app.command("rollback")
@@ -226,7 +230,9 @@ def canary(
             time.sleep(0.3)
             view = get_endpoint(ctx, name)
     elif percent is not None:
-        view = change_canary(ctx, name, rules=CanaryRules.read(rules), person=LOCAL)
+        running = get_endpoint(ctx, name).canary
+        changed = {**(running.traffic if running else {}), "percent": percent, **({"step_up": True} if step_up else {})}
+        view = change_canary(ctx, name, rules=CanaryRules.read(changed), person=LOCAL)
     else:
         view = get_endpoint(ctx, name)
     shown = view.canary
