@@ -239,7 +239,7 @@ def _plan(verdict: PairVerdict) -> str:
     gap = verdict.smallest_gap_elo
     if not verdict.prompts_needed:
         return f"A gap of {gap:g} Elo points would probably have shown by now: the true one is probably smaller."
-    pace = "" if verdict.seconds_needed is None else f", about {_duration(verdict.seconds_needed)} of rating,"
+    pace = "," if verdict.seconds_needed is None else f", about {_duration(verdict.seconds_needed)} of rating,"
     plan = f"About {_count(verdict.votes_needed, 'more vote')}, each on a new prompt{pace} would settle a gap of {gap:g} Elo points"
     total = prompts_for(verdict.spread.vote, delta=checked_gap(CHEAPER_GAP_ELO), alpha=1 - verdict.level, raters=1)
     cheaper = round((total - verdict.prompts) * verdict.votes_needed / verdict.prompts_needed)
