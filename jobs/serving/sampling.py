@@ -20,7 +20,7 @@ from backend.domain.serving.protocol import SamplingParams
 
 logger = logging.getLogger(__name__)
 BLOCKS = 64  # tokens per block of a vocabulary
-SHORTLIST = 64  # most likely tokens that are checked first for top-p; 8 times as many where they hold too little probability
+SHORTLIST, LONG_SHORTLIST = 64, 1024  # most likely tokens that are tried for top-p before all are sorted
 IMPOSSIBLE = -9999.0  # OpenAI's log-probability of a token that cannot come
 GOLDEN, MIX_1, MIX_2, MASK = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 2**64 - 1
 
@@ -229,21 +229,24 @@ def _draw_from_all(scaled: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     return (torch.searchsorted(members, inside, right=True) * num_blocks + block).squeeze(-1)
 
 
-def _draw_from_likely(scaled: torch.Tensor, uniform: torch.Tensor, *, top_k: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
+def _draw_from_likely(
+    scaled: torch.Tensor, uniform: torch.Tensor, *, top_k: torch.Tensor, top_p: torch.Tensor, shortlist: int = SHORTLIST
+) -> torch.Tensor:
     """Draw from the most likely tokens: at most `top_k`, and of these as many as together reach `top_p`. Both [rows, 1]."""
     width = scaled.shape[-1]
     is_open = top_k >= width  # no top-k: top-p counts probability of the whole vocabulary
     total = (scaled - scaled.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True, dtype=torch.float64) if bool(is_open.any()) else None
-    count = min(width, max([SHORTLIST, *top_k[~is_open].tolist()]))
-    while True:
-        values, ids = largest(scaled, count)
-        weights = (values - values[:, :1]).double().exp_().masked_fill_(torch.arange(count, device=scaled.device) >= top_k, 0.0)
-        reached = weights.cumsum(-1)
-        mass = reached[:, -1:] if total is None else torch.where(is_open, total, reached[:, -1:])
-        if count == width or bool((reached[:, -1:] >= top_p * mass).all()):
-            break
-        count = min(width, count * 8)
+    count = min(width, max([shortlist, *top_k[~is_open].tolist()]))
+    values, ids = largest(scaled, count) if count < width else torch.sort(scaled, descending=True)
+    weights = (values - values[:, :1]).double().exp_().masked_fill_(torch.arange(count, device=scaled.device) >= top_k, 0.0)
+    reached = weights.cumsum(-1)
+    mass = reached[:, -1:] if total is None else torch.where(is_open, total, reached[:, -1:])
     weights = weights.masked_fill_(reached - weights >= top_p * mass, 0.0)  # the token that crosses top_p stays
     sums = weights.cumsum(-1)
     at = torch.searchsorted(sums, uniform * sums[:, -1:], right=True).clamp_(max=count - 1)
-    return ids.gather(1, at).squeeze(-1)
+    tokens = ids.gather(1, at).squeeze(-1)
+    short = ((reached[:, -1:] < top_p * mass) & (count < width)).squeeze(-1)
+    if bool(short.any()):  # flat distributions: a longer list, then all
+        longer = LONG_SHORTLIST if count < LONG_SHORTLIST else width
+        tokens[short] = _draw_from_likely(scaled[short], uniform[short], top_k=top_k[short], top_p=top_p[short], shortlist=longer)
+    return tokens

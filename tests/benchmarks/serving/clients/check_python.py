@@ -53,7 +53,7 @@ def check_llm() -> str:
     """Ask through the `llm` command with a model in its extra-openai-models.yaml."""
     folder = Path(os.environ["LLM_USER_PATH"])
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "extra-openai-models.yaml").write_text(f"- model_id: here\n  model_name: {MODEL}\n  api_base: {URL}\n")
+    (folder / "extra-openai-models.yaml").write_text(f"- model_id: here\n  model_name: {MODEL}\n  api_base: {URL}\n  api_key_name: here\n")
     command = [str(Path(sys.executable).parent / "llm"), "-m", "here", "-o", "max_tokens", "8", "--key", KEY, "Hello"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

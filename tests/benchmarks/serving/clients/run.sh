@@ -5,7 +5,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-export BASE_URL="$1" MODEL="$2" OPENAI_API_KEY="$3" LLM_USER_PATH="$folder/llm"
+export LITELLM_LOCAL_MODEL_COST_MAP=True BASE_URL="$1" MODEL="$2" OPENAI_API_KEY="$3" LLM_USER_PATH="$folder/llm"
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install -q langchain-openai litellm llm aiohttp
 "$folder/venv/bin/python" "$here/check_python.py"
