@@ -39,6 +39,7 @@ class PromptReader:
     def __init__(self, network: Any) -> None:
         self._network = twin_of(network)
         self._lock = threading.Lock()
+        self.num_passes = 0  # since the start
         self._cache_name = "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
 
     @torch.inference_mode()
@@ -52,6 +53,7 @@ class PromptReader:
                 end = start + logits.shape[0]
                 records += describe(logits, targets[start:end], [top] * (end - start))
                 start = end
+                self.num_passes += 1
         return records
 
     def _logits(self, ids: list[int]) -> Any:
@@ -75,6 +77,7 @@ class PromptReader:
         with self._lock:
             inputs = torch.tensor([list(ids)], device=self._network.device)
             output = self._network.base_model(input_ids=inputs, use_cache=False)
+            self.num_passes += 1
         mean = output.last_hidden_state[0].float().mean(0)
         vector: list[float] = torch.nn.functional.normalize(mean, dim=0).tolist()
         return vector

@@ -92,8 +92,9 @@ class Replica:
         return len(self._open)
 
     def is_hung(self) -> bool:
-        """Note the engine's steps, and return whether they have stopped."""
-        self.watch.observe(self.engine.stats().steps, busy=bool(self._open))
+        """Note the steps of the engine and the passes over prompts that are only read, and return whether both have stopped."""
+        passes = self.served.reader.num_passes if self.served.reader is not None else 0
+        self.watch.observe(self.engine.stats().steps + passes, busy=bool(self._open))
         return self.watch.is_hung()
 
     async def blame_running(self) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
+from jobs.serving.reading import PART_TOKENS, PromptReader
+from jobs.serving.replica_app import Replica
+from jobs.serving.serial import SerialEngine
 from jobs.serving.watchdog import StepWatch
+from tests.support.networks.serving_networks import make_llama, make_tokenizer
 
 
 class Scene:
@@ -49,3 +55,25 @@ def test_an_idle_engine_never_hangs_and_its_pause_is_no_step() -> None:
     scene.watch.observe(scene.steps, busy=True)
     scene.run(10, step_s=0.01)
     assert scene.watch.limit_s() == 30
+
+
+def test_prompts_that_are_only_read_count_as_steps() -> None:
+    """Scoring thousands of prompts makes no step of the engine, and is no hang."""
+    engine = SerialEngine(make_llama(context=1024), make_tokenizer())
+    reader = PromptReader(make_llama(context=1024))
+    replica = Replica(engine, make_tokenizer(), name="tales", reader=reader)
+    scene = Scene()
+    replica.watch = scene.watch
+    replica._open.add(Mock())  # a request that is being read
+    try:
+        for _ in range(4):
+            assert not replica.is_hung()
+            scene.now += 20
+            reader.score([1] * (2 * PART_TOKENS + 1), top=1)
+            reader.embed([1, 2, 3])
+        assert reader.num_passes == 12
+        assert not replica.is_hung()
+        scene.now += 200  # 20 times the slowest of its passes is 133 s
+        assert replica.is_hung()
+    finally:
+        engine.close()
