@@ -88,6 +88,10 @@ class MemoryDirectory:
         """Wait until `count` records are stored and return the newest."""
         return eventually(lambda: len(self.usage) >= count and self.usage[-1])  # type: ignore[no-any-return]
 
+    def wait_for(self, is_it: Callable[[UsageRow], bool]) -> UsageRow:
+        """Wait for a record, whatever earlier requests are stored meanwhile."""
+        return eventually(lambda: next(filter(is_it, self.usage), None))  # type: ignore[no-any-return]
+
 
 class ScriptedReplica:
     """Speaks a replica's protocol without a network: `tokens` words, then what `script` says happens."""
