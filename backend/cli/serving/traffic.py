@@ -10,7 +10,6 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
-from backend.services.serving.request_log.datasets import KINDS, make_traffic_dataset, preview_traffic, read_traffic_rules
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint.")]
@@ -51,6 +50,9 @@ def dataset(
     as_json: JsonFlag = False,
 ) -> None:
     """Make a dataset of an endpoint's logged requests and thumbs."""
+    # imports pyarrow, which no other command on endpoints needs
+    from backend.services.serving.request_log.datasets import KINDS, make_traffic_dataset, preview_traffic, read_traffic_rules
+
     if objective not in KINDS:
         raise InvalidInput(f"There is no objective {objective!r}.", remedy=f"Choose from {', '.join(KINDS)}.", field="objective")
     values = {"days": days, "rating": rating, "source": source, "sample": sample, "seed": seed}

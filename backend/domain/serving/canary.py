@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from backend.domain.statistics.estimates import wilson_interval
 from backend.errors import InvalidInput
 
 STEPS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
@@ -73,6 +72,8 @@ def judge_canary(rules: CanaryRules, observed: Observed) -> Verdict:
         return Verdict("abort", f"its replicas failed to start {observed.starts} times", rules.percent)
     limit = rules.abort_error_rate
     if limit is not None and observed.failures >= MIN_FAILURES:
+        from backend.domain.statistics.estimates import wilson_interval  # imports scipy, which no command on endpoints needs
+
         low, _ = wilson_interval(min(1.0, observed.failures / observed.requests), observed.requests, critical=CRITICAL)
         if low > limit:
             lost = f"lost {observed.failures} of {observed.requests} requests ({100 * observed.failures / observed.requests:.0f} %)"

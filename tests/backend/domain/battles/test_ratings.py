@@ -331,7 +331,7 @@ def test_csv_of_votes_is_read_with_any_column_order_and_label_case() -> None:
         ("", "empty"),
         ("prompt,a,b,winner\n", "lack the column rater"),
         ("q,w\n", "lack the columns prompt, rater, a, b, winner; the first line has q, w"),
-        ("prompt,rater,a,b,winner\np,r,x,y,A\np,r,x,y,left\n", "Line 3 has the unknown winner 'left'"),
+        ("prompt,rater,a,b,winner\np,r,x,y,A\np,r,x,y,upper\n", "Line 3 has the unknown winner 'upper'"),
         ("prompt,rater,a,b,winner\np,r,x,,A\n", "Line 2 has no b"),
         ("prompt,rater,a,b,winner\np,r,x\n", "Line 2 has no b"),
         ("prompt,rater,a,b,winner\np,r,x,x,A\n", "Line 2 compares 'x' with itself"),

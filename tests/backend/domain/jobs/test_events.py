@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from backend.domain.jobs import events
 from backend.domain.jobs.events import EVENTS, AnyEvent, Event, MetricsEvent, event_of, read_event, write_event
+from backend.domain.serving.precision import PrecisionCheck
 
 ROOT = Path(__file__).resolve().parents[4]
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
@@ -19,6 +20,9 @@ NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 WHOLE = st.integers(min_value=-(2**53), max_value=2**53)
 PLAIN = st.one_of(st.none(), st.booleans(), WHOLE, NUMBER, TEXT)
 JSON = st.recursive(PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(TEXT, part, max_size=3), max_leaves=6)
+
+SHARE = st.floats(0, 1)
+CHECK = st.builds(PrecisionCheck, perplexity_ratio=st.floats(0.01, 1e6), greedy_agreement=SHARE, num_tokens=WHOLE, num_layers=WHOLE)
 
 
 def anything(event: type[Event]) -> st.SearchStrategy[Event]:
@@ -31,6 +35,7 @@ def anything(event: type[Event]) -> st.SearchStrategy[Event]:
         events.Values: st.dictionaries(TEXT, st.none() | NUMBER, max_size=3),
         dict[str, int | None]: st.dictionaries(TEXT, st.none() | WHOLE, max_size=3),
         dict[str, Any]: st.dictionaries(TEXT, JSON, max_size=3),
+        PrecisionCheck: CHECK,
     }
 
     def strategy(annotation: Any) -> st.SearchStrategy[Any]:
