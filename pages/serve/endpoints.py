@@ -202,6 +202,10 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 st.badge(f"follows {plain(endpoint.alias)}", icon=":material/label:", color="violet")
             if endpoint.stopped_at is not None:
                 st.caption(f"stopped {ago(endpoint.stopped_at, now=ctx.now())}", width="content")
+        if endpoint.precision_check is not None:
+            st.caption(plain(endpoint.precision_check.describe()))
+        elif endpoint.precision != "float32":
+            st.caption(f"{plain(endpoint.precision)}: not measured yet")
         if not is_stopped:
             draw_canary(ctx, person, endpoint)
             draw_rollout(endpoint)

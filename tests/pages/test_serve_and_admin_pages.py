@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
-from backend.db.tables import Checkpoint
+from backend.db.tables import Checkpoint, Deployment
 from backend.domain.jobs.events import ReadyEvent
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context
@@ -139,8 +140,16 @@ def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Cont
     app.text_input(key="deploy_name").set_value("mine").run()
     app.selectbox(key="deploy_checkpoint").select(chat).run()
     assert app.text_input(key="deploy_name").value == "mine"
+    app.segmented_control(key="deploy_precision").set_value("int8").run()
+    app.number_input(key="deploy_perplexity_ratio").set_value(1.2).run()
     app.button(key="deploy").click().run()
-    assert get_endpoint(ctx, "mine").checkpoint_id == chat
+    endpoint = get_endpoint(ctx, "mine")
+    assert (endpoint.checkpoint_id, endpoint.precision) == (chat, "int8")
+    assert "int8: not measured yet" in texts(draw("serve/endpoints.py"))
+    with ctx.db.read() as session:
+        config = session.scalar(select(Deployment.config).where(Deployment.checkpoint_id == chat))
+    assert config is not None
+    assert config["max_perplexity_ratio"] == 1.2
 
 
 def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context) -> None:
