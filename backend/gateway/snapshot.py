@@ -42,11 +42,6 @@ class Keeper(Generic[T]):
         self._thread: threading.Thread | None = None
         self._questions: ThreadPoolExecutor | None = None
 
-    @property
-    def is_away(self) -> bool:
-        """Return whether the database is away."""
-        return self._is_away
-
     def latest(self) -> T:
         """Return a snapshot of the last 0.4 s, or the last one while the database is away. Raises Away where there is none."""
         self._start()

@@ -11,7 +11,6 @@ from tokenizers.decoders import DecodeStream
 from backend.domain.serving.protocol import ScoredToken, TokenLogprob
 from jobs.modeling.tokenizers import piece_form
 
-REPLACEMENT = "\ufffd"
 PROMPT_TAIL = 6
 MAX_PENDING = 8  # tokens; a byte-level character takes at most 4, so bytes still undecodable after 8 are shown as replacement characters
 

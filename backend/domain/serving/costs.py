@@ -57,8 +57,3 @@ def forecast_month(spent: float, daily: Sequence[float], *, days_left: float, pa
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in daily) / (count - 1))
     half = float(t.ppf(0.5 + LEVEL / 2, count - 1)) * sd * math.sqrt(days_left + days_left**2 / count)
     return Forecast(usd, max(spent, usd - half), usd + half, LEVEL, count, past_error)
-
-
-def usd_per_million(usd: float, tokens: int) -> float | None:
-    """Return dollars for a million tokens; None without tokens."""
-    return usd / tokens * 1e6 if tokens else None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -16,21 +14,6 @@ from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 
 Source = Literal["playground", "api"]
-
-
-@dataclass(frozen=True)
-class FeedbackView:
-    """One thumb. `messages` is the prompt; `correction` a better answer that the person wrote."""
-
-    id: str
-    source: str
-    endpoint: str
-    checkpoint_id: str | None
-    messages: list[dict[str, Any]]
-    answer: str
-    correction: str
-    value: int
-    created_at: datetime
 
 
 def give_feedback(
@@ -70,30 +53,7 @@ def give_feedback(
             )
 
 
-def list_feedback(ctx: Context, *, endpoint: str | None = None, limit: int = 10_000) -> list[FeedbackView]:
-    """Return thumbs that hold their prompt, newest first, of one endpoint or of all."""
-    query = select(Feedback).where(Feedback.messages.is_not(None)).order_by(Feedback.created_at.desc()).limit(limit)
-    if endpoint is not None:
-        query = query.where(Feedback.endpoint == endpoint)
-    with ctx.db.read() as session:
-        return [_view(row) for row in session.scalars(query)]
-
-
 def thumbs_of(session: Session, source: Source, source_ids: Collection[str]) -> dict[str, int]:
     """Return the thumbs on answers by their ids."""
     query = select(Feedback.request_id, Feedback.rating).where(Feedback.source == source, Feedback.request_id.in_(source_ids))
     return {source_id: rating for source_id, rating in session.execute(query) if rating is not None}
-
-
-def _view(row: Feedback) -> FeedbackView:
-    return FeedbackView(
-        id=row.id,
-        source=row.source,
-        endpoint=row.endpoint or "",
-        checkpoint_id=row.checkpoint_id,
-        messages=list(row.messages or []),
-        answer=row.answer or "",
-        correction=row.correction,
-        value=row.rating or 0,
-        created_at=row.created_at,
-    )

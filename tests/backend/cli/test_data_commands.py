@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.domain.data.versions.changes import DropDuplicates
 from backend.services.context import LOCAL, Context
@@ -23,20 +21,9 @@ from tests.support.data.dataset_world import done, imported
 ROWS = [{"instruction": f"Say {n % 9}", "output": "yes"} for n in range(20)]
 
 
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
-
-
-def test_a_version_is_made_shown_compared_described_and_deleted(site: Context, tmp_path: Path) -> None:
-    first = imported(site, "sayings", ROWS)
-    done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
+def test_a_version_is_made_shown_compared_described_and_deleted(command_line: Context, tmp_path: Path) -> None:
+    first = imported(command_line, "sayings", ROWS)
+    done(command_line, derive_version(command_line, first.id, change=DropDuplicates(), person=LOCAL))
     command = ["data", "derive", "sayings@2", "--leave-out", "text contains SAY 3", "--to", "fewer", "--json"]
     fewer = json.loads(subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, check=True).stdout)
     assert (fewer["dataset"], fewer["version"], fewer["rows"], fewer["dropped_rows"]) == ("fewer", 1, 8, 1)
@@ -53,11 +40,11 @@ def test_a_version_is_made_shown_compared_described_and_deleted(site: Context, t
     assert "“fewer@1”" in roundhouse("data", "delete", "sayings@2", status=2)["error"]
     assert roundhouse("data", "delete", "fewer") == {"deleted": "fewer"}
     assert roundhouse("data", "delete", "sayings@2") == {"deleted": "sayings@2"}
-    assert resolve_version(site, "sayings").number == 1
+    assert resolve_version(command_line, "sayings").number == 1
 
 
-def test_a_version_is_exported_to_a_folder(site: Context, tmp_path: Path) -> None:
-    imported(site, "sayings", ROWS)
+def test_a_version_is_exported_to_a_folder(command_line: Context, tmp_path: Path) -> None:
+    imported(command_line, "sayings", ROWS)
     command = ["data", "export", "sayings", "--format", "datasets", "--to", str(tmp_path / "out"), "--json"]
     answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, check=True)
     data = json.loads(answer.stdout)
@@ -69,9 +56,9 @@ def test_a_version_is_exported_to_a_folder(site: Context, tmp_path: Path) -> Non
     assert "no destination" in roundhouse("data", "export", "sayings", status=2)["error"]
 
 
-def test_text_output_equals_the_pages_and_deletion_asks_for_confirmation(site: Context) -> None:
-    first = imported(site, "sayings", ROWS)
-    done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
+def test_text_output_equals_the_pages_and_deletion_asks_for_confirmation(command_line: Context) -> None:
+    first = imported(command_line, "sayings", ROWS)
+    done(command_line, derive_version(command_line, first.id, change=DropDuplicates(), person=LOCAL))
     run = CliRunner()
     shown = run.invoke(app, ["data", "show", "sayings"]).stdout
     assert "sayings@2  9 rows  from sayings@1: equal rows left out" in shown
@@ -79,7 +66,7 @@ def test_text_output_equals_the_pages_and_deletion_asks_for_confirmation(site: C
     assert "hold the same 9 rows" in run.invoke(app, ["data", "diff", "sayings@2", "sayings@2"]).stdout
     left = run.invoke(app, ["data", "delete", "sayings@2"], input="n\n")
     assert left.exit_code == 1
-    assert resolve_version(site, "sayings").number == 2
+    assert resolve_version(command_line, "sayings").number == 2
 
 
 @pytest.mark.parametrize(
@@ -97,6 +84,6 @@ def test_text_output_equals_the_pages_and_deletion_asks_for_confirmation(site: C
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_an_invalid_change_is_refused_at_once(site: Context, options: tuple[str, ...], words: str) -> None:
-    imported(site, "sayings", ROWS)
+def test_an_invalid_change_is_refused_at_once(command_line: Context, options: tuple[str, ...], words: str) -> None:
+    imported(command_line, "sayings", ROWS)
     assert words in roundhouse("data", "derive", "sayings", *options, status=2)["error"]

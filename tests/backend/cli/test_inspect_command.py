@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.domain.checkpoints.inspection_config import InspectionConfig
 from backend.services.checkpoints.inspections import launch_inspection
@@ -23,18 +21,6 @@ from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import byte_tokenizer
 from tests.support.job_work import do_job
 from tests.support.networks.inspection_networks import add_network, make_network
-
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """An installation that the command line finds by the environment."""
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
 
 
 def ask(*arguments: str) -> tuple[int, str]:
@@ -61,11 +47,11 @@ def test_a_folder_is_inspected_in_a_child_process(home: Path, tmp_path: Path) ->
     assert result["lens"]["error"] < 1e-5
 
 
-def test_stored_inspections_are_printed_in_full(site: Context) -> None:
-    add_network(site, "oak")
-    add_network(site, "elm", seed=1)
+def test_stored_inspections_are_printed_in_full(command_line: Context) -> None:
+    add_network(command_line, "oak")
+    add_network(command_line, "elm", seed=1)
     for config in (InspectionConfig(text="A cat."), InspectionConfig()):
-        do_job(site, str(launch_inspection(site, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id))
+        do_job(command_line, str(launch_inspection(command_line, checkpoint="oak", config=config, against="elm", person=LOCAL).job_id))
     arguments = ("oak", "--text", "A cat.", "--against", "elm", "--weights")
     status, out = ask(*arguments, "--json")
     assert status == 0
@@ -82,7 +68,7 @@ def test_stored_inspections_are_printed_in_full(site: Context) -> None:
     assert "weights changed by" in out
 
 
-def test_an_impossible_inspection_is_reported(site: Context, tmp_path: Path) -> None:
+def test_an_impossible_inspection_is_reported(command_line: Context, tmp_path: Path) -> None:
     bad = tmp_path / "chat.json"
     bad.write_text("[{")
     cases: list[tuple[tuple[Any, ...], str]] = [

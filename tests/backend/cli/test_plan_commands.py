@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from backend.bootstrap import get_context
 from backend.cli.main import app
 from backend.domain.scaling.laws import PUBLISHED
 from backend.domain.training.config import parse_run_config
@@ -18,17 +16,6 @@ from backend.services.scaling.studies import study_yaml
 from tests.support.command_line import roundhouse
 from tests.support.run_world import add_parts
 from tests.support.scaling_world import STUDY
-
-
-@pytest.fixture
-def site(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    get_context.cache_clear()
-    yield get_context()
-    get_context().db.engine.dispose()
-    get_context.cache_clear()
 
 
 @pytest.fixture
@@ -43,7 +30,7 @@ def runs_csv(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_plan_in_three_currencies(site: Context) -> None:
+def test_a_plan_in_three_currencies(command_line: Context) -> None:
     flops = roundhouse("plan", "--flops", "5.76e23", "--context", "2048")
     assert flops["optimum"]["parameters"] == pytest.approx(7.22e10, rel=0.01)
     assert flops["loss"]["low"] < flops["loss"]["value"] < flops["loss"]["high"]
@@ -55,7 +42,7 @@ def test_a_plan_in_three_currencies(site: Context) -> None:
     assert hoffmann["optimum"]["parameters"] == pytest.approx(40.3e9, rel=0.01)
 
 
-def test_misuse_exits_with_2_and_a_message(site: Context, tmp_path: Path) -> None:
+def test_misuse_exits_with_2_and_a_message(command_line: Context, tmp_path: Path) -> None:
     assert "one budget" in roundhouse("plan", status=2)["error"]
     assert "no run or probe" in roundhouse("plan", "--device-hours", "1", status=2)["error"]
     assert "nowhere" in roundhouse("plan", "--flops", "1e15", "--dataset", "nowhere", status=2)["error"]
@@ -64,7 +51,7 @@ def test_misuse_exits_with_2_and_a_message(site: Context, tmp_path: Path) -> Non
     assert "Line 2" in roundhouse("plan", "fit", str(tmp_path / "bad.csv"), status=2)["error"]
 
 
-def test_a_fit_recovers_the_law_with_intervals_and_the_optimum(site: Context, runs_csv: Path) -> None:
+def test_a_fit_recovers_the_law_with_intervals_and_the_optimum(command_line: Context, runs_csv: Path) -> None:
     result = roundhouse("plan", "fit", str(runs_csv), "--flops", "1e21")
     for name, value in PUBLISHED["hoffmann-2022"].constants.items():
         assert result["constants"][name]["low"] <= value <= result["constants"][name]["high"], name
@@ -74,8 +61,8 @@ def test_a_fit_recovers_the_law_with_intervals_and_the_optimum(site: Context, ru
     assert "alpha" in CliRunner().invoke(app, ["plan", "fit", str(runs_csv)]).output
 
 
-def test_a_written_recipe_can_be_launched(site: Context, tmp_path: Path) -> None:
-    add_parts(site)
+def test_a_written_recipe_can_be_launched(command_line: Context, tmp_path: Path) -> None:
+    add_parts(command_line)
     recipe = tmp_path / "run.yaml"
     plan = roundhouse("plan", "--flops", "1e13", "--dataset", "tales", "--tokenizer", "pieces", "--context", "64", "--recipe", str(recipe))
     assert parse_run_config(recipe.read_text()).max_steps == plan["steps"]
@@ -83,8 +70,8 @@ def test_a_written_recipe_can_be_launched(site: Context, tmp_path: Path) -> None
     assert launched["max_steps"] == plan["steps"]
 
 
-def test_a_study_is_shown_and_launched(site: Context, tmp_path: Path) -> None:
-    add_parts(site)
+def test_a_study_is_shown_and_launched(command_line: Context, tmp_path: Path) -> None:
+    add_parts(command_line)
     file = tmp_path / "study.yaml"
     file.write_text(study_yaml(STUDY))
     shown = roundhouse("plan", "study", str(file))
@@ -96,5 +83,5 @@ def test_a_study_is_shown_and_launched(site: Context, tmp_path: Path) -> None:
     assert "dataset" in roundhouse("plan", "study", str(file), status=2)["error"]
 
 
-def test_laws_are_listed(site: Context) -> None:
+def test_laws_are_listed(command_line: Context) -> None:
     assert [law["law"] for law in roundhouse("plan", "laws")["laws"]] == list(PUBLISHED)
