@@ -12,6 +12,7 @@ from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.monitoring.alerts import AlertView, list_alerts
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.monitoring.traffic import WINDOWS, GaugeSeries, Traffic, find_window, list_variants, read_gauges, read_traffic
+from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.serving.monitoring.charts import Series, lines_figure, stacked_figure
@@ -40,7 +41,8 @@ def draw_monitor(ctx: Context) -> None:
     traffic = read_traffic(ctx, window, endpoint=endpoint, variant=None if variant == ALL_VARIANTS else variant)
     draw_now(live, traffic, endpoint)
     if not traffic.total.requests and not names:
-        empty_state("No endpoint yet. Deploy a checkpoint, and its requests appear here.")
+        empty_state("No endpoint yet. Deploy a checkpoint, and its requests appear here.", page=routes.ENDPOINTS, label="Endpoints")
+        return
     draw_traffic(traffic)
     draw_gauges(read_gauges(ctx, window, endpoint=endpoint), traffic)
 
