@@ -18,11 +18,12 @@ from backend.domain.serving.protocol import GenerateRequest
 from backend.errors import Unavailable
 from backend.gateway.answers import Events, Form, collect_answer, collect_embeddings, collect_tokens, stream_answer
 from backend.gateway.bodies import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
-from backend.gateway.connection import LimitBody, StreamedAnswer, WholeAnswer
+from backend.gateway.connection import Holding, LimitBody, StreamedAnswer, WholeAnswer
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, invalid_key, unavailable
 from backend.gateway.exporter import render_live
 from backend.gateway.feedback import FeedbackBody, body_to_log, give_feedback
+from backend.gateway.keys import KeyCheck, OpenAnswers
 from backend.gateway.limits.demand import LimitStore
 from backend.gateway.limits.gate import KeyGate, check_scope
 from backend.gateway.limits.memory import MemoryLimits
@@ -81,6 +82,8 @@ class Gateway:
 
     def __init__(self, directory: Directory, *, client: ReplicaClient, limits: LimitStore) -> None:
         self._directory, self._client = directory, client
+        self._keys = KeyCheck(directory)
+        self._open = OpenAnswers(directory, self._keys)
         self._gate = KeyGate(directory, limits)
         self._metrics = GatewayMetrics()
         self._usage = UsageWriter(directory)
@@ -92,7 +95,9 @@ class Gateway:
         del app
         self._usage.start()
         self._relay.health.start()
+        self._open.start()
         yield
+        await self._open.stop()
         await self._relay.health.stop()
         await self._gate.close()
         await self._usage.stop()
@@ -193,27 +198,35 @@ class Gateway:
         trace.logged = body_to_log(self._directory.log_mode(body.model), http, request, kind=form.kind)
         events = self._events(request, trace)
         if body.stream:
-            return StreamedAnswer(stream_answer(events, form=form, trace=trace))
+            return StreamedAnswer(stream_answer(events, form=form, trace=trace), self._holding(http, principal))
 
         async def build() -> Response:
             return JSONResponse(await collect_answer(events, form=form, trace=trace))
 
-        return WholeAnswer(build)
+        return WholeAnswer(build, self._holding(http, principal))
 
     def _events(self, request: GenerateRequest, trace: Trace) -> Events:
         return self._gate.admitted(self._relay.generate(request, trace), request=request, trace=trace)
 
     async def _authenticate(self, request: Request) -> Principal | None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        key = key.strip()
-        principal = None
-        if scheme.lower() == "bearer" and key not in NO_KEY:
-            principal = await asyncio.to_thread(self._directory.authenticate, key)
+        key, is_bearer = _key_of(request)
+        principal = await self._keys.check(key) if is_bearer and key not in NO_KEY else None
         if not self._directory.keys_required and key in NO_KEY:
             return None
         if principal is None and (key or self._directory.keys_required):
             raise invalid_key()  # a wrong key is refused even if none is required, so that the client notices
         return principal
+
+    def _holding(self, request: Request, principal: Principal | None) -> Holding | None:
+        """Return what keeps an answer among those that end when their key is revoked."""
+        if principal is None:
+            return None
+        return lambda answer: self._open.holding(answer, key=_key_of(request)[0], principal=principal)
+
+
+def _key_of(request: Request) -> tuple[str, bool]:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip(), scheme.lower() == "bearer"
 
 
 async def _read_json(request: Request) -> bytes:

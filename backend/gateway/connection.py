@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,12 +16,29 @@ from backend.gateway.errors import ApiError
 logger = logging.getLogger(__name__)
 
 
+Holding = Callable[["_WhileConnected"], AbstractContextManager[None]]
+
+
 class _WhileConnected(Response):
-    """Run `_answer` and cancel it when the client disconnects, which the server does not report by itself in time."""
+    """Run `_answer` and cancel it when the client disconnects, which the server does not report by itself in time.
+
+    `holding` is entered for as long as the answer is open; `end_with` ends it before.
+    """
+
+    def __init__(self, holding: Holding | None = None) -> None:
+        super().__init__()
+        self._holding = holding
+        self._work: asyncio.Task[None] | None = None
+        self._end: ApiError | None = None
+        self._has_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as ASGI asks."""
-        work = asyncio.create_task(self._answer(scope, receive, send))
+        with nullcontext() if self._holding is None else self._holding(self):
+            await self._run(scope, receive, send)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = self._work = asyncio.create_task(self._answer(scope, receive, send))
         watch = asyncio.create_task(_disconnected(receive))
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
@@ -32,6 +49,16 @@ class _WhileConnected(Response):
             await asyncio.wait({work, watch})
         if not work.cancelled():
             work.result()
+        elif self._end is not None and not self._has_begun:
+            await self._end.response()(scope, receive, send)
+        elif self._end is not None:
+            await send({"type": "http.response.body", "body": sse(self._end.body()), "more_body": False})
+
+    def end_with(self, error: ApiError) -> None:
+        """End the answer with an error, in its stream where that has begun."""
+        if self._work is not None and not self._work.done():
+            self._end = error
+            self._work.cancel()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("a subclass answers")
@@ -40,8 +67,8 @@ class _WhileConnected(Response):
 class WholeAnswer(_WhileConnected):
     """Awaits a response, or answers with the ApiError that it raises."""
 
-    def __init__(self, build: Callable[[], Awaitable[Response]]) -> None:
-        super().__init__()
+    def __init__(self, build: Callable[[], Awaitable[Response]], holding: Holding | None = None) -> None:
+        super().__init__(holding)
         self._build = build
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,14 +76,15 @@ class WholeAnswer(_WhileConnected):
             response = await self._build()
         except ApiError as error:
             response = error.response()
+        self._work = None  # a complete answer is sent whole
         await response(scope, receive, send)
 
 
 class StreamedAnswer(_WhileConnected):
     """Server-sent events. The status line waits for the first chunk, so an early error is a plain error; a later one is the last event."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
-        super().__init__()
+    def __init__(self, chunks: AsyncGenerator[bytes, None], holding: Holding | None = None) -> None:
+        super().__init__(holding)
         self._chunks = chunks
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,6 +94,7 @@ class StreamedAnswer(_WhileConnected):
             except ApiError as error:
                 await error.response()(scope, receive, send)
                 return
+            self._has_begun = True
             await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             try:

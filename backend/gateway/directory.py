@@ -48,6 +48,7 @@ class Principal:
     name: str
     scopes: KeyScopes = field(default_factory=KeyScopes)
     limits: KeyLimits = field(default_factory=KeyLimits)
+    expires_at: datetime | None = None
 
 
 class Directory(Protocol):
@@ -59,6 +60,12 @@ class Directory(Protocol):
 
     def authenticate(self, key: str) -> Principal | None:
         """Return the holder of a key, None for an unknown or revoked one."""
+
+    def keys_version(self) -> int | None:
+        """Return a number that differs once a key may have changed; None while only `authenticate` can tell. Does not block."""
+
+    def note_use(self, key_id: str) -> None:
+        """Note that a key was used now. Does not block."""
 
     def spent(self, key_id: str, unit: Literal["tokens", "usd"], period: Period) -> float:
         """Return what a key has used since the start of the UTC day or month, by stored usage."""
@@ -77,6 +84,9 @@ class Directory(Protocol):
 
     def list_models(self) -> Sequence[ModelEntry]:
         """Return the endpoints that are deployed."""
+
+    def known_replicas(self, endpoint: str) -> Sequence[ReplicaAddress] | None:
+        """Return what `replicas_for` would, where it is known at once; else None. Does not block."""
 
     def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
         """Return the ready replicas of an endpoint, possibly none. Raises NotFound for an unknown endpoint."""

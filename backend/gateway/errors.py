@@ -46,6 +46,11 @@ def invalid_key() -> ApiError:
     return ApiError(401, "No API key, or one that is not valid here. Send it as `Authorization: Bearer KEY`.", code="invalid_api_key")
 
 
+def key_revoked() -> ApiError:
+    """Return the error that ends the open answers of a revoked key."""
+    return ApiError(401, "The API key was revoked while this answer was written.", code="key_revoked")
+
+
 def unknown_model(error: NotFound, *, name: str) -> ApiError:
     """Return the error for a `model` that is not an endpoint."""
     del error

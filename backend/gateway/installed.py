@@ -10,6 +10,7 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from backend.db.changes import watch_changes
 from backend.domain.serving.key_limits import Period
 from backend.domain.serving.request_log import LogMode
 from backend.errors import NotFound, Unavailable
@@ -44,18 +45,24 @@ class Snapshot:
 class InstalledDirectory:
     """Implement `Directory` over a context.
 
-    Addresses come from a snapshot at most 0.4 s old. A key is looked up at every request, so that revoking takes effect at once. While the
-    database is away, both come from the last snapshot; a key that was revoked or had expired before then stays invalid.
+    Addresses come from a snapshot at most 0.4 s old. A key is looked up unless no key has changed since it last was, so that revoking takes
+    effect at once. While the database is away, both come from the last snapshot; a key that was revoked or had expired before then stays
+    invalid.
     """
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._keeper: Keeper[Snapshot] = Keeper(self._read)
+        self._changes = watch_changes(ctx.db)
         self._prices: Mapping[str, float] = {}
         self._priced_at = float("-inf")
         self._uses: dict[str, datetime] = {}
         self._noted_at = time.monotonic()
         self._spent: dict[tuple[str, str, str], float] = {}
+
+    def close(self) -> None:
+        """Free the connection that notices changes."""
+        self._changes.close()
 
     @property
     def keys_required(self) -> bool:
@@ -72,8 +79,16 @@ class InstalledDirectory:
                 grant = None
         if grant is None:
             return None
-        self._uses[grant.id] = self._ctx.now()
-        return Principal(key_id=grant.id, name=grant.name, scopes=grant.scopes, limits=grant.limits)
+        self.note_use(grant.id)
+        return Principal(key_id=grant.id, name=grant.name, scopes=grant.scopes, limits=grant.limits, expires_at=grant.expires_at)
+
+    def keys_version(self) -> int | None:
+        """Return a number that differs once a key may have changed; None while the database is away."""
+        return None if self._keeper.is_away else self._changes.version()
+
+    def note_use(self, key_id: str) -> None:
+        """Note that a key was used now; a thread stores it later."""
+        self._uses[key_id] = self._ctx.now()
 
     def spent(self, key_id: str, unit: Literal["tokens", "usd"], period: Period) -> float:
         """Return what a key has used in a period; what was last read while the database is away."""
@@ -108,12 +123,18 @@ class InstalledDirectory:
         """Return the endpoints that are deployed, ready or not."""
         return self._latest().models
 
+    def known_replicas(self, endpoint: str) -> Sequence[ReplicaAddress] | None:
+        """Return the ready replicas of an endpoint; None where the snapshot is too old or knows no such endpoint."""
+        snapshot = self._keeper.peek()
+        targets = None if snapshot is None else snapshot.targets.get(endpoint)
+        return None if targets is None else [_address(target) for target in targets]
+
     def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
         """Return the ready replicas of an endpoint. Raises NotFound."""
         targets = self._latest().targets.get(endpoint)
         if targets is None:
             raise NotFound(f"The model {endpoint!r} does not exist here.", remedy="GET /v1/models lists those that do.")
-        return [ReplicaAddress(t.replica_id, t.url, t.internal_token, t.variant, t.percent, t.policy) for t in targets]
+        return [_address(target) for target in targets]
 
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
         """Store usage; a repeated row is stored once."""
@@ -153,3 +174,7 @@ class InstalledDirectory:
             self._uses = uses | self._uses
             raise
         self._noted_at = time.monotonic()
+
+
+def _address(target: Target) -> ReplicaAddress:
+    return ReplicaAddress(target.replica_id, target.url, target.internal_token, target.variant, target.percent, target.policy)

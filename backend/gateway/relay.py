@@ -160,6 +160,9 @@ class Relay:
 
     async def _replicas(self, trace: Trace) -> list[ReplicaAddress]:
         """Return the ready replicas of an endpoint. Raises ApiError for an unknown one."""
+        known = self._directory.known_replicas(trace.endpoint)
+        if known is not None:
+            return list(known)
         try:
             return list(await asyncio.to_thread(self._directory.replicas_for, trace.endpoint))
         except NotFound as error:

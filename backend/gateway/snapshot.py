@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 logger = logging.getLogger(__name__)
 FRESH_S = 0.4
+SOON_S = 0.3
 IDLE_S = 1.0
 PATIENCE_S = 1.0
 MAX_QUESTIONS = 8
@@ -41,6 +42,21 @@ class Keeper(Generic[T]):
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
         self._questions: ThreadPoolExecutor | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Return whether the database did not answer when it was last asked."""
+        return self._is_away
+
+    def peek(self) -> T | None:
+        """Return a snapshot of the last 0.4 s, or the last one while the database is away; None where that needs a reading. Never waits.
+
+        One that is soon too old is read again in the background, so that under load no request waits for a reading.
+        """
+        age = time.monotonic() - self._read_at
+        if age > SOON_S:
+            self._wanted.set()
+        return self._snapshot if age <= FRESH_S or self._is_away else None
 
     def latest(self) -> T:
         """Return a snapshot of the last 0.4 s, or the last one while the database is away. Raises Away where there is none."""

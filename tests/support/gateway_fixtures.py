@@ -39,6 +39,7 @@ class MemoryDirectory:
         self.usage: list[UsageRow] = []
         self.lost: list[LostRequest] = []
         self.fails = False
+        self.version: int | None = 0
         self.principals = {KEY: Principal(key_id="k1", name="tester", scopes=KeyScopes(admin=True))}
         self.spending: dict[tuple[str, str, str], float] = {}
         self.prices: dict[str, float] = {}
@@ -47,6 +48,15 @@ class MemoryDirectory:
 
     def authenticate(self, key: str) -> Principal | None:
         return self.principals.get(key)
+
+    def keys_version(self) -> int | None:
+        return self.version
+
+    def note_use(self, key_id: str) -> None:
+        pass
+
+    def known_replicas(self, endpoint: str) -> Sequence[ReplicaAddress] | None:
+        return self.endpoints.get(endpoint)
 
     def spent(self, key_id: str, unit: str, period: str) -> float:
         return self.spending.get((key_id, unit, period), 0.0)
