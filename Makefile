@@ -4,16 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+NODE_STAMP := $(VENV)/node/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 # One test process more than there are cores: some always wait, for a browser or a process that was killed.
 PROCESSES = $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
-# pip would compile one file after another; nothing imports the tests of libraries.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib >/dev/null || true
+# pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/litellm/proxy/' $(VENV)/lib >/dev/null || true
 
-.PHONY: run install test tests unit check fmt explore constraints machine clean down
+.PHONY: run install test tests unit clients check fmt explore constraints machine clean down
 
 run: $(STAMP)
 	@exec $(BIN)/roundhouse up
@@ -43,6 +44,13 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
 machine:
 	@.ci/machine
 
+# The `openai` package for Node, which a test runs. Without npm that test is skipped.
+clients: $(NODE_STAMP)
+
+$(NODE_STAMP): Makefile | $(VENV)/bin/python
+	@command -v npm >/dev/null 2>&1 || { echo "npm is missing: the test of the client for Node is skipped." >&2; exit 0; }; \
+	mkdir -p $(@D) && npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(@D) openai@6.49.0 && touch $@
+
 check: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,7 +61,7 @@ check: $(DEV_STAMP)
 test: $(DEV_STAMP) machine
 	$(MAKE) --jobs 2 check tests
 
-tests: $(DEV_STAMP)
+tests: $(DEV_STAMP) $(NODE_STAMP)
 	$(PYTEST) --numprocesses $(PROCESSES)
 
 # No browser, no killed processes, no training of more than seconds.

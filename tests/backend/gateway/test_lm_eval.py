@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests as http
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -64,3 +65,12 @@ def test_generations_of_both_kinds_are_answered(served: tuple[str, Path]) -> Non
     (spoken,) = chat.generate_until(requests("generate_until", [(asked, dict(settings))]))
     assert written
     assert spoken
+
+
+def test_a_wrong_key_ends_an_evaluation_with_the_status(served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    url, _ = served
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong")
+    harness = LocalChatCompletion(model="tiny", base_url=f"{url}/v1/chat/completions", max_retries=1)
+    question = harness.apply_chat_template([{"role": "user", "content": "Hello"}])
+    with pytest.raises(http.HTTPError, match="401"):
+        harness.generate_until(requests("generate_until", [(question, {"until": [], "max_gen_toks": 8})]))
