@@ -39,6 +39,7 @@ ROOMS: dict[JobKind, str] = {
     JobKind.TOKENIZER_REPORT: "jobs.modeling.entries.tokenizer_report",
     JobKind.JUDGE: "jobs.evaluation.judges.run",
     JobKind.SERVING_PROBE: "jobs.serving.probe",
+    JobKind.LOAD_TEST: "jobs.serving.load_test",
 }
 EXIT_DONE, EXIT_FAILED, EXIT_CRASHED = 0, 3, 4
 

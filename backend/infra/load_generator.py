@@ -6,98 +6,224 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import aiohttp
 
-from backend.domain.serving.load import Ask, LoadConfig, Record, make_asks
+from backend.domain.jobs.load_test import LoadTarget
+from backend.domain.serving.load import MAX_REQUESTS, Ask, LevelRun, LoadConfig, Record, iterate_asks
+from backend.domain.serving.load_summary import LoadSummary, overhead, summarise
 
 CHUNK_BYTES = 1 << 20
+POLL_S = 0.25
+ROUNDS = ("gateway", "replica", "replica", "gateway")
+"""Targets in turn, each twice, so that a slow drift of the machine meets both alike."""
 
 
 @dataclass(frozen=True)
-class LoadTarget:
-    """The address of a gateway (an OpenAI-compatible API) or of a replica, and its secret."""
+class LoadProgress:
+    """Progress of a load test: share done, and the part that runs now. `users` is 0 in an open loop."""
 
-    kind: Literal["gateway", "replica"]
-    url: str
-    model: str
-    token: str = ""
-
-
-def run_level(config: LoadConfig, targets: Sequence[LoadTarget], *, users: int, on_done: Callable[[], None] | None = None) -> list[Record]:
-    """Send a level's warm-up and requests, to several targets in turn, and return the records of the requests."""
-    return asyncio.run(_run_level(config, targets, users=users, on_done=on_done or (lambda: None)))
+    share: float
+    target: str
+    users: int
+    done: int
+    errors: int
+    tokens: int
+    elapsed_s: float
 
 
-async def _run_level(config: LoadConfig, targets: Sequence[LoadTarget], *, users: int, on_done: Callable[[], None]) -> list[Record]:
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=config.timeout_s)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=CHUNK_BYTES, trust_env=False) as session:
-        warm = make_asks(config.model_copy(update={"rate": None, "arrivals": ()}), count=config.warmup, seed=config.seed + 1)
-        await _closed(session, targets, warm, users=users, on_done=lambda: None)
-        count = len(config.arrivals) or config.requests
-        asks = make_asks(config, count=count, seed=config.seed)
-        if config.is_open:
-            return await _open(session, targets, asks, on_done=on_done)
-        return await _closed(session, targets, asks, users=users, on_done=on_done)
+class Stopped(Exception):
+    """A load test was asked to stop; its current level is dropped."""
 
 
-async def _closed(
-    session: aiohttp.ClientSession, targets: Sequence[LoadTarget], asks: Sequence[Ask], *, users: int, on_done: Callable[[], None]
-) -> list[Record]:
-    waiting = iter(enumerate(asks))
-    records: list[Record] = []
+def run_load(
+    config: LoadConfig,
+    targets: Sequence[LoadTarget],
+    *,
+    on_progress: Callable[[LoadProgress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[dict[str, Any]]:
+    """Run all levels and return one entry per number of users: a summary per target, and what the gateway adds. A stopped test returns
+    the levels that it finished.
+    """
+    kinds = [kind for kind in ROUNDS if kind in config.targets]
+    if len(config.targets) == 1:
+        kinds = kinds[:1]
+    entries: list[dict[str, Any]] = []
+    began, count = time.perf_counter(), len(config.levels) * len(kinds)
+    for level, users in enumerate(config.levels):
+        runs: dict[str, list[LevelRun]] = {kind: [] for kind in kinds}
+        for number, kind in enumerate(kinds):
+            position = level * len(kinds) + number
 
-    async def user() -> None:
-        for number, ask in waiting:
-            records.append(await _send(session, targets[number % len(targets)], ask))
-            on_done()
+            def report(progress: LoadProgress, position: int = position) -> None:
+                on_progress(LoadProgress(**{**progress.__dict__, "share": (position + progress.share) / count}))
 
-    await asyncio.gather(*(user() for _ in range(users)))
-    return records
-
-
-async def _open(
-    session: aiohttp.ClientSession, targets: Sequence[LoadTarget], asks: Sequence[Ask], *, on_done: Callable[[], None]
-) -> list[Record]:
-    began = time.perf_counter()
-
-    async def arrive(number: int, ask: Ask) -> Record:
-        await asyncio.sleep(max(0.0, began + ask.arrival_s - time.perf_counter()))
-        record = await _send(session, targets[number % len(targets)], ask)
-        on_done()
-        return record
-
-    return list(await asyncio.gather(*(arrive(number, ask) for number, ask in enumerate(asks))))
+            chosen = [target for target in targets if target.kind == kind]
+            part = config.part(1 / kinds.count(kind))
+            try:
+                runs[kind].append(run_level(part, chosen, users=max(1, users), phase=position, on_progress=report, should_stop=should_stop))
+            except Stopped:
+                return entries
+        entries.append(_entry(config, users, runs, began))
+    return entries
 
 
-async def _send(session: aiohttp.ClientSession, target: LoadTarget, ask: Ask) -> Record:
-    start = time.perf_counter()
-    stream = _Stream(target.kind)
+def _entry(config: LoadConfig, users: int, runs: dict[str, list[LevelRun]], began: float) -> dict[str, Any]:
+    summaries: dict[str, LoadSummary | None] = {"gateway": None, "replica": None}
+    for kind, of_kind in runs.items():
+        summaries[kind] = summarise(of_kind, slo_ttft_ms=config.slo_ttft_ms, slo_itl_ms=config.slo_itl_ms, origin_s=began)
+    added = overhead(runs["gateway"], runs["replica"]) if len(runs) == 2 else None
+    values = {kind: None if summary is None else asdict(summary) for kind, summary in summaries.items()}
+    return {"users": users or None, **values, "gateway_overhead": added}
+
+
+def run_level(
+    config: LoadConfig,
+    targets: Sequence[LoadTarget],
+    *,
+    users: int,
+    phase: int = 0,
+    on_progress: Callable[[LoadProgress], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> LevelRun:
+    """Send a level's requests, to several targets in turn, and return their records. Raises Stopped."""
+    return asyncio.run(_Level(config, targets, users=users, phase=phase, on_progress=on_progress, should_stop=should_stop).run())
+
+
+@dataclass
+class _Level:
+    """One level against one kind of target."""
+
+    config: LoadConfig
+    targets: Sequence[LoadTarget]
+    users: int
+    phase: int
+    on_progress: Callable[[LoadProgress], None]
+    should_stop: Callable[[], bool]
+    records: list[Record] = field(default_factory=list)
+    began: float = 0.0
+    errors: int = 0
+    tokens: int = 0
+    counts_from: float | None = None
+    """When the first request after the warm-up was due."""
+    steady_until: float | None = None
+    """When a user of a closed loop first found no further request, or when the last request of an open loop arrived."""
+
+    async def run(self) -> LevelRun:
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=self.config.timeout_s)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=CHUNK_BYTES, trust_env=False) as session:
+            self.began = time.perf_counter()
+            work = asyncio.create_task(self._open(session) if self.config.is_open else self._closed(session))
+            while not (await asyncio.wait({work}, timeout=POLL_S))[0]:
+                self._report()
+                if self.should_stop():
+                    work.cancel()
+                    await asyncio.gather(work, return_exceptions=True)
+                    raise Stopped
+            await work
+        self._report()
+        start = self.began if self.counts_from is None else self.counts_from
+        return LevelRun(tuple(self.records), start, max(start, self.steady_until or start))
+
+    async def _closed(self, session: aiohttp.ClientSession) -> None:
+        """Let each user send its next request when its last has ended; the first of each user are the warm-up."""
+        warmup = max(self.config.warmup, self.users) if self.config.warmup else 0
+        limit = MAX_REQUESTS if self.config.duration_s is not None else self.config.requests + warmup
+        waiting = iter(enumerate(itertools.islice(iterate_asks(self.config, phase=self.phase), limit)))
+
+        async def user() -> None:
+            for number, ask in self._in_time(waiting):
+                is_warmup = number < warmup
+                if not is_warmup and self.counts_from is None:
+                    self.counts_from = time.perf_counter()
+                await self._measure(session, number, ask, due=time.perf_counter(), is_warmup=is_warmup)
+            self.steady_until = self.steady_until or time.perf_counter()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.users):
+                group.create_task(user())
+
+    def _in_time(self, waiting: Iterator[tuple[int, Ask]]) -> Iterator[tuple[int, Ask]]:
+        for numbered in waiting:
+            since = self.began if self.counts_from is None else self.counts_from
+            if self.config.duration_s is not None and time.perf_counter() - since >= self.config.duration_s:
+                return
+            yield numbered
+
+    async def _open(self, session: aiohttp.ClientSession) -> None:
+        """Send each request when it is due, whatever the earlier ones do. A trace is not preceded by a warm-up of its own requests."""
+        warmup = 0 if self.config.arrivals else self.config.warmup
+        async with asyncio.TaskGroup() as group:
+            for number, ask in self._arriving(warmup):
+                due = self.began + ask.arrival_s
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                if number >= warmup:
+                    self.counts_from = due if self.counts_from is None else self.counts_from
+                    self.steady_until = due
+                group.create_task(self._measure(session, number, ask, due=due, is_warmup=number < warmup))
+
+    def _arriving(self, warmup: int) -> Iterator[tuple[int, Ask]]:
+        asks = iterate_asks(self.config, phase=self.phase)
+        counts_from = 0.0
+        for number, ask in enumerate(itertools.islice(asks, MAX_REQUESTS)):
+            counts_from = ask.arrival_s if number == warmup else counts_from
+            if self.config.duration_s is not None and number > warmup and ask.arrival_s - counts_from > self.config.duration_s:
+                return
+            if self.config.duration_s is None and not self.config.arrivals and number >= self.config.requests + warmup:
+                return
+            yield number, ask
+
+    async def _measure(self, session: aiohttp.ClientSession, number: int, ask: Ask, *, due: float, is_warmup: bool) -> None:
+        record = await _send(session, self.targets[number % len(self.targets)], ask, due=due, is_warmup=is_warmup)
+        self.records.append(record)
+        self.errors += bool(record.error)
+        self.tokens += record.completion_tokens
+
+    def _report(self) -> None:
+        elapsed = time.perf_counter() - self.began
+        expected = self.config.duration_s or (self.config.arrivals[-1] if self.config.arrivals else None)
+        if expected is None:
+            share = len(self.records) / (self.config.requests + self.config.warmup)
+        else:
+            share = elapsed / expected if expected else 1.0
+        users = 0 if self.config.is_open else self.users
+        self.on_progress(LoadProgress(min(1.0, share), self.targets[0].kind, users, len(self.records), self.errors, self.tokens, elapsed))
+
+
+async def _send(session: aiohttp.ClientSession, target: LoadTarget, ask: Ask, *, due: float, is_warmup: bool) -> Record:
+    """Send one request and time its stream from the moment it was due."""
+    stream, late = _Stream(target.kind), time.perf_counter() - due
     headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
     path = "/v1/completions" if target.kind == "gateway" else "/generate"
+
+    def failed(problem: str) -> Record:
+        return Record(due, time.perf_counter(), None, error=problem[:300], is_warmup=is_warmup, late_s=late)
+
     try:
         async with session.post(f"{target.url}{path}", json=_body(target, ask), headers=headers) as response:
             if response.status != 200:
                 text = (await response.content.read(500)).decode(errors="replace")
-                return Record(start, time.perf_counter(), None, error=f"{response.status}: {text}"[:300])
+                return failed(f"{response.status}: {text}")
             async for line in response.content:
                 stream.read(line, at=time.perf_counter())
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        return Record(start, time.perf_counter(), None, error=f"{type(error).__name__}: {error}"[:300])
-    problem = stream.error or ("" if stream.has_ended else "The stream broke off.")
+        return failed(f"{type(error).__name__}: {error}")
     times = stream.times
     return Record(
-        start_s=start,
+        start_s=due,
         end_s=time.perf_counter(),
-        ttft_s=times[0] - start if times else None,
+        ttft_s=times[0] - due if times else None,
         gaps_s=tuple(after - before for before, after in itertools.pairwise(times)),
         prompt_tokens=stream.prompt_tokens,
         completion_tokens=stream.completion_tokens,
-        error=problem,
+        error=stream.error or ("" if stream.has_ended else "The stream broke off."),
+        is_warmup=is_warmup,
+        late_s=late,
     )
 
 

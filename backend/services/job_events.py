@@ -26,6 +26,7 @@ from backend.domain.jobs.events import (
     ResumedEvent,
     SampleEvent,
 )
+from backend.domain.jobs.load_test import LoadTestPayload
 from backend.domain.jobs.payloads import ReplicaPayload, TrainPayload, read_payload
 from backend.domain.jobs.records import JobResult, Payload
 from backend.domain.jobs.states import JobKind
@@ -42,6 +43,7 @@ from backend.services.evaluation.safety import records as safety_records
 from backend.services.evaluation.safety import toxicity
 from backend.services.jobs.claims import Claim, StoredPayload, renew
 from backend.services.serving import replicas
+from backend.services.serving.load import load_tests
 from backend.services.tokenizers import reports as tokenizer_reports
 from backend.services.tokenizers import tokenizers
 from backend.services.training import events as run_events
@@ -58,6 +60,8 @@ def prepare(ctx: Context, claim: Claim[StoredPayload]) -> Claim[Payload]:
     payload = read_payload(claim.kind, claim.payload)
     if isinstance(payload, ReplicaPayload):  # the machine that claimed it says where it is reached
         payload = payload.model_copy(update={"host": ctx.policy.replica_host})
+    if isinstance(payload, LoadTestPayload):
+        payload = load_tests.fill_targets(ctx, claim.with_payload(payload))
     ready = claim.with_payload(payload)
     fill = PREPARE.get(claim.kind)
     if fill is None:
@@ -100,6 +104,8 @@ def record_bad_end(session: Session, ctx: Context, claim: Claim[Any]) -> None:
     """Let the room's service tidy up after a failed, cancelled or crashed attempt."""
     if claim.kind is JobKind.REPLICA:
         replicas.record_end(session, ctx, claim)
+    elif claim.kind is JobKind.LOAD_TEST and isinstance(claim.payload, LoadTestPayload):
+        load_tests.revoke_keys(session, ctx, claim)
 
 
 def _record_checkpoint(session: Session, ctx: Context, claim: Claim[TrainPayload], event: CheckpointEvent) -> None:
@@ -138,6 +144,7 @@ FINISHED: dict[JobKind, tuple[Finisher, ...]] = {
     JobKind.INSPECT: (inspections.record_inspection,),
     JobKind.DATA_REPORT: (data_reports.record_data_report,),
     JobKind.PROBE: (measurements.record_probe,),
+    JobKind.LOAD_TEST: (load_tests.record_load_test,),
 }
 
 

@@ -24,6 +24,7 @@ BALLOT = "evaluate/ballot.py"
 ENDPOINTS = "serve/endpoints.py"
 PLAYGROUND = "serve/playground.py"
 MONITOR = "serve/monitor.py"
+LOAD_TESTS = "serve/load_tests.py"
 LINEAGE = "serve/lineage.py"
 
 WORKERS = "admin/workers.py"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note, read_text
-from backend.domain.serving.load import LoadConfig
-from backend.errors import InvalidInput
 from backend.services.context import LOCAL
+from backend.services.serving.load.load_files import load_test_data, read_arrivals, read_load_config, read_numbers
 from backend.services.serving.load.load_tests import LoadTestView, run_load_test
 
 
@@ -25,7 +23,9 @@ def bench(
         float | None, typer.Option(help="Open loop: requests a second, arriving at random (Poisson), instead of users.")
     ] = None,
     arrivals: Annotated[Path | None, typer.Option(help="Open loop: a file with an arrival per line, in seconds from the start.")] = None,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before each level, not counted.")] = 4,
+    duration_s: Annotated[float | None, typer.Option(help="Seconds per level, instead of a number of requests.")] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="First requests of a level, not counted; in a closed loop at least one per user.")] = 4,
+    target: Annotated[Literal["both", "gateway", "replica"], typer.Option(help="What is loaded; with both, in turn.")] = "both",
     prompt_words: Annotated[str, typer.Option(help="Words of a prompt; several are a mix, such as 48,1500.")] = "48",
     max_tokens: Annotated[str, typer.Option(help="Length limits of answers; several are a mix.")] = "32",
     slo_ttft_ms: Annotated[float, typer.Option(help="Objective for the first token; goodput counts requests within it.")] = 1000.0,
@@ -36,30 +36,23 @@ def bench(
     as_json: JsonFlag = False,
 ) -> None:
     """Load an endpoint and measure latencies, tokens a second, errors, goodput and the gateway's overhead. The result is kept."""
-    try:
-        config = LoadConfig(
-            users=_numbers(users, "users"),
-            requests=requests,
-            rate=rate,
-            arrivals=_arrivals(arrivals),
-            warmup=warmup,
-            prompt_words=_numbers(prompt_words, "prompt_words"),
-            max_tokens=_numbers(max_tokens, "max_tokens"),
-            slo_ttft_ms=slo_ttft_ms,
-            slo_itl_ms=slo_itl_ms,
-            seed=seed,
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise InvalidInput(f"{field}: {first['msg']}." if field else f"{first['msg']}.", field=field or None) from error
+    values: dict[str, Any] = {
+        "users": read_numbers(users, field="users"),
+        "requests": requests,
+        "duration_s": duration_s,
+        "rate": rate,
+        "arrivals": () if arrivals is None else read_arrivals(read_text(arrivals), source=str(arrivals)),
+        "warmup": warmup,
+        "prompt_words": read_numbers(prompt_words, field="prompt_words"),
+        "max_tokens": read_numbers(max_tokens, field="max_tokens"),
+        "targets": ("gateway", "replica") if target == "both" else (target,),
+        "slo_ttft_ms": slo_ttft_ms,
+        "slo_itl_ms": slo_itl_ms,
+        "seed": seed,
+    }
+    config = read_load_config(values)
     test = run_load_test(get_context(), name, config, person=LOCAL, gateway_url=url, key=key, on_progress=note)
-    emit(load_test_data(test, name), as_json=as_json, text="\n".join(_lines(test)))
-
-
-def load_test_data(test: LoadTestView, name: str) -> dict[str, Any]:
-    """Return a load test as plain values."""
-    return {"id": test.id, "endpoint": name, "created_at": test.created_at, "config": test.config, **test.result}
+    emit(load_test_data(test), as_json=as_json, text="\n".join(_lines(test)))
 
 
 def _lines(test: LoadTestView) -> list[str]:
@@ -68,30 +61,18 @@ def _lines(test: LoadTestView) -> list[str]:
     for level in test.result["levels"]:
         for target in ("gateway", "replica"):
             row = level[target]
+            if row is None:
+                continue
             cells = [_ms(row["ttft"], "p50_ms", 10), _ms(row["ttft"], "p95_ms", 8), _ms(row["itl"], "p50_ms", 9)]
             cells += [_ms(row["itl"], "p95_ms", 8), _ms(row["e2e"], "p95_ms", 9)]
             rates = f"{row['requests_per_s']:>8.1f}{row['tokens_per_s']:>9.1f}"
             lines.append(f"{level['users'] or 'open':<10}{target:<9}{rates}{''.join(cells)}{row['good_share']:>6.0%}{row['errors']:>5}")
-        overhead = level["gateway_overhead"]["ttft_p50_ms"]
-        lines.append("" if overhead is None else f"{'':<10}gateway adds {overhead:.1f} ms to the first token (p50)")
+        added = level["gateway_overhead"] or {}
+        if added.get("ttft_p50_ms") is not None:
+            interval = "" if added["ttft_interval_ms"] is None else " (95 % interval {:.1f} to {:.1f})".format(*added["ttft_interval_ms"])
+            lines.append(f"{'':<10}gateway adds {added['ttft_p50_ms']:.1f} ms to the first token (p50){interval}")
     return lines
 
 
 def _ms(spread: dict[str, float] | None, name: str, width: int) -> str:
     return f"{'–' if spread is None else f'{spread[name]:.1f}':>{width}}"
-
-
-def _numbers(text: str, field: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise InvalidInput(f"{text!r} holds no whole numbers.", remedy="Write them with commas, such as 1,8.", field=field) from error
-
-
-def _arrivals(file: Path | None) -> tuple[float, ...]:
-    if file is None:
-        return ()
-    try:
-        return tuple(sorted(float(line) for line in read_text(file).split()))
-    except ValueError as error:
-        raise InvalidInput(f"{file} holds a line that is no number of seconds.", field="arrivals") from error

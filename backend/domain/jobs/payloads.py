@@ -20,6 +20,7 @@ from backend.domain.data.versions.changes import Change
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.evaluation.endpoints import EndpointTarget, JudgeTarget
 from backend.domain.evaluation.judges.config import JudgeConfig
+from backend.domain.jobs.load_test import LoadTestPayload
 from backend.domain.jobs.records import Payload, Record
 from backend.domain.jobs.serving_probe import ServingProbePayload
 from backend.domain.jobs.states import JobKind
@@ -374,6 +375,7 @@ PAYLOADS: dict[JobKind, type[Payload]] = {
         ClassifyPayload,
         ReplicaPayload,
         ServingProbePayload,
+        LoadTestPayload,
         ImportPayload,
         TrainTokenizerPayload,
         AddBasePayload,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from backend.domain.jobs.events import Values
+from backend.domain.jobs.load_test import LoadTestResult
 from backend.domain.jobs.records import JobResult, ReadRecord
 from backend.domain.jobs.serving_probe import ServingProbeResult
 from backend.domain.jobs.states import JobKind, StopRequest
@@ -378,6 +379,7 @@ RESULTS: dict[JobKind, type[JobResult]] = {
         ClassifyResult,
         ReplicaResult,
         ServingProbeResult,
+        LoadTestResult,
         ImportResult,
         TrainTokenizerResult,
         AddBaseResult,

@@ -45,6 +45,7 @@ class JobKind(StrEnum):
     TOKENIZER_REPORT = "tokenizer_report"
     JUDGE = "judge"
     SERVING_PROBE = "serving_probe"
+    LOAD_TEST = "load_test"
 
 
 QUEUE_OF: dict[JobKind, str] = {
@@ -65,6 +66,7 @@ QUEUE_OF: dict[JobKind, str] = {
     JobKind.TOKENIZER_REPORT: "cpu",
     JobKind.JUDGE: "eval",
     JobKind.SERVING_PROBE: "serve",
+    JobKind.LOAD_TEST: "cpu",
 }
 QUEUES = ("train", "eval", "serve", "cpu")
 

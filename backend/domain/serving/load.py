@@ -1,48 +1,72 @@
-"""Load tests: the config, one record per request, and their summary. Pure."""
+"""Load tests: the config, the requests to send, and one record per request. Pure. Summaries are in load_summary."""
 
 from __future__ import annotations
 
-import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 WORDS = ("river", "mill", "stone", "letter", "garden", "winter", "bread", "road", "lamp", "clock", "boat", "hill", "song", "rain", "field")
+MAX_REQUESTS = 100_000
+"""Requests of a level at most, so that their records fit into memory."""
+Side = Literal["gateway", "replica"]
 
 
 class LoadConfig(BaseModel):
     """A load test. Closed loop: each of `users` sends its next request when its last has ended. Open loop: `rate` requests a second arrive
-    at random (Poisson), or at the seconds of `arrivals`, whether or not earlier ones have ended. `prompt_words` and `max_tokens` are
-    mixes, drawn evenly.
+    at random (Poisson), or at the seconds of `arrivals`, whether or not earlier ones have ended. A level has `requests`, or lasts
+    `duration_s`. `prompt_words` and `max_tokens` are mixes, drawn evenly; a length that is repeated is drawn more often.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     users: tuple[int, ...] = Field(default=(1, 8), min_length=1, max_length=16)
-    requests: int = Field(default=32, ge=1, le=100_000, description="Requests per level.")
+    requests: int = Field(default=32, ge=1, le=MAX_REQUESTS, description="Requests per level.")
+    duration_s: float | None = Field(default=None, gt=0, le=3600, description="Seconds per level, instead of a number of requests.")
     rate: float | None = Field(default=None, gt=0, le=100_000)
-    arrivals: tuple[float, ...] = Field(default=(), max_length=100_000)
-    warmup: int = Field(default=4, ge=0, le=1000, description="Requests before each level, not counted.")
-    prompt_words: tuple[int, ...] = Field(default=(48,), min_length=1)
-    max_tokens: tuple[int, ...] = Field(default=(32,), min_length=1)
+    arrivals: tuple[float, ...] = Field(default=(), max_length=MAX_REQUESTS)
+    warmup: int = Field(default=4, ge=0, le=1000, description="First requests of a level, not counted.")
+    prompt_words: tuple[int, ...] = Field(default=(48,), min_length=1, max_length=64)
+    max_tokens: tuple[int, ...] = Field(default=(32,), min_length=1, max_length=64)
+    targets: tuple[Side, ...] = Field(default=("gateway", "replica"), min_length=1, max_length=2)
     slo_ttft_ms: float = Field(default=1000.0, gt=0)
     slo_itl_ms: float = Field(default=100.0, gt=0)
     timeout_s: float = Field(default=300.0, gt=0)
     seed: int = 1
 
     @model_validator(mode="after")
-    def _positive(self) -> LoadConfig:
+    def _check(self) -> LoadConfig:
         for name in ("users", "prompt_words", "max_tokens"):
             if any(value < 1 for value in getattr(self, name)):
                 raise ValueError(f"{name} must be 1 or more")
+        if max(self.users) > 10_000 or max(self.prompt_words) > 200_000:
+            raise ValueError("users must be at most 10,000 and prompt_words at most 200,000")
+        if self.rate is not None and self.arrivals:
+            raise ValueError("an open loop has a rate or arrivals, not both")
+        if any(not 0 <= arrival <= 86_400 for arrival in self.arrivals):
+            raise ValueError("arrivals are seconds from the start, from 0 to 86,400")
+        if self.rate is not None and self.duration_s is not None and self.rate * self.duration_s > MAX_REQUESTS:
+            raise ValueError(f"rate x duration_s must be at most {MAX_REQUESTS:,} requests")
         return self
 
     @property
     def is_open(self) -> bool:
         """Return whether requests arrive by time."""
         return self.rate is not None or bool(self.arrivals)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Return the numbers of users; of an open loop, a zero."""
+        return (0,) if self.is_open else self.users
+
+    def part(self, share: float) -> LoadConfig:
+        """Return a config with a share of each level's requests or seconds. Arrivals are whole in each part."""
+        duration = None if self.duration_s is None or self.arrivals else self.duration_s * share
+        return self.model_copy(update={"requests": max(1, round(self.requests * share)), "duration_s": duration or self.duration_s})
 
 
 @dataclass(frozen=True)
@@ -56,7 +80,9 @@ class Ask:
 
 @dataclass(frozen=True)
 class Record:
-    """One request as the client measured it, in seconds. `gaps_s` are the times between chunks that carried tokens."""
+    """One request as the client measured it, in seconds. `start_s` is when it was due: in an open loop the planned arrival, so that a
+    generator that is late makes no latency smaller; `late_s` is how late. `gaps_s` are the times between chunks that carried tokens.
+    """
 
     start_s: float
     end_s: float
@@ -65,83 +91,44 @@ class Record:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str = ""
+    is_warmup: bool = False
+    late_s: float = 0.0
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Percentiles in milliseconds."""
+class LevelRun:
+    """The requests of one level against one target. From `start_s` to `end_s` the load was as configured: after the warm-up, and before
+    the last requests end alone.
+    """
 
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
+    records: tuple[Record, ...]
+    start_s: float
+    end_s: float
 
-
-@dataclass(frozen=True)
-class LoadSummary:
-    """A level of a load test. `goodput_per_s`: requests a second that met both objectives (first token, and mean time between tokens)."""
-
-    requests: int
-    errors: int
-    duration_s: float
-    requests_per_s: float
-    tokens_per_s: float
-    prompt_tokens: int
-    completion_tokens: int
-    goodput_per_s: float
-    good_share: float
-    ttft: Spread | None
-    itl: Spread | None
-    e2e: Spread | None
-    first_error: str = ""
+    @property
+    def counted(self) -> tuple[Record, ...]:
+        """Return the requests after the warm-up."""
+        return tuple(record for record in self.records if not record.is_warmup)
 
 
-def make_asks(config: LoadConfig, *, count: int, seed: int) -> list[Ask]:
-    """Return requests with prompts of random words, so that no two share a long prefix, and their arrivals."""
-    rng = random.Random(seed)
-    asks, now = [], 0.0
-    for number in range(count):
-        prompt = " ".join(rng.choice(WORDS) for _ in range(rng.choice(config.prompt_words)))
+def iterate_asks(config: LoadConfig, *, phase: int = 0) -> Iterator[Ask]:
+    """Yield requests without end, or one per arrival. Words depend on `phase` and lengths do not: every phase has the same mix, and no
+    prompt's beginning is in a cache.
+    """
+    lengths, words = random.Random(config.seed), random.Random(f"{config.seed}:{phase}")
+    arrivals, now = iter(config.arrivals), 0.0
+    while True:
+        num_words, max_tokens = lengths.choice(config.prompt_words), lengths.choice(config.max_tokens)
         if config.arrivals:
-            now = config.arrivals[number]
+            arrival = next(arrivals, None)
+            if arrival is None:
+                return
+            now = arrival
         elif config.rate is not None:
-            now += rng.expovariate(config.rate)
-        asks.append(Ask(prompt, rng.choice(config.max_tokens), now))
-    return asks
+            now += lengths.expovariate(config.rate)
+        yield Ask(" ".join(words.choices(WORDS, k=num_words)), max_tokens, now)
 
 
-def summarise(records: Sequence[Record], *, slo_ttft_ms: float, slo_itl_ms: float) -> LoadSummary:
-    """Return latencies of the requests that succeeded, and rates over the time from the first start to the last end."""
-    done = [record for record in records if not record.error]
-    duration = max((r.end_s for r in records), default=0.0) - min((r.start_s for r in records), default=0.0)
-    good = sum(_is_good(record, slo_ttft_ms, slo_itl_ms) for record in done)
-    per_s = 1 / duration if duration > 0 else 0.0
-    completion = sum(record.completion_tokens for record in done)
-    return LoadSummary(
-        requests=len(records),
-        errors=len(records) - len(done),
-        duration_s=duration,
-        requests_per_s=len(done) * per_s,
-        tokens_per_s=completion * per_s,
-        prompt_tokens=sum(record.prompt_tokens for record in done),
-        completion_tokens=completion,
-        goodput_per_s=good * per_s,
-        good_share=good / len(records) if records else 0.0,
-        ttft=spread([record.ttft_s for record in done if record.ttft_s is not None]),
-        itl=spread([gap for record in done for gap in record.gaps_s]),
-        e2e=spread([record.end_s - record.start_s for record in done]),
-        first_error=next((record.error for record in records if record.error), ""),
-    )
-
-
-def spread(values_s: Sequence[float]) -> Spread | None:
-    """Return percentiles by nearest rank: the value of rank ceil(q x n). None without values."""
-    if not values_s:
-        return None
-    ordered = sorted(values_s)
-    return Spread(*(1000 * ordered[max(1, math.ceil(quantile * len(ordered))) - 1] for quantile in (0.5, 0.95, 0.99)))
-
-
-def _is_good(record: Record, slo_ttft_ms: float, slo_itl_ms: float) -> bool:
-    if record.ttft_s is None or record.ttft_s * 1000 > slo_ttft_ms:
-        return False
-    return not record.gaps_s or math.fsum(record.gaps_s) / len(record.gaps_s) * 1000 <= slo_itl_ms
+def make_asks(config: LoadConfig, *, count: int, phase: int = 0) -> list[Ask]:
+    """Return the first requests."""
+    return list(islice(iterate_asks(config, phase=phase), count))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from backend.domain.serving.load import LoadConfig, summarise
+from backend.domain.jobs.load_test import LoadTarget
+from backend.domain.serving.load import LoadConfig
+from backend.domain.serving.load_summary import summarise
 from backend.gateway.directory import ReplicaAddress
-from backend.infra.load_generator import LoadTarget, run_level
+from backend.infra.load_generator import LoadProgress, run_level, run_load
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, gateway, scripted
 
 
@@ -13,19 +15,59 @@ def test_gateway_and_replica_are_measured_in_a_closed_and_an_open_loop_and_error
         directory = MemoryDirectory({"small": [ReplicaAddress(id="r", url=replica_url, token="t")]})
         with gateway(directory) as url:
             replica.delay_s = 0.01
-            for target in (LoadTarget("gateway", url, "small", KEY), LoadTarget("replica", replica_url, "small", "t")):
+            through = LoadTarget(kind="gateway", url=url, model="small", token=KEY)
+            direct = LoadTarget(kind="replica", url=replica_url, model="small", token="t")
+            for target in (through, direct):
                 closed = run_level(LoadConfig(requests=6, warmup=1), [target], users=3)
-                summary = summarise(closed, slo_ttft_ms=1e4, slo_itl_ms=1e4)
+                summary = summarise([closed], slo_ttft_ms=1e4, slo_itl_ms=1e4)
                 assert (summary.requests, summary.errors, summary.good_share) == (6, 0, 1.0)
                 assert (summary.prompt_tokens, summary.completion_tokens) == (30, 18)
-                assert sum(len(record.gaps_s) for record in closed) == 12  # two between three tokens
+                assert sum(len(record.gaps_s) for record in closed.counted) == 12  # two between three tokens
                 assert summary.e2e is not None
                 assert summary.e2e.p50_ms >= 20
-                assert len(run_level(LoadConfig(rate=200.0, requests=5, warmup=0), [target], users=1)) == 5
+                opened = run_level(LoadConfig(rate=200.0, requests=5, warmup=2), [target], users=1)
+                assert (len(opened.records), len(opened.counted)) == (7, 5)
             replica.script = "refuse:429:queue_full"
-            refused = summarise(run_level(LoadConfig(requests=2, warmup=0), [target], users=1), slo_ttft_ms=1, slo_itl_ms=1)
+            refused = summarise([run_level(LoadConfig(requests=2, warmup=0), [target], users=1)], slo_ttft_ms=1, slo_itl_ms=1)
             assert (refused.errors, refused.ttft) == (2, None)
             assert refused.first_error.startswith("429")
             replica.script = "break"
-            broken = run_level(LoadConfig(requests=1, warmup=0), [LoadTarget("gateway", url, "small", KEY)], users=1)
-            assert "replica_lost" in broken[0].error
+            broken = run_level(LoadConfig(requests=1, warmup=0), [through], users=1)
+            assert "replica_lost" in broken.counted[0].error
+
+
+def test_a_load_test_alternates_gateway_and_replica_and_stops_at_once_when_asked() -> None:
+    with scripted() as (replica, replica_url):
+        directory = MemoryDirectory({"small": [ReplicaAddress(id="r", url=replica_url, token="t")]})
+        with gateway(directory) as url:
+            targets = [
+                LoadTarget(kind="gateway", url=url, model="small", token=KEY),
+                LoadTarget(kind="replica", url=replica_url, model="small", token="t"),
+            ]
+            progress: list[LoadProgress] = []
+            (level,) = run_load(LoadConfig(users=(2,), requests=8, warmup=1), targets, on_progress=progress.append)
+            assert (level["gateway"]["requests"], level["replica"]["requests"]) == (8, 8)
+            order = [report.target for report in progress]
+            assert [kind for kind, before in zip(order, [None, *order], strict=False) if kind != before] == [
+                "gateway",
+                "replica",
+                "gateway",
+            ]
+            assert progress[-1].share == 1.0
+            assert level["gateway_overhead"]["ttft_p50_ms"] is not None
+            (alone,) = run_load(LoadConfig(users=(1,), duration_s=0.2, warmup=0, targets=("replica",)), targets)
+            assert (alone["gateway"], alone["gateway_overhead"]) == (None, None)
+            assert alone["replica"]["duration_s"] >= 0.15
+            replica.delay_s = 5.0
+            assert run_load(LoadConfig(users=(2,), requests=8), targets, should_stop=lambda: True) == []
+
+
+def test_a_request_that_is_sent_late_counts_its_delay() -> None:
+    """Coordinated omission: an overloaded generator or server must not make latencies smaller."""
+    with scripted() as (replica, replica_url):
+        replica.delay_s = 0.0
+        target = LoadTarget(kind="replica", url=replica_url, model="small", token="t")
+        run = run_level(LoadConfig(arrivals=(0.0,) * 40, warmup=4), [target], users=1)
+        assert len(run.counted) == 40
+        assert {record.start_s for record in run.records} == {run.start_s}
+        assert all(record.ttft_s is None or record.ttft_s >= record.late_s >= 0 for record in run.records)

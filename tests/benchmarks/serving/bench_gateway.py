@@ -28,11 +28,13 @@ from sqlalchemy import select
 from backend.bootstrap import build_context
 from backend.db.tables import Checkpoint, Job, Replica
 from backend.domain.jobs.events import ReadyEvent
-from backend.domain.serving.load import LoadConfig, LoadSummary, summarise
+from backend.domain.jobs.load_test import LoadTarget
+from backend.domain.serving.load import LoadConfig
+from backend.domain.serving.load_summary import LoadSummary, summarise
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ReplicaAddress
 from backend.gateway.installed import InstalledDirectory
-from backend.infra.load_generator import LoadTarget, run_level
+from backend.infra.load_generator import run_level
 from backend.services.context import LOCAL
 from backend.services.jobs.claims import claim_next
 from backend.services.people.keys import create_key
@@ -94,7 +96,7 @@ def keep_writing(home: Path) -> None:
 def measure(target: LoadTarget, *, users: int, requests: int, tokens: int) -> LoadSummary:
     """Run one level."""
     config = LoadConfig(users=(users,), requests=requests, warmup=50, max_tokens=(tokens,), prompt_words=(8,))
-    return summarise(run_level(config, [target], users=users), slo_ttft_ms=1e4, slo_itl_ms=1e4)
+    return summarise([run_level(config, [target], users=users)], slo_ttft_ms=1e4, slo_itl_ms=1e4)
 
 
 def cpu_s(process: multiprocessing.Process) -> float:
@@ -114,7 +116,8 @@ def main() -> None:
         key = install(home, replica_url)
         multiprocessing.get_context("spawn").Process(target=keep_writing, args=(home,), daemon=True).start()
     gateway, url = start("gateway", str(home) if installed else replica_url)
-    through, direct = LoadTarget("gateway", url, "small", key), LoadTarget("replica", replica_url, "small", "t")
+    through = LoadTarget(kind="gateway", url=url, model="small", token=key)
+    direct = LoadTarget(kind="replica", url=replica_url, model="small", token="t")
     added = []
     for _ in range(5):  # in turn, so that a busy moment of the machine meets both
         pair = [measure(target, users=1, requests=300, tokens=1) for target in (through, direct)]

@@ -1,38 +1,114 @@
-"""Load tests of deployments: against the gateway and against the replicas themselves; the difference is the gateway's overhead."""
+"""Load tests of deployments: against the gateway and against the replicas themselves; the difference is the gateway's overhead.
+
+A test is a job, or runs in the shell that started it. Its result is kept beside the deployment.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from backend.db.tables import Deployment, LoadTest
+from backend.db.tables import ApiKey, Checkpoint, Deployment, Endpoint, Job, LoadTest, User
+from backend.domain.jobs.load_test import LoadTarget, LoadTestPayload, LoadTestResult
+from backend.domain.jobs.states import ACTIVE, JobKind
 from backend.domain.serving.key_limits import KeyScopes
-from backend.domain.serving.load import LoadConfig, LoadSummary, Spread, summarise
-from backend.errors import Unavailable
-from backend.infra.load_generator import LoadTarget, run_level
+from backend.domain.serving.load import LoadConfig
+from backend.domain.wording import plural
+from backend.errors import Conflict, NotFound, Unavailable
+from backend.infra.load_generator import LoadProgress, run_load
 from backend.services.context import Context, Person, require_builder
-from backend.services.people.keys import create_key, list_keys, revoke_key
+from backend.services.jobs.claims import Claim
+from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
+from backend.services.people.keys import create_key, hash_key, list_keys, revoke_key
 from backend.services.serving.endpoints import find_endpoint
 from backend.services.serving.replicas import ready_targets
 
 KEY_NAME = "Load test"
-KEY_LASTS = timedelta(hours=2)
+KEY_LASTS = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
 class LoadTestView:
-    """A stored load test. `result`: see `run_load_test`."""
+    """A stored load test. `result["levels"]` holds, per number of users, a summary of the gateway, one of the replicas directly, and the
+    overhead in milliseconds (differences of medians).
+    """
 
     id: str
+    endpoint: str
     config: dict[str, Any]
     result: dict[str, Any]
     created_at: datetime
+    revision: int | None = None
+    checkpoint: str = ""
+    author: str | None = None
+
+
+def start_load_test(ctx: Context, name: str, config: LoadConfig, *, person: Person) -> JobView:
+    """Queue a load test of an endpoint. Raises Unavailable without a ready replica, and Conflict while another one loads it."""
+    require_builder(person)
+    if not ready_targets(ctx).get(name):
+        find_endpoint_id(ctx, name)
+        raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
+    with ctx.db.write() as session:
+        endpoint_id, deployment_id = _deployment(session, name)
+        if session.scalar(_jobs_of(endpoint_id).where(Job.status.in_(ACTIVE)).limit(1)) is not None:
+            raise Conflict(f"A load test of {name!r} is active; two at once would measure each other.", remedy="Wait for it, or stop it.")
+        payload = LoadTestPayload(endpoint=name, endpoint_id=endpoint_id, deployment_id=deployment_id, config=config)
+        queued = view(add_job(session, ctx, payload, title=f"Load test of {name}", priority=2, device="cpu", created_by=person.id))
+    wake(ctx, queued.queue)
+    return get_job(ctx, queued.id)
+
+
+def find_load_job(ctx: Context, name: str) -> JobView | None:
+    """Return the newest load test job of an endpoint, in any status; None before the first."""
+    with ctx.db.read() as session:
+        job = session.scalar(_jobs_of(find_endpoint(session, name).id).limit(1))
+        return None if job is None else view(job)
+
+
+def fill_targets(ctx: Context, claim: Claim[LoadTestPayload]) -> LoadTestPayload:
+    """Return a claim's payload with the addresses of gateway and replicas. Where `/v1` needs a key, one is made for this attempt; it is in
+    the child's file alone and is revoked when the job ends. Raises Unavailable.
+    """
+    payload = claim.payload
+    targets = _targets(ctx, payload.endpoint, config=payload.config, gateway_url=ctx.gateway_url, key="")
+    if ctx.sign_in and "gateway" in payload.config.targets:
+        key = _key_of(ctx, claim.job_id, claim.attempt)
+        with ctx.db.write() as session:
+            owner = session.scalar(select(Job.created_by).where(Job.id == claim.job_id))
+            scopes = KeyScopes(endpoints=("completions",), models=(payload.endpoint,)).model_dump(mode="json")
+            expires = ctx.now() + KEY_LASTS
+            values = {"name": KEY_NAME, "key_hash": hash_key(key), "hint": key[-4:], "user_id": owner, "scopes": scopes}
+            session.add(ApiKey(**values, expires_at=expires, created_at=ctx.now()))
+        targets = [target.model_copy(update={"token": key}) if target.kind == "gateway" else target for target in targets]
+    return payload.model_copy(update={"targets": tuple(targets)})
+
+
+def record_load_test(session: Session, ctx: Context, claim: Claim[LoadTestPayload], result: LoadTestResult) -> LoadTestResult:
+    """Store the result of a job beside its deployment; a stopped test without a finished level leaves none."""
+    revoke_keys(session, ctx, claim)
+    if not result.levels:
+        return result
+    job, payload = session.get_one(Job, claim.job_id), claim.payload
+    row = _add(session, ctx, payload, result.model_dump(mode="json", include={"replicas", "levels", "stopped"}), author=job.created_by)
+    row.job_id = job.id
+    return LoadTestResult(replicas=result.replicas, stopped=result.stopped, load_test_id=row.id, cpu_s=result.cpu_s)
+
+
+def revoke_keys(session: Session, ctx: Context, claim: Claim[LoadTestPayload]) -> None:
+    """Revoke the keys of a job's attempts."""
+    hashes = [hash_key(_key_of(ctx, claim.job_id, attempt)) for attempt in range(1, claim.attempt + 1)]
+    for key in session.scalars(select(ApiKey).where(ApiKey.key_hash.in_(hashes), ApiKey.revoked_at.is_(None))):
+        key.revoked_at = ctx.now()
 
 
 def run_load_test(
@@ -45,62 +121,106 @@ def run_load_test(
     key: str = "",
     on_progress: Callable[[str], None] | None = None,
 ) -> LoadTestView:
-    """Run a load test of an endpoint and store its result beside its deployment.
-
-    `result["levels"]` holds, per number of users, a summary of the gateway, one of the replicas directly, and the overhead in milliseconds
-    (the difference of medians). Raises Unavailable where the endpoint has no ready replica or the gateway does not answer.
-    """
+    """Run a load test of an endpoint here and store its result. Raises Unavailable without a ready replica or an answer of the gateway."""
     require_builder(person)
-    url = (gateway_url or ctx.gateway_url).rstrip("/").removesuffix("/v1")
-    replicas = ready_targets(ctx).get(name, [])
     with ctx.db.read() as session:
-        endpoint_id = find_endpoint(session, name).id
-        newest = select(Deployment.id).where(Deployment.endpoint_id == endpoint_id, Deployment.stopped_at.is_(None))
-        deployment_id = session.scalar(newest.order_by(Deployment.created_at.desc()).limit(1))
-    if not replicas or deployment_id is None:
-        raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
-    _require_gateway(url)
-    direct = [LoadTarget("replica", target.url, name, target.internal_token) for target in replicas]
-    levels = []
+        endpoint_id, deployment_id = _deployment(session, name)
+    payload = LoadTestPayload(endpoint=name, endpoint_id=endpoint_id, deployment_id=deployment_id, config=config)
+    described = ""
+
+    def report(progress: LoadProgress) -> None:
+        nonlocal described
+        load = plural(progress.users, "user") if progress.users else "open loop"
+        if on_progress is not None and described != (described := f"{progress.target}: {load}"):
+            on_progress(described)
+
+    url = gateway_url or ctx.gateway_url
+    _targets(ctx, name, config=config, gateway_url=url, key="")
     with _key(ctx, person, key=key) as secret:
-        through = [LoadTarget("gateway", url, name, secret)]
-        for users in config.users if not config.is_open else (0,):
-            summaries = {}
-            for label, targets in (("gateway", through), ("replica", direct)):
-                if on_progress is not None:
-                    on_progress(f"{label}: {'open loop' if config.is_open else f'{users} users'}")
-                records = run_level(config, targets, users=max(1, users))
-                summaries[label] = summarise(records, slo_ttft_ms=config.slo_ttft_ms, slo_itl_ms=config.slo_itl_ms)
-            levels.append(_level(users, summaries["gateway"], summaries["replica"]))
-    result = {"replicas": len(replicas), "levels": levels}
+        targets = _targets(ctx, name, config=config, gateway_url=url, key=secret)
+        levels = run_load(config, targets, on_progress=report)
+    result = {"replicas": sum(target.kind == "replica" for target in targets), "levels": levels, "stopped": None}
     with ctx.db.write() as session:
-        row = LoadTest(
-            endpoint_id=endpoint_id,
-            deployment_id=deployment_id,
-            config=config.model_dump(mode="json"),
-            result=result,
-            created_by=person.id,
-            created_at=ctx.now(),
-        )
-        session.add(row)
+        row = _add(session, ctx, payload, result, author=person.id)
         session.flush()
-        return LoadTestView(row.id, row.config, result, row.created_at)
+        return LoadTestView(row.id, name, row.config, result, row.created_at)
 
 
 def list_load_tests(ctx: Context, name: str, *, limit: int = 10) -> list[LoadTestView]:
     """Return the load tests of an endpoint, newest first."""
     with ctx.db.read() as session:
-        query = select(LoadTest).where(LoadTest.endpoint_id == find_endpoint(session, name).id).order_by(LoadTest.created_at.desc())
-        return [LoadTestView(row.id, dict(row.config), dict(row.result), row.created_at) for row in session.scalars(query.limit(limit))]
+        query = _views().where(LoadTest.endpoint_id == find_endpoint(session, name).id).order_by(LoadTest.created_at.desc())
+        return [_view(*row) for row in session.execute(query.limit(limit))]
 
 
-def _level(users: int, gateway: LoadSummary, replica: LoadSummary) -> dict[str, Any]:
-    def less(of: str) -> float | None:
-        through, direct = getattr(gateway, of), getattr(replica, of)
-        return through.p50_ms - direct.p50_ms if isinstance(through, Spread) and isinstance(direct, Spread) else None
+def get_load_test(ctx: Context, load_test_id: str) -> LoadTestView:
+    """Return a load test. Raises NotFound."""
+    with ctx.db.read() as session:
+        row = session.execute(_views().where(LoadTest.id == load_test_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"There is no load test {load_test_id!r}.", remedy="Choose one of the list.", field="test")
+    return _view(*row)
 
-    overhead = {f"{name}_p50_ms": less(name) for name in ("ttft", "itl", "e2e")}
-    return {"users": users or None, "gateway": asdict(gateway), "replica": asdict(replica), "gateway_overhead": overhead}
+
+def find_endpoint_id(ctx: Context, name: str) -> str:
+    """Return an endpoint's id. Raises NotFound."""
+    with ctx.db.read() as session:
+        return find_endpoint(session, name).id
+
+
+def _views() -> Any:
+    return (
+        select(LoadTest, Endpoint.name, Deployment.revision, Checkpoint.name, User.name)
+        .join(Endpoint, Endpoint.id == LoadTest.endpoint_id)
+        .outerjoin(Deployment, Deployment.id == LoadTest.deployment_id)
+        .outerjoin(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+        .outerjoin(User, User.id == LoadTest.created_by)
+    )
+
+
+def _view(row: LoadTest, endpoint: str, revision: int | None, checkpoint: str | None, author: str | None) -> LoadTestView:
+    return LoadTestView(row.id, endpoint, dict(row.config), dict(row.result), row.created_at, revision, checkpoint or "", author)
+
+
+def _jobs_of(endpoint_id: str) -> Any:
+    of_endpoint = Job.payload["endpoint_id"].as_string() == endpoint_id
+    return select(Job).where(Job.kind == JobKind.LOAD_TEST, of_endpoint).order_by(Job.created_at.desc())
+
+
+def _deployment(session: Session, name: str) -> tuple[str, str]:
+    endpoint_id = find_endpoint(session, name).id
+    newest = select(Deployment.id).where(Deployment.endpoint_id == endpoint_id, Deployment.stopped_at.is_(None))
+    deployment_id = session.scalar(newest.order_by(Deployment.role.desc(), Deployment.created_at.desc()).limit(1))
+    if deployment_id is None:
+        raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
+    return endpoint_id, deployment_id
+
+
+def _targets(ctx: Context, name: str, *, config: LoadConfig, gateway_url: str, key: str) -> list[LoadTarget]:
+    """Return the addresses that a test loads. Raises Unavailable where one does not answer."""
+    url = gateway_url.rstrip("/").removesuffix("/v1")
+    replicas = ready_targets(ctx).get(name, [])
+    if not replicas:
+        raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
+    direct = [LoadTarget(kind="replica", url=target.url, model=name, token=target.internal_token) for target in replicas]
+    if "gateway" not in config.targets:
+        return direct
+    _require_gateway(url)
+    return [LoadTarget(kind="gateway", url=url, model=name, token=key), *direct]
+
+
+def _add(session: Session, ctx: Context, payload: LoadTestPayload, result: dict[str, Any], *, author: str | None) -> LoadTest:
+    row = LoadTest(
+        endpoint_id=payload.endpoint_id,
+        deployment_id=payload.deployment_id,
+        config=payload.config.model_dump(mode="json"),
+        result=result,
+        created_by=author,
+        created_at=ctx.now(),
+    )
+    session.add(row)
+    session.flush()
+    return row
 
 
 def _require_gateway(url: str) -> None:
@@ -110,6 +230,10 @@ def _require_gateway(url: str) -> None:
         raise Unavailable(
             f"The gateway at {url} does not answer ({type(error).__name__}).", remedy="Start it with `roundhouse up`."
         ) from error
+
+
+def _key_of(ctx: Context, job_id: str, attempt: int) -> str:
+    return f"rh-{hmac.new(ctx.secret, f'load-test:{job_id}:{attempt}'.encode(), hashlib.sha256).hexdigest()}"
 
 
 @contextmanager

@@ -150,6 +150,7 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
     JobKind.SERVING_PROBE: [
         {"checkpoint": "checkpoints/c", "checkpoint_id": "c", "users": [1, 8, 32], "prompt_tokens": 64, "new_tokens": 32}
     ],
+    JobKind.LOAD_TEST: [{"endpoint": "tales", "endpoint_id": "e", "deployment_id": "d", "config": {"users": [1, 8], "requests": 32}}],
 }
 """What the services of the version before these classes stored, for each kind."""
 

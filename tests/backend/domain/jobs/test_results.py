@@ -134,6 +134,7 @@ BEFORE: dict[JobKind, list[dict[str, Any]]] = {
             "loads": [{"users": 1, "tokens_per_s": 20.5, "ttft_ms": 90.1, "answers": 3}],
         }
     ],
+    JobKind.LOAD_TEST: [{"replicas": 2, "load_test_id": "l"}],
 }
 """What the rooms of the version before these classes returned, for each kind."""
 

@@ -1,0 +1,43 @@
+"""Payload and result of a load test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from backend.domain.jobs.records import JobResult, Payload, Record
+from backend.domain.jobs.states import JobKind, StopRequest
+from backend.domain.serving.load import LoadConfig, Side
+
+
+class LoadTarget(Record):
+    """The address of a gateway (an OpenAI-compatible API) or of a replica, and its secret."""
+
+    kind: Side
+    url: str
+    model: str
+    token: str = Field(default="", repr=False)
+
+
+class LoadTestPayload(Payload):
+    """Load an endpoint. `targets` are filled in when the job starts, and hold secrets that are never stored."""
+
+    job_kind = JobKind.LOAD_TEST
+    endpoint: str
+    endpoint_id: str
+    deployment_id: str
+    config: LoadConfig
+    targets: tuple[LoadTarget, ...] = ()
+
+
+class LoadTestResult(JobResult):
+    """Levels of a load test: per number of users a summary per target, and the gateway's overhead. With the job only `load_test_id` is
+    stored, the levels are a row of their own.
+    """
+
+    job_kind = JobKind.LOAD_TEST
+    replicas: int = 0
+    levels: list[dict[str, Any]] = Field(default_factory=list)
+    stopped: StopRequest | None = None
+    load_test_id: str | None = None

@@ -1,0 +1,209 @@
+"""Results of load tests: history, the levels of one, charts, and the comparison of two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from backend.domain.wording import plural
+from backend.services.serving.load.load_files import load_test_csv, load_test_json
+from backend.services.serving.load.load_tests import LoadTestView
+from pages.components.charts.style import STATIC
+from pages.components.frame import plain
+from pages.components.serving.load.charts import Curve, course_figure, distribution_figure, goodput_figure
+from pages.components.tables import draw_table
+from pages.components.words import date_time
+
+SIDES = {"gateway": "Gateway", "replica": "Replica"}
+LATE_MS = 10.0
+INTERVALS = "In brackets: 95 % intervals by order statistics for independent requests; absent where a level has too few."
+
+
+def draw_results(tests: Sequence[LoadTestView]) -> None:
+    """Draw the choice of a test and of one to compare with, their tables and figures, and the downloads."""
+    by_id = {test.id: test for test in tests}
+    fields = st.grid(2, min_column_width=260)
+    chosen = by_id[fields.selectbox("Result", list(by_id), format_func=lambda id_: label(by_id[id_]), key="load_result")]
+    others = [id_ for id_ in by_id if id_ != chosen.id]
+    compared = fields.selectbox(
+        "Compare with", others, index=None, format_func=lambda id_: label(by_id[id_]), key="load_compared", placeholder="None"
+    )
+    draw_test(chosen)
+    pair = [chosen]
+    if compared is not None:
+        st.markdown(f"**Compared with {plain(label(by_id[compared]))}**")
+        draw_test(by_id[compared])
+        pair.append(by_id[compared])
+        draw_differences(chosen, by_id[compared])
+    draw_figures(pair)
+    with st.container(horizontal=True):
+        for name, text, mime in (("CSV", load_test_csv, "text/csv"), ("JSON", load_test_json, "application/json")):
+            st.download_button(
+                name,
+                data=text(chosen),
+                file_name=f"load-test-{chosen.id}.{name.lower()}",
+                mime=mime,
+                icon=":material/download:",
+                key=f"load_{name}",
+            )
+
+
+def label(test: LoadTestView) -> str:
+    """Return a test's time, load and revision in one line."""
+    return f"{date_time(test.created_at)} · {describe_load(test.config)}" + (f" · revision {test.revision}" if test.revision else "")
+
+
+def describe_load(config: Mapping[str, Any]) -> str:
+    """Return the load of a config in a few words."""
+    if config.get("arrivals"):
+        return f"{plural(len(config['arrivals']), 'recorded arrival')}"
+    if config.get("rate"):
+        return f"{config['rate']:g} requests/s"
+    return f"{', '.join(map(str, config['users']))} users"
+
+
+def draw_test(test: LoadTestView) -> None:
+    """Draw a row per level and target, what the gateway adds, and the conditions."""
+    config, levels = test.config, test.result.get("levels", [])
+    rows = [row for level in levels for row in _rows(level)]
+    formats = {"Requests/s": ",.2f", "Tokens/s": ",.1f", "Goodput/s": ",.2f"}
+    draw_table(rows, key=f"load_levels_{test.id}", alt="Levels of the load test", formats=formats)
+    mixes = f"prompts of {_mix(config['prompt_words'])} words, answers of at most {_mix(config['max_tokens'])} tokens"
+    objectives = f"objectives {config['slo_ttft_ms']:,.0f} ms to the first token and {config['slo_itl_ms']:,.0f} ms between tokens"
+    parts = [plural(test.result.get("replicas", 0), "replica"), plain(test.checkpoint), mixes, objectives]
+    st.caption(f"{' · '.join(filter(None, parts))}. {INTERVALS}")
+    if test.result.get("stopped"):
+        st.caption("Stopped before its last level.")
+    if any(not (level.get(side) or {}).get("is_steady", True) for level in levels for side in SIDES):
+        st.caption("Rates of a level that is short beside its longest request include the time in which the last requests end.")
+    late = max((float((level.get(side) or {}).get("late_p99_ms") or 0) for level in levels for side in SIDES), default=0.0)
+    if late > LATE_MS:
+        st.warning(
+            f"Requests were sent up to {late:,.0f} ms late (p99): the client's machine was too slow. Latencies count from the planned "
+            "arrival, so they hold this delay.",
+            icon=":material/schedule:",
+        )
+    for problem in dict.fromkeys(str((level.get(side) or {}).get("first_error") or "") for level in levels for side in SIDES):
+        if problem:
+            st.warning(f"First error: {plain(problem)}", icon=":material/error:")
+
+
+def _rows(level: Mapping[str, Any]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    added = level.get("gateway_overhead") or {}
+    for side, name in SIDES.items():
+        summary = level.get(side)
+        if summary is None:
+            continue
+        is_gateway = side == "gateway"
+        rows.append(
+            {
+                "Users": level["users"] or "open loop",
+                "Target": name,
+                "Requests": summary["requests"],
+                "Errors": summary["errors"],
+                "Requests/s": summary["requests_per_s"],
+                "Tokens/s": summary["tokens_per_s"],
+                "First token p50, ms": _with_interval(summary["ttft"], 50),
+                "First token p95, ms": _with_interval(summary["ttft"], 95),
+                "Between tokens p50 / p95, ms": _pair(summary["itl"]),
+                "Goodput/s": summary["goodput_per_s"],
+                "Within objectives": f"{summary['good_share']:.0%}",
+                "Gateway adds to the first token, ms": _added(added, "ttft") if is_gateway else None,
+            }
+        )
+    return rows
+
+
+def draw_differences(first: LoadTestView, second: LoadTestView) -> None:
+    """Draw, for levels that both tests have, the change of rates and medians from the compared test to the chosen one."""
+    past = {(level["users"], side): level[side] for level in second.result["levels"] for side in SIDES if level.get(side)}
+    rows = []
+    for level in first.result["levels"]:
+        for side, name in SIDES.items():
+            before, now = past.get((level["users"], side)), level.get(side)
+            if before is None or now is None:
+                continue
+            rows.append(
+                {
+                    "Users": level["users"] or "open loop",
+                    "Target": name,
+                    "Tokens/s": _change(before["tokens_per_s"], now["tokens_per_s"]),
+                    "Requests/s": _change(before["requests_per_s"], now["requests_per_s"]),
+                    "Goodput/s": _change(before["goodput_per_s"], now["goodput_per_s"]),
+                    "First token p50": _change(*((part["ttft"] or {}).get("p50_ms") for part in (before, now))),
+                    "First token p95": _change(*((part["ttft"] or {}).get("p95_ms") for part in (before, now))),
+                    "Between tokens p50": _change(*((part["itl"] or {}).get("p50_ms") for part in (before, now))),
+                }
+            )
+    if not rows:
+        st.caption("The two tests have no level in common.")
+        return
+    st.markdown("**Change to the chosen result**")
+    draw_table(rows, key="load_changes", alt="Change between two load tests")
+    same = {"prompt_words", "max_tokens", "rate", "arrivals", "slo_ttft_ms", "slo_itl_ms"}
+    if any(first.config.get(name) != second.config.get(name) for name in same):
+        st.caption("The two tests differ in lengths, arrivals or objectives, so the change is not of the deployment alone.")
+
+
+def draw_figures(tests: Sequence[LoadTestView]) -> None:
+    """Draw distributions, rates over time and goodput of one level."""
+    levels = list(dict.fromkeys(level["users"] for test in tests for level in test.result["levels"]))
+    if not levels:
+        return
+    users = levels[-1]
+    if len(levels) > 1:
+        users = st.segmented_control("Users in the figures", levels, default=users, key="load_level", required=True) or users
+    curves = [curve for number, test in enumerate(tests) for curve in _curves(test, number, users, many=len(tests) > 1)]
+    config = tests[0].config
+    grid = st.grid(2, min_column_width=330)
+    for field, title, objective in (("ttft", "Time to first token", "slo_ttft_ms"), ("itl", "Time between tokens", "slo_itl_ms")):
+        figure = distribution_figure(curves, field=field, title=title, objective_ms=config[objective])
+        grid.plotly_chart(figure, key=f"load_{field}_figure", config=STATIC, alt=f"Distribution of the {title.lower()}")
+    figure = course_figure(curves, field="tokens_per_s", title="Throughput", unit="tokens/s")
+    grid.plotly_chart(figure, key="load_tokens_figure", config=STATIC, alt="Tokens per second over the test")
+    figure = course_figure(curves, field="goodput_per_s", title="Goodput over time", unit="requests/s")
+    grid.plotly_chart(figure, key="load_good_figure", config=STATIC, alt="Requests within the objectives per second over the test")
+    every = [curve for number, test in enumerate(tests) for level in levels for curve in _curves(test, number, level, many=len(tests) > 1)]
+    named = [Curve(f"{curve.label}", curve.side, curve.number, curve.summary) for curve in every]
+    st.plotly_chart(goodput_figure(named), key="load_goodput_figure", config=STATIC, alt="Goodput by level and target")
+
+
+def _curves(test: LoadTestView, number: int, users: int | None, *, many: bool) -> list[Curve]:
+    which = ("", " (chosen)", " (compared)")[number + 1 if many else 0]
+    load = plural(users, "user") if users else "open loop"
+    return [
+        Curve(f"{name}, {load}{which}", side, number, level[side])
+        for level in test.result["levels"]
+        if level["users"] == users
+        for side, name in SIDES.items()
+        if level.get(side) is not None
+    ]
+
+
+def _with_interval(spread: Mapping[str, Any] | None, quantile: int) -> str | None:
+    if spread is None:
+        return None
+    interval = spread.get(f"p{quantile}_interval_ms")
+    return f"{spread[f'p{quantile}_ms']:,.0f}" + (f" [{interval[0]:,.0f}, {interval[1]:,.0f}]" if interval else "")
+
+
+def _pair(spread: Mapping[str, Any] | None) -> str | None:
+    return None if spread is None else f"{spread['p50_ms']:,.1f} / {spread['p95_ms']:,.1f}"
+
+
+def _added(overhead: Mapping[str, Any], name: str) -> str | None:
+    value, interval = overhead.get(f"{name}_p50_ms"), overhead.get(f"{name}_interval_ms")
+    if value is None:
+        return None
+    return f"{value:+,.1f}" + (f" [{interval[0]:+,.1f}, {interval[1]:+,.1f}]" if interval else "")
+
+
+def _mix(values: Sequence[int]) -> str:
+    return ", ".join(f"{value:,}" for value in values)
+
+
+def _change(before: float | None, now: float | None) -> str | None:
+    return None if not before or now is None else f"{now / before - 1:+.0%}"

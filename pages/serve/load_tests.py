@@ -1,0 +1,55 @@
+"""Load tests: start one against an endpoint's gateway and replicas, follow it, and compare results."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.domain.jobs.states import Status
+from backend.services.context import Context, Person
+from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.load.load_tests import find_load_job, list_load_tests
+from pages.components import routes
+from pages.components.frame import empty_state, page_frame, show_problem, warn_unknown
+from pages.components.job_progress import draw_job
+from pages.components.serving.load.results import draw_results
+from pages.components.serving.load.start import draw_start
+
+
+def choose_endpoint(ctx: Context) -> str | None:
+    """Draw the choice of an endpoint, which the address names; None without one."""
+    names = [endpoint.name for endpoint in list_endpoints(ctx)]
+    if not names:
+        empty_state("No endpoint yet. Deploy a checkpoint, then load it.", page=routes.ENDPOINTS, label="Endpoints")
+        return None
+    requested = st.query_params.get("endpoint")
+    if requested and requested not in names:
+        warn_unknown("endpoint", requested, instead="another one is chosen")
+    index = names.index(requested) if requested in names else 0
+    chosen: str = st.selectbox("Endpoint", names, index=index, key="load_endpoint", width=320)
+    return chosen
+
+
+def draw_load_tests(ctx: Context, person: Person, endpoint: str) -> None:
+    """Draw the active test or the form, then the results."""
+    job = find_load_job(ctx, endpoint)
+    if job is not None and job.is_active:
+        draw_job(ctx, person, job.id, doing="Starting")
+    else:
+        if job is not None and job.status is Status.FAILED:
+            show_problem(job.error.cause or "The load test failed.", job.error.remedy)
+        tests = list_load_tests(ctx, endpoint, limit=1)
+        with st.expander("New load test", icon=":material/speed:", expanded=not tests, key="load_new"):
+            draw_start(ctx, person, endpoint)
+    tests = list_load_tests(ctx, endpoint, limit=50)
+    if tests:
+        st.subheader("Results", anchor=False)
+        draw_results(tests)
+
+
+with page_frame("Load tests", "Generated requests against an endpoint: latencies, throughput, and what the gateway adds.") as (
+    context_,
+    person_,
+):
+    endpoint_ = choose_endpoint(context_)
+    if endpoint_ is not None:
+        draw_load_tests(context_, person_, endpoint_)
