@@ -64,7 +64,16 @@ def make_ready(ctx: Context) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["serve/endpoints.py", "serve/playground.py", "admin/workers.py", "admin/people.py", "admin/costs.py", "serve/monitor.py"]
+    "page",
+    [
+        "serve/endpoints.py",
+        "serve/playground.py",
+        "admin/workers.py",
+        "admin/people.py",
+        "admin/costs.py",
+        "serve/monitor.py",
+        "serve/load_tests.py",
+    ],
 )
 def test_an_empty_page_states_the_next_step(page: str) -> None:
     app = draw(page)

@@ -10,7 +10,8 @@ from backend.services.serving.load.load_tests import list_load_tests
 from backend.services.serving.monitoring.traffic import find_window, read_traffic
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 from backend.services.serving.request_log.requests import list_requests
-from pages.components.frame import errors_shown, plain
+from pages.components import routes
+from pages.components.frame import errors_shown
 from pages.components.serving.client_code import client_code
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from pages.components.tables import draw_table
@@ -106,33 +107,29 @@ def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 
 
 def draw_load_tests(ctx: Context, endpoint: EndpointView) -> None:
-    """Draw the results of load tests, newest first."""
+    """Draw the newest results of load tests, and the way to the page that starts one."""
     rows = []
-    for test in list_load_tests(ctx, endpoint.name):
+    for test in list_load_tests(ctx, endpoint.name, limit=3):
         for level in test.result.get("levels", []):
-            through, added = level["gateway"], level["gateway_overhead"]["ttft_p50_ms"]
+            summary = level.get("gateway") or level["replica"]
             rows.append(
                 {
                     "When": test.created_at,
                     "Users": level["users"] or "open loop",
-                    "Requests/s": through["requests_per_s"],
-                    "Tokens/s": through["tokens_per_s"],
-                    "First token p50 / p95, ms": _pair(through["ttft"]),
-                    "Between tokens p50 / p95, ms": _pair(through["itl"]),
-                    "Within objectives": f"{through['good_share']:.0%}",
-                    "Gateway adds, ms": added,
-                    "Errors": through["errors"],
+                    "Requests/s": summary["requests_per_s"],
+                    "Tokens/s": summary["tokens_per_s"],
+                    "First token p50 / p95, ms": _pair(summary["ttft"]),
+                    "Between tokens p50 / p95, ms": _pair(summary["itl"]),
+                    "Within objectives": f"{summary['good_share']:.0%}",
+                    "Gateway adds, ms": (level.get("gateway_overhead") or {}).get("ttft_p50_ms"),
+                    "Errors": summary["errors"],
                 }
             )
     formats = {"Requests/s": ",.1f", "Tokens/s": ",.0f", "Gateway adds, ms": ".1f"}
     draw_table(rows, key=f"load_{endpoint.name}", alt=f"Load tests of {endpoint.name}", formats=formats)
-    st.caption("Run one in a shell:")
-    st.code(f"roundhouse endpoint bench {plain_name(endpoint.name)} --users 1,8 --requests 32", language="bash")
-
-
-def plain_name(name: str) -> str:
-    """Return a name as a shell takes it."""
-    return name if name.replace("-", "").replace("_", "").replace(".", "").isalnum() else f"'{plain(name)}'"
+    if not rows:
+        st.caption("No load test yet.")
+    st.page_link(routes.LOAD_TESTS, label="Load tests", icon=":material/speed:", query_params={"endpoint": endpoint.name})
 
 
 def _pair(spread: dict[str, float] | None) -> str | None:

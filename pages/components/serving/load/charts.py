@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,12 +109,10 @@ def goodput_figure(curves: Sequence[Curve]) -> go.Figure:
 
 def _step(curve: Curve) -> float:
     times = [point["at_s"] for point in curve.summary["points"]]
-    return min((b - a for a, b in zip(times, times[1:], strict=False) if b > a), default=1.0)
+    return min((b - a for a, b in itertools.pairwise(times) if b > a), default=1.0)
 
 
 def _decades(figure: go.Figure) -> float:
-    import math
-
     values = [x for trace in figure.data for x in trace.x if x]
     return math.log10(max(values) / min(values)) if values else 1.0
 

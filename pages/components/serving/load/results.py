@@ -51,8 +51,9 @@ def draw_results(tests: Sequence[LoadTestView]) -> None:
 
 
 def label(test: LoadTestView) -> str:
-    """Return a test's time, load and revision in one line."""
-    return f"{date_time(test.created_at)} · {describe_load(test.config)}" + (f" · revision {test.revision}" if test.revision else "")
+    """Return a test's time, load, revision and id in one line: two of one minute must differ."""
+    revision = f"revision {test.revision}" if test.revision else ""
+    return " · ".join(filter(None, [date_time(test.created_at), describe_load(test.config), revision, test.id[:5]]))
 
 
 def describe_load(config: Mapping[str, Any]) -> str:
@@ -68,7 +69,7 @@ def draw_test(test: LoadTestView) -> None:
     """Draw a row per level and target, what the gateway adds, and the conditions."""
     config, levels = test.config, test.result.get("levels", [])
     rows = [row for level in levels for row in _rows(level)]
-    formats = {"Requests/s": ",.2f", "Tokens/s": ",.1f", "Goodput/s": ",.2f"}
+    formats = {"Requests/s": ",.2f", "Tokens/s": ",.1f"}
     draw_table(rows, key=f"load_levels_{test.id}", alt="Levels of the load test", formats=formats)
     mixes = f"prompts of {_mix(config['prompt_words'])} words, answers of at most {_mix(config['max_tokens'])} tokens"
     objectives = f"objectives {config['slo_ttft_ms']:,.0f} ms to the first token and {config['slo_itl_ms']:,.0f} ms between tokens"
@@ -109,8 +110,7 @@ def _rows(level: Mapping[str, Any]) -> list[dict[str, object]]:
                 "First token p50, ms": _with_interval(summary["ttft"], 50),
                 "First token p95, ms": _with_interval(summary["ttft"], 95),
                 "Between tokens p50 / p95, ms": _pair(summary["itl"]),
-                "Goodput/s": summary["goodput_per_s"],
-                "Within objectives": f"{summary['good_share']:.0%}",
+                "Goodput/s": f"{summary['goodput_per_s']:,.2f} ({summary['good_share']:.0%})",
                 "Gateway adds to the first token, ms": _added(added, "ttft") if is_gateway else None,
             }
         )

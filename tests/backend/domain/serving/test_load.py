@@ -69,7 +69,7 @@ def test_rates_are_of_the_steady_time_without_warmup_and_without_the_end_in_whic
     assert summary.tokens_per_s == pytest.approx(20.0)
     assert summary.goodput_per_s == 0.0  # 100 ms between tokens
     assert not summarise([LevelRun(tuple(records[:4]), 0.0, 1.0)], slo_ttft_ms=1, slo_itl_ms=1).is_steady
-    assert sum(point.requests_per_s for point in summary.points) * 0.5 == pytest.approx(21, rel=0.05)
+    assert sum(point.requests_per_s for point in summary.points) == pytest.approx(21, rel=0.05)
 
 
 def test_the_overhead_is_the_difference_of_medians_with_its_interval_or_without_one_for_few_requests() -> None:

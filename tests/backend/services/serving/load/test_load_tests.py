@@ -1,0 +1,113 @@
+"""Load tests as jobs: their targets and keys, their result beside the deployment, and its files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from backend.db.tables import Job, Replica
+from backend.domain.jobs.load_test import LoadTestPayload
+from backend.domain.serving.load import LoadConfig
+from backend.errors import Conflict, InvalidInput, NotAllowed, Unavailable
+from backend.gateway.directory import ReplicaAddress
+from backend.services import job_events as outcomes
+from backend.services.context import LOCAL, Context, Person
+from backend.services.jobs.claims import claim_job
+from backend.services.jobs.jobs import stop_job
+from backend.services.people.keys import check_key, list_keys
+from backend.services.serving.deployments import deploy
+from backend.services.serving.load.load_files import load_test_csv, load_test_json, read_arrivals, read_load_config, read_numbers
+from backend.services.serving.load.load_tests import find_load_job, get_load_test, list_load_tests, run_load_test, start_load_test
+from tests.support.gateway_fixtures import MemoryDirectory, gateway, scripted
+from tests.support.job_work import do_job
+from tests.support.jobs import finish_job
+from tests.support.serving.serving_world import ServingWorld
+
+SMALL = LoadConfig(users=(2,), requests=4, warmup=1)
+
+
+@pytest.fixture
+def served(ctx: Context) -> Iterator[Context]:
+    """An installation whose endpoint `tales` is a scripted replica behind a gateway."""
+    world = ServingWorld(ctx)
+    deploy(ctx, checkpoint_id=world.checkpoint("oak"), name="tales", person=LOCAL)
+    world.start_all()
+    with scripted() as (_, replica_url):
+        with ctx.db.write() as session:
+            session.query(Replica).update({"url": replica_url})
+        directory = MemoryDirectory({"tales": [ReplicaAddress(id="r", url=replica_url, token="t")]}, keys_required=False)
+        with gateway(directory) as url:
+            yield replace(ctx, gateway_url=url)
+
+
+def test_a_load_test_is_a_job_whose_result_stays_with_the_deployment(served: Context) -> None:
+    job = start_load_test(served, "tales", SMALL, person=LOCAL)
+    assert job.queue == "cpu", "the serving queue is full of replicas"
+    with pytest.raises(Conflict, match="active"):
+        start_load_test(served, "tales", SMALL, person=LOCAL)
+    ended = do_job(served, job.id)
+    assert ended.error.cause == ""
+    (test,) = list_load_tests(served, "tales")
+    (level,) = test.result["levels"]
+    assert [level[side]["requests"] for side in ("gateway", "replica")] == [4, 4]
+    assert level["gateway_overhead"]["ttft_p50_ms"] is not None
+    assert (test.checkpoint, test.revision, test.result["replicas"]) == ("oak", 1, 1)
+    assert "levels" not in ended.result, "kept once"
+    assert json.loads(load_test_json(test))["levels"] == test.result["levels"]
+    rows = list(csv.DictReader(load_test_csv(test).splitlines()))
+    assert [(row["target"], row["requests"], row["errors"]) for row in rows] == [("gateway", "4", "0"), ("replica", "4", "0")]
+    assert float(rows[0]["ttft_p50_ms"]) == pytest.approx(level["gateway"]["ttft"]["p50_ms"])
+    run_load_test(served, "tales", LoadConfig(users=(1,), requests=2, warmup=0, targets=("replica",)), person=LOCAL)
+    newest = list_load_tests(served, "tales")[0]
+    assert get_load_test(served, newest.id).result["levels"][0]["gateway"] is None
+
+
+def test_its_key_is_known_to_the_attempt_alone_and_revoked_at_the_end(served: Context) -> None:
+    closed = replace(served, sign_in=True)
+    job = start_load_test(closed, "tales", SMALL, person=LOCAL)
+    taken = claim_job(closed, job.id, owner="test", host="here")
+    assert taken is not None
+    claim = outcomes.prepare(closed, taken)
+    assert isinstance(claim.payload, LoadTestPayload)
+    (key,) = [target.token for target in claim.payload.targets if target.kind == "gateway"]
+    grant = check_key(closed, key)
+    assert grant is not None
+    assert (grant.scopes.models, grant.scopes.endpoints) == (("tales",), ("completions",))
+    with closed.db.write() as session:
+        stored = str(session.get_one(Job, job.id).payload)
+        assert key not in stored
+        finish_job(session, closed, claim, replicas=1, levels=[])
+    assert check_key(closed, key) is None
+    assert [view.state(closed.now()) for view in list_keys(closed, person=LOCAL)] == ["revoked"]
+    assert list_load_tests(closed, "tales") == [], "a test that was stopped in its first level has no result"
+
+
+def test_who_may_not_build_and_what_does_not_serve_are_refused(ctx: Context, served: Context) -> None:
+    with pytest.raises(NotAllowed):
+        start_load_test(served, "tales", SMALL, person=Person(id="r", name="Rater", role="rater"))
+    job = start_load_test(served, "tales", SMALL, person=LOCAL)
+    stop_job(served, job.id, person=LOCAL)
+    newest = find_load_job(served, "tales")
+    assert newest is not None
+    assert not newest.is_active
+    with ctx.db.write() as session:
+        session.query(Replica).update({"status": "starting"})
+    with pytest.raises(Unavailable, match="No replica"):
+        start_load_test(served, "tales", SMALL, person=LOCAL)
+
+
+def test_what_a_person_types_or_uploads_is_read_or_refused_with_its_line() -> None:
+    assert read_numbers("1, 8,", field="users") == (1, 8)
+    assert read_arrivals("seconds,user\n2.5,a\r\n0.5,b\n\n") == (0.5, 2.5)
+    with pytest.raises(InvalidInput, match="line 2"):
+        read_arrivals("0.5\nsoon\n")
+    with pytest.raises(InvalidInput, match="no arrival"):
+        read_arrivals("inf")
+    with pytest.raises(InvalidInput, match="whole numbers"):
+        read_numbers("1; 8", field="users")
+    with pytest.raises(InvalidInput, match="rate"):
+        read_load_config({"rate": -1})

@@ -1,0 +1,89 @@
+"""Load tests: started by the form, drawn with charts, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend import bootstrap
+from backend.db.tables import Deployment, Endpoint, LoadTest
+from backend.domain.serving.load import LevelRun, LoadConfig, Record
+from backend.domain.serving.load_summary import overhead, summarise
+from backend.services.context import LOCAL, Context
+from backend.services.serving.deployments import deploy
+from backend.services.serving.load.load_tests import find_load_job
+from backend.settings import PROJECT
+from pages.components import visitor
+from tests.support.serving.serving_world import ServingWorld
+
+
+@pytest.fixture(autouse=True)
+def _pages_use_the_test_context(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(visitor, "get_context", lambda: ctx)
+    world = ServingWorld(ctx)
+    deploy(ctx, checkpoint_id=world.checkpoint("oak"), name="tales", person=LOCAL)
+    world.start_all()
+    yield
+    bootstrap.get_context.cache_clear()
+
+
+def draw() -> AppTest:
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+    app.switch_page("serve/load_tests.py")
+    app.run()
+    assert not app.exception
+    return app
+
+
+def store(ctx: Context, *, speed: float) -> str:
+    """Store a load test of two users, whose every time is divided by `speed`."""
+
+    def run(added: float) -> LevelRun:
+        records = [Record(n / speed, (n + 0.9) / speed, (0.1 + added) / speed, (0.1 / speed,) * 5, 9, 6) for n in range(20)]
+        return LevelRun(tuple(records), 0.0, 20 / speed)
+
+    gateway, replica = run(0.01), run(0.0)
+    summaries = [asdict(summarise([side], slo_ttft_ms=105, slo_itl_ms=200)) for side in (gateway, replica)]
+    level = {"users": 2, "gateway": summaries[0], "replica": summaries[1], "gateway_overhead": overhead([gateway], [replica])}
+    with ctx.db.write() as session:
+        row = LoadTest(
+            endpoint_id=session.query(Endpoint.id).scalar(),
+            deployment_id=session.query(Deployment.id).scalar(),
+            config=LoadConfig(users=(2,)).model_dump(mode="json"),
+            result={"replicas": 1, "levels": [level]},
+        )
+        session.add(row)
+        session.flush()
+        return row.id
+
+
+def test_the_form_starts_a_job_and_says_what_is_wrong_with_a_field(ctx: Context) -> None:
+    app = draw()
+    app.text_input(key="load_users").set_value("1; 8")
+    app.button(key="load_start").click().run()
+    assert "no whole numbers" in app.error[0].value
+    app.segmented_control(key="load_kind").set_value("Rate (open loop)").run()
+    app.number_input(key="load_rate").set_value(3.0)
+    app.number_input(key="load_seconds").set_value(5)
+    app.text_input(key="load_words").set_value("48, 48, 500")
+    app.button(key="load_start").click().run()
+    assert not app.exception
+    job = find_load_job(ctx, "tales")
+    assert job is not None
+    assert job.is_active
+    assert f"stop_{job.id}" in [button.key for button in app.button]
+
+
+def test_a_result_is_drawn_with_its_figures_and_compared_with_another(ctx: Context) -> None:
+    slow, fast = store(ctx, speed=1.0), store(ctx, speed=2.0)
+    app = draw()
+    assert len(app.get("plotly_chart")) == 5
+    app.selectbox(key="load_result").select(fast).run()
+    app.selectbox(key="load_compared").select(slow).run()
+    assert not app.exception
+    changes = app.table[-1].value.iloc[0].to_dict()
+    assert (changes["Tokens/s"], changes["First token p50"]) == ("\\+100%", "\\-50%")
+    assert {button.proto.label for button in app.get("download_button")} == {"CSV", "JSON"}
