@@ -163,7 +163,7 @@ def run_report(count: int, folder: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from backend.domain.data.reports.report import ReportQuestion
-    from backend.domain.jobs.payloads import DataReportPayload
+    from backend.domain.jobs.reports import DataReportPayload
     from jobs.data.reports.run import run
     from jobs.reporter import JobSpec
     from tests.support.data.data_reporter import RememberingReporter

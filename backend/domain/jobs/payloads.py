@@ -14,7 +14,6 @@ from pydantic import AliasChoices, Field, model_validator
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.checkpoints.inspection_config import InspectionConfig
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.reports.report import ReportQuestion
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.domain.data.versions.changes import Change
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
@@ -22,6 +21,7 @@ from backend.domain.evaluation.endpoints import EndpointTarget, JudgeTarget
 from backend.domain.evaluation.judges.config import JudgeConfig
 from backend.domain.jobs.load_test import LoadTestPayload
 from backend.domain.jobs.records import Payload, Record
+from backend.domain.jobs.reports import DataReportPayload, TokenizerReportPayload
 from backend.domain.jobs.serving_probe import ServingProbePayload
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.memory import MAX_RUNNING
@@ -310,34 +310,6 @@ class InspectPayload(ComputePayload):
     other: str | None = None
     config: InspectionConfig
     out: str
-
-
-class NamedFolder(Record):
-    """A dataset or tokenizer with its name in the results."""
-
-    name: str
-    folder: str
-
-
-class DataReportPayload(Payload):
-    """Report on a dataset as the trainer sees it. `tokenizer` is None for plain bytes."""
-
-    job_kind = JobKind.DATA_REPORT
-    dataset: str
-    dataset_kind: DatasetKind
-    tokenizer: str | None = None
-    tokenizer_name: str = "bytes"
-    question: ReportQuestion
-    benchmarks: tuple[NamedFolder, ...] = ()
-    out: str
-
-
-class TokenizerReportPayload(Payload):
-    """Measure tokenizers on datasets."""
-
-    job_kind = JobKind.TOKENIZER_REPORT
-    tokenizers: tuple[NamedFolder, ...]
-    datasets: tuple[NamedFolder, ...]
 
 
 class JudgePayload(ComputePayload):

@@ -17,9 +17,10 @@ from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Run
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
 from backend.domain.data.versions.changes import DropRows
-from backend.domain.jobs.payloads import DataReportPayload, NamedFolder, require_folder
+from backend.domain.jobs.payloads import require_folder
 from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.reports import DataReportPayload, NamedFolder
 from backend.domain.jobs.results import DataReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound

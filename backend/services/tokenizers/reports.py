@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
 from backend.db.tables import Analysis, Job
-from backend.domain.jobs.payloads import NamedFolder, TokenizerReportPayload, require_folder
+from backend.domain.jobs.payloads import require_folder
 from backend.domain.jobs.records import JobFailure
+from backend.domain.jobs.reports import NamedFolder, TokenizerReportPayload
 from backend.domain.jobs.results import TokenizerReportResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict, InvalidInput, NotFound

@@ -19,7 +19,7 @@ from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.reports.report import DataReport, ReportQuestion
 from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.mapping import canonical_json
-from backend.domain.jobs.payloads import DataReportPayload
+from backend.domain.jobs.reports import DataReportPayload
 from backend.domain.jobs.results import DataReportResult
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.processes import peak_memory_bytes

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from backend.domain.data.languages import OTHER
-from backend.domain.jobs.payloads import TokenizerReportPayload
+from backend.domain.jobs.reports import TokenizerReportPayload
 from backend.domain.jobs.results import LanguageShare, MeasuredDataset, MeasuredTokenizer, TokenizerReportResult
 from backend.domain.tokenizers.counts import TokenCounts, count_words, small_languages
 from backend.domain.tokenizers.pieces import PieceForm, unknown_token

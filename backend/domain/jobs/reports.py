@@ -1,0 +1,36 @@
+"""Payloads of reports on datasets and tokenizers."""
+
+from __future__ import annotations
+
+from backend.domain.data.kinds import DatasetKind
+from backend.domain.data.reports.report import ReportQuestion
+from backend.domain.jobs.records import Payload, Record
+from backend.domain.jobs.states import JobKind
+
+
+class NamedFolder(Record):
+    """A dataset or tokenizer with its name in the results."""
+
+    name: str
+    folder: str
+
+
+class DataReportPayload(Payload):
+    """Report on a dataset as the trainer sees it. `tokenizer` is None for plain bytes."""
+
+    job_kind = JobKind.DATA_REPORT
+    dataset: str
+    dataset_kind: DatasetKind
+    tokenizer: str | None = None
+    tokenizer_name: str = "bytes"
+    question: ReportQuestion
+    benchmarks: tuple[NamedFolder, ...] = ()
+    out: str
+
+
+class TokenizerReportPayload(Payload):
+    """Measure tokenizers on datasets."""
+
+    job_kind = JobKind.TOKENIZER_REPORT
+    tokenizers: tuple[NamedFolder, ...]
+    datasets: tuple[NamedFolder, ...]
