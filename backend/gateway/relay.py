@@ -15,6 +15,7 @@ from backend.domain.serving.protocol import (
     ANSWER_LIMIT,
     ENGINE_FAILED,
     LEAVING,
+    NOT_RESUMED,
     QUEUE_TIMEOUT,
     ErrorEvent,
     FinishEvent,
@@ -33,6 +34,7 @@ from backend.gateway.balancing.variants import order_by_variant
 from backend.gateway.directory import Directory, Principal, ReplicaAddress
 from backend.gateway.errors import ApiError, failed_on_request, from_refusal, no_replica, replica_lost, unavailable, unknown_model
 from backend.gateway.metrics import GatewayMetrics
+from backend.gateway.resume import Resumption
 from backend.gateway.shares import BusyShares
 from backend.gateway.usage import UsageWriter
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
@@ -42,6 +44,7 @@ MAX_RETRIES = 2
 MAX_BROKEN = 2  # replicas that a request may have brought down: it is sent to one more, since it may be innocent, then to none
 REREAD_S = 0.5  # longer than the directory caches addresses of replicas
 UNSEEN = {"connection", LEAVING}  # losses of a request that no engine has begun
+FINAL = {ENGINE_FAILED, NOT_RESUMED}  # losses after which no other replica is tried
 LIMITS = {QUEUE_TIMEOUT: 429, ANSWER_LIMIT: 504}
 ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not share
 
@@ -176,6 +179,7 @@ class Relay:
         last: ApiError = no_replica(trace.endpoint)
         tried: list[ReplicaAddress] = []
         broken = 0
+        answer = Resumption(request)
         cost, affinity = estimate_tokens(request), conversation_of(request, trace.sticky)
 
         def choose() -> Lease | None:
@@ -200,10 +204,11 @@ class Relay:
             trace.replica_id = replica.id
             began = self._shares.begin(replica.id)
             try:
-                stream = self._client.stream(replica.url, token=replica.token, request=request, on_accept=trace.accepted)
+                stream = self._client.stream(replica.url, token=replica.token, request=answer.request(), on_accept=trace.accepted)
                 async with aclosing(stream) as events:
                     async for event in events:
-                        yield _checked(event)
+                        answer.note(checked := _checked(event))
+                        yield checked
                 self.balancer.succeeded(replica)
                 return
             except ReplicaLost as error:
@@ -211,11 +216,12 @@ class Relay:
                 self._usage.add_lost(replica.id, error.reason)
                 last = failed_on_request(error.message) if error.reason == ENGINE_FAILED else replica_lost()
                 broken += error.reason not in UNSEEN
-                if trace.first_token is not None or error.reason == ENGINE_FAILED or broken >= MAX_BROKEN:
+                is_cut = trace.first_token is not None and not answer.is_possible
+                if is_cut or error.reason in FINAL or broken >= MAX_BROKEN:
                     raise last from error
             except ReplicaRefused as error:
                 self.balancer.succeeded(replica)
-                last = from_refusal(error)
+                last = from_refusal(error) if trace.first_token is None or error.code in LIMITS else replica_lost()
                 if error.code not in ELSEWHERE:
                     raise last from error
             finally:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.domain.serving.protocol import (
+    NOT_RESUMED,
+    Begun,
     ChoiceEvent,
     EmbeddingEvent,
     ErrorEvent,
@@ -18,6 +20,7 @@ from backend.domain.serving.protocol import (
     GenerationEvent,
     PromptEvent,
     Task,
+    TokenEvent,
     TokenUsage,
 )
 from backend.errors import InvalidInput, RoundhouseError
@@ -54,10 +57,12 @@ class Prepared:
 
 def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) -> Prepared:
     """Check and encode a request. Raises InvalidInput, PromptTooLong and QueueFull."""
+    if request.begun is not None:
+        on_event = Continuation(request.begun, on_event)
     form = form_of(served.tokenizer, request)
     prompts = encode_prompts(served.tokenizer, request, opening=form.opening)
     prompt_tokens = sum(len(ids) for ids in prompts)
-    first = form.choice(0, 0, served.grammars)
+    first = replace(form.choice(0, 0, served.grammars), begun=() if request.begun is None else request.begun.token_ids)
     is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
     if is_simple and request.params.max_tokens != 0:
         return Prepared(prompt_tokens, lambda: submit_choice(served, request, form, prompts[0], first, on_event))
@@ -71,6 +76,25 @@ def submit_choice(served: Served, request: GenerateRequest, form: AnswerForm, id
         return served.engine.submit(ids, request.params, on_event, choice=choice)
     events = SplitEvents(form, served.tokenizer, ids, on_event)
     return events.follow(lambda take: served.engine.submit(ids, request.params, take, choice=choice))
+
+
+class Continuation:
+    """Passes the events on that follow the beginning of an answer, and an error where the beginning was not what had been sent."""
+
+    def __init__(self, begun: Begun, on_event: OnEvent) -> None:
+        self._begun, self._on_event = begun, on_event
+        self._characters = 0
+        self._is_refused = False
+
+    def __call__(self, event: GenerationEvent) -> None:
+        """Take one event."""
+        if isinstance(event, TokenEvent) and event.token_ids and event.index < len(self._begun.token_ids):
+            self._characters += event.num_characters
+        elif self._characters == self._begun.characters or isinstance(event, ErrorEvent):
+            self._on_event(event)
+        elif not self._is_refused:
+            self._is_refused = True
+            self._on_event(ErrorEvent(message="The answer can't be continued exactly.", code=NOT_RESUMED))
 
 
 def _check(served: Served, request: GenerateRequest, prompts: Sequence[Sequence[int]]) -> None:

@@ -120,13 +120,16 @@ class BatchingEngine:
             on_event=on_event,
             abort=self._abort,
         )
+        generation.catch_up()
+        if generation.is_over:
+            return generation
         with self._lock:
             self._check_room()
             self._open[generation.request_id] = generation
         accepted = self._manager.add_request(
-            generation.prompt,
+            generation.context,
             request_id=generation.request_id,
-            max_new_tokens=max_tokens,
+            max_new_tokens=generation.num_left,
             streaming=True,
             eos_token_id=generation.stop_ids or -1,
             generation=generation,
@@ -139,7 +142,7 @@ class BatchingEngine:
     def is_waiting(self, handle: Handle) -> bool:
         """Return whether a request is in the queue; see Engine.is_waiting."""
         processor = self._manager.batch_processor
-        if not isinstance(handle, Generation) or handle.is_over or handle.num_generated:
+        if not isinstance(handle, Generation) or handle.is_over or handle.num_own:
             return False
         return processor is None or handle.request_id not in processor.scheduler.active_requests
 
@@ -229,7 +232,7 @@ class BatchingEngine:
         if output.error is not None:
             generation.fail(f"The engine failed on this request: {output.error}", code=ENGINE_FAILED)
         else:
-            new = output.generated_tokens[generation.num_generated :]
+            new = output.generated_tokens[generation.num_own :]
             self._rate.add(len(new))
             generation.accept(new)
         if generation.is_over or output.is_finished():

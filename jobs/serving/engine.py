@@ -68,13 +68,14 @@ class TextMatcher(Matcher, Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """Properties of one of a request's answers: its number, its repetition of the same prompt, its constraint, and special tokens that
-    show in its text."""
+    """Properties of one of a request's answers: its number, its repetition of the same prompt, its constraint, special tokens that
+    show in its text, and the tokens that another replica generated of it."""
 
     number: int = 0
     repetition: int = 0
     matcher: TextMatcher | None = None
     marks: Mapping[int, str] | None = None
+    begun: tuple[int, ...] = ()
 
 
 FIRST = Choice()
@@ -191,6 +192,7 @@ class Generation:
         self.num_generated = 0
         self.cached_tokens = 0
         self.is_over = False
+        self._is_catching_up = False
         self._text = TextStream(self.decoder, self.params.stop, prompt=self.prompt, marks=self.choice.marks)
         self._first: float | None = None
         self._lock = threading.RLock()
@@ -205,11 +207,35 @@ class Generation:
         """Return the token ids that end this request."""
         return [] if self.params.ignore_end else sorted(self.end_ids)
 
+    @property
+    def context(self) -> list[int]:
+        """Return the tokens before the next: the prompt, and what another replica generated."""
+        return [*self.prompt, *self.choice.begun]
+
+    @property
+    def num_left(self) -> int:
+        """Return how many tokens may still be generated."""
+        return self.max_tokens - self.num_generated
+
+    @property
+    def num_own(self) -> int:
+        """Return how many tokens were generated here."""
+        return self.num_generated - len(self.choice.begun)
+
+    def catch_up(self) -> None:
+        """Take the tokens that another replica generated, as if the engine had; they may have reached the end already."""
+        self._is_catching_up = True
+        self.draw.replay(self.choice.begun)
+        for token in self.choice.begun:
+            self.accept([token])
+        self._is_catching_up, self._first = False, None
+
     def accept(self, token_ids: list[int]) -> None:
         """Take newly generated tokens; emit their text, and the end when an end token, stop string or limit is reached."""
         if self.draw.fault:
             self.fail(f"The form of the answer can't be enforced further: {self.draw.fault}", code=ENGINE_FAILED)
-            self.abort(self)
+            if not self._is_catching_up:
+                self.abort(self)
             return
         with self._lock:
             if self.is_over or not token_ids:
@@ -227,7 +253,7 @@ class Generation:
                 self._finish(FinishReason.STOP)
             elif self.num_generated >= self.max_tokens:
                 self._finish(FinishReason.LENGTH)
-        if self.is_over and not ended:
+        if self.is_over and not ended and not self._is_catching_up:
             self.abort(self)  # the engine has no stop strings and no constraints, and would not stop
 
     def _cut(self, token_ids: list[int]) -> tuple[list[int], bool]:
@@ -273,7 +299,7 @@ class Generation:
                 finish_reason=reason,
                 usage=TokenUsage(prompt_tokens=len(self.prompt), completion_tokens=self.num_generated, cached_tokens=self.cached_tokens),
                 ttft_ms=None if self._first is None else round((self._first - self.created) * 1000, 2),
-                tok_per_sec=round((self.num_generated - 1) / decode_s, 2) if self.num_generated > 1 and decode_s > 0 else None,
+                tok_per_sec=round((self.num_own - 1) / decode_s, 2) if self.num_own > 1 and decode_s > 0 else None,
             )
         )
 

@@ -54,6 +54,7 @@ class Draw:
     drawn: int = 0
     records: list[Record] = field(default_factory=list)
     _counts: dict[int, int] = field(default_factory=dict)
+    _begun: tuple[int, ...] = ()
     _shift: torch.Tensor | None = None
 
     @classmethod
@@ -74,18 +75,31 @@ class Draw:
             self._shift = torch.zeros_like(like)
             for token, bias in params.logit_bias:
                 self._shift[token] += bias
+            for token in self._begun:
+                self._penalise(self._shift, token)
         return self._shift
+
+    def replay(self, tokens: Sequence[int]) -> None:
+        """Note tokens that another process chose, before the first of one's own."""
+        self._begun = tuple(tokens)
+        for token in tokens:
+            self.allowed()  # a constraint plans the end of its text as it is asked
+            self.take(token)
 
     def take(self, token: int) -> None:
         """Note a chosen token: penalties are updated at this token alone."""
         self.drawn += 1
-        params = self.params
-        if self._shift is not None and (params.presence_penalty or params.frequency_penalty):
-            count = self._counts[token] = self._counts.get(token, 0) + 1
-            self._shift[token] -= params.frequency_penalty + (params.presence_penalty if count == 1 else 0.0)
+        if self._shift is not None:
+            self._penalise(self._shift, token)
         if self.matcher is not None:
             with self._own_faults():
                 self.matcher.take(token)
+
+    def _penalise(self, shift: torch.Tensor, token: int) -> None:
+        params = self.params
+        if params.presence_penalty or params.frequency_penalty:
+            count = self._counts[token] = self._counts.get(token, 0) + 1
+            shift[token] -= params.frequency_penalty + (params.presence_penalty if count == 1 else 0.0)
 
     def allowed(self) -> torch.Tensor | None:
         """Return which tokens the constraint allows, bool [vocabulary]; None without one, or where it fails."""

@@ -85,7 +85,9 @@ class SerialEngine:
             on_event=on_event,
             abort=lambda _: None,  # `_Watch` sees `is_over` at the next token
         )
-        self._queue.put(generation)
+        generation.catch_up()
+        if not generation.is_over:
+            self._queue.put(generation)
         return generation
 
     def is_waiting(self, handle: Handle) -> bool:
@@ -138,11 +140,11 @@ class SerialEngine:
 
     @torch.inference_mode()
     def _generate(self, generation: Generation) -> None:
-        ids = torch.tensor([generation.prompt], device=self._network.device)
+        ids = torch.tensor([generation.context], device=self._network.device)
         self._network.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=generation.max_tokens,
+            max_new_tokens=generation.num_left,
             logits_processor=LogitsProcessorList([_Sampler(generation)]),
             stopping_criteria=StoppingCriteriaList([_Watch(generation, self._rate)]),
         )

@@ -131,7 +131,8 @@ class ScriptedReplica:
 
     async def _events(self) -> Any:
         try:
-            for index in range(self.tokens):
+            begun = self.bodies[-1].get("begun")
+            for index in range(len(begun["token_ids"]) if begun else 0, self.tokens):
                 text = self.word or f"w{index} "
                 yield json.dumps({"type": "token", "text": text, "token_ids": [index], "index": index}, ensure_ascii=False) + "\n"
                 await asyncio.sleep(self.delay_s)

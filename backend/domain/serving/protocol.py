@@ -29,6 +29,8 @@ ANSWER_LIMIT = "answer_limit"
 """Error code: the answer took longer than its endpoint allows. No fault of the replica."""
 LEAVING = "leaving"
 """Error code: the replica ends before it has begun this request, which another may take."""
+NOT_RESUMED = "not_resumed"
+"""Error code: an answer that another replica began can't be continued exactly."""
 ENGINE_FAILED = "engine_failed"
 """Error code: the engine failed or hung on this request, which is not sent to another replica."""
 
@@ -121,6 +123,14 @@ class Task(StrEnum):
     TOKENIZE = "tokenize"
 
 
+class Begun(_Frozen):
+    """The beginning of an answer whose replica was lost: its tokens, and how many characters of them (text, reasoning and arguments of
+    calls) were sent. A replica that continues it sends what follows; its usage counts all tokens."""
+
+    token_ids: tuple[int, ...] = Field(min_length=1)
+    characters: int = Field(ge=0)
+
+
 class GenerateRequest(_Frozen):
     """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt`, `token_ids` and `prompts` is given.
 
@@ -141,6 +151,7 @@ class GenerateRequest(_Frozen):
     echo: bool = False
     split: bool = False
     continue_final: bool = False
+    begun: Begun | None = None
     stream: bool = True
 
     @model_validator(mode="after")
@@ -152,12 +163,20 @@ class GenerateRequest(_Frozen):
             raise ValueError("messages must hold at least one message")
         if self.continue_final and not self._ends_with_text:
             raise ValueError("continue_final_message needs messages that end with text of the assistant, and one before it")
+        if self.begun is not None and not self.can_be_resumed:
+            raise ValueError("only a single answer without echo and probabilities is continued")
         return self
 
     @property
     def _ends_with_text(self) -> bool:
         messages = self.messages or ()
         return len(messages) > 1 and messages[-1].role is Role.ASSISTANT and bool(messages[-1].content)
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """Return whether another replica can continue the answer: a single one, without echo and probabilities."""
+        is_plain = self.task is Task.GENERATE and not self.echo and self.params.logprobs is None
+        return is_plain and self.num_choices == 1 and self.params.max_tokens != 0
 
     @property
     def num_choices(self) -> int:
@@ -216,6 +235,11 @@ class TokenEvent(_Frozen):
     logprobs: tuple[ScoredToken, ...] | None = None
     reasoning: str | None = None
     tool_calls: tuple[ToolCallDelta, ...] | None = None
+
+    @property
+    def num_characters(self) -> int:
+        """Return the characters of text, reasoning and arguments of calls."""
+        return len(self.text) + len(self.reasoning or "") + sum(len(call.arguments) for call in self.tool_calls or ())
 
 
 class PromptEvent(_Frozen):

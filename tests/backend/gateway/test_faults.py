@@ -102,20 +102,53 @@ def test_unreachable_replicas_are_skipped_and_a_queue_timeout_is_no_fault_of_a_r
 @pytest.mark.parametrize("script", ["break", "mute"])
 def test_a_replica_lost_in_mid_stream_ends_with_an_error_event_and_no_done(scene: Scene, script: str) -> None:
     scene.script(script, script, script)
-    response = scene.post(stream=True)
+    response = scene.post(stream=True, logprobs=True)
     events = [line for line in response.text.split("\n\n") if line]
     assert "w0" in response.text
     assert '"code":"replica_lost"' in events[-1]
     assert "[DONE]" not in response.text
-    assert scene.seen == 1
+    assert scene.seen == 1, "an answer with probabilities is not continued elsewhere"
     record = scene.directory.last(1)
     assert (record.status, record.completion_tokens) == ("lost", 3)
 
 
-def test_a_replica_lost_in_the_middle_of_a_whole_answer_is_502(scene: Scene) -> None:
+def test_an_answer_that_two_replicas_lost_is_502(scene: Scene) -> None:
     scene.script("break", "break", "break")
     assert scene.post().status_code == 502
-    assert scene.seen == 1
+    assert scene.seen == 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("changes", [{"temperature": 0}, {"seed": 7}, {}], ids=["greedy", "seed", "sampled"])
+def test_an_answer_whose_replica_is_lost_goes_on_at_another_without_gap_or_repetition(
+    scene: Scene, stream: bool, changes: dict[str, Any]
+) -> None:
+    scene.script("break", "finish", "finish")
+    for replica, tokens in zip(scene.replicas, (2, 5, 5), strict=True):
+        replica.tokens = tokens
+    for _ in range(2):  # the least used replica comes first, so one of these meets the first
+        response = scene.post(stream=stream, **changes)
+        assert response.status_code == 200
+        if stream:
+            lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+            assert lines.pop() == "[DONE]"
+            choices = [json.loads(line)["choices"][0] for line in lines]
+            text = "".join(choice["delta"].get("content", "") for choice in choices)
+            assert [choice["finish_reason"] for choice in choices if choice["finish_reason"]] == ["stop"]
+        else:
+            text = response.json()["choices"][0]["message"]["content"]
+            assert response.json()["usage"]["completion_tokens"] == 5
+        assert text == "w0 w1 w2 w3 w4 "
+        if scene.replicas[0].seen:
+            break
+        scene.post(stream=stream, **changes)
+    bodies = [body for replica in scene.replicas[1:] for body in replica.bodies if body["begun"]]
+    assert [body["begun"] for body in bodies] == [{"token_ids": [0, 1], "characters": 6}]
+    first = scene.replicas[0].bodies[0]["params"]
+    assert bodies[0]["params"] == first
+    assert (first["seed"] is None) == (changes == {"temperature": 0})
+    row = scene.directory.wait_for(lambda row: row.replica_id != "r0" and row.completion_tokens == 5)
+    assert row.status == "finished"
 
 
 def test_full_queues_everywhere_are_429_with_retry_after(scene: Scene) -> None:

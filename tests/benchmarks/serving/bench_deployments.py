@@ -49,6 +49,7 @@ class Outcome:
     seconds: float = 0.0
     began: bool = False
     replica: str = ""
+    text: str = ""
     times: list[float] = field(default_factory=list)
 
 
@@ -65,6 +66,7 @@ async def ask(session: aiohttp.ClientSession, url: str, *, number: int, max_toke
             async for line in response.content:
                 if b'"content"' in line:
                     outcome.began, outcome.tokens = True, outcome.tokens + 1
+                    outcome.text += json.loads(line.removeprefix(b"data: "))["choices"][0]["delta"]["content"]
                 if b'"error"' in line:
                     outcome.end = json.loads(line.removeprefix(b"data: "))["error"]["code"]
                 if b"[DONE]" in line:
@@ -150,8 +152,17 @@ async def kill(up: Installation) -> dict[str, Any]:
         victim.send_signal(signal.SIGKILL)
         late += [asyncio.create_task(ask(session, up.gateway_url, number=200 + n, max_tokens=8)) for n in range(STREAMS // 2)]
         outcomes, after = await asyncio.gather(*first), await asyncio.gather(*late)
-    wait_settled(up.ctx, 3)
-    return {"open": count(outcomes), "started_meanwhile": count(after), "longest_s": round(max(o.seconds for o in outcomes), 1)}
+        wait_settled(up.ctx, 3)
+        again = await asyncio.gather(*[ask(session, up.gateway_url, number=n, max_tokens=1500) for n in range(STREAMS)])
+        async with session.get(up.gateway_url.removesuffix("/v1") + "/metrics") as response:
+            retries = [line for line in (await response.text()).splitlines() if line.startswith("roundhouse_upstream_retries_total")]
+    return {
+        "open": count(outcomes),
+        "equal_to_an_undisturbed_answer": sum(a.text == b.text and a.end == "done" for a, b in zip(outcomes, again, strict=True)),
+        "started_meanwhile": count(after),
+        "tries_on_another_replica": retries,
+        "longest_s": round(max(o.seconds for o in outcomes), 1),
+    }
 
 
 async def redeploy(up: Installation) -> dict[str, Any]:
