@@ -10,7 +10,7 @@ SEED_BITS = 62
 
 
 class Resumption:
-    """What a request is sent as: at first itself, with a seed, and after a loss with the beginning of its answer.
+    """A request as replicas get it: first itself, with a seed; after a loss with the beginning of its answer.
 
     Tokens are a function of prompt, seed and the tokens before them, so the continuation is what the lost replica would have sent, up to
     the rounding of another batch.
