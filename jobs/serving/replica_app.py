@@ -147,9 +147,10 @@ class Replica:
         return JSONResponse({"status": "draining" if self.is_draining else "ok", "name": self.name})
 
     async def stats(self, request: Request) -> Response:
-        """Return the engine's counters."""
+        """Return the engine's counters, and the requests accepted since the start and still open."""
         del request
-        return JSONResponse({"engine": self.engine.name, "context_length": self.engine.context_length, **asdict(self.engine.stats())})
+        counters = {"served": self.num_served, "open": self.num_open, **asdict(self.engine.stats())}
+        return JSONResponse({"engine": self.engine.name, "context_length": self.engine.context_length, **counters})
 
 
 class Events:
