@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from tests.support.settings import make_settings
 hypothesis_settings.register_profile("steady", derandomize=True, deadline=None)
 hypothesis_settings.register_profile("explore", deadline=None)
 hypothesis_settings.load_profile("steady")
+
+# A second thread gains nothing in networks this small, and spins while it waits for a core that another test holds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOWEST_FIRST = ("e2e", "faults", "jobs", "pages")
 """Folders with long files: started last, one of them would run alone at the end."""
