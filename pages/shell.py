@@ -59,6 +59,7 @@ def page_table() -> dict[str, list[st.navigation]]:  # type: ignore[valid-type]
             _page(routes.ENDPOINTS, "Endpoints", "dns"),
             _page(routes.PLAYGROUND, "Playground", "chat"),
             _page(routes.MONITOR, "Monitor", "monitoring"),
+            _page(routes.REQUESTS, "Requests", "receipt_long"),
             _page(routes.LOAD_TESTS, "Load tests", "speed"),
             _page(routes.LINEAGE, "Lineage", "account_tree"),
         ],

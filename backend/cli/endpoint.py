@@ -11,7 +11,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.serving.bench import bench
-from backend.cli.serving.traffic import dataset, request_log
+from backend.cli.serving.traffic import dataset, request_log, requests
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
 from backend.domain.serving.canary import CanaryRules
@@ -31,6 +31,7 @@ from backend.services.serving.speed import find_speed, launch_speed_probe
 
 app = typer.Typer(no_args_is_help=True)
 app.command("bench")(bench)
+app.command("requests")(requests)
 app.command("log")(request_log)
 app.command("dataset")(dataset)
 READY_TIMEOUT_S = 300.0

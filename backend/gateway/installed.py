@@ -23,8 +23,8 @@ from backend.services.serving.endpoints import deployed_endpoints
 from backend.services.serving.failures import LostRequest, add_failures
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.replicas import Target, ready_targets
+from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import log_modes
-from backend.services.serving.request_log.requests import store_feedback
 from backend.services.serving.usage import UsageRow, add_usage
 
 PRICES_S = 10.0

@@ -25,6 +25,7 @@ ENDPOINTS = "serve/endpoints.py"
 PLAYGROUND = "serve/playground.py"
 MONITOR = "serve/monitor.py"
 LOAD_TESTS = "serve/load_tests.py"
+REQUESTS = "serve/requests.py"
 LINEAGE = "serve/lineage.py"
 
 WORKERS = "admin/workers.py"

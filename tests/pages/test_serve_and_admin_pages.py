@@ -73,6 +73,7 @@ def make_ready(ctx: Context) -> None:
         "admin/costs.py",
         "serve/monitor.py",
         "serve/load_tests.py",
+        "serve/requests.py",
     ],
 )
 def test_an_empty_page_states_the_next_step(page: str) -> None:

@@ -1,7 +1,9 @@
-"""`roundhouse endpoint log` and `endpoint dataset`: what is logged of an endpoint's requests, and training rows made of it."""
+"""`roundhouse endpoint log`, `requests` and `dataset`: what is logged of an endpoint's requests, and training rows made of it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +12,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
+from backend.services.serving.request_log.browse import STATUSES, RequestFilter, browse_requests
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 
 Endpoint = Annotated[str, typer.Argument(help="Name of the endpoint.")]
@@ -33,6 +36,31 @@ def request_log(
     config = get_log_policy(ctx, name)
     words = config.mode if config.mode == "off" else f"{config.mode}, {config.retention_days} days"
     emit({"endpoint": name, **config.model_dump(mode="json")}, as_json=as_json, text=f"{name}: {words}")
+
+
+@command
+def requests(
+    name: Endpoint,
+    status: Annotated[str, typer.Option(help="finished, aborted, lost or refused.")] = "",
+    text: Annotated[str, typer.Option(help="Text of a logged prompt or answer, or an id.")] = "",
+    min_ms: Annotated[float | None, typer.Option(help="Milliseconds that a request took at least.")] = None,
+    days: Annotated[float, typer.Option(help="The last days.")] = 1.0,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Requests at most.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """List an endpoint's requests, newest first, with the texts that its log keeps."""
+    ctx = get_context()
+    if status and status not in STATUSES:
+        raise InvalidInput(f"There is no result {status!r}.", remedy=f"Choose from {', '.join(STATUSES)}.", field="status")
+    since = ctx.now() - timedelta(days=days)
+    filters = RequestFilter(endpoint=name, status=status, text=text, min_total_ms=min_ms, since=since)
+    rows = browse_requests(ctx, filters, person=LOCAL, limit=limit).rows
+    lines = [
+        f"{row.created_at:%Y-%m-%d %H:%M:%S}  {row.status:<9}{row.completion_tokens:>6} tokens{row.total_ms or 0:>9,.0f} ms  {row.id}"
+        for row in rows
+    ]
+    data = {"endpoint": name, "requests": [asdict(row) for row in rows]}
+    emit(data, as_json=as_json, text="\n".join(lines) or "No requests.")
 
 
 @command
@@ -60,7 +88,7 @@ def dataset(
     ctx = get_context()
     chosen = next(kind for kind in KINDS if kind == objective)
     if not dataset_name:
-        preview = preview_traffic(ctx, name, objective=chosen, rules=rules)
+        preview = preview_traffic(ctx, name, objective=chosen, rules=rules, person=LOCAL)
         data: dict[str, Any] = {"endpoint": name, "rows": len(preview.rows), "left_out": preview.left_out, "scrubbed": preview.scrubbed}
         emit(data, as_json=as_json, text=f"{len(preview.rows)} rows; --name makes a dataset of them.")
         return

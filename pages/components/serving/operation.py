@@ -8,17 +8,16 @@ from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView
 from backend.services.serving.load.load_tests import list_load_tests
 from backend.services.serving.monitoring.traffic import find_window, read_traffic
+from backend.services.serving.request_log.browse import RequestFilter, browse_requests
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
-from backend.services.serving.request_log.requests import list_requests
 from pages.components import routes
 from pages.components.frame import errors_shown
 from pages.components.serving.client_code import client_code
+from pages.components.serving.request_table import draw_request_rows
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from pages.components.tables import draw_table
-from pages.components.words import ago
 
 LANGUAGES = {"Python": "python", "curl": "bash", "JavaScript": "javascript"}
-RESULTS = {"finished": "finished", "aborted": "cut off by the client", "lost": "failed", "refused": "refused"}
 REDACTED = "Redact keys, e-mail addresses, card numbers, IP addresses and phone numbers"
 MODES = {"off": "Off", "metadata": "Metadata", "bodies": "Prompts and answers"}
 
@@ -58,28 +57,11 @@ def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
 
 
 def draw_requests(ctx: Context, person: Person, endpoint: EndpointView) -> None:
-    """Draw the last 20 requests; an admin sees their keys."""
-    requests = list_requests(ctx, endpoint.name)
-    if not requests:
-        st.caption("No requests yet.")
-    rows = []
-    for request in requests:
-        prompt = str(request.messages[-1].get("content") or "") if request.messages else None
-        rows.append(
-            {
-                "When": ago(request.created_at, now=ctx.now()),
-                **({"Key": request.key} if person.is_admin else {}),
-                "Result": RESULTS.get(request.status, request.status),
-                "Prompt tokens": request.prompt_tokens,
-                "Generated": request.completion_tokens,
-                "First token, ms": request.ttft_ms,
-                "Total, ms": request.total_ms,
-                "Cost, US$": request.cost_usd,
-                **({"Prompt": prompt[:80] if prompt else None} if any(r.messages for r in requests) else {}),
-            }
-        )
-    formats = {"First token, ms": ",.0f", "Total, ms": ",.0f", "Cost, US$": ",.6f"}
-    draw_table(rows, key=f"requests_{endpoint.name}", alt=f"Last requests of {endpoint.name}", formats=formats)
+    """Draw the last 20 requests that the person may see, and the way to all of them."""
+    draw_request_rows(
+        browse_requests(ctx, RequestFilter(endpoint=endpoint.name), person=person, limit=20).rows, key=endpoint.name, now=ctx.now()
+    )
+    st.page_link(routes.REQUESTS, label="All requests", icon=":material/receipt_long:", query_params={"endpoint": endpoint.name})
 
 
 def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
@@ -102,7 +84,7 @@ def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 set_log_policy(ctx, endpoint.name, config, person=person)
                 st.toast("Saved.", icon=":material/check:")
     if st.button("Dataset from traffic", icon=":material/database:", key=f"traffic_{endpoint.name}"):
-        st.session_state[TRAFFIC_OF] = endpoint.name
+        st.session_state[TRAFFIC_OF] = (endpoint.name, ())
         st.rerun()  # of the page: a dialog of a part that is drawn again every two seconds would close
 
 

@@ -20,28 +20,30 @@ OBJECTIVES: dict[TrafficObjective, str] = {"sft": "SFT: chats", "kto": "KTO: goo
 RATINGS = {"any": "Any", "up": "Thumbs up", "down": "Thumbs down", "rated": "Rated"}
 REVIEWED = 20
 TRAFFIC_OF = "traffic_of"
-"""Key of the session state: the endpoint whose dialog is to be opened."""
+"""Key of the session state: the endpoint whose dialog is to be opened, and the ids of requests that it is limited to."""
 
 
 def draw_traffic_dataset(ctx: Context, person: Person) -> None:
     """Open the dialog that was asked for."""
     if TRAFFIC_OF in st.session_state:
-        open_traffic_dataset(ctx, person, st.session_state.pop(TRAFFIC_OF))
+        open_traffic_dataset(ctx, person, *st.session_state.pop(TRAFFIC_OF))
 
 
 @st.dialog("Dataset from traffic", width="large")
-def open_traffic_dataset(ctx: Context, person: Person, endpoint: str) -> None:
+def open_traffic_dataset(ctx: Context, person: Person, endpoint: str, only: tuple[str, ...]) -> None:
     """Draw filter, counts, the review and the button."""
+    if only:
+        st.caption(f"Limited to {plural(len(only), 'request')} of the list.")
     fields = st.grid(2, min_column_width=200)
     objective = fields.selectbox("Rows", list(OBJECTIVES), format_func=OBJECTIVES.__getitem__, key="traffic_objective")
     rating = fields.selectbox("Rating", list(RATINGS), format_func=RATINGS.__getitem__, key="traffic_rating")
     days = fields.number_input("Last days", 1, 3650, 30, key="traffic_days")
     sample = fields.number_input("Sample at most", 1, None, None, key="traffic_sample", placeholder="All")
-    rules = TrafficRules(days=float(days), rating=rating, sample=sample)
-    first = preview_traffic(ctx, endpoint, objective=objective, rules=rules)
+    rules = TrafficRules(days=float(days), rating=rating, sample=sample, only=only)
+    first = preview_traffic(ctx, endpoint, objective=objective, rules=rules, person=person)
     excluded = draw_review(first)
     rules = rules.model_copy(update={"exclude": tuple(excluded)})
-    preview = preview_traffic(ctx, endpoint, objective=objective, rules=rules) if excluded else first
+    preview = preview_traffic(ctx, endpoint, objective=objective, rules=rules, person=person) if excluded else first
     facts = [plural(len(preview.rows), "row"), f"{preview.scrubbed} texts scrubbed" if preview.scrubbed else ""]
     facts += [f"{count} left out: {reason}" for reason, count in preview.left_out.items()]
     st.caption(plain(" · ".join(filter(None, facts))))

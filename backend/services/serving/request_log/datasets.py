@@ -17,7 +17,7 @@ from backend.db.tables import Feedback, LoggedRequest
 from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
 from backend.domain.serving.request_log import RequestLogConfig, redact
 from backend.domain.validation import field_at_fault, validation_message
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, NotAllowed
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
 from backend.services.data.views import VersionView
@@ -47,6 +47,7 @@ class TrafficRules(BaseModel):
     redact: bool = True
     patterns: tuple[str, ...] = ()
     exclude: tuple[str, ...] = Field(default=(), description="Ids of requests that a review left out.")
+    only: tuple[str, ...] = Field(default=(), description="Ids of requests that a list was filtered to; none: all.")
 
     @field_validator("patterns")
     @classmethod
@@ -87,8 +88,9 @@ def read_traffic_rules(values: Mapping[str, Any]) -> TrafficRules:
         raise InvalidInput(f"{validation_message(error, TrafficRules)}.", field=field_at_fault(error)) from error
 
 
-def preview_traffic(ctx: Context, name: str, *, objective: TrafficObjective, rules: TrafficRules) -> TrafficPreview:
-    """Return what a dataset of an endpoint's traffic would hold."""
+def preview_traffic(ctx: Context, name: str, *, objective: TrafficObjective, rules: TrafficRules, person: Person) -> TrafficPreview:
+    """Return what a dataset of an endpoint's traffic would hold. Only its owner and admins may see it."""
+    _require_traffic(ctx, name, person)
     left_out: Counter[str] = Counter()
     admitted = [exchange for exchange in _read(ctx, name, rules) if _admits(exchange, rules, left_out)]
     if rules.sample is not None and len(admitted) > rules.sample:
@@ -111,7 +113,7 @@ def make_traffic_dataset(
     The provenance names endpoint and rules, and row by row the requests, checkpoints, thumbs and whether a correction was used.
     """
     require_builder(person)
-    preview = preview_traffic(ctx, endpoint, objective=objective, rules=rules)
+    preview = preview_traffic(ctx, endpoint, objective=objective, rules=rules, person=person)
     if not preview.rows:
         raise InvalidInput(
             f"No request of {endpoint!r} gives a row.",
@@ -128,6 +130,13 @@ def make_traffic_dataset(
     }
     version = add_rows_dataset(ctx, name=name, kind=KINDS[objective], rows=preview.rows, provenance=provenance, person=person)
     return version, len(preview.rows)
+
+
+def _require_traffic(ctx: Context, name: str, person: Person) -> None:
+    require_builder(person)
+    with ctx.db.read() as session:
+        if not person.is_admin and find_endpoint(session, name).created_by != person.id:
+            raise NotAllowed(f"{name!r} was deployed by another person.", remedy="Ask its owner, or an admin, for a dataset.")
 
 
 def _read(ctx: Context, name: str, rules: TrafficRules) -> list[Exchange]:
@@ -164,8 +173,11 @@ def _read(ctx: Context, name: str, rules: TrafficRules) -> list[Exchange]:
                 said.checkpoint_id,
                 said.created_at,
             )
+    listed = set(rules.only) or exchanges.keys()
     merged: dict[tuple[str, str], Exchange] = {}
-    for exchange in exchanges.values():  # a logged request and a thumb on its copy are one exchange
+    for exchange in (
+        exchange for id_, exchange in exchanges.items() if id_ in listed
+    ):  # a logged request and a thumb on its copy are one exchange
         key = json.dumps(exchange.messages, sort_keys=True), exchange.answer
         if key not in merged or not (merged[key].rating or merged[key].correction):
             merged[key] = exchange

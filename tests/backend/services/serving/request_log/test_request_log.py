@@ -14,9 +14,10 @@ from backend.db.tables import Deployment, Endpoint, Feedback, LoggedRequest
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, redact
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
+from backend.services.serving.request_log.browse import RequestFilter, browse_requests
 from backend.services.serving.request_log.datasets import TrafficRules, make_traffic_dataset, preview_traffic
+from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import forget_requests, log_modes, set_log_policy
-from backend.services.serving.request_log.requests import list_requests, store_feedback
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support.battle_world import add_checkpoint
 
@@ -48,7 +49,7 @@ def test_the_mode_decides_what_is_kept_and_a_stricter_one_erases_what_was(ctx: C
     log(ctx, "bodies")
     ask(ctx, "all", "I am ada@example.org, card 4111 1111 1111 1111", "Call +49 30 1234567, key sk-abcdefghijklmnop")
     assert log_modes(ctx) == {"tales": "bodies"}
-    newest = {request.id: request for request in list_requests(ctx, "tales")}
+    newest = {request.id: request for request in browse_requests(ctx, RequestFilter(endpoint="tales"), person=LOCAL).rows}
     assert newest["none"].messages is None
     assert newest["all"].messages == [{"role": "user", "content": "I am [EMAIL], card [CARD]"}]
     assert newest["all"].answer == "Call [PHONE], key [KEY]"
@@ -105,7 +106,7 @@ def test_traffic_becomes_rows_of_each_kind_with_the_requests_behind_them(ctx: Co
     rules = TrafficRules()
 
     def rows(objective: str, **values: object) -> list[str]:
-        preview = preview_traffic(ctx, "tales", objective=objective, rules=rules.model_copy(update=values))  # type: ignore[arg-type]
+        preview = preview_traffic(ctx, "tales", objective=objective, rules=rules.model_copy(update=values), person=LOCAL)  # type: ignore[arg-type]
         assert len(preview.rows) == len(preview.provenance)
         return [json.dumps(row) for row in preview.rows]
 
@@ -139,5 +140,8 @@ def test_a_dataset_of_traffic_names_endpoint_rules_and_requests(ctx: Context) ->
     provenance = version.provenance
     assert (provenance["from"], provenance["endpoint"], provenance["rows"][0]["requests"]) == ("traffic", "tales", ["a"])
     assert (
-        preview_traffic(replace(ctx, now=lambda: ctx.now() + timedelta(days=40)), "tales", objective="sft", rules=TrafficRules()).rows == ()
+        preview_traffic(
+            replace(ctx, now=lambda: ctx.now() + timedelta(days=40)), "tales", objective="sft", rules=TrafficRules(), person=LOCAL
+        ).rows
+        == ()
     )

@@ -1,0 +1,152 @@
+"""Requests: browse those of endpoints, open one, and take them as a file or into a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import streamlit as st
+
+from backend.services.context import Context, Person
+from backend.services.serving.endpoints import list_endpoints
+from backend.services.serving.monitoring.traffic import find_window, list_variants
+from backend.services.serving.request_log.browse import (
+    PAGE_SIZE,
+    STATUSES,
+    RequestFilter,
+    RequestPage,
+    browse_requests,
+    get_request,
+    list_key_names,
+    requests_csv,
+    requests_jsonl,
+)
+from pages.components import routes
+from pages.components.frame import empty_state, errors_shown, page_frame
+from pages.components.links import back_link
+from pages.components.serving.request_table import RESULTS, draw_request, draw_request_rows, label_of
+from pages.components.serving.traffic_dataset import TRAFFIC_OF, draw_traffic_dataset
+
+SPANS = {"1 hour": 1 / 24, "24 hours": 1, "7 days": 7, "30 days": 30, "All": None}
+PAGES = "requests_pages"
+"""Key of the session state: the filter, and where each of its pages begins."""
+
+
+def draw_filters(ctx: Context, person: Person) -> RequestFilter:
+    """Draw the filters and return them."""
+    names = [endpoint.name for endpoint in list_endpoints(ctx)]
+    requested = st.query_params.get("endpoint")
+    fields = st.grid(4, min_column_width=150)
+    index = names.index(requested) if requested in names else None
+    endpoint = fields.selectbox("Endpoint", names, index=index, key="requests_endpoint", placeholder="All")
+    variants = [] if endpoint is None else list_variants(ctx, find_window("30 days"), endpoint=endpoint)
+    variant = fields.selectbox("Variant", variants, index=None, key="requests_variant", placeholder="All", disabled=not variants)
+    keys = list_key_names(ctx, person=person)
+    key = fields.selectbox(
+        "Key", list(keys), index=None, format_func=lambda id_: f"{keys[id_]} · {id_[:4]}", key="requests_key", placeholder="All"
+    )
+    status = fields.selectbox("Result", STATUSES, index=None, format_func=RESULTS.__getitem__, key="requests_status", placeholder="All")
+    span = fields.selectbox("Time", list(SPANS), index=1, key="requests_span")
+    total = fields.number_input("Took at least, ms", 0.0, None, None, key="requests_total", placeholder="Any")
+    first = fields.number_input("First token after at least, ms", 0.0, None, None, key="requests_ttft", placeholder="Any")
+    text = fields.text_input("Text", key="requests_text", placeholder="In prompt or answer, or an id", help="Searches what is logged.")
+    days = SPANS[span or "All"]
+    return RequestFilter(
+        endpoint=endpoint or "",
+        variant=variant or "",
+        key_id=key or "",
+        status=status or "",
+        min_total_ms=total or None,
+        min_ttft_ms=first or None,
+        since=None if days is None else (ctx.now() - timedelta(days=days)).replace(second=0, microsecond=0),
+        text=text.strip(),
+    )
+
+
+def read_page(ctx: Context, person: Person, filters: RequestFilter) -> RequestPage:
+    """Return the page that the visitor turned to; another filter begins at the first."""
+    same = replace(filters, since=None), st.session_state.get("requests_span")
+    if st.session_state.get(PAGES, {}).get("filter") != same:
+        st.session_state[PAGES] = {"filter": same, "starts": [None]}
+    return browse_requests(ctx, filters, person=person, after=st.session_state[PAGES]["starts"][-1])
+
+
+def draw_pages(page: RequestPage) -> None:
+    """Draw the buttons to newer and older requests."""
+    starts: list[str | None] = st.session_state[PAGES]["starts"]
+    if len(starts) == 1 and page.next is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Newer", icon=":material/chevron_left:", key="requests_newer", disabled=len(starts) == 1):
+            starts.pop()
+            st.rerun()
+        if st.button("Older", icon=":material/chevron_right:", key="requests_older", disabled=page.next is None):
+            starts.append(page.next)
+            st.rerun()
+        first = (len(starts) - 1) * PAGE_SIZE + 1
+        st.caption(f"{first:,} to {first + len(page.rows) - 1:,}, newest first", width="content")
+
+
+def draw_opener(page: RequestPage) -> None:
+    """Draw the choice of a request of the page, which opens it."""
+    labels = {row.id: label_of(row) for row in page.rows}
+    opened = st.selectbox(
+        "Open a request", list(labels), index=None, format_func=labels.__getitem__, key="requests_open", placeholder="Choose"
+    )
+    if opened:
+        st.query_params["request"] = opened
+        st.rerun()
+
+
+def draw_actions(ctx: Context, person: Person, filters: RequestFilter, page: RequestPage) -> None:
+    """Draw the files and the dataset of what is listed."""
+    with st.container(horizontal=True):
+        for label, make, kind in (("CSV", requests_csv, "csv"), ("JSON lines", requests_jsonl, "jsonl")):
+            st.download_button(
+                label,
+                data=lambda make=make: make(ctx, filters, person=person),  # type: ignore[misc]
+                file_name=f"requests.{kind}",
+                icon=":material/download:",
+                key=f"requests_{kind}",
+            )
+        has_texts = any(row.messages for row in page.rows)
+        if filters.endpoint and st.button("Dataset from these", icon=":material/database:", key="requests_dataset", disabled=not has_texts):
+            only = browse_requests(ctx, filters, person=person, limit=10_000).rows
+            st.session_state[TRAFFIC_OF] = (filters.endpoint, tuple(row.id for row in only))
+            st.rerun()
+
+
+def draw_one(ctx: Context, person: Person, request_id: str) -> None:
+    """Draw one request, and the way back."""
+    back_link("Requests", page=routes.REQUESTS, key="requests_back")
+    detail = get_request(ctx, request_id, person=person)
+    draw_request(detail, now=ctx.now())
+    if detail.row.messages is not None and st.button("To dataset", icon=":material/database:", key="request_dataset"):
+        st.session_state[TRAFFIC_OF] = (detail.row.endpoint, (detail.row.id,))
+        st.rerun()
+
+
+def draw_list(ctx: Context, person: Person) -> None:
+    """Draw filters, a page of requests, and what can be done with them."""
+    filters = draw_filters(ctx, person)
+    page = read_page(ctx, person, filters)
+    if not page.rows:
+        if filters == RequestFilter(since=filters.since):
+            empty_state("No request yet. Call an endpoint, and its requests are listed here.", page=routes.ENDPOINTS, label="Endpoints")
+        else:
+            st.caption("No request passes these filters.")
+        draw_pages(page)
+        return
+    draw_opener(page)
+    draw_request_rows(page.rows, key="page", now=ctx.now(), with_endpoint=not filters.endpoint)
+    draw_pages(page)
+    draw_actions(ctx, person, filters, page)
+
+
+with page_frame("Requests", "Requests to endpoints, with the texts that their log keeps.", way_back=True) as (context_, person_):
+    with errors_shown():
+        draw_traffic_dataset(context_, person_)
+    if request_ := st.query_params.get("request"):
+        draw_one(context_, person_, request_)
+    else:
+        draw_list(context_, person_)

@@ -1,0 +1,114 @@
+"""Requests in pages: filters in SQL, who may see which, and files without formulas."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import timedelta
+
+import pytest
+
+from backend.db.tables import ApiKey, Deployment, Endpoint, User
+from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
+from backend.errors import NotAllowed, NotFound
+from backend.services.context import LOCAL, Context, Person
+from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request, requests_csv, requests_jsonl
+from backend.services.serving.request_log.datasets import TrafficRules, preview_traffic
+from backend.services.serving.request_log.key_feedback import store_feedback
+from backend.services.serving.request_log.policies import set_log_policy
+from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
+from tests.support.battle_world import add_checkpoint
+
+ADA, BEN = Person("ada", "Ada", "engineer"), Person("ben", "Ben", "engineer")
+
+
+@pytest.fixture
+def ctx(any_ctx: Context) -> Context:
+    """Ada deployed `tales`; Ben has a key."""
+    checkpoint = add_checkpoint(any_ctx, "small")
+    with any_ctx.db.write() as session:
+        session.add_all(User(id=person.id, name=person.name, role=person.role, password_hash="x") for person in (ADA, BEN))
+        session.flush()
+        endpoint = Endpoint(name="tales", created_by="ada")
+        session.add_all([endpoint, ApiKey(id="k", name="=1+1", key_hash="h", hint="abcd", user_id="ben")])
+        session.flush()
+        session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint))
+    set_log_policy(any_ctx, "tales", RequestLogConfig(mode="bodies"), person=LOCAL)
+    return any_ctx
+
+
+def ask(
+    ctx: Context, number: int, *, key: str | None = None, status: UsageStatus = "finished", total_ms: float = 9.0, prompt: str = "Hi"
+) -> str:
+    body = LoggedBody("chat", {"temperature": 0.5}, [{"role": "user", "content": prompt}])
+    body.add("Grüße 100%")
+    at = ctx.now() - timedelta(seconds=number // 2)  # two share each moment
+    row = UsageRow(f"r{number:03}", "tales", key, None, 3, 5, 5.0, total_ms, status, at, logged=body)
+    add_usage(ctx, [row])
+    return row.id
+
+
+def ids(ctx: Context, person: Person = LOCAL, **values: object) -> list[str]:
+    return [row.id for row in browse_requests(ctx, RequestFilter(**values), person=person).rows]  # type: ignore[arg-type]
+
+
+def test_pages_hold_every_request_once_newest_first(ctx: Context) -> None:
+    for number in range(7):
+        ask(ctx, number)
+    pages, after = [], None
+    while True:
+        page = browse_requests(ctx, RequestFilter(), person=LOCAL, after=after, limit=3)
+        pages.append([row.id for row in page.rows])
+        if (after := page.next) is None:
+            break
+    assert [len(page) for page in pages] == [3, 3, 1]
+    assert sorted(sum(pages, [])) == [f"r{number:03}" for number in range(7)]
+    times = [row.created_at for row in browse_requests(ctx, RequestFilter(), person=LOCAL).rows]
+    assert times == sorted(times, reverse=True)
+
+
+def test_filters_limit_by_result_time_latency_key_and_text_of_any_script(ctx: Context) -> None:
+    ask(ctx, 0, prompt="Für Ada")
+    slow = ask(ctx, 1, status="lost", total_ms=900.0, key="k")
+    assert ids(ctx, status="lost") == ids(ctx, min_total_ms=100.0) == ids(ctx, key_id="k") == [slow]
+    assert ids(ctx, text="FÜR") in (["r000"], [])  # SQLite folds the case of ASCII letters alone
+    assert ids(ctx, text="für ada"[1:]) in (["r000"], [])
+    assert ids(ctx, text="Für") == ["r000"]
+    assert ids(ctx, text="Grüße 100%") == ["r000", "r001"] or len(ids(ctx, text="Grüße 100%")) == 2
+    assert ids(ctx, text="100_") == [], "a wildcard is a letter"
+    assert ids(ctx, text=slow) == [slow]
+    assert ids(ctx, endpoint="other") == []
+    assert ids(ctx, since=ctx.now() + timedelta(hours=1)) == []
+    assert len(ids(ctx, variant="stable")) == 2
+
+
+def test_others_see_requests_of_their_keys_and_of_endpoints_that_they_deployed(ctx: Context) -> None:
+    own, other = ask(ctx, 0, key="k"), ask(ctx, 1)
+    assert ids(ctx, BEN) == [own]
+    assert sorted(ids(ctx, ADA)) == [own, other]
+    assert get_request(ctx, own, person=BEN).row.key == "=1+1"
+    assert get_request(ctx, own, person=ADA).row.key is None, "the key of another person"
+    with pytest.raises(NotFound):
+        get_request(ctx, other, person=BEN)
+    with pytest.raises(NotAllowed):
+        ids(ctx, Person("r", "Rater", "rater"))
+    with pytest.raises(NotAllowed):
+        preview_traffic(ctx, "tales", objective="sft", rules=TrafficRules(), person=BEN)
+    assert len(preview_traffic(ctx, "tales", objective="sft", rules=TrafficRules(only=(own,)), person=ADA).rows) == 1
+
+
+def test_one_request_has_its_timings_parameters_texts_and_thumb(ctx: Context) -> None:
+    id_ = ask(ctx, 0, key="k", total_ms=45.0)
+    store_feedback(ctx, id_, key_id="k", rating=-1, correction="Better")
+    detail = get_request(ctx, id_, person=LOCAL)
+    assert detail.decode_tokens_per_s == pytest.approx(4 / 0.040)
+    assert (detail.params, detail.row.rating, detail.correction) == ({"temperature": 0.5}, -1, "Better")
+    assert detail.row.answer == "Grüße 100%"
+    assert browse_requests(ctx, RequestFilter(), person=LOCAL).rows[0].rating == -1
+
+
+def test_files_hold_what_the_list_shows_and_no_formula(ctx: Context) -> None:
+    ask(ctx, 0, key="k")
+    (row,) = csv.DictReader(requests_csv(ctx, RequestFilter(), person=LOCAL).splitlines())
+    assert (row["id"], row["key"]) == ("r000", "'=1+1")
+    assert json.loads(requests_jsonl(ctx, RequestFilter(), person=LOCAL))["answer"] == "Grüße 100%"

@@ -1,0 +1,64 @@
+"""Requests: listed by filters, and one in full, with hostile text as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend import bootstrap
+from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
+from backend.services.context import LOCAL, Context
+from backend.services.serving.deployments import deploy
+from backend.services.serving.request_log.policies import set_log_policy
+from backend.services.serving.usage import UsageRow, add_usage
+from backend.settings import PROJECT
+from pages.components import visitor
+from tests.support.serving.serving_world import ServingWorld
+
+HOSTILE = "<img src=x onerror=alert(1)> ![x](http://evil/x.png) :red[hi]"
+
+
+@pytest.fixture(autouse=True)
+def _pages_use_the_test_context(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(visitor, "get_context", lambda: ctx)
+    deploy(ctx, checkpoint_id=ServingWorld(ctx).checkpoint("oak"), name="tales", person=LOCAL)
+    set_log_policy(ctx, "tales", RequestLogConfig(mode="bodies"), person=LOCAL)
+    for number in range(30):
+        body = LoggedBody("chat", {}, [{"role": "user", "content": HOSTILE}])
+        body.add(HOSTILE)
+        add_usage(ctx, [UsageRow(f"r{number:02}", "tales", None, None, 3, 5, 5.0, 9.0, "finished", ctx.now(), logged=body)])
+    yield
+    bootstrap.get_context.cache_clear()
+
+
+def draw(**query: str) -> AppTest:
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+    app.switch_page("serve/requests.py")
+    for name, value in query.items():
+        app.query_params[name] = value
+    app.run()
+    assert not app.exception
+    return app
+
+
+def test_requests_are_paged_filtered_and_opened() -> None:
+    app = draw(endpoint="tales")
+    assert len(app.table[0].value) == 25
+    app.button(key="requests_older").click().run()
+    assert len(app.table[0].value) == 5
+    assert app.button(key="requests_older").disabled
+    app.text_input(key="requests_text").set_value("nowhere").run()
+    assert not app.table
+    app.text_input(key="requests_text").set_value("r07").run()
+    assert len(app.table[0].value) == 1
+    app.selectbox(key="requests_open").select("r07").run()
+    assert "r07" in app.table[0].value.to_string()
+
+
+def test_hostile_text_is_drawn_as_text() -> None:
+    app = draw(request="r00")
+    assert [text.value for text in app.text] == [HOSTILE, HOSTILE]
+    assert not any("evil" in str(element.value) for element in (*app.markdown, *app.caption))
+    assert "no request" in draw(request="nothing").error[0].value
