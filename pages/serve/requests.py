@@ -120,7 +120,7 @@ def draw_one(ctx: Context, person: Person, request_id: str) -> None:
     """Draw one request, and the way back."""
     back_link("Requests", page=routes.REQUESTS, key="requests_back")
     detail = get_request(ctx, request_id, person=person)
-    draw_request(detail, now=ctx.now())
+    draw_request(detail)
     if detail.row.messages is not None and st.button("To dataset", icon=":material/database:", key="request_dataset"):
         st.session_state[TRAFFIC_OF] = (detail.row.endpoint, (detail.row.id,))
         st.rerun()

@@ -77,7 +77,7 @@ def text_of(message: Mapping[str, Any]) -> str:
     return json.dumps(rest, ensure_ascii=False, indent=1) if rest else ""
 
 
-def draw_request(detail: RequestDetail, *, now: datetime) -> None:
+def draw_request(detail: RequestDetail) -> None:
     """Draw timings, facts, feedback, parameters, and the texts where the policy keeps them."""
     row = detail.row
     grid = st.grid(4, min_column_width=140)
@@ -116,9 +116,8 @@ def draw_request(detail: RequestDetail, *, now: datetime) -> None:
     if detail.correction:
         st.caption("correction")
         _draw_text(detail.correction, key="request_correction")
-    erased = f" · erased {ago(detail.expires_at, now=now)}" if detail.expires_at and detail.expires_at <= now else ""
-    kept = "" if detail.expires_at is None else f"Kept until {date_time(detail.expires_at)}{erased}"
-    st.caption(plain(" · ".join(filter(None, [kept, f"{detail.redactions:,} redacted" if detail.redactions else ""]))))
+    retention = "" if detail.expires_at is None else f"Erased after {date_time(detail.expires_at)}"
+    st.caption(plain(" · ".join(filter(None, [retention, f"{detail.redactions:,} redacted" if detail.redactions else ""]))))
 
 
 def _draw_text(text: str, *, key: str) -> None:

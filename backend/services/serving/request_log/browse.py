@@ -29,7 +29,7 @@ STATUSES = ("finished", "aborted", "lost", "refused")
 
 @dataclass(frozen=True)
 class RequestFilter:
-    """What a list of requests is limited to; empty fields limit nothing. `text` is searched in logged prompts and answers."""
+    """Limits of a list of requests; empty fields limit nothing. `text` is searched in logged prompts and answers."""
 
     endpoint: str = ""
     variant: str = ""
@@ -110,9 +110,9 @@ def browse_requests(
         moment = datetime.fromisoformat(at)
         query = query.where(or_(Usage.created_at < moment, and_(Usage.created_at == moment, Usage.id < last)))
     with ctx.db.read() as session:
-        found = session.execute(query.order_by(Usage.created_at.desc(), Usage.id.desc()).limit(limit + 1)).all()
-        rows = [_row(session, person, *parts) for parts in found[:limit]]
-    more = f"{rows[-1].created_at.isoformat()}/{rows[-1].id}" if len(found) > limit else None
+        matches = session.execute(query.order_by(Usage.created_at.desc(), Usage.id.desc()).limit(limit + 1)).all()
+        rows = [_row(session, person, *parts) for parts in matches[:limit]]
+    more = f"{rows[-1].created_at.isoformat()}/{rows[-1].id}" if len(matches) > limit else None
     return RequestPage(tuple(_rated(ctx, rows)), more)
 
 
