@@ -44,12 +44,12 @@ $(DEV_STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
 machine:
 	@.ci/machine
 
-# The `openai` package for Node, which a test runs. Without npm that test is skipped.
+# The `openai` package for Node, which a test runs.
 clients: $(NODE_STAMP)
 
 $(NODE_STAMP): Makefile | $(VENV)/bin/python
-	@command -v npm >/dev/null 2>&1 || { echo "npm is missing: the test of the client for Node is skipped." >&2; exit 0; }; \
-	mkdir -p $(@D) && npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(@D) openai@6.49.0 && touch $@
+	@mkdir -p $(@D); npm install --silent --no-audit --no-fund --no-save --ignore-scripts --prefix $(@D) openai@6.49.0 && touch $@ \
+	  || echo "npm could not install it: the test of the client for Node is skipped." >&2
 
 check: $(DEV_STAMP)
 	$(BIN)/ruff check .
