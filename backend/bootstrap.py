@@ -13,7 +13,7 @@ from sqlalchemy import inspect, text
 
 from backend.db.engine import Database
 from backend.domain.estimates.prices import DevicePrices
-from backend.domain.evaluation.judges.config import JUDGE_KEY
+from backend.domain.openai_servers import JUDGE_KEY
 from backend.infra.artifacts import Artifacts
 from backend.infra.files.private import set_private_umask, tighten_database, tighten_home
 from backend.infra.hosts import HostRules, make_host_rules

@@ -11,10 +11,10 @@ import re
 from collections.abc import Collection, Mapping
 
 from backend.domain.battles.campaign_file import KEY_ENV
-from backend.domain.evaluation.judges.config import JUDGE_KEY
 from backend.domain.jobs.payloads import EvaluatePayload, GeneratePayload, JudgePayload
 from backend.domain.jobs.records import Payload
 from backend.domain.jobs.states import JobKind
+from backend.domain.openai_servers import JUDGE_KEY
 from backend.infra.processes import SUPERVISED_BY
 
 NAMES = frozenset(

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from backend.domain.serving.protocol import ENGINE_FAILED, QUEUE_TIMEOUT
 from backend.errors import NotFound, Unavailable
 from backend.infra.replicas import ReplicaRefused
+from backend.infra.upstream.client import UPSTREAM_LIMIT
 
 
 class ApiError(Exception):
@@ -74,6 +75,11 @@ def replica_lost() -> ApiError:
     return ApiError(502, "The replica broke off before the answer was complete.", code="replica_lost")
 
 
+def upstream_failed(message: str) -> ApiError:
+    """Return the error when the server behind an endpoint failed; the message names it."""
+    return ApiError(502, message, code="upstream_failed")
+
+
 def failed_on_request(message: str) -> ApiError:
     """Return the error of a request that an engine failed on; it would fail on another replica's too."""
     return ApiError(500, f"{message} It was not tried on another replica.", code=ENGINE_FAILED)
@@ -83,6 +89,8 @@ def from_refusal(error: ReplicaRefused) -> ApiError:
     """Translate a replica's refusal for the client."""
     if error.code == QUEUE_TIMEOUT:
         return ApiError(429, error.message, code=error.code, retry_after_s=5)
+    if error.code == UPSTREAM_LIMIT:
+        return ApiError(429, error.message, code=error.code, retry_after_s=error.retry_after_s or 1)
     if error.status == 429:
         return ApiError(429, "Every replica's queue is full. Try again in a moment.", code="queue_full", retry_after_s=1)
     return ApiError(error.status, error.message, code=error.code, param=error.field)

@@ -6,11 +6,9 @@ Redirects are not followed. A key is read when it is needed, sent in the header,
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,7 +26,6 @@ REFUSED = frozenset({400, 422})
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 SHOWN = 200
 SLICE_S = 0.25
-MOST_KEY_BYTES = 10_000
 
 
 class CallFailed(Exception):
@@ -37,31 +34,6 @@ class CallFailed(Exception):
     def __init__(self, problem: str, *, status: int | None = None) -> None:
         super().__init__(problem)
         self.status = status
-
-
-def read_key(*, key_env: str | None, key_file: str | None) -> str | None:
-    """Return the key from its place; None where no place is named. Raises Unavailable if there is none, without any of its characters."""
-    if key_env:
-        key = os.environ.get(key_env, "").strip()
-        if not key:
-            raise Unavailable(
-                f"The environment variable {key_env} is not set here.", remedy="Set it for the workers, and start them again."
-            )
-    elif key_file:
-        try:
-            with Path(key_file).open(encoding="utf-8") as file:
-                key = file.read(MOST_KEY_BYTES).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Unavailable(
-                f"The key file {key_file} can't be read: {type(error).__name__}.", remedy="Check its path and mode."
-            ) from None
-        if not key:
-            raise Unavailable(f"The key file {key_file} is empty.", remedy="Write the key into it.")
-    else:
-        return None
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise Unavailable("The key holds characters that no header can carry.", remedy="Write the key alone, on one line.")
-    return key
 
 
 class ApiClient:

@@ -43,11 +43,12 @@ class ReplicaLost(Unavailable):
 
 
 class ReplicaRefused(RoundhouseError):
-    """A replica's answer other than 200: its HTTP status and its own code, such as `queue_full` or `context_length_exceeded`."""
+    """A replica's answer other than 200: its HTTP status and its own code, such as `queue_full` or `context_length_exceeded`, and the
+    seconds to wait where another server named them."""
 
-    def __init__(self, message: str, *, status: int, code: str, field: str | None = None) -> None:
+    def __init__(self, message: str, *, status: int, code: str, field: str | None = None, retry_after_s: int | None = None) -> None:
         super().__init__(message, field=field)
-        self.status, self.code = status, code
+        self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
 
 class ReplicaClient:

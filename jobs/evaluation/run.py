@@ -14,12 +14,12 @@ from typing import Any
 from backend.domain.data.rows.conversations import conversation_of
 from backend.domain.evaluation.clusters import cluster_values
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
-from backend.domain.evaluation.endpoints import price_tokens
 from backend.domain.evaluation.tasks.selection import render_row
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
 from backend.domain.jobs.results import EvaluateResult, EvaluationFacts, ScoreRow
+from backend.domain.openai_servers import price_tokens
 from backend.errors import NotAllowed
-from backend.infra.openai_api import read_key
+from backend.infra.keys import read_key
 from jobs.evaluation import generation, multiple_choice, perplexity
 from jobs.evaluation.check import check_engines
 from jobs.evaluation.engines.base import Engine

@@ -9,11 +9,11 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Completion, Contestant, Job
 from backend.domain.battles.campaign import CampaignConfig, text_hash
-from backend.domain.evaluation.judges.config import JUDGE_KEY
 from backend.domain.jobs.events import CompletionEvent
 from backend.domain.jobs.payloads import GeneratePayload, Prompt, require_folder
 from backend.domain.jobs.results import GenerateResult
 from backend.domain.jobs.states import ACTIVE, QUEUE_OF, JobKind
+from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict, InvalidInput
 from backend.services.battles.views import CampaignView, campaign_view, find_campaign
 from backend.services.checkpoints.checkpoints import require_writer

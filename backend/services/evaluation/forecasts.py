@@ -19,8 +19,9 @@ from backend.domain.evaluation.cost import (
     estimate_time,
     estimate_tokens,
 )
-from backend.domain.evaluation.endpoints import check_request, price_tokens
+from backend.domain.evaluation.endpoints import check_request
 from backend.domain.jobs.states import Status
+from backend.domain.openai_servers import price_tokens
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from backend.domain.evaluation.endpoints import JudgeTarget, price_tokens
+from backend.domain.evaluation.endpoints import JudgeTarget
 from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeItem
 from backend.domain.evaluation.judges.metric import JUDGE, JudgeMetric
 from backend.domain.evaluation.judges.prompts import questions, read_score
 from backend.domain.jobs.payloads import EvaluatePayload
 from backend.domain.jobs.results import JudgeFacts
+from backend.domain.openai_servers import price_tokens
 from backend.errors import RoundhouseError
-from backend.infra.openai_api import read_key
+from backend.infra.keys import read_key
 from jobs.evaluation.engines.base import Answer, CheckStop, Engine, GenerateRequest, Messages, Sampling
 from jobs.evaluation.engines.openai_http import EndpointEngine
 from jobs.evaluation.engines.plain import PlainEngine

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from backend.domain.evaluation.judges.config import JUDGE_KEY, SHOWN_CHARACTERS, JudgeItem
+from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeItem
 from backend.domain.evaluation.judges.prompts import Question, questions
 from backend.domain.evaluation.judges.verdicts import JudgeAnswer, as_record, item_verdicts, summarise
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.results import JudgeResult
+from backend.domain.openai_servers import JUDGE_KEY
 from jobs.evaluation.engines.base import GenerateRequest, Sampling
 from jobs.evaluation.judges.endpoint import ask_endpoint
 from jobs.evaluation.ledger import check_stop

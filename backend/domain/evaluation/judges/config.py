@@ -6,8 +6,6 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-JUDGE_KEY = "ROUNDHOUSE_JUDGE_KEY"
-"""Environment variable with the key of a foreign judge endpoint."""
 SHOWN_CHARACTERS = 4000
 """Characters of a prompt or an answer that a verdict keeps."""
 NULL_ANSWER = "I have nothing to add to this."

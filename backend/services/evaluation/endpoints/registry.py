@@ -15,12 +15,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import EvaluatedEndpoint
-from backend.domain.evaluation.endpoints import Capabilities, EndpointConfig, EndpointTarget, check_key_source, check_url
-from backend.domain.evaluation.judges.config import JUDGE_KEY
+from backend.domain.evaluation.endpoints import EndpointConfig, EndpointTarget
 from backend.domain.names import nearest
+from backend.domain.openai_servers import JUDGE_KEY, Capabilities, check_key_source, check_url
 from backend.domain.validation import validation_message
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.infra.openai_api import ask_capabilities, read_key
+from backend.infra.keys import read_key
+from backend.infra.openai_api import ask_capabilities
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
 

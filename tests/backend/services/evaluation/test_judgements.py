@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from backend.domain.evaluation.judges.config import JUDGE_KEY, JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
 from backend.domain.jobs.payloads import JudgePayload
 from backend.domain.jobs.states import JobKind
+from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.raters import rater_for
 from backend.services.battles.standings import standings

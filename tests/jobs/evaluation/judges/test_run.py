@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backend.domain.evaluation.judges.config import JUDGE_KEY
+from backend.domain.openai_servers import JUDGE_KEY
 from backend.errors import JobFailed, Unavailable
 from jobs.evaluation.judges import endpoint, run
 from tests.support.evaluation_rooms import Remembering

@@ -1,0 +1,104 @@
+"""Models on other servers with the OpenAI API (vLLM, SGLang, llama-server, Ollama) as deployments. Pure rules.
+
+A key is no part of a config: `key_env` and `key_file` name where the gateway and the workers read it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from backend.domain.openai_servers import Capabilities, check_key_source, check_url, price_tokens
+from backend.domain.validation import validation_message
+from backend.errors import InvalidInput
+
+UPSTREAM = "upstream"
+"""Key of a deployment's config, and of the facts of its row among checkpoints, that holds an Upstream; also the row's `origin`."""
+METADATA = frozenset(ipaddress.ip_address(address) for address in ("100.100.100.200", "fd00:ec2::254", "192.0.0.192"))
+"""Addresses of cloud metadata services outside the link-local ranges."""
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Upstream(BaseModel):
+    """A model on another server, and how the gateway calls it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(max_length=300, description="Address of the API, such as http://127.0.0.1:8080/v1.")
+    model: str = Field(min_length=1, max_length=200, description="Name of the model at that server.")
+    key_env: str | None = Field(default=None, description="Environment variable of gateway and workers that holds the API key.")
+    key_file: str | None = Field(default=None, max_length=500, description="File that holds the API key, for gateway and workers.")
+    max_requests: int = Field(default=64, ge=1, le=4096, description="Requests at once from a gateway; more are refused with 429.")
+    first_token_s: float = Field(default=120.0, gt=0, le=3600, description="Seconds to wait for the first token.")
+    between_tokens_s: float = Field(default=60.0, gt=0, le=3600, description="Seconds to wait between two tokens.")
+    answer_limit_s: float = Field(default=600.0, gt=0, le=86_400, description="Seconds that an answer may take.")
+    check_every_s: float = Field(default=60.0, ge=5, le=86_400, description="Seconds between two health checks, each of one token.")
+    context: int | None = Field(default=None, ge=1, description="Context length in tokens; read from the server where it says so.")
+    input_price: float | None = Field(default=None, ge=0, description="US dollars for a million prompt tokens.")
+    output_price: float | None = Field(default=None, ge=0, description="US dollars for a million answer tokens.")
+    capabilities: Capabilities = Field(default=Capabilities(), description="What the server answers; found when it is connected.")
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        return check_address(check_url(url))
+
+    @staticmethod
+    def read(config: Mapping[str, Any]) -> Upstream:
+        """Read a config. Raises InvalidInput that names the field, and never a value that may be a key."""
+        check_key_source(key_env=config.get("key_env"), key_file=config.get("key_file"))
+        try:
+            return Upstream.model_validate(config)
+        except ValidationError as error:
+            raise InvalidInput(validation_message(error, Upstream), field=str(error.errors()[0]["loc"][0])) from None
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> Upstream | None:
+        """Return the upstream of a deployment's config or a row's facts; None for a deployment of our own."""
+        return Upstream.model_validate(config[UPSTREAM]) if UPSTREAM in config else None
+
+    @property
+    def host(self) -> str:
+        """Host and port, as pages show them."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def title(self) -> str:
+        """Name among checkpoints: model and server."""
+        return f"{self.model} on {self.host}"[:160]
+
+    def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Return the price of a request in US dollars; None without both prices."""
+        return price_tokens(prompt_tokens, completion_tokens, input_price=self.input_price, output_price=self.output_price)
+
+    def changed(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults, as YAML holds them."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"capabilities"})
+
+
+def check_address(url: str) -> str:
+    """Return an address whose host is a name or an allowed IP address. Raises InvalidInput for a link-local or metadata address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return url
+    if is_forbidden(address):
+        raise InvalidInput(
+            f"{host} is a link-local, metadata, multicast or unspecified address, which is not called.",
+            remedy="Give the address of the server that runs the model; loopback and private networks are allowed.",
+            field="url",
+        )
+    return url
+
+
+def is_forbidden(address: Address) -> bool:
+    """Return whether the gateway never calls an address: it belongs to a cloud's metadata service, or to no single machine."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    if mapped is not None:
+        return is_forbidden(mapped)
+    return address.is_link_local or address.is_multicast or address.is_unspecified or address in METADATA

@@ -1,0 +1,223 @@
+"""Answers of an OpenAI API as the events of a replica. The other server is not trusted: whatever has another shape raises ValueError."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.domain.serving.protocol import (
+    ChoiceEvent,
+    EmbeddingEvent,
+    FinishEvent,
+    FinishReason,
+    GenerateRequest,
+    GenerationEvent,
+    PromptEvent,
+    ScoredToken,
+    TokenEvent,
+    TokenLogprob,
+    TokenUsage,
+    ToolCallDelta,
+)
+
+UNKNOWN = -1
+"""Id of a token that another server generated: its tokenizer is not known here."""
+REASONS = {"length": FinishReason.LENGTH, "tool_calls": FinishReason.TOOL_CALLS, "function_call": FinishReason.TOOL_CALLS}
+CHARACTERS_PER_TOKEN = 4
+
+
+@dataclass
+class Reader:
+    """Reads the chunks of one answer. A chunk with new text counts as one token until the server's own count arrives."""
+
+    request: GenerateRequest
+    started: float = field(default_factory=time.perf_counter)
+    first: float | None = None
+    counts: dict[int, int] = field(default_factory=dict)
+    reasons: dict[int, FinishReason] = field(default_factory=dict)
+    usage: TokenUsage | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether every choice has ended."""
+        return len(self.reasons) >= self.request.num_choices
+
+    def read(self, chunk: dict[str, Any]) -> Iterator[GenerationEvent]:
+        """Yield the events of one chunk of a stream."""
+        if isinstance(counted := chunk.get("usage"), dict):
+            self.usage = read_usage(counted)
+        for choice in _list(chunk.get("choices")):
+            number = _number(choice)
+            if number >= self.request.num_choices:
+                raise ValueError("a choice that was not asked for")
+            delta = choice.get("delta") if self.request.messages is not None else {"content": choice.get("text")}
+            event = self._token(number, delta or {}, choice.get("logprobs"))
+            if event is not None:
+                yield event
+            if (reason := choice.get("finish_reason")) is not None and number not in self.reasons:
+                self.reasons[number] = REASONS.get(str(reason), FinishReason.STOP)
+                if self.request.num_choices > 1:
+                    yield ChoiceEvent(choice=number, finish_reason=self.reasons[number])
+
+    def read_whole(self, answer: dict[str, Any]) -> Iterator[GenerationEvent]:
+        """Yield the events of an answer that came in one piece."""
+        for choice in _list(answer.get("choices")):
+            if self.request.messages is not None:
+                choice["delta"] = choice.get("message")
+            if self.request.echo:
+                yield from self._split_echo(choice)
+        yield from self.read(answer)
+
+    def finish(self) -> FinishEvent:
+        """Return the last event."""
+        now, generated = time.perf_counter(), sum(self.counts.values())
+        usage = self.usage or TokenUsage(prompt_tokens=estimate_prompt(self.request), completion_tokens=generated)
+        seconds = now - self.first if self.first is not None else 0.0
+        return FinishEvent(
+            finish_reason=next(reversed(self.reasons.values()), FinishReason.STOP),
+            usage=usage,
+            ttft_ms=None if self.first is None else (self.first - self.started) * 1000,
+            tok_per_sec=(usage.completion_tokens - 1) / seconds if usage.completion_tokens > 1 and seconds > 0 else None,
+        )
+
+    def _token(self, number: int, delta: dict[str, Any], logprobs: Any) -> TokenEvent | None:
+        text = str(delta.get("content") or "")
+        reasoning = delta.get("reasoning_content") or delta.get("reasoning") or None
+        calls = tuple(_call(entry, at) for at, entry in enumerate(_list(delta.get("tool_calls"))))
+        scored = read_logprobs(logprobs)
+        if not (text or reasoning or calls or scored):
+            return None
+        self.first = self.first or time.perf_counter()
+        count = len(scored) or 1
+        before = self.counts.get(number, 0)
+        self.counts[number] = before + count
+        return TokenEvent(
+            text=text,
+            token_ids=(UNKNOWN,) * count,
+            index=before,
+            choice=number,
+            logprobs=scored or None,
+            reasoning=str(reasoning) if reasoning else None,
+            tool_calls=calls or None,
+        )
+
+    def _split_echo(self, choice: dict[str, Any]) -> Iterator[GenerationEvent]:
+        """Yield the prompt that a text begins with, and leave the rest in the choice."""
+        number = _number(choice)
+        prompts = self.request.prompts or ()
+        prompt = prompts[min(number // self.request.n, len(prompts) - 1)]
+        text, scored = str(choice.get("text") or ""), read_logprobs(choice.get("logprobs"))
+        count = _prompt_length(prompt, scored)
+        shown = prompt if isinstance(prompt, str) else "".join(token.token for token in scored[:count])
+        choice["text"] = text.removeprefix(shown)
+        if scored:
+            choice["logprobs"] = scored[count:]
+        yield PromptEvent(tokens=scored[:count] or (ScoredToken(token_id=UNKNOWN, token=shown),), choice=number)
+
+
+def _prompt_length(prompt: str | Sequence[int], scored: Sequence[ScoredToken]) -> int:
+    """Return how many of the tokens belong to the prompt."""
+    if not isinstance(prompt, str):
+        return len(prompt)
+    length, count = 0, 0
+    for token in scored:
+        if length >= len(prompt):
+            break
+        length, count = length + len(token.token), count + 1
+    return count
+
+
+def read_usage(counted: dict[str, Any]) -> TokenUsage:
+    """Return the counts of an answer; 0 where one is no number."""
+
+    def count(value: Any) -> int:
+        return max(0, value) if isinstance(value, int) else 0
+
+    details = counted.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else 0
+    return TokenUsage(
+        prompt_tokens=count(counted.get("prompt_tokens")),
+        completion_tokens=count(counted.get("completion_tokens")),
+        cached_tokens=count(cached),
+    )
+
+
+def estimate_prompt(request: GenerateRequest) -> int:
+    """Return about how many tokens a prompt has: a quarter of its characters, or its ids."""
+    prompts: Sequence[str | Sequence[int]] = request.prompts or ([request.prompt] if request.prompt else [request.token_ids or ()])
+    if request.messages is not None:
+        prompts = [message.content for message in request.messages]
+    return sum(-(-len(prompt) // CHARACTERS_PER_TOKEN) if isinstance(prompt, str) else len(prompt) for prompt in prompts)
+
+
+def read_logprobs(logprobs: Any) -> tuple[ScoredToken, ...]:
+    """Return scored tokens from either of OpenAI's shapes, or those that were read before."""
+    if isinstance(logprobs, tuple):
+        return logprobs
+    if not isinstance(logprobs, dict):
+        return ()
+    if isinstance(content := logprobs.get("content"), list):
+        return tuple(
+            ScoredToken(**_scored(entry), top=tuple(TokenLogprob(**_scored(top)) for top in _list(entry.get("top_logprobs"))))
+            for entry in _list(content)
+        )
+    tokens, values = logprobs.get("tokens") or [], logprobs.get("token_logprobs") or []
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
+    return tuple(_scored_text(token, value, top) for token, value, top in zip(tokens, values, tops, strict=False))
+
+
+def _scored(entry: dict[str, Any]) -> dict[str, Any]:
+    token, raw = str(entry.get("token", "")), entry.get("bytes")
+    differs = isinstance(raw, list) and list(token.encode()) != raw
+    return {"token_id": UNKNOWN, "token": token, "logprob": entry.get("logprob"), "raw": tuple(raw) if differs and raw else None}
+
+
+def _scored_text(token: Any, value: Any, top: Any) -> ScoredToken:
+    alternatives = sorted(top.items(), key=lambda pair: -float(pair[1] or 0)) if isinstance(top, dict) else []
+    best = tuple(TokenLogprob(token_id=UNKNOWN, token=str(name), logprob=logprob) for name, logprob in alternatives)
+    return ScoredToken(token_id=UNKNOWN, token=str(token), logprob=value, top=best)
+
+
+def read_embeddings(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
+    """Yield the vectors of an answer of `/embeddings`, and the last event."""
+    for entry in _list(answer.get("data")):
+        yield EmbeddingEvent(vector=tuple(float(value) for value in entry["embedding"]), choice=_number(entry))
+    usage = answer.get("usage")
+    yield FinishEvent(finish_reason=FinishReason.STOP, usage=read_usage(usage if isinstance(usage, dict) else {}))
+
+
+def read_tokens(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
+    """Yield the tokens of an answer of `/tokenize`, and the last event."""
+    ids = [int(token) for token in answer["tokens"]]
+    texts = answer.get("token_strs") or [""] * len(ids)
+    yield PromptEvent(tokens=tuple(ScoredToken(token_id=id_, token=str(text)) for id_, text in zip(ids, texts, strict=True)))
+    yield FinishEvent(finish_reason=FinishReason.STOP, usage=TokenUsage(prompt_tokens=len(ids)))
+
+
+def _call(entry: dict[str, Any], position: int) -> ToolCallDelta:
+    function = entry.get("function") or {}
+    name = function.get("name")
+    return ToolCallDelta(
+        index=int(entry.get("index", position)),
+        id=str(entry["id"]) if entry.get("id") else None,
+        name=str(name) if name else None,
+        arguments=str(function.get("arguments") or ""),
+    )
+
+
+def _number(choice: dict[str, Any]) -> int:
+    number = choice.get("index", 0)
+    if not isinstance(number, int) or number < 0:
+        raise ValueError("a choice without a number")
+    return number
+
+
+def _list(value: Any) -> list[dict[str, Any]]:
+    """Return a list of objects; an empty one for nothing."""
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise ValueError("no list of objects")
+    return value
