@@ -80,6 +80,10 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
     threading.Thread(target=_heartbeat_loop, args=(queues,), daemon=True, name="heart").start()
     if "cpu" in queues:
         threading.Thread(target=run_monitor, args=(get_context(), JobThreads.stopping), daemon=True, name="monitor").start()
+    if "serve" in queues:
+        from backend.services.serving.upstreams import watch_upstreams  # imports an HTTP client
+
+        threading.Thread(target=watch_upstreams, args=(get_context(), JobThreads.stopping), daemon=True, name="upstreams").start()
 
 
 def _heartbeat_loop(queues: list[str]) -> None:

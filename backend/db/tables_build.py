@@ -82,7 +82,9 @@ class Architecture(Table):
 
 
 class Checkpoint(Table):
-    """Weights in a folder. `origin`: `run` (written by training) or `added` (an imported base)."""
+    """Weights in a folder. `origin`: `run` (written by training), `added` (an imported base) or `upstream`: a model on another server,
+    which has no folder; its `facts` hold the config of backend.domain.serving.upstream.
+    """
 
     __tablename__ = "checkpoints"
     __table_args__ = (UniqueConstraint("run_id", "step"),)

@@ -43,14 +43,16 @@ class Deployment(Table):
 
 
 class Replica(Table):
-    """One process holding weights: starting, ready, draining, dead. Its job carries lease and restarts."""
+    """One process holding weights: starting, ready, draining, dead. Its job carries lease and restarts. A model on another server has a row
+    without a job; `gauges` holds the outcome of its last health check.
+    """
 
     __tablename__ = "replicas"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"), index=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     status: Mapped[str] = mapped_column(String(12), default="starting")
-    url: Mapped[str | None] = mapped_column(String(200))
+    url: Mapped[str | None] = mapped_column(String(300))
     internal_token: Mapped[str] = mapped_column(String(64))
     gauges: Mapped[dict[str, Any]] = mapped_column(default=dict)
     ready_at: Mapped[datetime | None]

@@ -32,6 +32,7 @@ from backend.gateway.relay import Relay, Trace
 from backend.gateway.usage import UsageWriter
 from backend.infra.hosts import HostGuard, HostRules
 from backend.infra.replicas import ReplicaClient
+from backend.infra.upstream.client import UpstreamClient
 
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20
@@ -87,7 +88,8 @@ class Gateway:
         self._gate = KeyGate(directory, limits)
         self._metrics = GatewayMetrics()
         self._usage = UsageWriter(directory)
-        self._relay = Relay(directory, client=client, metrics=self._metrics, usage=self._usage)
+        self._upstreams = UpstreamClient()
+        self._relay = Relay(directory, client=client, upstreams=self._upstreams, metrics=self._metrics, usage=self._usage)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -102,6 +104,7 @@ class Gateway:
         await self._gate.close()
         await self._usage.stop()
         await self._client.close()
+        await self._upstreams.close()
 
     async def list_models(self, request: Request) -> Response:
         """Answer GET /v1/models."""

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period
 from backend.domain.serving.options import Policy
 from backend.domain.serving.request_log import LogMode
+from backend.domain.serving.upstream import Upstream
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.monitoring.gauges import LiveGauges
 from backend.services.serving.usage import UsageRow
@@ -30,7 +31,7 @@ class ModelEntry:
 @dataclass(frozen=True)
 class ReplicaAddress:
     """Address of a ready replica and the token that it requires, its variant (`stable`, or a canary's id) with its percentage of the
-    requests, and the policy of its endpoint."""
+    requests, and the policy of its endpoint. `upstream` stands for a model on another server."""
 
     id: str
     url: str
@@ -38,6 +39,7 @@ class ReplicaAddress:
     variant: str = "stable"
     percent: float = 0.0
     policy: str = Policy.LEAST_OUTSTANDING
+    upstream: Upstream | None = None
 
 
 @dataclass(frozen=True)

@@ -177,4 +177,5 @@ class InstalledDirectory:
 
 
 def _address(target: Target) -> ReplicaAddress:
-    return ReplicaAddress(target.replica_id, target.url, target.internal_token, target.variant, target.percent, target.policy)
+    policy, upstream = target.policy, target.upstream
+    return ReplicaAddress(target.replica_id, target.url, target.internal_token, target.variant, target.percent, policy, upstream)

@@ -26,18 +26,29 @@ from backend.domain.serving.protocol import (
     TokenEvent,
 )
 from backend.domain.serving.request_log import LoggedBody
+from backend.domain.serving.upstream import Upstream
 from backend.errors import NotFound, Unavailable
 from backend.gateway.balancing.balancer import Balancer, Lease
 from backend.gateway.balancing.cost import conversation_of, estimate_tokens
 from backend.gateway.balancing.health import HealthProbe
 from backend.gateway.balancing.variants import order_by_variant
 from backend.gateway.directory import Directory, Principal, ReplicaAddress
-from backend.gateway.errors import ApiError, failed_on_request, from_refusal, no_replica, replica_lost, unavailable, unknown_model
+from backend.gateway.errors import (
+    ApiError,
+    failed_on_request,
+    from_refusal,
+    no_replica,
+    replica_lost,
+    unavailable,
+    unknown_model,
+    upstream_failed,
+)
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.resume import Resumption
 from backend.gateway.shares import BusyShares
 from backend.gateway.usage import UsageWriter
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
+from backend.infra.upstream.client import UpstreamClient
 from backend.services.serving.usage import UsageRow, UsageStatus
 
 MAX_RETRIES = 2
@@ -61,6 +72,7 @@ class Trace:
     started: float = field(default_factory=time.perf_counter)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     replica_id: str | None = None
+    upstream: Upstream | None = None  # the other server that answers it
     first_token: float | None = None
     last_token: float | None = None
     num_tokens: int = 0
@@ -102,8 +114,8 @@ class Trace:
             self.device_usd += seconds * hour_usd / 3600
 
     def cost_usd(self) -> float:
-        """Return the price of the device time that the request took; 0 where no price is set."""
-        return self.device_usd
+        """Return the price of the device time that the request took, or of its tokens at another server; 0 where no price is set."""
+        return self._price() or 0.0
 
     def usage_row(self) -> UsageRow:
         """Return the row to be stored. A request that was cut off counts its prompt, if a replica accepted it, and the relayed tokens."""
@@ -120,12 +132,19 @@ class Trace:
             itl_ms=self._mean_gap_ms(),
             gaps=self.gaps,
             device_s=self.device_s,
-            cost_usd=self.device_usd if self.is_priced else None,
+            cost_usd=self._price(),
             finish_reason=self.finish.finish_reason.value if self.finish else None,
             logged=self.logged,
             status=self.status,
             created_at=self.created_at,
         )
+
+    def _price(self) -> float | None:
+        if self.upstream is None:
+            return self.device_usd if self.is_priced else None
+        usage = self.finish.usage if self.finish else None
+        prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage else (self.prompt_tokens, self.num_tokens)
+        return self.upstream.cost_usd(prompt, completion)
 
     def _mean_gap_ms(self) -> float | None:
         if self.first_token is None or self.last_token is None or not self.gaps:
@@ -136,10 +155,12 @@ class Trace:
 class Relay:
     """Relays generations from replicas and accounts for them."""
 
-    def __init__(self, directory: Directory, *, client: ReplicaClient, metrics: GatewayMetrics, usage: UsageWriter) -> None:
-        self._directory, self._client, self._metrics, self._usage = directory, client, metrics, usage
+    def __init__(
+        self, directory: Directory, *, client: ReplicaClient, upstreams: UpstreamClient, metrics: GatewayMetrics, usage: UsageWriter
+    ) -> None:
+        self._directory, self._client, self._upstreams, self._metrics, self._usage = directory, client, upstreams, metrics, usage
         self.balancer = Balancer()
-        self.health = HealthProbe(self.balancer, client)
+        self.health = HealthProbe(self.balancer, client, upstreams)
         self._shares = BusyShares()
 
     async def generate(self, request: GenerateRequest, trace: Trace) -> AsyncGenerator[OpenEvent | FinishEvent, None]:
@@ -184,14 +205,15 @@ class Relay:
 
         def choose() -> Lease | None:
             for variant in order_by_variant(replicas, sticky=trace.sticky, rng=self.balancer.rng):
-                rest = [replica for replica in variant if replica not in tried]
+                rest = [replica for replica in variant if replica not in tried and not (replica.upstream and answer.is_possible)]
                 if (lease := self.balancer.acquire(rest, cost=cost, affinity=affinity)) is not None:
                     return lease
             return None
 
         for attempt in range(MAX_RETRIES + 1):
             lease = choose()
-            if lease is None and replicas and last.status != 429:  # they just stopped: their successors may not be in the cached list yet
+            if lease is None and replicas and last.status != 429 and trace.upstream is None:
+                # They just stopped: their successors may not be in the cached list yet.
                 await asyncio.sleep(REREAD_S)
                 replicas = await self._replicas(trace)
                 lease = choose()
@@ -201,11 +223,10 @@ class Relay:
             tried.append(replica)
             if attempt:
                 self._metrics.retries.labels(trace.endpoint, last.code or "").inc()
-            trace.replica_id = replica.id
+            trace.replica_id, trace.upstream = replica.id, replica.upstream
             began = self._shares.begin(replica.id)
             try:
-                stream = self._client.stream(replica.url, token=replica.token, request=answer.request(), on_accept=trace.accepted)
-                async with aclosing(stream) as events:
+                async with aclosing(self._open(replica, answer, trace)) as events:
                     async for event in events:
                         answer.note(checked := _checked(event))
                         yield checked
@@ -214,7 +235,7 @@ class Relay:
             except ReplicaLost as error:
                 self.balancer.failed(replica)
                 self._usage.add_lost(replica.id, error.reason)
-                last = failed_on_request(error.message) if error.reason == ENGINE_FAILED else replica_lost()
+                last = _lost(error, replica)
                 broken += error.reason not in UNSEEN
                 is_cut = trace.first_token is not None and not answer.is_possible
                 if is_cut or error.reason in FINAL or broken >= MAX_BROKEN:
@@ -226,8 +247,16 @@ class Relay:
                     raise last from error
             finally:
                 self.balancer.release(lease)
-                trace.took(self._shares.end(replica.id, began), self._directory.device_hour_usd(replica.id))
+                share_s = self._shares.end(replica.id, began)
+                if replica.upstream is None:
+                    trace.took(share_s, self._directory.device_hour_usd(replica.id))
         raise last
+
+    def _open(self, replica: ReplicaAddress, answer: Resumption, trace: Trace) -> AsyncGenerator[GenerationEvent, None]:
+        if replica.upstream is not None:
+            name = f"The server of {trace.endpoint!r}"
+            return self._upstreams.stream(replica.upstream, name=name, request=answer.original, on_accept=trace.accepted)
+        return self._client.stream(replica.url, token=replica.token, request=answer.request(), on_accept=trace.accepted)
 
     def _note(self, event: OpenEvent | FinishEvent, trace: Trace) -> None:
         now = time.perf_counter()
@@ -262,6 +291,13 @@ class Relay:
             metrics.e2e.labels(name).observe(row.total_ms / 1000)
         elif row.status != "refused":
             metrics.aborted.labels(name, "client" if row.status == "aborted" else "replica").inc()
+
+
+def _lost(error: ReplicaLost, replica: ReplicaAddress) -> ApiError:
+    """Return the client's error for a loss."""
+    if replica.upstream is not None:
+        return upstream_failed(error.message)
+    return failed_on_request(error.message) if error.reason == ENGINE_FAILED else replica_lost()
 
 
 def _checked(event: GenerationEvent) -> OpenEvent | FinishEvent:

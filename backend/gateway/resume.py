@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from backend.domain.serving.protocol import Begun, FinishEvent, GenerateRequest, OpenEvent, TokenEvent
+from backend.domain.serving.protocol import UNKNOWN, Begun, FinishEvent, GenerateRequest, OpenEvent, TokenEvent
 
 SEED_BITS = 62
 
@@ -17,6 +17,7 @@ class Resumption:
     """
 
     def __init__(self, request: GenerateRequest) -> None:
+        self.original = request
         self._request = _with_seed(request)
         self._ids: list[int] = []
         self._characters = 0
@@ -24,7 +25,7 @@ class Resumption:
     @property
     def is_possible(self) -> bool:
         """Return whether a lost answer can be continued."""
-        return self._request.can_be_resumed and bool(self._ids)
+        return self._request.can_be_resumed and bool(self._ids) and self._ids[0] != UNKNOWN
 
     def note(self, event: OpenEvent | FinishEvent) -> None:
         """Note an event that the client gets."""

@@ -19,6 +19,8 @@ MAX_CHOICES = 128
 MAX_PROMPTS = 2048
 MAX_LOGPROBS = 20
 MAX_BIASES = 1024
+UNKNOWN = -1
+"""Id of a token that another server generated: its tokenizer is not known here."""
 PROMPT_TOKENS = "x-prompt-tokens"
 """Header of a replica's stream: tokens of the prompt that it accepted."""
 CONTEXT_EXCEEDED = "context_length_exceeded"

@@ -6,7 +6,9 @@ import asyncio
 from collections import Counter
 
 from backend.gateway.balancing.balancer import Balancer
+from backend.gateway.directory import ReplicaAddress
 from backend.infra.replicas import ReplicaClient
+from backend.infra.upstream.client import UpstreamClient
 
 EVERY_S = 2.0
 PROBE_S = 2.0
@@ -14,10 +16,11 @@ MAX_MISSED = 2
 
 
 class HealthProbe:
-    """Asks every replica in use for its counters, every two seconds. Two missed answers pause it; the next answer brings it back."""
+    """Asks every replica in use for its counters, every two seconds, and other servers for their models. Two missed answers pause one; the
+    next answer brings it back."""
 
-    def __init__(self, balancer: Balancer, client: ReplicaClient) -> None:
-        self._balancer, self._client = balancer, client
+    def __init__(self, balancer: Balancer, client: ReplicaClient, upstreams: UpstreamClient) -> None:
+        self._balancer, self._client, self._upstreams = balancer, client, upstreams
         self._missed: Counter[tuple[str, str]] = Counter()
         self._task: asyncio.Task[None] | None = None
 
@@ -39,7 +42,7 @@ class HealthProbe:
     async def probe_all(self) -> None:
         """Probe the replicas that requests were offered to in the last minute."""
         replicas = self._balancer.known()
-        answers = await asyncio.gather(*(self._client.probe(r.url, token=r.token, timeout_s=PROBE_S) for r in replicas))
+        answers = await asyncio.gather(*(self._probe(replica) for replica in replicas))
         for replica, answers_now in zip(replicas, answers, strict=True):
             key = (replica.id, replica.url)
             if not answers_now:
@@ -48,3 +51,8 @@ class HealthProbe:
                     self._balancer.rest(replica)
             elif self._missed.pop(key, 0) >= MAX_MISSED:
                 self._balancer.recovered(replica)
+
+    async def _probe(self, replica: ReplicaAddress) -> bool:
+        if replica.upstream is not None:
+            return await self._upstreams.probe(replica.upstream, timeout_s=PROBE_S)
+        return await self._client.probe(replica.url, token=replica.token, timeout_s=PROBE_S)

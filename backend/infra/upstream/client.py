@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.http_exceptions import HttpProcessingError
 
 from backend.domain.serving.protocol import ANSWER_LIMIT, ErrorEvent, GenerateRequest, GenerationEvent, Task
 from backend.domain.serving.upstream import Upstream, is_forbidden
@@ -69,7 +70,7 @@ class UpstreamClient:
             yield ErrorEvent(message=f"The answer took longer than {upstream.answer_limit_s:g} s.", code=ANSWER_LIMIT)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ReplicaLost(f"{name} can't be reached ({type(error).__name__}).", reason="connection") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise ReplicaLost(f"{name} broke off ({type(error).__name__}).", reason="broken") from error
         finally:
             self._open[slot] -= 1
@@ -182,7 +183,7 @@ async def _read_stream(
         try:
             async with clock.limit(limit_s):
                 data = await _next_data(lines)
-        except ValueError as error:
+        except (ValueError, HttpProcessingError) as error:
             raise ReplicaLost(f"{name} sent a line that is too long.", reason="protocol") from error
         if data is None or data == b"[DONE]":
             if not reader.is_complete:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.domain.serving.protocol import (
+    UNKNOWN,
     ChoiceEvent,
     EmbeddingEvent,
     FinishEvent,
@@ -22,8 +23,6 @@ from backend.domain.serving.protocol import (
     ToolCallDelta,
 )
 
-UNKNOWN = -1
-"""Id of a token that another server generated: its tokenizer is not known here."""
 REASONS = {"length": FinishReason.LENGTH, "tool_calls": FinishReason.TOOL_CALLS, "function_call": FinishReason.TOOL_CALLS}
 CHARACTERS_PER_TOKEN = 4
 

@@ -15,6 +15,7 @@ from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
+from backend.domain.serving.upstream import UPSTREAM
 from backend.domain.training.config import Objective
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context, Person, require_builder
@@ -79,14 +80,14 @@ class CheckpointFile:
 def list_checkpoints(
     ctx: Context, *, run_id: str | None = None, origin: str | None = None, archived: bool = False, ready: bool = False
 ) -> list[CheckpointView]:
-    """Return checkpoints that are not deleted, newest first; `ready` leaves out bases that are still being downloaded."""
+    """Return checkpoints that are not deleted, newest first; `ready` leaves out bases that are still being downloaded. Models on other
+    servers are left out unless `origin` asks for them."""
     with ctx.db.read() as session:
         query = select(Checkpoint).where(Checkpoint.deleted_at.is_(None)).order_by(Checkpoint.created_at.desc(), Checkpoint.step.desc())
         query = query.where(Checkpoint.archived_at.is_not(None) if archived else Checkpoint.archived_at.is_(None))
         if run_id:
             query = query.where(Checkpoint.run_id == run_id)
-        if origin:
-            query = query.where(Checkpoint.origin == origin)
+        query = query.where(Checkpoint.origin == origin if origin else Checkpoint.origin != UPSTREAM)
         if ready:
             query = query.where(Checkpoint.folder.is_not(None))
         return _views(session, session.scalars(query).all())
@@ -115,6 +116,10 @@ def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
         checkpoint = _view(session, row)
     if checkpoint.deleted_at is not None:
         raise Conflict(f"The files of “{checkpoint.name}” were deleted.", remedy="Choose another checkpoint.", field="checkpoint")
+    if checkpoint.origin == UPSTREAM:
+        raise Conflict(
+            f"“{checkpoint.name}” is a model on another server, without files here.", remedy="Choose a checkpoint.", field="checkpoint"
+        )
     if not checkpoint.is_ready:
         cause = checkpoint.error.cause or "its files are still being read"
         raise Conflict(f"“{checkpoint.name}” is not ready: {cause}", remedy="Wait for its job, or add it again.", field="checkpoint")

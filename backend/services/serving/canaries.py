@@ -121,7 +121,7 @@ def _stored(ctx: Context, rules: CanaryRules) -> dict[str, Any]:
 def _observe(session: Session, ctx: Context, canary: Deployment) -> Observed:
     since = datetime.fromisoformat(canary.traffic[SINCE])
     replicas = session.execute(
-        select(Replica.id, Job.lost, Job.error).join(Job, Job.id == Replica.job_id).where(Replica.deployment_id == canary.id)
+        select(Replica.id, Job.lost, Job.error).outerjoin(Job, Job.id == Replica.job_id).where(Replica.deployment_id == canary.id)
     ).all()
     ids = [row[0] for row in replicas]
     rows = session.execute(

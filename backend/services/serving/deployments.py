@@ -21,6 +21,7 @@ from backend.db.tables import (
 )
 from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.options import DeploymentOptions
+from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
@@ -76,7 +77,10 @@ def scale_endpoint(ctx: Context, name: str, num_replicas: int, *, person: Person
     check_num_replicas(num_replicas)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
-        current_deployment(session, endpoint).num_replicas = num_replicas
+        current = current_deployment(session, endpoint)
+        if UPSTREAM in current.config:
+            raise Conflict(f"{name!r} is answered by another server.", remedy="Scale that server; `max_requests` bounds what it gets.")
+        current.num_replicas = num_replicas
         session.flush()
         advance(session, ctx, endpoint.id)
     return get_endpoint(ctx, name)
@@ -262,16 +266,18 @@ def add_deployment(
 ) -> Deployment:
     """Add an endpoint's next revision and start its first replicas. Raises NotFound for a checkpoint without files."""
     checkpoint = session.get(Checkpoint, checkpoint_id)
-    if checkpoint is None or checkpoint.deleted_at is not None or checkpoint.folder is None:
+    upstream = (checkpoint.facts or {}).get(UPSTREAM) if checkpoint is not None and checkpoint.origin == UPSTREAM else None
+    if checkpoint is None or checkpoint.deleted_at is not None or (checkpoint.folder is None and upstream is None):
         raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Deploy another checkpoint.", field="checkpoint")
     require_writer(session, checkpoint_id)
+    config = {key: value for key, value in config.items() if key != UPSTREAM} | ({UPSTREAM: upstream} if upstream else {})
     DeploymentOptions.read(config)
     newest = session.scalar(select(func.max(Deployment.revision)).where(Deployment.endpoint_id == endpoint.id)) or 0
     _retire_superseded(session, ctx, endpoint, role=role)
     deployment = Deployment(
         endpoint_id=endpoint.id,
         checkpoint_id=checkpoint.id,
-        num_replicas=num_replicas,
+        num_replicas=1 if upstream else num_replicas,
         config=config,
         created_by=person.id,
         created_at=ctx.now(),

@@ -15,6 +15,7 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.serving.options import Policy
 from backend.domain.serving.precision import PRECISION_CHECK, PrecisionCheck
+from backend.domain.serving.upstream import Upstream
 from backend.domain.training.config import Objective
 from backend.errors import NotFound
 from backend.services.context import Context
@@ -25,7 +26,8 @@ FOLLOWS = "alias"
 
 @dataclass(frozen=True)
 class ReplicaView:
-    """One replica. `gauges`: running, waiting, tokens_per_second; `problem`: why its last start failed; `job_id`: where its log is."""
+    """One replica. `gauges`: running, waiting, tokens_per_second; `problem`: why its last start failed; `job_id`: where its log is, empty
+    for another server, whose gauges hold its last health check."""
 
     id: str
     job_id: str
@@ -103,6 +105,7 @@ class EndpointView:
     precision_check: PrecisionCheck | None = None  # once a replica in int8 has measured it
     rollout: RolloutView | None = None
     canary: CanaryView | None = None
+    upstream: Upstream | None = None  # the server that answers for it
 
     @property
     def num_ready(self) -> int:
@@ -174,6 +177,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         precision_check=PrecisionCheck.model_validate(check) if (check := deployment.config.get(PRECISION_CHECK)) else None,
         rollout=_rollout(deployment, replicas),
         canary=_canary(session, endpoint, replicas),
+        upstream=Upstream.of(deployment.config),
     )
 
 
@@ -222,7 +226,7 @@ def _replica_views(session: Session, endpoint: Endpoint, *, now: datetime) -> tu
     """Return the replicas that start, answer or drain, oldest revision first."""
     rows = session.execute(
         select(Replica, Job, Deployment.revision, Deployment.role)
-        .join(Job, Job.id == Replica.job_id)
+        .outerjoin(Job, Job.id == Replica.job_id)
         .join(Deployment, Deployment.id == Replica.deployment_id)
         .where(
             Deployment.endpoint_id == endpoint.id,
@@ -233,7 +237,11 @@ def _replica_views(session: Session, endpoint: Endpoint, *, now: datetime) -> tu
     return tuple(_replica_view(replica, job, revision=revision, role=role, now=now) for replica, job, revision, role in rows)
 
 
-def _replica_view(replica: Replica, job: Job, *, revision: int, role: str, now: datetime) -> ReplicaView:
+def _replica_view(replica: Replica, job: Job | None, *, revision: int, role: str, now: datetime) -> ReplicaView:
+    if job is None:
+        gauges = dict(replica.gauges or {})
+        problem = str(gauges.get("problem") or "")
+        return ReplicaView(replica.id, "", revision, role, replica.status, 1, None, gauges, replica.ready_at, problem)
     alive = job.status in (Status.RUNNING, Status.CANCELLING) and job.lease_until is not None and job.lease_until > now
     return ReplicaView(
         id=replica.id,

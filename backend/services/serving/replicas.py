@@ -15,6 +15,7 @@ from backend.domain.jobs.results import ReplicaResult
 from backend.domain.jobs.states import Status
 from backend.domain.serving.options import Policy
 from backend.domain.serving.precision import PRECISION_CHECK
+from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.serving.endpoints import endpoints_of_aliases
@@ -31,11 +32,12 @@ class Target:
     variant: str = STABLE
     percent: float = 0.0
     policy: str = Policy.LEAST_OUTSTANDING
+    upstream: Upstream | None = None
 
 
 def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = False) -> dict[str, list[Target]]:
     """Return the ready replicas by endpoint and by alias; deployed endpoints without one map to an empty list. A replica counts only while
-    its job's lease is valid, so one on a dead machine is left out. Replicas of canaries are included on request, and
+    its job's lease is valid, so one on a dead machine is left out; another server has none. Canaries are included on request, and
     those with a lapsed lease for the moments after an outage of the database, in which no worker could renew one.
     """
     with ctx.db.read() as session:
@@ -47,23 +49,24 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
             select(Endpoint.name, Replica, Deployment)
             .join(Deployment, Deployment.id == Replica.deployment_id)
             .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
-            .join(Job, Job.id == Replica.job_id)
+            .outerjoin(Job, Job.id == Replica.job_id)
             .where(
                 Deployment.stopped_at.is_(None),
                 Replica.status == "ready",
                 Replica.url.is_not(None),
-                Job.status == Status.RUNNING,
-                Job.lease_until > (datetime.min.replace(tzinfo=UTC) if with_lapsed else ctx.now()),
+                Replica.job_id.is_(None)
+                | ((Job.status == Status.RUNNING) & (Job.lease_until > (datetime.min.replace(tzinfo=UTC) if with_lapsed else ctx.now()))),
             )
             .order_by(Deployment.revision)
         ).all()
         policies = {name: deployment.config.get("policy", Policy.LEAST_OUTSTANDING) for name, _, deployment in rows}
         for name, replica, deployment in rows:
+            upstream = Upstream.of(deployment.config)
             if deployment.role == STABLE:
-                target = Target(replica.id, str(replica.url), replica.internal_token, policy=policies[name])
+                target = Target(replica.id, str(replica.url), replica.internal_token, policy=policies[name], upstream=upstream)
             elif canaries:
                 percent = float(deployment.traffic.get("percent") or 0)
-                target = Target(replica.id, str(replica.url), replica.internal_token, deployment.id, percent, policies[name])
+                target = Target(replica.id, str(replica.url), replica.internal_token, deployment.id, percent, policies[name], upstream)
             else:
                 continue
             targets[name].append(target)

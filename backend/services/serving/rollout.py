@@ -13,6 +13,7 @@ from backend.domain.jobs.payloads import ReplicaPayload, require_folder
 from backend.domain.jobs.states import QUEUE_OF, TERMINAL, JobKind, Status, StopRequest
 from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.rollout import Count, Step, next_step
+from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.jobs import add_job, ask_to_stop, wake
 
@@ -48,6 +49,9 @@ def retire(session: Session, ctx: Context, deployment: Deployment, *, how: StopR
 def end_replica(session: Session, ctx: Context, replica: Replica, *, how: StopRequest = "drain") -> None:
     """Take a replica's traffic away and end its job."""
     replica.status = "draining" if replica.status == "ready" else "dead"
+    if replica.job_id is None:  # another server, which goes on without us
+        replica.status = "dead"
+        return
     job = session.get_one(Job, replica.job_id)
     if Status(job.status) not in TERMINAL:
         ask_to_stop(job, how, now=ctx.now())
@@ -56,11 +60,16 @@ def end_replica(session: Session, ctx: Context, replica: Replica, *, how: StopRe
 def _apply(session: Session, ctx: Context, endpoint: Endpoint, current: Deployment, *, older: Sequence[Deployment]) -> None:
     new, old = _replicas(session, [current]), _replicas(session, older)
     options = DeploymentOptions.read(current.config)
+    upstream = Upstream.of(current.config)
+    current.num_replicas = 1 if upstream else current.num_replicas
     step = next_step(_count(new), _count(old), target=current.num_replicas, surge=options.surge)
     leaving = sorted(new, key=_order_of_leaving)[: step.drop] + _choose_old(old, step)
     for replica in leaving:
         end_replica(session, ctx, replica)
-    if step.add:
+    if step.add and upstream is not None:
+        session.add(Replica(deployment_id=current.id, url=upstream.url, internal_token=""))
+        session.flush()
+    elif step.add:
         checkpoint = session.get_one(Checkpoint, current.checkpoint_id)
         if checkpoint.deleted_at is None and checkpoint.folder is not None:
             for _ in range(step.add):

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint
+from backend.domain.serving.upstream import Upstream
 from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context
 from backend.services.serving.endpoints import endpoints_of_aliases
@@ -57,6 +58,8 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
 
 def _facts(ctx: Context, name: str, checkpoint: Checkpoint) -> EndpointFacts:
     context, template = _read_folder(ctx, checkpoint.folder) if checkpoint.folder else (None, None)
+    if (upstream := Upstream.of(checkpoint.facts or {})) is not None:
+        context = upstream.context
     return EndpointFacts(name, checkpoint.id, checkpoint.name, context, template)
 
 

@@ -202,6 +202,8 @@ def _targets(ctx: Context, name: str, *, config: LoadConfig, gateway_url: str, k
     replicas = ready_targets(ctx).get(name, [])
     if not replicas:
         raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
+    if any(target.upstream for target in replicas):
+        raise Conflict(f"{name!r} is answered by another server, which only the gateway reaches.", remedy="Test another endpoint.")
     direct = [LoadTarget(kind="replica", url=target.url, model=name, token=target.internal_token) for target in replicas]
     if "gateway" not in config.targets:
         return direct

@@ -9,6 +9,7 @@ from backend.gateway.balancing.balancer import Balancer
 from backend.gateway.balancing.health import HealthProbe
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.replicas import ReplicaClient
+from backend.infra.upstream.client import UpstreamClient
 from tests.support.gateway_fixtures import scripted
 
 
@@ -21,7 +22,7 @@ def test_a_replica_that_misses_two_probes_gets_no_requests_until_it_answers() ->
 
         async def probe(*, times: int) -> None:
             client = ReplicaClient()
-            health = HealthProbe(balancer, client)
+            health = HealthProbe(balancer, client, UpstreamClient())
             for _ in range(times):
                 await health.probe_all()
             await client.close()
