@@ -11,6 +11,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.serving.bench import bench
+from backend.cli.serving.connect import connect
 from backend.cli.serving.traffic import dataset, request_log, requests
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.safety.margins import MARGIN, check_margin
@@ -28,10 +29,12 @@ from backend.services.serving.deployments import delete_endpoint, deploy, rollba
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints, list_revisions
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, require_safety
 from backend.services.serving.speed import find_speed, launch_speed_probe
+from backend.services.serving.upstreams import resolve_deployable
 
 app = typer.Typer(no_args_is_help=True)
 app.command("bench")(bench)
 app.command("requests")(requests)
+app.command("connect")(connect)
 app.command("log")(request_log)
 app.command("dataset")(dataset)
 READY_TIMEOUT_S = 300.0
@@ -57,6 +60,7 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         ],
         "rollout": asdict(endpoint.rollout) if endpoint.rollout else None,
         "canary": asdict(endpoint.canary) if endpoint.canary else None,
+        "upstream": endpoint.upstream.model_dump(mode="json") if endpoint.upstream else None,
     }
 
 
@@ -181,7 +185,7 @@ def logs(
 ) -> None:
     """Show the end of the log of every replica."""
     ctx = get_context()
-    replicas = [(r, read_log(ctx, r.job_id, last=last)) for r in get_endpoint(ctx, name).replicas]
+    replicas = [(r, read_log(ctx, r.job_id, last=last)) for r in get_endpoint(ctx, name).replicas if r.job_id]
     data = [{"id": r.id, "revision": r.revision, "status": r.status, "problem": r.problem, "lines": lines} for r, lines in replicas]
     text = "\n".join(f"--- replica {r.id}, revision {r.revision}, {r.status} ---\n" + "\n".join(lines) for r, lines in replicas)
     emit({"endpoint": name, "replicas": data}, as_json=as_json, text=text or f"No replica of {name} runs.")
@@ -191,7 +195,7 @@ def logs(
 @command
 def canary(
     name: str,
-    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint or alias that gets the share.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Checkpoint, alias or connected model that gets the share.")] = None,
     percent: Annotated[float | None, typer.Option(help="Share of the requests.  [default: 10]")] = None,
     replicas: Annotated[int, typer.Option(min=1)] = 1,
     step_up: Annotated[bool, typer.Option("--step-up", help="Grow by 1, 5, 10, 25, 50, 100 %, then promote.")] = False,
@@ -225,8 +229,8 @@ def canary(
         view = abort_canary(ctx, name, person=LOCAL)
     elif checkpoint is not None:
         _require_worker(ctx)
-        subject = resolve_checkpoint(ctx, checkpoint)
-        view = start_canary(ctx, name, checkpoint_id=subject.id, rules=CanaryRules.read(rules), num_replicas=replicas, person=LOCAL)
+        subject_id = resolve_deployable(ctx, checkpoint)
+        view = start_canary(ctx, name, checkpoint_id=subject_id, rules=CanaryRules.read(rules), num_replicas=replicas, person=LOCAL)
         while wait and view.canary and not view.canary.num_ready:
             time.sleep(0.3)
             view = get_endpoint(ctx, name)

@@ -24,6 +24,7 @@ from pages.components.serving.operation import draw_operation
 from pages.components.serving.rollout import draw_canary, draw_canary_form, draw_options, draw_rollback, draw_rollout, draw_scale
 from pages.components.serving.speed import draw_speed
 from pages.components.serving.traffic_dataset import draw_traffic_dataset
+from pages.components.serving.upstream_form import draw_upstream, draw_upstream_form
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
 
@@ -34,6 +35,7 @@ BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
     "failing": ("red", "error"),
     "stopped": ("gray", "stop_circle"),
 }
+SOURCES = ["Checkpoint", "Server with the OpenAI API"]
 VERDICTS: dict[str | None, tuple[Literal["green", "red", "orange", "gray"], str, str]] = {
     "PASS": ("green", "check_circle", "Passed"),
     "FAIL": ("red", "cancel", "Failed"),
@@ -43,18 +45,21 @@ VERDICTS: dict[str | None, tuple[Literal["green", "red", "orange", "gray"], str,
 
 
 def draw_deploy(ctx: Context, person: Person) -> None:
-    """Draw the deployment form, or a link to the first training run."""
+    """Draw the deployment form of a checkpoint, or of another server."""
     checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True) if c.writes}
     requested = st.query_params.get("checkpoint")
     if requested and requested not in checkpoints:
         cure = "It may have been deleted or archived. Choose another."
         show_problem(f"There is no checkpoint “{requested}” that can be deployed.", cure)
-    if not checkpoints:
-        empty_state("There is nothing to deploy yet: train a network or add a base.", page=routes.LAUNCH, label="Launch a run")
-        return
     endpoints = list_endpoints(ctx)
-    with st.expander("Deploy a checkpoint", icon=":material/rocket_launch:", expanded=bool(requested) or not endpoints):
-        draw_form(ctx, person, checkpoints, endpoints, requested)
+    with st.expander("Deploy", icon=":material/rocket_launch:", expanded=bool(requested) or not endpoints):
+        source = st.segmented_control("Source", SOURCES, default=SOURCES[0], required=True, key="deploy_source")
+        if source != SOURCES[0]:
+            draw_upstream_form(ctx, person)
+        elif checkpoints:
+            draw_form(ctx, person, checkpoints, endpoints, requested)
+        else:
+            empty_state("There is nothing to deploy yet: train a network or add a base.", page=routes.LAUNCH, label="Launch a run")
 
 
 def draw_form(
@@ -191,17 +196,21 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 draw_actions(ctx, person, endpoint)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.caption("Served" if is_stopped else "Serves", width="content")
-            row_link(
-                endpoint.checkpoint_name,
-                page=routes.CHECKPOINTS,
-                query={"checkpoint": endpoint.checkpoint_id},
-                icon="deployed_code",
-                key=f"served_{endpoint.name}",
-            )
+            if endpoint.upstream is not None:
+                st.badge(plain(endpoint.checkpoint_name), icon=":material/cloud:", color="gray")
+            else:
+                row_link(
+                    endpoint.checkpoint_name,
+                    page=routes.CHECKPOINTS,
+                    query={"checkpoint": endpoint.checkpoint_id},
+                    icon="deployed_code",
+                    key=f"served_{endpoint.name}",
+                )
             if endpoint.alias is not None:
                 st.badge(f"follows {plain(endpoint.alias)}", icon=":material/label:", color="violet")
             if endpoint.stopped_at is not None:
                 st.caption(f"stopped {ago(endpoint.stopped_at, now=ctx.now())}", width="content")
+        draw_upstream(endpoint, now=ctx.now())
         if endpoint.precision_check is not None:
             st.caption(plain(endpoint.precision_check.describe()))
         elif endpoint.precision != "float32":
@@ -218,7 +227,8 @@ def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw Chat, and Stop with its confirmation."""
     st.page_link(routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name})
     st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
-    draw_scale(ctx, person, endpoint)
+    if endpoint.upstream is None:
+        draw_scale(ctx, person, endpoint)
     draw_canary_form(ctx, person, endpoint)
     draw_rollback(ctx, person, endpoint)
     with st.popover("Stop", icon=":material/stop_circle:", key=f"stop_menu_{endpoint.name}"):
@@ -246,6 +256,11 @@ def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -
 
 def draw_gauges(endpoint: EndpointView) -> None:
     """Draw load and rate, and the cause where a replica does not start."""
+    if endpoint.upstream is not None and endpoint.canary is None:
+        for replica in endpoint.replicas:
+            if replica.problem:
+                st.warning(f"Health check: {plain(replica.problem)}", icon=":material/error:")
+        return
     grid = st.grid(3, min_column_width=140)
     grid.metric("Replicas ready", f"{endpoint.num_ready} of {endpoint.target}")
     grid.metric("Running requests", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))

@@ -22,6 +22,7 @@ from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.replicas import record_ready
 from backend.settings import PROJECT
 from pages.components import visitor as services
+from tests.support.fake_api import serve_api
 
 
 @pytest.fixture(autouse=True)
@@ -218,3 +219,17 @@ def test_an_admin_changes_an_account_on_the_page_and_the_last_one_stays(ctx: Con
     app.button(key=f"disable_{ada.id}").click().run()
     assert "only admin" in app.error[0].value
     assert get_account(ctx, "ada").disabled_at is None
+
+
+def test_a_server_with_the_openai_api_is_connected_in_the_form(ctx: Context) -> None:
+    with serve_api() as api:
+        app = draw("serve/endpoints.py")
+        app.segmented_control(key="deploy_source").set_value("Server with the OpenAI API").run()
+        for key, value in {"name": "far", "url": api.url, "model": "qwen"}.items():
+            app.text_input(key=f"upstream_{key}").set_value(value)
+        app.run()
+        assert f"url: {api.url}" in app.code[0].value
+        app.button(key="upstream_connect").click().run()
+        assert not app.exception
+        assert get_endpoint(ctx, "far").state == "ready"
+        assert "chat, completions" in texts(draw("serve/endpoints.py"))

@@ -15,6 +15,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.canaries import abort_canary, promote_canary, start_canary
 from backend.services.serving.deployments import MAX_REPLICAS, rollback_endpoint, rollback_target, scale_endpoint
 from backend.services.serving.endpoints import CanaryView, EndpointView
+from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
@@ -124,7 +125,7 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
     if endpoint.canary is not None:
         return
     with st.popover("Canary", icon=":material/call_split:", key=f"canary_menu_{endpoint.name}"):
-        checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes}
+        checkpoints = {c.id: c.name for c in [*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)] if c.writes}
         chosen = st.selectbox(
             "Checkpoint", list(checkpoints), format_func=lambda id: checkpoints[id], key=f"canary_checkpoint_{endpoint.name}"
         )

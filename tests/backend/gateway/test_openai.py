@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from backend.domain.serving.upstream import Upstream
 from backend.gateway.directory import ReplicaAddress
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
 from tests.support.networks.serving_networks import END_ID, make_llama, save_checkpoint
@@ -320,3 +321,28 @@ def test_metrics_count_what_was_served_and_name_no_key(client: openai.OpenAI, ur
     assert 'roundhouse_time_to_first_token_seconds_bucket{le="0.3",model="tiny"}' in text
     assert 'roundhouse_requests_running{model="tiny"} 0.0' in text
     assert KEY not in text
+
+
+def test_another_gateway_serves_it_as_a_model_on_another_server(url: str, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAR_KEY", KEY)
+    upstream = Upstream.read({"url": f"{url}/v1", "model": "tiny", "key_env": "FAR_KEY"})
+    there = MemoryDirectory({"far": [ReplicaAddress(id="u1", url=upstream.url, token="", upstream=upstream)]})
+    with gateway(there) as relay, openai.OpenAI(base_url=f"{relay}/v1", api_key=KEY, max_retries=0, timeout=30) as far:
+        wish: dict[str, Any] = {**GREEDY, "logprobs": True, "top_logprobs": 2}
+        here, answer = client.chat.completions.create(**wish), far.chat.completions.create(**{**wish, "model": "far"})
+        assert answer.choices[0].message.content == here.choices[0].message.content
+        assert answer.usage == here.usage
+        scored = [choice.logprobs.content or [] for choice in (answer.choices[0], here.choices[0]) if choice.logprobs]
+        assert [[(token.token, len(token.top_logprobs)) for token in content] for content in scored[:1]] == [
+            [(token.token, 2) for token in scored[1]]
+        ]
+        text: dict[str, Any] = {"prompt": ["Once", "And so"], "temperature": 0, "max_tokens": 6, "echo": True, "logprobs": 1}
+        echoed = [far.completions.create(model="far", **text), client.completions.create(model="tiny", **text)]
+        assert [choice.text for choice in echoed[0].choices] == [choice.text for choice in echoed[1].choices]
+        first, second = ([choice.logprobs.token_logprobs for choice in answer.choices if choice.logprobs] for answer in echoed)
+        for ours, theirs in zip(first, second, strict=True):
+            assert (ours or [])[1:] == pytest.approx((theirs or [])[1:], abs=1e-4)
+        with pytest.raises(openai.BadRequestError, match="context"):
+            far.chat.completions.create(model="far", messages=[{"role": "user", "content": "word " * 4000}])
+        chunks = list(far.chat.completions.create(**{**GREEDY, "model": "far"}, stream=True))
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == here.choices[0].message.content

@@ -1,0 +1,82 @@
+"""`roundhouse endpoint connect`: serve a model on another server with the OpenAI API under a name of this installation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from backend.bootstrap import get_context
+from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.domain.serving.upstream import Upstream
+from backend.domain.yaml_text import parse_yaml
+from backend.errors import InvalidInput
+from backend.services.context import LOCAL
+from backend.services.serving.endpoints import EndpointView
+from backend.services.serving.upstreams import connect_upstream
+
+
+@command
+def connect(
+    url: Annotated[str, typer.Argument(help="Address of the API, such as http://127.0.0.1:8080/v1.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the endpoint: what clients put in model=.")] = "",
+    model: Annotated[str, typer.Option(help="Name of the model at that server.")] = "",
+    key_env: Annotated[str | None, typer.Option(help="Environment variable of gateway and workers that holds the key.")] = None,
+    key_file: Annotated[str | None, typer.Option(help="File that holds the key, for gateway and workers.")] = None,
+    max_requests: Annotated[int | None, typer.Option(help="Requests at once; more are refused with 429.  [default: 64]")] = None,
+    answer_limit: Annotated[float | None, typer.Option(help="Seconds that an answer may take.  [default: 600]")] = None,
+    context: Annotated[int | None, typer.Option(help="Context length, where the server does not state it.")] = None,
+    input_price: Annotated[float | None, typer.Option(help="US dollars for a million prompt tokens.")] = None,
+    output_price: Annotated[float | None, typer.Option(help="US dollars for a million answer tokens.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with the same fields; options here come first.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Serve a model of vLLM, SGLang, llama-server, Ollama or any other server with the OpenAI API, after it has answered one token.
+
+    A key is never stored: name the variable or the file that holds it.
+    """
+    fields = _read(config)
+    given = {
+        "url": url or None,
+        "name": name or None,
+        "model": model or None,
+        "key_env": key_env,
+        "key_file": key_file,
+        "max_requests": max_requests,
+        "answer_limit_s": answer_limit,
+        "context": context,
+        "input_price": input_price,
+        "output_price": output_price,
+    }
+    fields |= {field: value for field, value in given.items() if value is not None}
+    for field, option in (("url", "URL"), ("name", "--name"), ("model", "--model")):
+        if not fields.get(field):
+            raise InvalidInput(f"{option} is missing.", remedy="Write `roundhouse endpoint connect URL --name N --model M`.", field=field)
+    endpoint = str(fields.pop("name"))
+    ctx = get_context()
+    view = connect_upstream(ctx, name=endpoint, upstream=Upstream.read(fields), person=LOCAL)
+    note(f"{ctx.gateway_url}/v1, model={view.name}")
+    emit(describe_upstream(view), as_json=as_json, text=f"{view.name}: {view.state}, {view.checkpoint_name}")
+
+
+def describe_upstream(view: EndpointView) -> dict[str, Any]:
+    """Return a connected endpoint as the command line's JSON."""
+    upstream = view.upstream
+    check = view.replicas[0].gauges if view.replicas else {}
+    return {
+        "endpoint": view.name,
+        "state": view.state,
+        "revision": view.revision,
+        "upstream": None if upstream is None else upstream.model_dump(mode="json"),
+        "check": {name: check.get(name) for name in ("checked_at", "check_s", "problem")},
+    }
+
+
+def _read(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    fields = parse_yaml(read_text(config), what="The config")
+    if not isinstance(fields, dict):
+        raise InvalidInput("The config holds no fields.", remedy="Write one `name: value` a line, such as `url: http://host/v1`.")
+    return {str(name): value for name, value in fields.items()}

@@ -1,0 +1,102 @@
+"""The form that serves a model on another server, and what an endpoint's card says of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import streamlit as st
+import yaml
+
+from backend.domain.serving.upstream import Upstream
+from backend.errors import InvalidInput
+from backend.services.context import Context, Person
+from backend.services.serving.endpoints import EndpointView
+from backend.services.serving.upstreams import connect_upstream
+from pages.components.frame import errors_shown, plain
+from pages.components.words import ago
+
+
+def draw_upstream_form(ctx: Context, person: Person) -> None:
+    """Draw address, model, key and limits of another server, and the button that connects it."""
+    if person.id is not None:
+        st.caption("The server calls the address and sends it a key, so the operator connects it: `roundhouse endpoint connect`.")
+        return
+    grid = st.grid(2, min_column_width=220)
+    name = grid.text_input("Endpoint name", key="upstream_name", help="Clients send it as `model=`.").strip()
+    fields: dict[str, Any] = {
+        "url": grid.text_input("Address", key="upstream_url", placeholder="http://127.0.0.1:8080/v1").strip(),
+        "model": grid.text_input("Model at that server", key="upstream_model", placeholder="Qwen/Qwen2.5-7B-Instruct").strip(),
+        "key_env": grid.text_input(
+            "Key variable",
+            key="upstream_key_env",
+            placeholder="None",
+            help="Name of the environment variable of gateway, workers and pages that holds the key. The key itself is not stored.",
+        ).strip()
+        or None,
+    }
+    with st.expander("Limits and prices", icon=":material/tune:", key="upstream_options"):
+        fields |= _draw_options()
+    with st.expander("As YAML", icon=":material/data_object:", key="upstream_yaml"):
+        st.code(yaml.safe_dump({"name": name, **_changed(fields)}, sort_keys=False, allow_unicode=True), language="yaml")
+        st.caption("`roundhouse endpoint connect --config FILE` reads it.")
+    st.caption("Connecting sends up to four requests of one token; then one more at every health check.")
+    is_incomplete = not (name and fields["url"] and fields["model"])
+    if st.button("Connect", type="primary", icon=":material/add_link:", key="upstream_connect", disabled=is_incomplete):
+        with errors_shown(), st.spinner("Asking the server for a token"):
+            connect_upstream(ctx, name=name, upstream=Upstream.read(fields), person=person)
+            st.toast(f"{plain(name)} is ready", icon=":material/check_circle:")
+            st.rerun()
+
+
+def _draw_options() -> dict[str, Any]:
+    default = Upstream.model_fields
+    grid = st.grid(2, min_column_width=220)
+    return {
+        "max_requests": int(grid.number_input("Requests at once", 1, 4096, default["max_requests"].default, key="upstream_max_requests")),
+        "check_every_s": grid.number_input(
+            "Health check every (s)", 5.0, 86_400.0, default["check_every_s"].default, key="upstream_check", help="Each asks for one token."
+        ),
+        "first_token_s": grid.number_input("First token limit (s)", 1.0, 3600.0, default["first_token_s"].default, key="upstream_first"),
+        "answer_limit_s": grid.number_input("Answer limit (s)", 1.0, 86_400.0, default["answer_limit_s"].default, key="upstream_limit"),
+        "context": grid.number_input(
+            "Context length",
+            min_value=1,
+            value=None,
+            placeholder="As the server says",
+            key="upstream_context",
+            help="In tokens; for the context meter of the playground.",
+        ),
+        "key_file": grid.text_input("Key file", key="upstream_key_file", placeholder="None", help="Instead of a variable.").strip() or None,
+        "input_price": _draw_price(grid, "Price of prompt tokens", key="upstream_input_price"),
+        "output_price": _draw_price(grid, "Price of answer tokens", key="upstream_output_price"),
+    }
+
+
+def _draw_price(grid: Any, label: str, *, key: str) -> float | None:
+    price: float | None = grid.number_input(
+        label, min_value=0.0, value=None, placeholder="Not set", help="US dollars for a million.", key=key
+    )
+    return price
+
+
+def _changed(fields: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return Upstream.read(fields).changed()
+    except InvalidInput:
+        return {name: value for name, value in fields.items() if value not in (None, "")}
+
+
+def draw_upstream(endpoint: EndpointView, *, now: datetime) -> None:
+    """Draw where an endpoint's model is, and its last health check."""
+    upstream = endpoint.upstream
+    if upstream is None:
+        return
+    offered = [label for label, is_offered in upstream.capabilities.model_dump().items() if is_offered]
+    parts = [f"{upstream.url} ({', '.join(offered)})"]
+    check = endpoint.replicas[0].gauges if endpoint.replicas else {}
+    if check.get("check_s") is not None and check.get("checked_at"):
+        parts.append(f"one token in {check['check_s'] * 1000:,.0f} ms, {ago(datetime.fromisoformat(check['checked_at']), now=now)}")
+    if upstream.input_price is not None and upstream.output_price is not None:
+        parts.append(f"${upstream.input_price:g} in, ${upstream.output_price:g} out per million tokens")
+    st.caption(plain(" · ".join(parts)))
