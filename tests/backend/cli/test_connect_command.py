@@ -27,6 +27,6 @@ def test_a_server_is_connected_from_options_and_yaml(ctx: Context, home: Path, m
         listed = roundhouse("endpoint", "list")["endpoints"][0]
         assert (listed["upstream"]["model"], listed["upstream"]["output_price"]) == ("qwen", 2.0)
     config.write_text("urll: x\nname: far\nmodel: m\nurl: http://127.0.0.1:1/v1\n")
-    assert "urll" in str(roundhouse("endpoint", "connect", "--config", str(config), status=1))
-    assert "link-local" in str(roundhouse("endpoint", "connect", "http://169.254.169.254/v1", "--name", "far", "--model", "m", status=1))
+    assert "urll" in str(roundhouse("endpoint", "connect", "--config", str(config), status=2))
+    assert "link-local" in str(roundhouse("endpoint", "connect", "http://169.254.169.254/v1", "--name", "far", "--model", "m", status=2))
     assert roundhouse("endpoint", "logs", "far")["replicas"] == []
