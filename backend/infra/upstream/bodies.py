@@ -17,8 +17,8 @@ def to_call(request: GenerateRequest, *, model: str) -> tuple[str, dict[str, Any
     if request.task is Task.EMBED:
         return "embeddings", {"model": model, "input": _prompts(request), "encoding_format": "float"}
     if request.task is Task.TOKENIZE:
-        asked = {"messages": _messages(request), "tools": _tools(request)} if request.messages else {"prompt": _prompts(request)[0]}
-        return "tokenize", {"model": model, **{key: value for key, value in asked.items() if value is not None}}
+        subject = {"messages": _messages(request), "tools": _tools(request)} if request.messages else {"prompt": _prompts(request)[0]}
+        return "tokenize", {"model": model, **{key: value for key, value in subject.items() if value is not None}}
     body = {"model": model, **_sampling(request.params), **({"n": request.n} if request.n > 1 else {})}
     if not request.echo:
         body |= {"stream": True, "stream_options": {"include_usage": True}}

@@ -38,11 +38,11 @@ def ask_token(upstream: Upstream, *, timeout_s: float = CHECK_S) -> float:
     """
     refuse_host(upstream.url)
     body = {"model": upstream.model, "max_tokens": 1, "temperature": 0}
-    path, asked = "completions", {"prompt": "Hi"}
+    path, prompt = "completions", {"prompt": "Hi"}
     if upstream.capabilities.chat:
-        path, asked = "chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}  # type: ignore[dict-item]
+        path, prompt = "chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}  # type: ignore[dict-item]
     began = time.monotonic()
-    response = _send(upstream, "POST", path, body=body | asked, timeout_s=timeout_s)
+    response = _send(upstream, "POST", path, body=body | prompt, timeout_s=timeout_s)
     if response.status_code == 429:
         return time.monotonic() - began
     try:

@@ -152,9 +152,9 @@ class GuardedResolver(AbstractResolver):
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         """Return the addresses of a host. Raises OSError."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+        addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
         results: list[ResolveResult] = []
-        for kind, _, protocol, _, address in found:
+        for kind, _, protocol, _, address in addresses:
             refuse_address(str(address[0]))
             results.append(
                 ResolveResult(
@@ -256,10 +256,10 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstre
     """Return what an answer other than 200 means for the client: its own mistake, a limit, or a fault of the server or its config."""
     status = response.status
     try:
-        said = json.loads(body)
+        document = json.loads(body)
     except (ValueError, RecursionError):
-        said = None
-    message = _message(said)
+        document = None
+    message = _message(document)
     if status == 429:
         return ReplicaRefused(
             f"{name} has reached its limit. {message}".strip(),
@@ -268,7 +268,7 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstre
             retry_after_s=_retry_after(response.headers.get("retry-after", "")),
         )
     if status in (400, 413, 415, 422):
-        error = said.get("error") if isinstance(said, dict) else None
+        error = document.get("error") if isinstance(document, dict) else None
         code = error.get("code") if isinstance(error, dict) else None
         field = error.get("param") if isinstance(error, dict) else None
         return ReplicaRefused(
@@ -284,9 +284,9 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstre
     return ReplicaLost(f"{name} answered with status {status}.", reason="failed")
 
 
-def _message(said: Any) -> str:
+def _message(document: Any) -> str:
     """Return the beginning of an error's text on one line; empty where there is none."""
-    error = said.get("error", said.get("detail")) if isinstance(said, dict) else None
+    error = document.get("error", document.get("detail")) if isinstance(document, dict) else None
     text = error.get("message") if isinstance(error, dict) else error
     return " ".join(text[: 4 * SHOWN].split())[:SHOWN] if isinstance(text, str) else ""
 

@@ -49,7 +49,7 @@ def retire(session: Session, ctx: Context, deployment: Deployment, *, how: StopR
 def end_replica(session: Session, ctx: Context, replica: Replica, *, how: StopRequest = "drain") -> None:
     """Take a replica's traffic away and end its job."""
     replica.status = "draining" if replica.status == "ready" else "dead"
-    if replica.job_id is None:  # another server, which goes on without us
+    if replica.job_id is None:  # another server has no process of ours
         replica.status = "dead"
         return
     job = session.get_one(Job, replica.job_id)

@@ -16,7 +16,7 @@ from backend.errors import InvalidInput
 from backend.gateway.directory import ReplicaAddress
 from backend.services.serving.usage import UsageRow
 from tests.support.gateway_fixtures import MemoryDirectory, eventually, gateway
-from tests.support.hostile_api import HostileApi, event, hostile_api, usage
+from tests.support.serving.hostile_api import HostileApi, event, hostile_api, usage
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello there"}]}
 
