@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from backend.domain.serving.protocol import PROMPT_TOKENS, ErrorEvent, FinishEve
 from backend.errors import RoundhouseError, Unavailable
 
 if TYPE_CHECKING:
-    import httpx
+    pass
 
 MAX_LINE_BYTES = 1 << 20
 
@@ -125,44 +125,6 @@ class ReplicaClient:
             ),
             allow_redirects=False,
         )
-
-
-def stream_blocking(
-    url: str, *, token: str, request: GenerateRequest, timeouts: ReplicaTimeouts | None = None
-) -> Iterator[GenerationEvent]:
-    """Yield the events of one generation, for code without an event loop. Raises as `ReplicaClient.stream` does."""
-    import httpx  # the gateway does not need it
-
-    limits = timeouts or ReplicaTimeouts()
-    timeout = httpx.Timeout(limits.first_token_s, connect=limits.connect_s)
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    try:
-        with (
-            httpx.Client(timeout=timeout, trust_env=False) as client,
-            client.stream("POST", f"{url}/generate", content=request.model_dump_json(), headers=headers) as response,
-        ):
-            if response.status_code != 200:
-                raise _refusal(response.status_code, response.read())
-            for line in filter(None, _lines(response)):
-                event = parse_event(line)
-                yield event
-                if isinstance(event, FinishEvent | ErrorEvent):
-                    return
-    except httpx.TimeoutException as error:
-        raise ReplicaLost("The replica did not answer in time.", reason="timeout") from error
-    except httpx.HTTPError as error:
-        raise ReplicaLost(f"The replica can't be reached ({type(error).__name__}).", reason="connection") from error
-    except ValidationError as error:
-        raise ReplicaLost("The replica sent an invalid event.", reason="protocol") from error
-    raise ReplicaLost("The replica broke off in the middle of its answer.", reason="broken")
-
-
-def _lines(response: httpx.Response) -> Iterator[bytes]:
-    """Yield lines ended by a line feed; httpx would also split at U+2028 and others inside a JSON string."""
-    rest = b""
-    for piece in response.iter_bytes():
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from lines
 
 
 def _refusal(status: int, body: bytes) -> ReplicaRefused | ReplicaLost:

@@ -3,7 +3,8 @@
     GET  /playground/api/chat?conversation=    -> a conversation
     POST /playground/api/send                  {conversation, text, settings, edited} -> a conversation
     POST /playground/api/regenerate            {conversation, message, settings} -> a conversation
-    POST /playground/api/continue              {conversation, message, settings, token, instead} -> a conversation
+    POST /playground/api/continue              {conversation, message, settings, token, instead, together} -> a conversation
+    POST /playground/api/results               {conversation, message, results, settings} -> a conversation
     POST /playground/api/stop                  {conversation} -> a conversation
     POST /playground/api/select                {conversation, message, round} -> a conversation
     POST /playground/api/vote                  {conversation, message, label} -> a conversation
@@ -33,7 +34,7 @@ from backend.services.serving.chat.admission import person_of_token
 from backend.services.serving.chat.documents import chat_document
 from backend.services.serving.chat.judgements import rate_answer, vote_on_answers
 from backend.services.serving.chat.reading import read_chat, read_running
-from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, stop_answers
+from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, send_results, stop_answers
 from backend.services.serving.conversations import select_branch
 from backend.web.chat_stream import stream_chat
 
@@ -71,10 +72,17 @@ class RegenerateBody(Body):
 
 
 class ContinueBody(RegenerateBody):
-    """An answer to continue: from its end, or before `token` with `instead` in its place."""
+    """An answer to continue: from its end, or before `token` with `instead` in its place; `together` with those beside it."""
 
     token: int | None = None
     instead: str = ""
+    together: bool = False
+
+
+class ResultsBody(RegenerateBody):
+    """Results of the tools that an answer calls, one text a call."""
+
+    results: list[str]
 
 
 class SelectBody(Body):
@@ -136,7 +144,14 @@ def _again(ctx: Context, person: Person, body: bytes) -> str:
 
 def _continue(ctx: Context, person: Person, body: bytes) -> str:
     sent = _parse(ContinueBody, body)
-    continue_answer(ctx, sent.conversation, sent.message, settings=sent.settings, token=sent.token, instead=sent.instead, person=person)
+    at: dict[str, Any] = {"token": sent.token, "instead": sent.instead, "together": sent.together}
+    continue_answer(ctx, sent.conversation, sent.message, settings=sent.settings, **at, person=person)
+    return sent.conversation
+
+
+def _results(ctx: Context, person: Person, body: bytes) -> str:
+    sent = _parse(ResultsBody, body)
+    send_results(ctx, sent.conversation, sent.message, sent.results, settings=sent.settings, person=person)
     return sent.conversation
 
 
@@ -168,6 +183,7 @@ HANDLERS: dict[str, Handle] = {
     "send": _send,
     "regenerate": _again,
     "continue": _continue,
+    "results": _results,
     "stop": _stop,
     "select": _select,
     "vote": _vote,

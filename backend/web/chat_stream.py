@@ -83,12 +83,13 @@ class _Reader:
             started = time.perf_counter()
             nodes = markdown_nodes(text)
             spent = time.perf_counter() - started
-            if text or is_done:
+            begun = bool(text or answer.usage.get("tool_calls"))
+            if begun or is_done:
                 self.events.put_nowait(_event(answer.message_id, drawn, nodes, usage=answer.usage, status=answer.status))
                 drawn = nodes
             if is_done:
                 return
-            if text:
+            if begun:
                 await asyncio.sleep(max(SHORTEST_PAUSE_S, spent / SHARE_OF_PARSING))
             await answer.wait(version)
 
@@ -109,4 +110,6 @@ class _Reader:
 def _event(message_id: str, before: list[Node], after: list[Node], *, usage: dict[str, Any], status: str) -> str:
     keep, nodes = changed_nodes(before, after)
     document = {"id": message_id, "keep": keep, "nodes": nodes, "tokens": usage.get("completion_tokens"), "status": status}
+    if calls := usage.get("tool_calls"):
+        document["calls"] = calls
     return f"data: {json.dumps(document, separators=(',', ':'))}\n\n"

@@ -14,11 +14,11 @@ from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_next
 from backend.services.serving.chat.presets import list_presets, save_preset
 from backend.services.serving.chat.sharing import share_conversation
-from backend.services.serving.conversations import add_message, start_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.replicas import record_ready
 from tests.support.opening import open_page
+from tests.support.serving.stored_chat import add_message, start_conversation
 
 PAGE = "serve/playground.py"
 
@@ -67,7 +67,13 @@ def test_a_preset_fills_in_the_settings_of_the_next_turn(site: Context) -> None:
     assert (settings["system"], settings["temperature"], settings["seed"]) == ("Be brief.", 0.3, 7)
     assert all("broker" in warning.value for warning in app.warning), "no widget has both a value and a state"
     app.text_area(key="schema_new").set_value("{").run()
-    assert "json_schema" in app.error[0].value.replace("\\", "")
+    assert len(app.error) == 2, "in the menu, and on the page under it"
+    assert all("JSON schema: not JSON" in error.value.replace("\\", "") for error in app.error)
+    app.text_area(key="schema_new").set_value('{"type": "wizard"}').run()
+    assert "Invalid type: wizard" in app.error[0].value.replace("\\", "")
+    app.text_area(key="schema_new").set_value("").run()
+    app.text_area(key="tools_new").set_value('[{"type": "function", "function": {"name": "to morrow"}}]').run()
+    assert "tool 1 is named 'to morrow'" in app.error[0].value.replace("\\", "")
 
 
 def test_a_shared_conversation_is_read_only(site: Context) -> None:

@@ -19,13 +19,13 @@ from backend.services.jobs.claims import claim_job
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user
 from backend.services.people.keys import create_key
-from backend.services.serving.conversations import add_message, start_conversation
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.replicas import record_ready
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunView
 from tests.support import battle_world, run_world
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
+from tests.support.serving.stored_chat import add_message, start_conversation
 
 LONG = "a-rather-long-name-of-a-network-that-somebody-chose-with-care"
 

@@ -107,7 +107,7 @@ class ScriptedReplica:
     """Speaks a replica's protocol without a network: `tokens` words, then what `script` says happens."""
 
     def __init__(self) -> None:
-        self.script = "finish"  # finish | break | refuse:STATUS:CODE | mute | error:CODE
+        self.script = "finish"  # finish | break | refuse:STATUS:CODE | mute | error:CODE | call:NAME:ARGUMENTS | length
         self.tokens = 3
         self.delay_s = 0.0
         self.word: str | None = None
@@ -129,8 +129,19 @@ class ScriptedReplica:
             return self.prompt_tokens
         return sum(len(message["content"]) for message in self.bodies[-1]["messages"]) // 4
 
+    def _call(self, name: str, arguments: str) -> list[str]:
+        deltas = [{"index": 0, "id": f"call_{name}", "name": name}, *({"index": 0, "arguments": part} for part in arguments)]
+        events = [{"type": "token", "text": "", "token_ids": [at], "index": at, "tool_calls": [delta]} for at, delta in enumerate(deltas)]
+        usage = {"prompt_tokens": self._count_prompt(), "completion_tokens": len(events)}
+        finish = {"type": "finish", "finish_reason": "tool_calls", "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}
+        return [json.dumps(event) + "\n" for event in (*events, finish)]
+
     async def _events(self) -> Any:
         try:
+            if self.script.startswith("call"):
+                for line in self._call(*self.script.split(":", 2)[1:]):
+                    yield line
+                return
             begun = self.bodies[-1].get("begun")
             for index in range(len(begun["token_ids"]) if begun else 0, self.tokens):
                 text = self.word or f"w{index} "
@@ -144,7 +155,8 @@ class ScriptedReplica:
             if self.script == "break":
                 raise ConnectionResetError("as if killed")
             usage = {"prompt_tokens": self._count_prompt(), "completion_tokens": self.tokens}
-            yield json.dumps({"type": "finish", "finish_reason": "stop", "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}) + "\n"
+            reason = "length" if self.script == "length" else "stop"
+            yield json.dumps({"type": "finish", "finish_reason": reason, "usage": usage, "ttft_ms": 1.0, "tok_per_sec": 9.0}) + "\n"
         except (asyncio.CancelledError, GeneratorExit):
             self.left += 1
             raise

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from backend.domain.serving.protocol import GenerateRequest, GenerationEvent
+from backend.infra.replicas import ReplicaClient
 from jobs.reporter import FileReporter
 from jobs.serving.replica import run
 from tests.support.jobs import make_spec
@@ -26,6 +29,21 @@ def eventually(condition: Callable[[], Any], *, timeout_s: float = 20.0) -> Any:
             return value
         time.sleep(0.01)
     raise AssertionError("the condition never held")
+
+
+def stream_events(url: str, *, token: str, request: GenerateRequest) -> Iterator[GenerationEvent]:
+    """Yield the events of one generation, for tests without an event loop."""
+    loop, client = asyncio.new_event_loop(), ReplicaClient()
+    stream = client.stream(url, token=token, request=request)
+    try:
+        while True:
+            yield loop.run_until_complete(anext(stream))
+    except StopAsyncIteration:
+        return
+    finally:
+        loop.run_until_complete(stream.aclose())
+        loop.run_until_complete(client.close())
+        loop.close()
 
 
 class RunningReplica:

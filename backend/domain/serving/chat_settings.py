@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from backend.domain.data.rows.problem import RowProblem
+from backend.domain.data.rows.tool_calls import tools_text
 from backend.domain.serving.protocol import MAX_SEED, ChatMessage
 
 MAX_COLUMNS = 4
 MAX_SYSTEM = 20_000
 MAX_JSON = 20_000
+TOOL_NAME = re.compile(r"[\w.-]{1,128}")
+STORED = {"stored": True}
+"""Context in which stored settings are read: what could be sent once is not refused when a conversation is opened."""
 
 
 class ChatSettings(BaseModel):
@@ -42,13 +48,24 @@ class ChatSettings(BaseModel):
 
     @field_validator("json_schema")
     @classmethod
-    def _is_object(cls, value: str) -> str:
-        return _checked_json(value, dict, 'a JSON object, such as {"type": "object"}')
+    def _can_be_followed(cls, value: str, info: ValidationInfo) -> str:
+        text = _checked_json(value, dict, 'a JSON object, such as {"type": "object"}')
+        if text and not info.context:
+            _check_schema(text)
+        return text
 
     @field_validator("tools")
     @classmethod
-    def _is_list(cls, value: str) -> str:
-        return _checked_json(value, list, "a JSON list of tools")
+    def _can_be_called(cls, value: str, info: ValidationInfo) -> str:
+        text = _checked_json(value, list, "a JSON list of tools")
+        if text and not info.context:
+            _check_tools(text)
+        return text
+
+    @property
+    def fixed_text(self) -> str:
+        """Return what every prompt holds beside the conversation, to estimate its tokens."""
+        return self.system + self.tools
 
     def body(self, endpoint: str, messages: tuple[ChatMessage, ...]) -> dict[str, Any]:
         """Return the body of `POST /v1/chat/completions` for one endpoint."""
@@ -62,7 +79,7 @@ class ChatSettings(BaseModel):
         optional = {
             "seed": self.seed,
             "stop": list(self.stop) or None,
-            "tools": json.loads(self.tools) if self.tools else None,
+            "tools": json.loads(tools_text(self.tools) or "null"),
             "response_format": _response_format(self.json_schema),
             "logprobs": True if self.token_view else None,
             "top_logprobs": 5 if self.token_view else None,
@@ -87,3 +104,29 @@ def _checked_json(text: str, kind: type, what: str) -> str:
     if not isinstance(value, kind):
         raise ValueError(f"must be {what}")
     return text
+
+
+def _check_schema(text: str) -> None:
+    """Raise ValueError with the reason why replicas can't hold an answer to a schema. They use the same library."""
+    from llguidance import LLMatcher
+
+    try:
+        problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(text))
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    if problem:
+        raise ValueError(f"answers can't follow this schema: {problem.splitlines()[0][:200]}")
+
+
+def _check_tools(text: str) -> None:
+    try:
+        tools = json.loads(tools_text(text) or "[]")
+    except RowProblem as problem:
+        raise ValueError(str(problem)) from problem
+    for number, function in enumerate((tool["function"] for tool in tools), start=1):
+        if not TOOL_NAME.fullmatch(function["name"]):
+            raise ValueError(f"tool {number} is named {function['name'][:40]!r}; use letters, digits, '_', '-' and '.'")
+        if not isinstance(function.get("parameters", {}), dict):
+            raise ValueError(f"the parameters of {function['name']} must be a JSON schema")
+        if not isinstance(function.get("description", ""), str):
+            raise ValueError(f"the description of {function['name']} must be text")

@@ -4,6 +4,7 @@ reported as unknown.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,11 +14,12 @@ from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Conversation, ConversationShare, Message
-from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.data.rows.tool_calls import ToolCall
+from backend.domain.serving.chat_settings import STORED, ChatSettings
 from backend.domain.serving.chat_tree import Step, leaf_of_round, newest_leaf, next_round, selected_line
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
-from backend.services.context import Context, Person, require_builder
+from backend.services.context import Context, Person
 
 TITLE_LENGTH = 60
 RUNNING = ("running", "stopping")
@@ -42,7 +44,7 @@ class ConversationView:
         """Return the settings of its next turn."""
         named = [self.endpoint, *([self.other_endpoint] if self.other_endpoint else [])]
         stored = {key: value for key, value in self.sampling.items() if key in ChatSettings.model_fields and value is not None}
-        return ChatSettings.model_validate({"endpoints": named, "system": self.system_prompt, **stored})
+        return ChatSettings.model_validate({"endpoints": named, "system": self.system_prompt, **stored}, context=STORED)
 
 
 @dataclass(frozen=True)
@@ -74,31 +76,17 @@ class MessageView:
         """Return whether this is an answer that failed before its first token."""
         return bool(self.usage.get("error")) and not self.content
 
+    @property
+    def can_continue(self) -> bool:
+        """Return whether this is an answer that ended before its end: by its length, a stop or a failure."""
+        is_cut = self.status in ("stopped", "failed") or self.usage.get("finish_reason") == "length"
+        return is_cut and bool(self.content) and not self.is_running
 
-def start_conversation(
-    ctx: Context,
-    *,
-    endpoint: str,
-    other_endpoint: str | None = None,
-    system_prompt: str = "",
-    sampling: dict[str, Any] | None = None,
-    person: Person,
-) -> ConversationView:
-    """Create an empty conversation. Raises NotAllowed for a rater."""
-    require_builder(person)
-    with ctx.db.write() as session:
-        row = Conversation(
-            user_id=person.id,
-            endpoint=endpoint,
-            other_endpoint=other_endpoint or None,
-            system_prompt=system_prompt,
-            sampling=sampling or {},
-            created_at=ctx.now(),
-            updated_at=ctx.now(),
-        )
-        session.add(row)
-        session.flush()
-        return conversation_view(row)
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """Return the calls that this answer makes, in OpenAI's form; none where one of them was cut off."""
+        calls = [_stored_call(call) for call in self.usage.get("tool_calls") or ()]
+        return tuple(call for call in calls if call) if all(calls) else ()
 
 
 def list_conversations(ctx: Context, *, person: Person, query: str = "", limit: int = 50) -> list[ConversationView]:
@@ -168,32 +156,6 @@ def messages_before(messages: Sequence[MessageView], message_id: str) -> list[Me
     return line[::-1]
 
 
-def add_message(
-    ctx: Context,
-    conversation_id: str,
-    *,
-    role: str,
-    content: str,
-    branch: int = 0,
-    endpoint: str | None = None,
-    checkpoint_id: str | None = None,
-    usage: dict[str, Any] | None = None,
-    person: Person,
-) -> str:
-    """Append a message to the selected line and return its id. A `branch` above 0 stands beside the last message."""
-    with ctx.db.write() as session:
-        conversation = own_conversation(session, conversation_id, person)
-        messages = read_messages(session, conversation_id)
-        line = selected_line(messages, conversation.leaf_id)
-        parent = (line[-2].selected if len(line) > 1 else None) if branch else (line[-1].selected if line else None)
-        message = insert_message(session, ctx, conversation, messages, parent_id=parent, role=role, content=content, branch=branch)
-        message.round = 0
-        message.endpoint, message.checkpoint_id, message.usage = endpoint, checkpoint_id, usage or {}
-        if not branch:
-            conversation.leaf_id = message.id
-        return message.id
-
-
 def insert_message(
     session: Session,
     ctx: Context,
@@ -254,27 +216,12 @@ def set_vote(ctx: Context, conversation_id: str, message_ids: Sequence[str], lab
             message.vote = label
 
 
-def change_conversation(
-    ctx: Context,
-    conversation_id: str,
-    *,
-    title: str | None = None,
-    system_prompt: str | None = None,
-    sampling: dict[str, Any] | None = None,
-    endpoint: str | None = None,
-    other_endpoint: str | None = None,
-    person: Person,
-) -> None:
-    """Rename a conversation or change the settings of its next turn. None leaves a value unchanged."""
-    if title is not None and not title.strip():
+def rename_conversation(ctx: Context, conversation_id: str, title: str, *, person: Person) -> None:
+    """Give one's own conversation another title. Raises InvalidInput for an empty one."""
+    if not title.strip():
         raise InvalidInput("A conversation needs a title.", field="title")
     with ctx.db.write() as session:
-        row = own_conversation(session, conversation_id, person)
-        row.title = title.strip()[:160] if title is not None else row.title
-        row.system_prompt = system_prompt if system_prompt is not None else row.system_prompt
-        row.sampling = sampling if sampling is not None else row.sampling
-        row.endpoint = endpoint if endpoint is not None else row.endpoint
-        row.other_endpoint = (other_endpoint or None) if other_endpoint is not None else row.other_endpoint
+        own_conversation(session, conversation_id, person).title = title.strip()[:160]
 
 
 def delete_conversation(ctx: Context, conversation_id: str, *, person: Person) -> None:
@@ -300,8 +247,28 @@ def build_prompt(system: str, line: Sequence[MessageView]) -> tuple[ChatMessage,
 
     A question whose answer failed before its first token is left out with that answer, unless it is the last message.
     """
-    turns = tuple(ChatMessage(role=Role(m.role), content=m.content) for m in without_failed(line))
+    turns = tuple(
+        ChatMessage(
+            role=Role(message.role),
+            content=message.content,
+            tool_calls=message.tool_calls,
+            tool_call_id=message.usage.get("tool_call_id"),
+            name=message.usage.get("tool"),
+        )
+        for message in without_failed(line)
+    )
     return ((ChatMessage(role=Role.SYSTEM, content=system),) if system.strip() else ()) + turns
+
+
+def _stored_call(call: dict[str, Any]) -> ToolCall | None:
+    name, arguments = call.get("name"), call.get("arguments") or "{}"
+    try:
+        is_complete = isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        is_complete = False
+    if not name or not is_complete:
+        return None
+    return {"id": call.get("id") or f"call_{name}", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
 def _owned(person: Person) -> Any:

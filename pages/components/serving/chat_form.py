@@ -17,6 +17,9 @@ from pages.components.frame import plain
 from pages.components.serving.chat_menu import draw_card, draw_code
 from pages.components.serving.chat_presets import WIDGETS, draw_preset_choice, draw_preset_saving
 
+JSON_FIELDS = {"json_schema": "JSON schema", "tools": "Tools"}
+"""Fields whose value is too long to repeat beside its problem."""
+
 
 def draw_settings(
     ctx: Context, person: Person, endpoints: Sequence[EndpointView], conversation: ConversationView | None, *, requested: str | None
@@ -46,7 +49,10 @@ def draw_settings(
     with right.container(horizontal=True, horizontal_alignment="right"):
         with st.popover("Settings", icon=":material/tune:", key=f"settings_{scope}"):
             draw_preset_choice(ctx, person, scope=scope)
-            settings = _validate(picked, blind=blind, values=draw_values(stored, scope=scope, temperature=0.0 if chats else 0.8))
+            values = draw_values(stored, scope=scope, temperature=0.0 if chats else 0.8)
+            settings, problem = _validate(picked, blind=blind, values=values)
+            if problem:
+                st.error(plain(problem), icon=":material/error:")
             if settings is not None:
                 draw_preset_saving(ctx, person, settings, scope=scope)
         if settings is not None:
@@ -56,17 +62,23 @@ def draw_settings(
                 draw_code(ctx, person, conversation, settings)
     if not picked:
         st.info("Choose an endpoint to chat with.", icon=":material/dns:")
+    elif problem:  # the menu may be closed
+        st.error(plain(f"Settings. {problem}"), icon=":material/error:")
     return settings
 
 
-def _validate(picked: Sequence[str], *, blind: bool, values: dict[str, Any]) -> ChatSettings | None:
+def _validate(picked: Sequence[str], *, blind: bool, values: dict[str, Any]) -> tuple[ChatSettings | None, str]:
+    """Return the settings, or the problem with them; neither without an endpoint."""
     if not picked:
-        return None
+        return None, ""
     try:
-        return ChatSettings(endpoints=tuple(picked), blind=blind and len(picked) > 1, **values)
+        return ChatSettings(endpoints=tuple(picked), blind=blind and len(picked) > 1, **values), ""
     except ValidationError as error:
-        st.error(plain(validation_message(error)), icon=":material/error:")
-        return None
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        if field not in JSON_FIELDS:
+            return None, validation_message(error)
+        return None, f"{JSON_FIELDS[field]}: {str(first['msg']).removeprefix('Value error, ')}"
 
 
 def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) -> dict[str, Any]:

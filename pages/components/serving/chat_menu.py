@@ -17,10 +17,10 @@ from backend.services.serving.chat.sharing import list_shares, revoke_share, sha
 from backend.services.serving.conversations import (
     ConversationView,
     build_prompt,
-    change_conversation,
     delete_conversation,
     line_of,
     list_messages,
+    rename_conversation,
 )
 from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
@@ -47,7 +47,7 @@ def draw_title(ctx: Context, person: Person, conversation: ConversationView) -> 
             title = st.text_input("Title", conversation.title, key=f"title_{conversation.id}")
             if st.button("Rename", key="rename_conversation", type="primary"):
                 with errors_shown():
-                    change_conversation(ctx, conversation.id, title=title, person=person)
+                    rename_conversation(ctx, conversation.id, title, person=person)
                     st.rerun()
         with st.popover("", icon=":material/delete:", type="tertiary", help="Delete", key="delete_menu"):
             st.write("Delete this conversation and its messages? Votes and thumbs given in it stay, with the turns that they judged.")
@@ -97,7 +97,7 @@ def draw_code(ctx: Context, person: Person, conversation: ConversationView | Non
         messages = build_prompt(settings.system, [by_id[step.selected] for step in line_of(stored, conversation.leaf_id)])
     elif settings.system.strip():
         messages = (ChatMessage(role=Role.SYSTEM, content=settings.system),)
-    if not messages or messages[-1].role is not Role.USER:
+    if not messages or messages[-1].role not in (Role.USER, Role.TOOL):
         messages = (*messages, ChatMessage(role=Role.USER, content="Hello"))
     body, key = settings.body(settings.endpoints[0], messages), "rh-..." if ctx.sign_in else "local"
     python, curl = st.tabs(["Python", "curl"])

@@ -13,8 +13,9 @@ import pytest
 
 from backend.domain.serving.protocol import GenerateRequest, TokenEvent
 from backend.gateway.directory import ReplicaAddress
-from backend.infra.replicas import ReplicaClient, ReplicaTimeouts, stream_blocking
+from backend.infra.replicas import ReplicaClient, ReplicaTimeouts
 from tests.support.gateway_fixtures import MemoryDirectory, ScriptedReplica, eventually, gateway, scripted
+from tests.support.serving_replica import stream_events
 
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
@@ -224,7 +225,7 @@ def test_line_separators_in_a_text_break_no_line_of_the_stream(scene: Scene) -> 
     for line in scene.post(stream=True).text.splitlines():
         assert line in ("", "data: [DONE]") or json.loads(line.removeprefix("data: "))
     address = scene.directory.endpoints["m"][0]
-    events = list(stream_blocking(address.url, token="t", request=GenerateRequest(prompt="x")))
+    events = list(stream_events(address.url, token="t", request=GenerateRequest(prompt="x")))
     assert isinstance(events[0], TokenEvent)
     assert events[0].text == separators
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from backend.domain.serving.chat_settings import ChatSettings
 from backend.errors import NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.jobs import stop_job
 from backend.services.people.accounts import add_user, change_role, disable_account, enable_account, reset_password
 from backend.services.people.keys import create_key
 from backend.services.people.sessions import end_sessions
-from backend.services.serving.conversations import start_conversation
+from backend.services.serving.chat.turns import send_message
 from backend.services.serving.deployments import deploy, stop_endpoint
 
 SERVICES = Path(__file__).resolve().parents[3] / "backend" / "services"
@@ -86,7 +87,7 @@ BUILDERS_ONLY: dict[str, Callable[[Context, Person], Any]] = {
     "deploy": lambda ctx, who: deploy(ctx, checkpoint_id="c", name="e", person=who),
     "stop_endpoint": lambda ctx, who: stop_endpoint(ctx, "e", person=who),
     "stop_job": lambda ctx, who: stop_job(ctx, "j", person=who),
-    "start_conversation": lambda ctx, who: start_conversation(ctx, endpoint="e", person=who),
+    "send_message": lambda ctx, who: send_message(ctx, None, "Hello", settings=ChatSettings(endpoints=("e",)), person=who),
 }
 
 

@@ -17,12 +17,12 @@ from pydantic import ValidationError
 
 from backend.domain.serving.protocol import ChatMessage, ErrorEvent, FinishEvent, GenerateRequest, Role, SamplingParams, TokenEvent
 from backend.errors import InvalidInput, JobFailed
-from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts, stream_blocking
+from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused, ReplicaTimeouts
 from jobs.reporter import FileReporter
 from jobs.serving.replica import listen_on, run
 from tests.support.jobs import make_spec
 from tests.support.networks.serving_networks import make_llama, make_tokenizer, save_checkpoint
-from tests.support.serving_replica import TOKEN, RunningReplica, eventually
+from tests.support.serving_replica import TOKEN, RunningReplica, eventually, stream_events
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def ask(text: str = "Hello", **params: Any) -> GenerateRequest:
 
 
 def answer(replica: RunningReplica, request: GenerateRequest) -> list[Any]:
-    return list(stream_blocking(replica.url, token=TOKEN, request=request))
+    return list(stream_events(replica.url, token=TOKEN, request=request))
 
 
 def test_a_stream_carries_every_token_once_and_ends_with_usage_and_timings(replica: RunningReplica) -> None:
@@ -105,7 +105,7 @@ def test_a_body_that_is_no_request_is_refused_with_the_field_named(replica: Runn
 
 
 def test_leaving_a_stream_stops_its_generation(replica: RunningReplica) -> None:
-    stream = stream_blocking(replica.url, token=TOKEN, request=ask(max_tokens=4000))
+    stream = stream_events(replica.url, token=TOKEN, request=ask(max_tokens=4000))
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     eventually(lambda: replica.stats()["running"] == 0)
@@ -147,7 +147,7 @@ def test_eight_clients_share_the_engines_steps(replica: RunningReplica) -> None:
 
 
 def test_clients_above_the_limit_are_refused(replica: RunningReplica) -> None:
-    held = [stream_blocking(replica.url, token=TOKEN, request=ask(max_tokens=4000)) for _ in range(8)]
+    held = [stream_events(replica.url, token=TOKEN, request=ask(max_tokens=4000)) for _ in range(8)]
     for stream in held:
         next(stream)
     with ThreadPoolExecutor(2) as pool:
@@ -173,7 +173,7 @@ def test_gauges_are_reported(replica: RunningReplica) -> None:
 
 def test_a_closed_port_is_a_lost_replica() -> None:
     with pytest.raises(ReplicaLost) as caught:
-        list(stream_blocking("http://127.0.0.1:9", token=TOKEN, request=ask()))
+        list(stream_events("http://127.0.0.1:9", token=TOKEN, request=ask()))
     assert caught.value.reason == "connection"
 
 
@@ -198,7 +198,7 @@ def test_a_silent_replica_is_lost() -> None:
 def test_a_drained_replica_ends_its_answers_and_times_out_its_queue(tmp_path: Path, replica: RunningReplica) -> None:
     shutil.copytree(replica.folder / "checkpoint", tmp_path / "checkpoint")
     other = RunningReplica(tmp_path, max_running=1, queue_timeout_s=0.2)
-    stream = stream_blocking(other.url, token=TOKEN, request=ask(max_tokens=600))
+    stream = stream_events(other.url, token=TOKEN, request=ask(max_tokens=600))
     next(stream)
     late = answer(other, ask())
     assert isinstance(late[-1], ErrorEvent)

@@ -27,7 +27,9 @@ class ContextUse:
 
 
 def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse:
-    """Return what a line of messages takes, exactly up to its newest answer that counted its tokens."""
+    """Return what a line of messages takes, exactly up to its newest answer that counted its tokens. `system` is what every prompt
+    holds beside them: the system prompt, and tools.
+    """
     for at in range(len(line) - 1, -1, -1):
         usage = line[at].usage
         prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
@@ -42,11 +44,11 @@ def measure_line(line: Sequence[MessageView], *, system: str = "") -> ContextUse
     return ContextUse(tokens, CHARACTERS_PER_TOKEN, 0)
 
 
-def turns_to_leave_out(messages: Sequence[ChatMessage], *, context: int | None, max_tokens: int, ratio: float) -> int:
+def turns_to_leave_out(messages: Sequence[ChatMessage], *, context: int | None, max_tokens: int, ratio: float, tools: str = "") -> int:
     """Return how many of the oldest turns to leave out so that prompt and answer fit; the last question always stays."""
     if not context:
         return 0
-    room = context - min(max_tokens, int(context * SHARE_FOR_ANSWER))
+    room = context - min(max_tokens, int(context * SHARE_FOR_ANSWER)) - (_estimate(tools, ratio) if tools else 0)
     left_out = 0
     shorter: tuple[ChatMessage, ...] | None = tuple(messages)
     while shorter is not None and sum(_estimate(message.content, ratio) for message in shorter) > room:

@@ -54,6 +54,8 @@ def answer_document(message: MessageView, *, thumb: int = 0, side: str | None = 
         "usage": {name: message.usage[name] for name in SHOWN_USAGE if message.usage.get(name) is not None},
         "thumb": thumb,
         "tokens": message.tokens,
+        "calls": [call["function"]["name"] for call in message.tool_calls],
+        "can_continue": message.can_continue,
         "side": side,
     }
 
@@ -69,6 +71,9 @@ def _turn(turn: TurnView, view: ChatView) -> Document:
     if turn.is_question:
         (message,) = turn.messages
         return {"kind": "question", "id": message.id, "text": message.content, **versions}
+    if turn.is_result:
+        (message,) = turn.messages
+        return {"kind": "result", "id": message.id, "text": message.content, "tool": message.usage.get("tool", "tool"), **versions}
     many = len(turn.messages) > 1
     answers = [
         answer_document(message, thumb=view.thumbs.get(message.id, 0), side=SIDES[at] if many else None)

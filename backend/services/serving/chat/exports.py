@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
+from backend.domain.data.rows.tool_calls import call_text, tools_text
 from backend.services.context import Context, Person
 from backend.services.serving.chat.reading import ChatView, read_chat
 from backend.services.serving.conversations import MessageView, build_prompt
@@ -52,11 +54,22 @@ def _markdown(view: ChatView) -> str:
         parts.append(f"**System**\n\n{system}")
     for turn in view.turns:
         for at, message in enumerate(turn.messages):
+            if turn.is_result:
+                parts.append(f"**Result of {message.usage.get('tool', 'tool')}**\n\n{fenced(message.content)}")
+                continue
             name = "You" if turn.is_question else message.endpoint or f"Answer {'ABCD'[at]}"
-            parts.append(f"**{name}**\n\n{message.content}")
+            calls = [fenced(call_text(call)) for call in message.tool_calls]
+            parts.append("\n\n".join([f"**{name}**", *([message.content] if message.content else []), *calls]))
     return "\n\n".join(parts) + "\n"
 
 
+def fenced(text: str) -> str:
+    """Return text as a block of code whose fence no line of it can close."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
 def _row(view: ChatView) -> str:
-    messages = build_prompt(view.conversation.system_prompt, selected_messages(view))
-    return json.dumps({"messages": [{"role": m.role.value, "content": m.content} for m in messages]}, ensure_ascii=False) + "\n"
+    messages, tools = build_prompt(view.conversation.system_prompt, selected_messages(view)), tools_text(view.conversation.settings.tools)
+    return json.dumps({"messages": [m.as_dict() for m in messages], **({"tools": tools} if tools else {})}, ensure_ascii=False) + "\n"

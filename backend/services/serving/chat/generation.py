@@ -53,6 +53,7 @@ class Progress:
     started: float = field(default_factory=time.perf_counter)
     first_at: float | None = None
     num_chunks: int = 0
+    num_call_parts: int = 0
     usage: dict[str, Any] = field(default_factory=dict)
     tokens: list[dict[str, Any]] = field(default_factory=list)
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -84,6 +85,7 @@ class Progress:
         return str(text)
 
     def _take_call(self, call: dict[str, Any]) -> None:
+        self.num_call_parts += 1
         function = call.get("function") or {}
         known = self.calls.setdefault(int(call.get("index") or 0), {"id": "", "name": "", "arguments": ""})
         known["id"] = known["id"] or str(call.get("id") or "")
@@ -150,7 +152,8 @@ async def _read(
     stream = client.stream(ctx.gateway_url, key=key, body=request.body(messages))
     try:
         async for chunk in stream:
-            if text := progress.take(chunk):
+            num_parts = progress.num_call_parts
+            if (text := progress.take(chunk)) or progress.num_call_parts > num_parts:
                 answer.text += text
                 answer.usage = progress.summary(left_out=left_out)
                 answer.changed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 
+from backend.domain.data.rows.tool_calls import call_text
 from backend.domain.serving.protocol import ChatMessage
 from backend.errors import InvalidInput, NotFound
 from backend.services.battles.side_by_side import record_side_by_side_vote
@@ -45,8 +46,8 @@ def vote_on_answers(ctx: Context, conversation_id: str, message_id: str, label: 
         record_side_by_side_vote(
             ctx,
             messages=[{"role": message.role.value, "content": message.content} for message in prompt],
-            answer_a=answers[first].content,
-            answer_b=answers[second].content,
+            answer_a=_judged_text(answers[first]),
+            answer_b=_judged_text(answers[second]),
             checkpoint_a=answers[first].checkpoint_id or "",
             checkpoint_b=answers[second].checkpoint_id or "",
             label=label if best is None else "A" if best == first else "B",
@@ -56,6 +57,11 @@ def vote_on_answers(ctx: Context, conversation_id: str, message_id: str, label: 
     is_answered = {answer.id for answer in answers} & {message.parent_id for message in messages}
     if best is not None and not is_answered:
         select_branch(ctx, conversation_id, answers[best].id, person=person)
+
+
+def _judged_text(answer: MessageView) -> str:
+    """Return an answer with the calls that it makes, as a rater reads it."""
+    return "\n".join(part for part in (answer.content, *map(call_text, answer.tool_calls)) if part)
 
 
 def rate_answer(ctx: Context, conversation_id: str, message_id: str, value: int, *, person: Person) -> None:

@@ -26,13 +26,14 @@ from backend.services.serving.conversations import (
 )
 from backend.services.serving.feedback import thumbs_of
 
-HIDDEN = ("finish_reason", "error", "error_code", "blind", "left_out")
+HIDDEN = ("finish_reason", "error", "error_code", "blind", "left_out", "tool_calls")
 """Fields of usage that a blind comparison shows before the vote."""
 
 
 @dataclass(frozen=True)
 class TurnView:
-    """One level of the selected line: a question, or the answers of one round. `rounds` counts its versions, `version` is this one's.
+    """One level of the selected line: a question, the result of a tool, or the answers of one round. `rounds` counts its versions,
+    `version` is this one's.
 
     `is_hidden`: names and figures, and texts until all are complete, are not shown before the vote.
     """
@@ -48,6 +49,11 @@ class TurnView:
     def is_question(self) -> bool:
         """Return whether this is a question."""
         return self.messages[0].role == Role.USER
+
+    @property
+    def is_result(self) -> bool:
+        """Return whether this is what a tool returned."""
+        return self.messages[0].role == Role.TOOL
 
 
 @dataclass(frozen=True)
@@ -98,13 +104,13 @@ def view_chat(
     turns = []
     for step in steps:
         columns = tuple(by_id[message_id] for message_id in step.messages)
-        if by_id[step.selected].role == Role.USER:
+        if by_id[step.selected].role != Role.ASSISTANT:
             columns = (by_id[step.selected],)
         turns.append(_turn(columns, selected=step.selected, version=step.rounds.index(step.round), rounds=step.rounds))
     line = messages_before(messages, steps[-1].selected) if steps else []
     settings = conversation.settings
     facts = context_of_endpoints(session, ctx, settings.endpoints)
-    use = measure_line(line, system=settings.system)
+    use = measure_line(line, system=settings.fixed_text)
     return ChatView(
         conversation=conversation,
         turns=tuple(turns),

@@ -1,4 +1,4 @@
-"""Turns of the playground: send a message to one or several endpoints, edit it, regenerate or continue an answer, stop it."""
+"""Turns of the playground: send a message or a tool's result to endpoints, edit it, regenerate or continue an answer, stop it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Conversation, Message
 from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.protocol import ChatMessage, Role
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.chat.context_room import measure_line, turns_to_leave_out
 from backend.services.serving.chat.contexts import context_of_endpoints
 from backend.services.serving.chat.generation import INTERRUPTED, LOST_AFTER_S, Request, generate
+from backend.services.serving.chat.judgements import answers_beside
 from backend.services.serving.chat.live import ANSWERS
 from backend.services.serving.conversations import (
     LONGEST_MESSAGE,
@@ -70,8 +72,35 @@ def regenerate(ctx: Context, conversation_id: str, message_id: str, *, settings:
         conversation, messages = _open(session, conversation_id, person)
         _store_settings(conversation, settings)
         answer = _message(messages, message_id, role="assistant")
-        question = _message(messages, answer.parent_id or "", role="user")
+        question = _message(messages, answer.parent_id or "", role=None)
         requests = _insert_answers(session, ctx, conversation, messages, question, settings=settings)
+    _begin(ctx, requests)
+
+
+def send_results(
+    ctx: Context, conversation_id: str, message_id: str, results: Sequence[str], *, settings: ChatSettings, person: Person
+) -> None:
+    """Store the results of the tools that an answer calls, one for each call, and begin the answers to them, in a new branch.
+
+    Raises InvalidInput for an answer without complete calls or another number of results, else as `send_message` does.
+    """
+    require_builder(person)
+    if (longest := max(map(len, results), default=0)) > LONGEST_MESSAGE:
+        raise InvalidInput(f"A result has {longest:,} characters.", remedy=f"Send at most {LONGEST_MESSAGE:,}.", field="results")
+    with ctx.db.write() as session:
+        conversation, messages = _open(session, conversation_id, person)
+        _store_settings(conversation, settings)
+        last = _message(messages, message_id, role="assistant")
+        calls = last.tool_calls
+        if not calls or len(results) != len(calls):
+            problem = f"The answer calls {len(calls)} tools, and {len(results)} results were sent."
+            raise InvalidInput(problem, remedy="Send one result for each call.", field="results")
+        for call, text in zip(calls, results, strict=True):
+            row = insert_message(session, ctx, conversation, messages, parent_id=last.id, role="tool", content=text)
+            row.usage = {"tool_call_id": call["id"], "tool": call["function"]["name"]}
+            last = message_view(row)
+            messages.append(last)
+        requests = _insert_answers(session, ctx, conversation, messages, last, settings=settings)
     _begin(ctx, requests)
 
 
@@ -83,25 +112,49 @@ def continue_answer(
     settings: ChatSettings,
     token: int | None = None,
     instead: str = "",
+    together: bool = False,
     person: Person,
 ) -> None:
     """Begin an answer that continues another one in a new branch: from its end, or with `token` from before that token with the text
-    `instead`. Raises InvalidInput and NotFound as `send_message` does.
+    `instead`. Answers beside it are copied, or, with `together`, continued where they ended before their end. Raises InvalidInput and
+    NotFound as `send_message` does.
     """
     require_builder(person)
     with ctx.db.write() as session:
         conversation, messages = _open(session, conversation_id, person)
         answer = _message(messages, message_id, role="assistant")
-        question = _message(messages, answer.parent_id or "", role="user")
-        prefix, tokens = answer.content, list(answer.tokens or [])
-        if token is not None:
-            prefix, tokens = _prefix_before(answer, token, instead)
-        if not prefix:
-            raise InvalidInput("There is no text to continue from.", remedy="Use Regenerate.")
-        single = settings.model_copy(update={"endpoints": (answer.endpoint or settings.endpoints[0],), "blind": False})
-        (request,) = _insert_answers(session, ctx, conversation, messages, question, settings=single)
-        begun = tuple(request.messages) + build_prompt("", [replace(answer, content=prefix, usage={})])
-    _begin(ctx, [replace(request, messages=begun, prefix=prefix, prefix_tokens=tuple(tokens))])
+        question = _message(messages, answer.parent_id or "", role=None)
+        columns = answers_beside(messages, message_id)
+        continued = [column for column in columns if column.can_continue] if together else [answer]
+        if not continued:
+            raise InvalidInput("Every answer is complete.", remedy="Use Regenerate.")
+        same = settings.model_copy(update={"blind": any(column.usage.get("blind") and not column.vote for column in columns)})
+        endpoints = [column.endpoint or settings.endpoints[0] for column in columns]
+        requests = _insert_answers(session, ctx, conversation, messages, question, settings=same, endpoints=endpoints)
+        begun = []
+        for column, request in zip(columns, requests, strict=True):
+            if column.id == answer.id:
+                conversation.leaf_id = request.message_id
+            if column in continued:
+                begun.append(_continued(request, column, token=token, instead=instead))
+            else:
+                _copy_answer(session.get_one(Message, request.message_id), column)
+    _begin(ctx, begun)
+
+
+def _continued(request: Request, answer: MessageView, *, token: int | None, instead: str) -> Request:
+    prefix, tokens = answer.content, list(answer.tokens or [])
+    if token is not None:
+        prefix, tokens = _prefix_before(answer, token, instead)
+    if not prefix:
+        raise InvalidInput("There is no text to continue from.", remedy="Use Regenerate.")
+    messages = (*request.messages, ChatMessage(role=Role.ASSISTANT, content=prefix))
+    return replace(request, messages=messages, prefix=prefix, prefix_tokens=tuple(tokens))
+
+
+def _copy_answer(row: Message, answer: MessageView) -> None:
+    row.content, row.status, row.tokens, row.checkpoint_id = answer.content, answer.status, answer.tokens, answer.checkpoint_id
+    row.usage = {**row.usage, **{name: value for name, value in answer.usage.items() if name != "blind"}}
 
 
 def stop_answers(ctx: Context, conversation_id: str, *, person: Person) -> None:
@@ -144,17 +197,17 @@ def _insert_answers(
     question: MessageView,
     *,
     settings: ChatSettings,
+    endpoints: Sequence[str] | None = None,
 ) -> list[Request]:
-    """Insert an answer a column, the endpoints in random order, and select the first column; return what to generate."""
-    endpoints = random.sample(settings.endpoints, k=len(settings.endpoints)) if len(settings.endpoints) > 1 else list(settings.endpoints)
+    """Insert an answer a column and select the first; return what to generate. The endpoints of the settings come in random order."""
+    endpoints = endpoints or random.sample(settings.endpoints, k=len(settings.endpoints))
     line = messages_before(messages, question.id)
     prompt = build_prompt(settings.system, line)
     facts = context_of_endpoints(session, ctx, endpoints)
     contexts = [fact.context for fact in facts.values() if fact.context]
-    use = measure_line(line[:-1], system=settings.system)
-    left_out = turns_to_leave_out(
-        prompt, context=min(contexts, default=None), max_tokens=settings.max_tokens, ratio=use.characters_per_token
-    )
+    ratio = measure_line(line[:-1], system=settings.fixed_text).characters_per_token
+    shortest = min(contexts, default=None)
+    left_out = turns_to_leave_out(prompt, context=shortest, max_tokens=settings.max_tokens, ratio=ratio, tools=settings.tools)
     requests: list[Request] = []
     for branch, endpoint in enumerate(endpoints):
         row = insert_message(session, ctx, conversation, messages, parent_id=question.id, role="assistant", content="", branch=branch)
@@ -190,8 +243,8 @@ def _settled_messages(session: Session, conversation_id: str) -> list[MessageVie
     return messages
 
 
-def _message(messages: Sequence[MessageView], message_id: str, *, role: str) -> MessageView:
-    message = next((message for message in messages if message.id == message_id and message.role == role), None)
+def _message(messages: Sequence[MessageView], message_id: str, *, role: str | None) -> MessageView:
+    message = next((message for message in messages if message.id == message_id and role in (message.role, None)), None)
     if message is None:
         raise NotFound("There is no such message in this conversation.", remedy="Reload the page.")
     return message

@@ -2,6 +2,7 @@
 
 import { element } from "../dom.js"
 import { drawNodes } from "../ballot/nodes.js"
+import { callBox, resultForm } from "./calls.js"
 import { dressCode } from "./code.js"
 import { copy, iconButton } from "./icons.js"
 import { TokenView } from "./tokens.js"
@@ -40,8 +41,10 @@ export class AnswerView {
     if (!this.text.childNodes.length && this.answer.status !== "running" && !this.answer.usage.error && !this.answer.usage.tool_calls) this.text.append(element("p", "bt-empty", "(no text)"))
   }
 
-  grow({ keep, nodes, status, tokens }) {
+  grow({ keep, nodes, status, tokens, calls }) {
     this.draw(keep, nodes)
+    this.text.hidden = Boolean(calls) && !nodes.length && !keep
+    if (calls && status === "running" && !this.turn.hidden) this.foot.replaceChildren(...calls.map(callBox))
     this.root.dataset.running = status === "running" ? "yes" : "no"
     this.root.dataset.begun = "yes"
     if (tokens && !this.turn.hidden) this.count = tokens
@@ -66,14 +69,24 @@ export class AnswerView {
 
   drawFoot() {
     const { usage, status } = this.answer
+    this.text.hidden = Boolean(usage.tool_calls) && !this.text.childNodes.length
     this.foot.replaceChildren()
     if (status === "running") { if (!this.text.childNodes.length) this.foot.append(waiting(this.turn.hidden && this.many)); return }
     if (usage.reasoning) this.foot.append(reasoningOf(usage.reasoning))
-    for (const call of usage.tool_calls || []) this.foot.append(toolCall(call))
+    for (const call of usage.tool_calls || []) this.foot.append(callBox(call))
     if (usage.error) this.foot.append(element("p", "pg-error", usage.error))
     const figures = this.figures()
     if (figures) this.foot.append(element("p", "pg-figures", figures))
     this.foot.append(this.tools())
+    this.addResultForm()
+  }
+
+  // The newest answer that calls tools waits for what they returned.
+  addResultForm() {
+    const { answer, turn, isLast, isFixed } = this
+    if (!answer.usage.tool_calls || isFixed || turn.hidden || !isLast || (this.many && turn.selected !== answer.id)) return
+    if (answer.calls.length) this.foot.append(resultForm(answer.calls, (results) => this.actions.sendResults(answer.id, results)))
+    else this.foot.append(element("p", "pg-error", "The call is not complete, so it can't be made. Raise the limit of new tokens, or regenerate."))
   }
 
   figures() {
@@ -137,11 +150,5 @@ function waiting(isTogether) {
 function reasoningOf(text) {
   const box = element("details", "pg-reasoning")
   box.append(element("summary", "", "Reasoning"), element("div", "bt-raw", text))
-  return box
-}
-
-function toolCall({ name, arguments: text }) {
-  const box = element("div", "pg-call")
-  box.append(element("strong", "", name || "tool"), element("code", "", text || "{}"))
   return box
 }

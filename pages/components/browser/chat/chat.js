@@ -28,6 +28,7 @@ class Chat {
       continueFrom: (answer, at = {}) => this.act("continue", { message: answer.id, settings: this.settings, ...at }),
       select: (message, round) => this.act("select", { message, ...(round === undefined ? {} : { round }) }),
       vote: (turn, label) => this.act("vote", { message: turn.id, label }),
+      sendResults: (message, results) => this.act("results", { message, results, settings: this.settings }),
       rate: (answer, value) => this.act("rate", { message: answer.id, value }),
     })
     this.composer = new Composer({
@@ -38,6 +39,15 @@ class Chat {
     root.append(this.transcript.root, this.examples, this.notice, this.composer.root)
     this.onKey = (event) => this.press(event)
     window.addEventListener("keydown", this.onKey, { capture: true })
+    this.onDrag = (event) => this.drop(event)
+    for (const name of ["dragover", "drop"]) window.addEventListener(name, this.onDrag)
+  }
+
+  // A file that is dropped beside the field would open in place of the page.
+  drop(event) {
+    if (!event.dataTransfer?.types.includes("Files")) return
+    event.preventDefault()
+    if (event.type === "drop" && !this.composer.root.hidden) this.composer.attach([...event.dataTransfer.files])
   }
 
   update(data, send) {
@@ -227,6 +237,7 @@ class Chat {
   destroy() {
     this.leave()
     window.removeEventListener("keydown", this.onKey, { capture: true })
+    for (const name of ["dragover", "drop"]) window.removeEventListener(name, this.onDrag)
     this.root.remove()
   }
 }

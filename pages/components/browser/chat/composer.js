@@ -1,9 +1,9 @@
 // The field to write in: attached text files, the context meter above it, send and stop.
 
 import { element } from "../dom.js"
+import { blockOf, readFiles, roomLeft } from "./files.js"
 import { iconButton } from "./icons.js"
 
-const MAX_FILE_BYTES = 200_000
 const MAX_ROWS_PX = 260
 const TOKENS_PER_MESSAGE = 4
 const DEFAULT_RATIO = 3.5
@@ -43,8 +43,6 @@ export class Composer {
     row.append(attach, this.field, this.button)
     const hint = element("p", "pg-hint", "Enter sends · Shift+Enter breaks the line · Esc stops · ↑ edits the last message · / writes")
     this.root.append(this.meter, this.chips, row, this.problem, hint, this.input)
-    this.root.ondragover = (event) => event.preventDefault()
-    this.root.ondrop = (event) => { event.preventDefault(); this.attach([...event.dataTransfer.files]) }
   }
 
   buildMeter() {
@@ -98,14 +96,14 @@ export class Composer {
   }
 
   text() {
-    const files = this.files.map(({ name, text }) => `\n\nFile ${name}:\n\n\`\`\`\n${text.trimEnd()}\n\`\`\``)
-    return this.field.value + files.join("")
+    return this.field.value + this.files.map(blockOf).join("")
   }
 
   async send(example) {
     if (this.isRunning) { this.onStop(); return }
     const text = example ?? this.text()
     if (!text.trim()) { this.field.focus(); return }
+    this.problem.textContent = ""
     const draft = this.field.value, files = this.files
     if (example === undefined) { this.field.value = ""; this.files = []; this.drawChips(); this.fit() }
     const isSent = await this.onSend(text)
@@ -121,14 +119,10 @@ export class Composer {
     if (event.key === "ArrowUp" && !this.field.value && !this.isRunning) { event.preventDefault(); this.onEditLast() }
   }
 
-  async attach(files) {
-    this.problem.textContent = ""
-    for (const file of files) {
-      if (file.size > MAX_FILE_BYTES) { this.problem.textContent = `${file.name} has ${Math.ceil(file.size / 1000).toLocaleString("en")} kB; attach text files of at most 200 kB.`; continue }
-      const text = await file.text()
-      if (text.includes("\u0000") || text.includes("\ufffd")) { this.problem.textContent = `${file.name} is not a text file in UTF-8.`; continue }
-      this.files = [...this.files, { name: file.name.slice(0, 120), text }]
-    }
+  async attach(list) {
+    const { files, problems } = await readFiles(list, { room: roomLeft(this.text()), count: this.files.length })
+    this.files = [...this.files, ...files]
+    this.problem.textContent = problems.join(" ")
     this.input.value = ""
     this.drawChips()
     this.measure()
@@ -137,7 +131,8 @@ export class Composer {
 
   drawChips() {
     this.chips.replaceChildren(...this.files.map((file) => {
-      const chip = element("span", "pg-chip", file.name)
+      const chip = element("span", "pg-chip")
+      chip.append(element("bdi", "", file.name))
       chip.append(iconButton("close", `Remove ${file.name}`, () => { this.files = this.files.filter((other) => other !== file); this.drawChips(); this.measure() }))
       return chip
     }))

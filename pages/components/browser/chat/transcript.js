@@ -2,6 +2,8 @@
 
 import { element } from "../dom.js"
 import { AnswerView } from "./answer.js"
+import { resultBox } from "./calls.js"
+import { splitFiles } from "./files.js"
 import { copy, iconButton } from "./icons.js"
 
 const VOTES_OF_TWO = [["A", "A is better"], ["B", "B is better"], ["TIE", "Tie"], ["BOTH_BAD", "Both bad"]]
@@ -25,7 +27,8 @@ export class Transcript {
     const parts = []
     for (const turn of document?.turns || []) {
       if (turn.id === document.context.first_sent || turn.answers?.some(({ id }) => id === document.context.first_sent)) parts.push(divider(document.context.left_out))
-      parts.push(turn.kind === "question" ? this.question(turn) : this.turn(turn, known, turn === document.turns.at(-1)))
+      if (turn.kind === "answers") parts.push(this.turn(turn, known, turn === document.turns.at(-1)))
+      else parts.push(turn.kind === "question" ? this.question(turn) : this.result(turn))
     }
     this.root.replaceChildren(...parts)
   }
@@ -48,7 +51,9 @@ export class Transcript {
   question(turn) {
     const root = element("article", "pg-question")
     root.setAttribute("aria-label", "You")
-    const bubble = element("div", "pg-bubble", turn.text)
+    const { words, files } = splitFiles(turn.text)
+    const bubble = element("div", "pg-bubble", words)
+    bubble.append(...files.map(fileOf))
     const tools = element("div", "pg-tools")
     if (!turn.isPending) {
       tools.append(iconButton("content_copy", "Copy", (event) => copy(turn.text, event.currentTarget)))
@@ -57,6 +62,15 @@ export class Transcript {
     }
     root.append(bubble, tools)
     root.edit = () => this.edit(root, turn)
+    return root
+  }
+
+  // What a tool returned. Editing it sends all results of its answer again, in a new branch.
+  result(turn) {
+    const tools = element("div", "pg-tools")
+    if (!this.isFixed) tools.append(iconButton("edit", "Edit", () => this.edit(root, turn)))
+    this.addVersions(tools, turn)
+    const root = resultBox(turn, tools)
     return root
   }
 
@@ -76,7 +90,7 @@ export class Transcript {
       event.preventDefault()
       if (!field.value.trim()) return
       send.disabled = true
-      if (!(await this.actions.edit(turn, field.value))) send.disabled = false
+      if (!(await this.sendEdited(turn, field.value))) send.disabled = false
     }
     field.onkeydown = (event) => {
       if (event.key === "Escape") { event.stopPropagation(); close() }
@@ -87,6 +101,16 @@ export class Transcript {
     const old = [...root.childNodes]
     root.replaceChildren(form)
     field.focus()
+  }
+
+  sendEdited(turn, text) {
+    if (turn.kind !== "result") return this.actions.edit(turn, text)
+    const { turns } = this.document
+    let first = turns.indexOf(turn), end = first + 1
+    while (turns[first - 1].kind === "result") first -= 1
+    while (turns[end]?.kind === "result") end += 1
+    const results = turns.slice(first, end).map((other) => (other === turn ? text : other.text))
+    return this.actions.sendResults(turns[first - 1].selected, results)
   }
 
   editLast() {
@@ -106,9 +130,21 @@ export class Transcript {
       columns.append(view.root)
     }
     root.append(columns)
-    if (many) root.append(this.voteBar(turn))
-    if (many && turn.versions > 1) { const tools = element("div", "pg-tools"); this.addVersions(tools, turn); root.append(tools) }
+    if (many) { root.append(this.voteBar(turn)); this.addTogether(root, turn) }
     return root
+  }
+
+  // What can be done to answers side by side as a whole.
+  addTogether(root, turn) {
+    const tools = element("div", "pg-tools")
+    const cut = turn.answers.filter((answer) => answer.can_continue)
+    const isDone = turn.answers.every(({ status }) => status !== "running")
+    if (isDone && cut.length && !this.isFixed) {
+      const words = cut.length === turn.answers.length ? "Continue all" : "Continue those cut off"
+      tools.append(iconButton("resume", words, () => this.actions.continueFrom(cut[0], { together: true }), { words }))
+    }
+    this.addVersions(tools, turn)
+    if (tools.childNodes.length) root.append(tools)
   }
 
   voteBar(turn) {
@@ -148,6 +184,15 @@ export class Transcript {
     box.append(before, element("span", "", `${turn.version}/${turn.versions}`), after)
     tools.append(box)
   }
+}
+
+function fileOf({ name, text }) {
+  const box = element("details", "pg-file")
+  const size = text.length < 1000 ? `${text.length} characters` : `${Math.round(text.length / 1000).toLocaleString("en")} k characters`
+  const head = element("summary")
+  head.append(element("bdi", "", name), element("span", "pg-file-size", size))
+  box.append(head, element("pre", "pg-raw", text))
+  return box
 }
 
 function divider(leftOut) {

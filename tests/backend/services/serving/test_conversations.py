@@ -12,15 +12,14 @@ from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.people.accounts import add_user
 from backend.services.serving.conversations import (
-    add_message,
-    change_conversation,
     delete_conversation,
     get_conversation,
     list_conversations,
     list_messages,
+    rename_conversation,
     set_vote,
-    start_conversation,
 )
+from tests.support.serving.stored_chat import add_message, start_conversation
 
 
 @pytest.fixture
@@ -59,19 +58,17 @@ def test_another_persons_conversation_looks_like_a_missing_one(ctx: Context, peo
             with pytest.raises(NotFound):
                 access(ctx, row.id, person=person)
         with pytest.raises(NotFound):
-            add_message(ctx, row.id, role="user", content="x", person=person)
-        with pytest.raises(NotFound):
-            change_conversation(ctx, row.id, title="mine", person=person)
+            rename_conversation(ctx, row.id, "mine", person=person)
     assert get_conversation(ctx, row.id, person=owner).title == "secret"
 
 
 def test_a_conversation_can_be_renamed_and_deleted(ctx: Context) -> None:
     row = start_conversation(ctx, endpoint="tales", person=LOCAL)
     add_message(ctx, row.id, role="user", content="Hello", person=LOCAL)
-    change_conversation(ctx, row.id, title="  Harbour talk ", person=LOCAL)
+    rename_conversation(ctx, row.id, "  Harbour talk ", person=LOCAL)
     assert get_conversation(ctx, row.id, person=LOCAL).title == "Harbour talk"
     with pytest.raises(InvalidInput, match="title"):
-        change_conversation(ctx, row.id, title="  ", person=LOCAL)
+        rename_conversation(ctx, row.id, "  ", person=LOCAL)
     delete_conversation(ctx, row.id, person=LOCAL)
     assert list_conversations(ctx, person=LOCAL) == []
 

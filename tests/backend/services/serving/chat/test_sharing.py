@@ -14,8 +14,9 @@ from backend.services.serving.chat.exports import export_chat
 from backend.services.serving.chat.presets import delete_preset, list_presets, save_preset
 from backend.services.serving.chat.sharing import list_shares, read_shared, revoke_share, share_conversation
 from backend.services.serving.chat.turns import send_message
-from backend.services.serving.conversations import add_message, delete_conversation, start_conversation
+from backend.services.serving.conversations import delete_conversation
 from tests.support.networks.chat_world import ChatWorld, chat_world
+from tests.support.serving.stored_chat import add_message, start_conversation
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_stop_keeps_what_arrived_and_says_who_stopped_it(world: ChatWorld) -> No
 def test_an_answer_of_a_server_that_is_gone_is_marked_as_interrupted_and_not_as_stopped(world: ChatWorld) -> None:
     conversation = send_message(world.ctx, None, "Hello", settings=world.settings(), person=LOCAL)
     answer = world.messages(conversation)[-1]
+    eventually(lambda: ANSWERS.get(answer.id) is None)
     with world.ctx.db.write() as session:
         row = session.get_one(Message, answer.id)
         row.status, row.updated_at = "running", world.ctx.now() - timedelta(minutes=1)
