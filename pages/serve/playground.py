@@ -104,9 +104,12 @@ def draw_notices(
             with errors_shown():
                 start_endpoint(ctx, name, person=person)
                 st.rerun()
-    for name in settings.endpoints if settings else ():
-        if not running[name].num_ready:
-            st.info(f"{plain(name)} is {running[name].state}. It responds once a replica is ready.", icon=":material/hourglass_top:")
+    unready = [running[name] for name in settings.endpoints if not running[name].num_ready] if settings else []
+    if unready:
+        states = ", ".join(f"{plain(endpoint.name)} is {endpoint.state}" for endpoint in unready)
+        st.info(
+            f"{states}. {'It responds' if len(unready) == 1 else 'Each responds'} once a replica is ready.", icon=":material/hourglass_top:"
+        )
 
 
 def draw_chat(ctx: Context, person: Person, conversation: ConversationView | None, settings: ChatSettings | None, *, chats: bool) -> None:

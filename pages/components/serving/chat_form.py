@@ -49,10 +49,10 @@ def draw_settings(
     with right.container(horizontal=True, horizontal_alignment="right"):
         with st.popover("Settings", icon=":material/tune:", key=f"settings_{scope}"):
             draw_preset_choice(ctx, person, scope=scope)
-            values = draw_values(stored, scope=scope, temperature=0.0 if chats else 0.8)
-            settings, problem = _validate(picked, blind=blind, values=values)
+            values, below = draw_values(stored, scope=scope, temperature=0.0 if chats else 0.8)
+            settings, field, problem = _validate(picked, blind=blind, values=values)
             if problem:
-                st.error(plain(problem), icon=":material/error:")
+                below.get(field, st).error(plain(problem), icon=":material/error:")
             if settings is not None:
                 draw_preset_saving(ctx, person, settings, scope=scope)
         if settings is not None:
@@ -67,22 +67,24 @@ def draw_settings(
     return settings
 
 
-def _validate(picked: Sequence[str], *, blind: bool, values: dict[str, Any]) -> tuple[ChatSettings | None, str]:
-    """Return the settings, or the problem with them; neither without an endpoint."""
+def _validate(picked: Sequence[str], *, blind: bool, values: dict[str, Any]) -> tuple[ChatSettings | None, str, str]:
+    """Return the settings, or the field at fault and its problem; neither without an endpoint."""
     if not picked:
-        return None, ""
+        return None, "", ""
     try:
-        return ChatSettings(endpoints=tuple(picked), blind=blind and len(picked) > 1, **values), ""
+        return ChatSettings(endpoints=tuple(picked), blind=blind and len(picked) > 1, **values), "", ""
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
         if field not in JSON_FIELDS:
-            return None, validation_message(error)
-        return None, f"{JSON_FIELDS[field]}: {str(first['msg']).removeprefix('Value error, ')}"
+            return None, field, validation_message(error)
+        return None, field, f"{JSON_FIELDS[field]}: {str(first['msg']).removeprefix('Value error, ')}"
 
 
-def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) -> dict[str, Any]:
-    """Draw system text, sampling, schema and tools with stored values; return them. A preset fills in the widgets by their keys."""
+def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Draw system text, sampling, schema and tools with stored values; return them, and by field the places for problems below it.
+    A preset fills in the widgets by their keys.
+    """
     default = stored or ChatSettings(endpoints=("any",), temperature=temperature)
     for field, widget in WIDGETS.items():
         st.session_state.setdefault(f"{widget}_{scope}", getattr(default, field))
@@ -102,5 +104,7 @@ def draw_values(stored: ChatSettings | None, *, scope: str, temperature: float) 
     with st.expander("JSON schema and tools", icon=":material/data_object:", key=f"structure_{scope}"):
         schema, tools = '{"type": "object", …}', '[{"type": "function", …}]'
         values["json_schema"] = st.text_area("JSON schema of the answer", key=f"schema_{scope}", placeholder=schema, height=100)
+        below = {"json_schema": st.empty()}
         values["tools"] = st.text_area("Tools, in OpenAI's format", key=f"tools_{scope}", placeholder=tools, height=100)
-    return values
+        below["tools"] = st.empty()
+    return values, below

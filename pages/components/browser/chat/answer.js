@@ -99,7 +99,7 @@ export class AnswerView {
     if (usage.completion_tokens !== undefined) parts.push(usage.completion_tokens === 1 ? "1 token" : `${usage.completion_tokens.toLocaleString("en")} tokens`)
     if (usage.cost_usd !== undefined) parts.push(usage.cost_usd < 0.0001 ? "under $0.0001" : `$${usage.cost_usd.toFixed(usage.cost_usd < 0.01 ? 4 : 2)}`)
     if (ENDS[usage.finish_reason]) parts.push(ENDS[usage.finish_reason])
-    return parts.join(" · ")
+    return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ")
   }
 
   tools() {
