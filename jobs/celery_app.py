@@ -23,6 +23,7 @@ from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.recovery import Recovery, recover_jobs
 from backend.services.jobs.workers import beat
+from backend.services.serving.autoscaling import autoscale_endpoints
 from backend.services.serving.monitoring.tick import run_monitor
 from backend.services.serving.rollout import advance_endpoints, has_canary
 from backend.services.training.open_sweeps import list_open_sweeps
@@ -128,6 +129,7 @@ def _recover(queues: list[str], *, takes_back: bool = True) -> None:
         log.warning("recovered: %s", report)
     if "serve" in queues:
         advance_endpoints(ctx)
+        autoscale_endpoints(ctx)
         if has_canary(ctx):
             from backend.services.serving.canaries import judge_canaries  # imports most services
 

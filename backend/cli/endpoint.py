@@ -24,6 +24,7 @@ from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.jobs import read_log
 from backend.services.jobs.workers import has_worker
+from backend.services.serving.autoscaling import change_scaling
 from backend.services.serving.canaries import abort_canary, change_canary, promote_canary, start_canary
 from backend.services.serving.deployments import delete_endpoint, deploy, rollback_endpoint, scale_endpoint, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints, list_revisions
@@ -53,6 +54,7 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         "precision": endpoint.precision,
         "precision_check": endpoint.precision_check.model_dump() if endpoint.precision_check else None,
         "replicas_wanted": endpoint.target,
+        "scaling": endpoint.options.scaling.describe() or None,
         "replicas_ready": endpoint.num_ready,
         "replicas": [
             {"id": r.id, "revision": r.revision, "role": r.role, "status": r.status, "device": r.device, "problem": r.problem, **r.gauges}
@@ -81,6 +83,11 @@ def deploy_(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a replica.")] = 1,
     precision: Annotated[Precision, typer.Option(help="float32, or int8 on CPUs, checked for quality first.")] = "float32",
     max_perplexity_ratio: Annotated[float, typer.Option(help="Largest perplexity in int8 over float32 that is deployed.")] = 1.05,
+    min_replicas: Annotated[int | None, typer.Option(min=0, help="Fewest replicas; 0 lets the endpoint sleep while idle.")] = None,
+    max_replicas: Annotated[int | None, typer.Option(min=1, help="Most replicas; their number then follows the queue.")] = None,
+    target_queue_seconds: Annotated[float, typer.Option(help="Wait of a request above which replicas are added.")] = 2.0,
+    cool_down_seconds: Annotated[float, typer.Option(help="Seconds without a queue before a replica is taken away.")] = 300.0,
+    sleep_after_minutes: Annotated[float | None, typer.Option(help="Minutes without a request before all replicas stop.")] = None,
     wait: WaitFlag = True,
     as_json: JsonFlag = False,
 ) -> None:
@@ -94,7 +101,9 @@ def deploy_(
     _require_worker(ctx)
     alias = checkpoint if is_alias_name(checkpoint) else None
     options = {"policy": policy, "surge": surge, "answer_limit_s": answer_limit, "queue_timeout_s": queue_timeout, "threads": threads}
-    options |= {"precision": precision, "max_perplexity_ratio": max_perplexity_ratio}
+    options |= {"precision": precision, "max_perplexity_ratio": max_perplexity_ratio, "max_replicas": max_replicas}
+    options |= {"target_queue_s": target_queue_seconds, "cool_down_s": cool_down_seconds, "sleep_after_minutes": sleep_after_minutes}
+    options |= {} if min_replicas is None else {"min_replicas": min_replicas}
     deployed = deploy(
         ctx,
         checkpoint_id=subject.id,
@@ -139,15 +148,36 @@ def scale(
     name: str,
     number: Annotated[int | None, typer.Argument(min=1, help="Number of replicas from now on.")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="The same, as an option.")] = None,
+    min_replicas: Annotated[int | None, typer.Option("--min", min=0, help="Fewest replicas; 0 lets it sleep while idle.")] = None,
+    max_replicas: Annotated[int | None, typer.Option("--max", min=1, help="Most replicas; their number then follows the queue.")] = None,
+    target_queue_seconds: Annotated[float | None, typer.Option(help="Wait above which replicas are added.")] = None,
+    cool_down_seconds: Annotated[float | None, typer.Option(help="Seconds without a queue before one is taken away.")] = None,
+    sleep_after_minutes: Annotated[float | None, typer.Option(min=0, help="Minutes without a request before it sleeps; 0: never.")] = None,
+    fixed: Annotated[bool, typer.Option("--fixed", help="Keep the number as it is: neither scale by itself nor sleep.")] = False,
     wait: Annotated[bool, typer.Option(help="Return when that many are ready.")] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Change the number of replicas in place. Replicas that go finish their open answers."""
+    """Change the number of replicas in place, or the limits between which it follows the queue. Replicas that go finish their answers."""
     ctx = get_context()
     num_replicas = number if replicas is None else replicas
-    if num_replicas is None:
+    changes = {
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
+        "target_queue_s": target_queue_seconds,
+        "cool_down_s": cool_down_seconds,
+        "sleep_after_minutes": sleep_after_minutes,
+    }
+    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    if sleep_after_minutes == 0:
+        given["sleep_after_minutes"] = None
+    if fixed:
+        given = {"min_replicas": 1, "max_replicas": None, "sleep_after_minutes": None}
+    if num_replicas is None and not given:
         raise InvalidInput("The number of replicas is missing.", remedy=f"Write `roundhouse endpoint scale {name} 3`.", field="replicas")
-    _emit_started(ctx, scale_endpoint(ctx, name, num_replicas, person=LOCAL), wait=wait, as_json=as_json)
+    view = change_scaling(ctx, name, person=LOCAL, **given) if given else None
+    if num_replicas is not None:
+        view = scale_endpoint(ctx, name, num_replicas, person=LOCAL)
+    _emit_started(ctx, view or get_endpoint(ctx, name), wait=wait, as_json=as_json)
 
 
 @app.command("rollback")
@@ -168,11 +198,13 @@ def rollback(
 def history(name: str, as_json: JsonFlag = False) -> None:
     """List the revisions of an endpoint, newest first."""
     rows = list_revisions(get_context(), name)
-    lines = [
-        f"{r.revision:>3}  {r.created_at:%Y-%m-%d %H:%M}  {r.role:<8} {r.checkpoint_name}"
-        f"  {'stopped' if r.stopped_at else 'serving'}{f'  ({r.note})' if r.note else ''}"
-        for r in rows
-    ]
+    lines = []
+    for r in rows:
+        lines.append(
+            f"{r.revision:>3}  {r.created_at:%Y-%m-%d %H:%M}  {r.role:<8} {r.checkpoint_name}"
+            f"  {'stopped' if r.stopped_at else 'serving'}{f'  ({r.note})' if r.note else ''}"
+        )
+        lines += [f"     {event.at:%Y-%m-%d %H:%M}  {event.text}" for event in reversed(r.events)]
     emit({"endpoint": name, "revisions": [asdict(r) for r in rows]}, as_json=as_json, text="\n".join(lines))
 
 

@@ -14,7 +14,6 @@ from backend.domain.serving.protocol import (
     ChoiceEvent,
     EmbeddingEvent,
     FinishEvent,
-    OpenEvent,
     PromptEvent,
     ScoredToken,
     TokenEvent,
@@ -23,11 +22,11 @@ from backend.domain.serving.protocol import (
 )
 from backend.gateway.logprobs import chat_logprobs, text_logprobs, text_of, token_text
 from backend.gateway.relay import Trace
+from backend.gateway.waking import Events, Starting
 
 Kind = Literal["chat", "text"]
 _LINE_SEPARATORS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 DONE = b"data: [DONE]\n\n"
-Events = AsyncGenerator[OpenEvent | FinishEvent, None]
 
 
 def sse(document: dict[str, Any]) -> bytes:
@@ -37,6 +36,11 @@ def sse(document: dict[str, Any]) -> bytes:
     """
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).translate(_LINE_SEPARATORS)
     return f"data: {text}\n\n".encode()
+
+
+def comment(text: str) -> bytes:
+    """Return a line that clients of server-sent events skip."""
+    return f": {' '.join(text.split())}\n\n".encode()
 
 
 @dataclass
@@ -108,6 +112,9 @@ async def stream_answer(events: Events, *, form: Form, trace: Trace) -> AsyncGen
     states: dict[int, ChoiceState] = {}
     async with aclosing(events):
         async for event in events:
+            if isinstance(event, Starting):
+                yield comment(f"starting {event.endpoint}")
+                continue
             number = 0 if isinstance(event, FinishEvent) else event.choice
             state = states.setdefault(number, ChoiceState())
             if not state.is_open and form.kind == "chat":
@@ -182,6 +189,8 @@ async def collect_answer(events: Events, *, form: Form, trace: Trace) -> dict[st
     finish: FinishEvent | None = None
     async with aclosing(events):
         async for event in events:
+            if isinstance(event, Starting):
+                continue
             if isinstance(event, FinishEvent):
                 finish = event
                 continue

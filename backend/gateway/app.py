@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from backend.domain.serving.protocol import GenerateRequest
 from backend.errors import Unavailable
-from backend.gateway.answers import Events, Form, collect_answer, collect_embeddings, collect_tokens, stream_answer
+from backend.gateway.answers import Form, collect_answer, collect_embeddings, collect_tokens, stream_answer
 from backend.gateway.bodies import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
 from backend.gateway.connection import Holding, LimitBody, StreamedAnswer, WholeAnswer
 from backend.gateway.directory import Directory, ModelEntry, Principal
@@ -30,6 +30,7 @@ from backend.gateway.limits.memory import MemoryLimits
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.relay import Relay, Trace
 from backend.gateway.usage import UsageWriter
+from backend.gateway.waking import Events
 from backend.infra.hosts import HostGuard, HostRules
 from backend.infra.replicas import ReplicaClient
 from backend.infra.upstream.client import UpstreamClient
@@ -196,7 +197,8 @@ class Gateway:
     def _answer(self, http: Request, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None) -> Response:
         check_scope(principal, endpoint="chat" if form.kind == "chat" else "completions", model=body.model)
         user = body.user if isinstance(body.user, str) else ""
-        trace = Trace(endpoint=body.model, principal=principal, prefix="chatcmpl" if form.kind == "chat" else "cmpl", user=user)
+        prefix = "chatcmpl" if form.kind == "chat" else "cmpl"
+        trace = Trace(endpoint=body.model, principal=principal, prefix=prefix, user=user, is_streamed=bool(body.stream))
         request = body.to_request()
         trace.logged = body_to_log(self._directory.log_mode(body.model), http, request, kind=form.kind)
         events = self._events(request, trace)

@@ -14,6 +14,7 @@ from backend.domain.serving.key_limits import KeyLimits, KeyScopes, Period
 from backend.domain.serving.options import Policy
 from backend.domain.serving.request_log import LogMode
 from backend.domain.serving.upstream import Upstream
+from backend.services.serving.autoscaling import Waking
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.monitoring.gauges import LiveGauges
 from backend.services.serving.usage import UsageRow
@@ -92,6 +93,9 @@ class Directory(Protocol):
 
     def replicas_for(self, endpoint: str) -> Sequence[ReplicaAddress]:
         """Return the ready replicas of an endpoint, possibly none. Raises NotFound for an unknown endpoint."""
+
+    def wake(self, endpoint: str) -> Waking | None:
+        """Start the replicas of an endpoint that sleeps; return how long a request may wait for them. None for one that never sleeps."""
 
     def record_failures(self, rows: Sequence[LostRequest]) -> None:
         """Store requests that replicas lost, on the terms of `record_usage`."""

@@ -18,6 +18,7 @@ from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
 from backend.gateway.snapshot import Away, Keeper
 from backend.services.context import Context
 from backend.services.people.keys import KeyGrant, check_key, hash_key, key_spending, note_key_uses, valid_keys
+from backend.services.serving.autoscaling import Waking, wake_endpoint
 from backend.services.serving.costs.prices import replica_prices
 from backend.services.serving.endpoints import deployed_endpoints
 from backend.services.serving.failures import LostRequest, add_failures
@@ -135,6 +136,15 @@ class InstalledDirectory:
         if targets is None:
             raise NotFound(f"The model {endpoint!r} does not exist here.", remedy="GET /v1/models lists those that do.")
         return [_address(target) for target in targets]
+
+    def wake(self, endpoint: str) -> Waking | None:
+        """Start the replicas of an endpoint that sleeps; None for one that never sleeps, and while the database is away."""
+        if self._keeper.is_away:
+            return None
+        try:
+            return wake_endpoint(self._ctx, endpoint)  # it writes, which may take longer than a question's patience
+        except (SQLAlchemyError, OSError):
+            return None
 
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
         """Store usage; a repeated row is stored once."""

@@ -47,6 +47,7 @@ from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.resume import Resumption
 from backend.gateway.shares import BusyShares
 from backend.gateway.usage import UsageWriter
+from backend.gateway.waking import Events, wait_for_replicas
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
 from backend.infra.upstream.client import UpstreamClient
 from backend.services.serving.usage import UsageRow, UsageStatus
@@ -68,6 +69,7 @@ class Trace:
     principal: Principal | None
     prefix: str
     user: str = ""  # the client's own name for its user
+    is_streamed: bool = False
     id: str = ""
     started: float = field(default_factory=time.perf_counter)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -163,12 +165,17 @@ class Relay:
         self.health = HealthProbe(self.balancer, client, upstreams)
         self._shares = BusyShares()
 
-    async def generate(self, request: GenerateRequest, trace: Trace) -> AsyncGenerator[OpenEvent | FinishEvent, None]:
+    async def generate(self, request: GenerateRequest, trace: Trace) -> Events:
         """Yield token events and the finish event. Raises ApiError, at any time; closing the iterator cancels the generation."""
         replicas = await self._replicas(trace)
         running = self._metrics.running.labels(trace.endpoint)
         running.inc()
         try:
+            if not replicas:
+                async with aclosing(wait_for_replicas(self._directory, trace.endpoint, is_streamed=trace.is_streamed)) as signs:
+                    async for sign in signs:
+                        yield sign
+                replicas = await self._replicas(trace)
             async with aclosing(self._try_replicas(replicas, request, trace)) as events:
                 async for event in events:
                     self._note(event, trace)

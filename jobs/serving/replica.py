@@ -131,7 +131,10 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
             stats = replica.engine.stats()
             rate = round(stats.tokens_per_second, 2)
             ratio = None if stats.cache_ratio is None else round(stats.cache_ratio, 4)
-            reporter.emit(GaugeEvent(running=stats.running, waiting=stats.waiting, tokens_per_second=rate, cache_ratio=ratio))
+            queue_s = round(replica.longest_wait_s(), 2)
+            reporter.emit(
+                GaugeEvent(running=stats.running, waiting=stats.waiting, tokens_per_second=rate, cache_ratio=ratio, queue_s=queue_s)
+            )
             next_gauge = time.monotonic() + GAUGE_S
         await asyncio.sleep(POLL_S)
     return "signal"

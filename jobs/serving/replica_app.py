@@ -91,6 +91,10 @@ class Replica:
         """Open requests."""
         return len(self._open)
 
+    def longest_wait_s(self) -> float:
+        """Return how long the oldest request has waited for its first step; 0 where none waits."""
+        return max((answer.wait_s() for answer in self._open), default=0.0)
+
     def is_hung(self) -> bool:
         """Note the steps of the engine and the passes over prompts that are only read, and return whether both have stopped."""
         passes = self.served.reader.num_passes if self.served.reader is not None else 0
@@ -205,6 +209,10 @@ class Answer(Response):
             self._events.put(ErrorEvent(message="The replica restarts.", code=LEAVING))
         else:
             self._events.put(ErrorEvent(message="The engine hung on this request.", code=ENGINE_FAILED))
+
+    def wait_s(self) -> float:
+        """Return the seconds since this request came if it has had no step yet, else 0."""
+        return time.monotonic() - self._began if self._engine.is_waiting(self._handle) else 0.0
 
     async def _next(self) -> list[GenerationEvent]:
         """Return the next events, none after a few seconds, or the error of a limit."""

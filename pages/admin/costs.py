@@ -120,7 +120,7 @@ def draw_endpoints(report: LedgerReport) -> None:
         standing = [
             {
                 "Endpoint": line.endpoint,
-                "Replicas": line.replicas,
+                "Replicas": str(line.replicas) if line.replicas else "asleep",
                 "Per hour": None if line.hour_usd is None else money(line.hour_usd),
                 "Per month": None if line.month_usd is None else money(line.month_usd),
                 "Per month, asleep": money(line.asleep_usd_month),

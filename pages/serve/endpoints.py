@@ -33,6 +33,7 @@ BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
     "updating": ("blue", "published_with_changes"),
     "starting": ("blue", "hourglass_top"),
     "failing": ("red", "error"),
+    "asleep": ("gray", "bedtime"),
     "stopped": ("gray", "stop_circle"),
 }
 SOURCES = ["Checkpoint", "Server with the OpenAI API"]
@@ -215,6 +216,8 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             st.caption(plain(endpoint.precision_check.describe()))
         elif endpoint.precision != "float32":
             st.caption(f"{plain(endpoint.precision)}: not measured yet")
+        if not is_stopped and (words := endpoint.options.scaling.describe()):
+            st.caption(words)
         if not is_stopped:
             draw_canary(ctx, person, endpoint)
             draw_rollout(endpoint)
@@ -262,7 +265,7 @@ def draw_gauges(endpoint: EndpointView) -> None:
                 st.warning(f"Health check: {plain(replica.problem)}", icon=":material/error:")
         return
     grid = st.grid(3, min_column_width=140)
-    grid.metric("Replicas ready", f"{endpoint.num_ready} of {endpoint.target}")
+    grid.metric("Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}")
     grid.metric("Running requests", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
     grid.metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")
     for number, replica in enumerate(endpoint.replicas, 1):
@@ -273,6 +276,7 @@ def draw_gauges(endpoint: EndpointView) -> None:
 def draw_history(ctx: Context, endpoint: EndpointView) -> None:
     """Draw the deployments of a name, newest first."""
     with st.expander("History", icon=":material/history:", key=f"history_{endpoint.name}"):
+        revisions = list_revisions(ctx, endpoint.name)
         rows = [
             {
                 "Revision": row.revision,
@@ -282,9 +286,12 @@ def draw_history(ctx: Context, endpoint: EndpointView) -> None:
                 "Stopped": row.stopped_at or "serving",
                 "Note": row.note or row.role,
             }
-            for row in list_revisions(ctx, endpoint.name)
+            for row in revisions
         ]
         draw_table(rows, key=f"deployments_{endpoint.name}", alt=f"Deployments of {endpoint.name}")
+        events = [{"When": event.at, "Change": event.text} for row in revisions for event in reversed(row.events)]
+        if events:
+            draw_table(events, key=f"scalings_{endpoint.name}", alt=f"Changes of the number of replicas of {endpoint.name}")
 
 
 @st.fragment(run_every=2)

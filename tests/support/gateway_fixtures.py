@@ -24,6 +24,7 @@ from backend.domain.serving.request_log import LogMode
 from backend.errors import NotFound
 from backend.gateway.app import create_gateway
 from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
+from backend.services.serving.autoscaling import Waking
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.usage import UsageRow
 
@@ -40,6 +41,8 @@ class MemoryDirectory:
         self.lost: list[LostRequest] = []
         self.fails = False
         self.version: int | None = 0
+        self.sleeping: dict[str, Waking] = {}
+        self.woken: list[str] = []
         self.principals = {KEY: Principal(key_id="k1", name="tester", scopes=KeyScopes(admin=True))}
         self.spending: dict[tuple[str, str, str], float] = {}
         self.prices: dict[str, float] = {}
@@ -85,6 +88,10 @@ class MemoryDirectory:
         if endpoint not in self.endpoints:
             raise NotFound(f"There is no endpoint {endpoint!r}.")
         return self.endpoints[endpoint]
+
+    def wake(self, endpoint: str) -> Waking | None:
+        self.woken.append(endpoint)
+        return self.sleeping.get(endpoint)
 
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
         if self.fails:

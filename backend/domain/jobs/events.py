@@ -165,13 +165,15 @@ class ReadyEvent(Event):
 
 
 class GaugeEvent(Event):
-    """Open and waiting requests of a replica, the tokens per second that it generates, and the used share of its KV cache."""
+    """Open and waiting requests of a replica, the tokens per second that it generates, the used share of its KV cache, and the longest wait
+    of a request that has not begun."""
 
     type: Literal["gauge"] = "gauge"
     running: int
     waiting: int
     tokens_per_second: float
     cache_ratio: float | None = None
+    queue_s: float | None = None
 
 
 class ErrorEvent(Event):

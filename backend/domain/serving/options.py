@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from backend.domain.serving.autoscaling import ScalingRules
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.precision import Precision
 from backend.errors import InvalidInput
+
+MAX_REPLICAS = 64
+SLEEP_MINUTES = 15.0
 
 
 class Policy(StrEnum):
@@ -38,6 +42,30 @@ class DeploymentOptions(BaseModel):
     answer_limit_s: float = Field(default=600.0, gt=0, le=86_400, description="Seconds that an answer may take; a drain waits as long.")
     policy: Policy = Field(default=Policy.LEAST_OUTSTANDING, description="How requests are shared between replicas.")
     surge: int = Field(default=1, ge=0, le=8, description="Replicas above the number during a rollout; 0 stops one before it starts one.")
+    min_replicas: int = Field(default=1, ge=0, le=MAX_REPLICAS, description="Fewest replicas; 0 lets the endpoint sleep while idle.")
+    max_replicas: int | None = Field(default=None, ge=1, le=MAX_REPLICAS, description="Most replicas; without it their number is fixed.")
+    target_queue_s: float = Field(default=2.0, gt=0, le=600, description="Wait of a request above which replicas are added.")
+    cool_down_s: float = Field(default=300.0, gt=0, le=86_400, description="Seconds without a queue before a replica is taken away.")
+    sleep_after_minutes: float | None = Field(default=None, gt=0, le=43_200, description="Minutes without a request before it sleeps.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> DeploymentOptions:
+        if self.max_replicas is not None and self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas is {self.max_replicas}, below min_replicas, {self.min_replicas}")
+        return self
+
+    @property
+    def scaling(self) -> ScalingRules:
+        """Return the rules of the number of replicas. With `min_replicas` 0 an endpoint sleeps, after 15 minutes where none are given."""
+        minutes = self.sleep_after_minutes or (SLEEP_MINUTES if self.min_replicas == 0 else None)
+        return ScalingRules(
+            least=max(1, self.min_replicas),
+            most=self.max_replicas,
+            target_queue_s=self.target_queue_s,
+            cool_down_s=self.cool_down_s,
+            sleep_after_s=None if minutes is None else 60 * minutes,
+            places=self.max_running,
+        )
 
     @staticmethod
     def read(config: Mapping[str, Any]) -> DeploymentOptions:
@@ -46,6 +74,8 @@ class DeploymentOptions(BaseModel):
             return DeploymentOptions.model_validate(config)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                raise InvalidInput(f"{first['msg'].removeprefix('Value error, ')}.", field="max_replicas") from error
             field = str(first["loc"][0])
             raise InvalidInput(f"{field} = {first['input']!r}: {first['msg']}.", field=field) from error
 

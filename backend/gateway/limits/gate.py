@@ -6,16 +6,16 @@ import asyncio
 import math
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from backend.domain.serving.key_limits import Period
-from backend.domain.serving.protocol import FinishEvent, GenerateRequest, OpenEvent, Task
+from backend.domain.serving.protocol import GenerateRequest, Task
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
 from backend.gateway.limits.demand import Demand, LimitStore, Refusal, Unit
 from backend.gateway.relay import Trace
+from backend.gateway.waking import Events
 
 UNSTATED_TOKENS = 512
 """Completion tokens reserved where a request states no `max_tokens`."""
@@ -51,9 +51,7 @@ class KeyGate:
         await asyncio.gather(*self._settling, return_exceptions=True)
         await self._store.close()
 
-    async def admitted(
-        self, events: AsyncGenerator[OpenEvent | FinishEvent, None], *, request: GenerateRequest, trace: Trace
-    ) -> AsyncGenerator[OpenEvent | FinishEvent, None]:
+    async def admitted(self, events: Events, *, request: GenerateRequest, trace: Trace) -> Events:
         """Yield a request's events once its key has room for it. Raises ApiError 429 before the first event."""
         demand = self._demand(request, trace)
         if demand is None:

@@ -20,16 +20,14 @@ from backend.db.tables import (
     Usage,
 )
 from backend.domain.serving.names import check_endpoint_name
-from backend.domain.serving.options import DeploymentOptions
+from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions
 from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
-from backend.services.serving.rollout import CANARY, STABLE, active_deployments, advance, retire
-
-MAX_REPLICAS = 64
+from backend.services.serving.rollout import AWAKE, CANARY, STABLE, active_deployments, advance, retire
 
 
 def deploy(
@@ -58,6 +56,8 @@ def deploy(
     if alias is not None:
         _check_alias(ctx, alias, checkpoint_id)
     config = {**(config or {}), **({FOLLOWS: alias} if alias else {}), **stored_requirement(require)}
+    rules = DeploymentOptions.read(config).scaling
+    num_replicas = min(max(num_replicas, rules.least), rules.most) if rules.most else num_replicas
     with ctx.db.write() as session:
         endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
         if endpoint is None:
@@ -77,10 +77,16 @@ def scale_endpoint(ctx: Context, name: str, num_replicas: int, *, person: Person
     check_num_replicas(num_replicas)
     with ctx.db.write() as session:
         endpoint = find_endpoint(session, name)
-        current = current_deployment(session, endpoint)
-        if UPSTREAM in current.config:
+        deployment = current_deployment(session, endpoint)
+        if UPSTREAM in deployment.config:
             raise Conflict(f"{name!r} is answered by another server.", remedy="Scale that server; `max_requests` bounds what it gets.")
-        current.num_replicas = num_replicas
+        rules = DeploymentOptions.read(deployment.config).scaling
+        if rules.most is not None and not rules.least <= num_replicas <= rules.most:
+            raise Conflict(
+                f"{name!r} scales by itself between {rules.least} and {rules.most} replicas, and {num_replicas} is outside.",
+                remedy="Change the limits: roundhouse endpoint scale NAME --min N --max M",
+            )
+        deployment.num_replicas = num_replicas
         session.flush()
         advance(session, ctx, endpoint.id)
     return get_endpoint(ctx, name)
@@ -115,7 +121,7 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
                 ctx,
                 endpoint,
                 goal.checkpoint_id,
-                num_replicas=current.num_replicas,
+                num_replicas=awake_replicas(current),
                 config=config,
                 person=person,
                 restores=goal.restores or goal.revision,
@@ -140,6 +146,11 @@ def current_deployment(session: Session, endpoint: Endpoint) -> Deployment:
     if not active:
         raise Conflict(f"The endpoint {endpoint.name!r} is stopped.", remedy=f"Start it: roundhouse endpoint start {endpoint.name}")
     return active[-1]
+
+
+def awake_replicas(deployment: Deployment) -> int:
+    """Return the number of replicas of a deployment, while it sleeps that of when it is awake."""
+    return deployment.num_replicas or int(deployment.traffic.get(AWAKE) or 1)
 
 
 def _earlier(session: Session, endpoint: Endpoint, current: Deployment, revision: int | None) -> Deployment:
@@ -182,7 +193,7 @@ def start_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
         ).one()
         if last.stopped_at is None:
             raise Conflict(f"The endpoint {name!r} is not stopped.", remedy="Stop it first, or deploy another checkpoint under its name.")
-        add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=last.num_replicas, config=last.config, person=person)
+        add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=awake_replicas(last), config=last.config, person=person)
     return get_endpoint(ctx, name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,7 +13,7 @@ from backend.db.base import UtcDateTime
 from backend.db.tables import Alias, Checkpoint, Deployment, Endpoint, Job, Replica, Run, Usage
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
-from backend.domain.serving.options import Policy
+from backend.domain.serving.options import DeploymentOptions, Policy
 from backend.domain.serving.precision import PRECISION_CHECK, PrecisionCheck
 from backend.domain.serving.upstream import Upstream
 from backend.domain.training.config import Objective
@@ -22,6 +22,8 @@ from backend.services.context import Context
 
 FOLLOWS = "alias"
 """Key of a deployment's config: the alias that its endpoint follows."""
+EVENTS = "events"
+"""Key of a deployment's traffic: when its number of replicas changed by itself, and why."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class CanaryView:
 
 
 @dataclass(frozen=True)
+class ScalingEvent:
+    """A change of the number of replicas that an endpoint made by itself."""
+
+    at: datetime
+    text: str
+
+
+@dataclass(frozen=True)
 class RevisionView:
     """One revision of an endpoint's history. `note` says how it came about or ended, where that is not a plain deployment."""
 
@@ -82,6 +92,7 @@ class RevisionView:
     created_at: datetime
     stopped_at: datetime | None
     note: str
+    events: tuple[ScalingEvent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,7 @@ class EndpointView:
     alias: str | None = None  # the alias that it follows
     revision: int = 1
     target: int = 1
+    options: DeploymentOptions = field(default_factory=DeploymentOptions)
     policy: str = Policy.LEAST_OUTSTANDING
     precision: str = "float32"
     precision_check: PrecisionCheck | None = None  # once a replica in int8 has measured it
@@ -114,9 +126,11 @@ class EndpointView:
 
     @property
     def state(self) -> str:
-        """One word: ready, updating, starting, failing or stopped."""
+        """One word: ready, updating, starting, failing, asleep or stopped."""
         if self.stopped_at is not None:
             return "stopped"
+        if self.target == 0:
+            return "asleep"
         if self.num_ready:
             return "updating" if self.rollout else "ready"
         return "failing" if any(replica.problem for replica in self.replicas) else "starting"
@@ -172,6 +186,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         alias=deployment.config.get(FOLLOWS),
         revision=deployment.revision,
         target=deployment.num_replicas,
+        options=DeploymentOptions.read(deployment.config),
         policy=deployment.config.get("policy", Policy.LEAST_OUTSTANDING),
         precision=deployment.config.get("precision", "float32"),
         precision_check=PrecisionCheck.model_validate(check) if (check := deployment.config.get(PRECISION_CHECK)) else None,
@@ -282,6 +297,7 @@ def _revision_view(row: Deployment, checkpoint: str) -> RevisionView:
         created_at=row.created_at,
         stopped_at=row.stopped_at,
         note=f"rollback to revision {row.restores}" if row.restores else outcome,
+        events=tuple(ScalingEvent(datetime.fromisoformat(event["at"]), event["text"]) for event in row.traffic.get(EVENTS, ())),
     )
 
 

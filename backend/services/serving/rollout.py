@@ -18,6 +18,8 @@ from backend.services.context import Context
 from backend.services.jobs.jobs import add_job, ask_to_stop, wake
 
 STABLE, CANARY = "stable", "canary"
+AWAKE = "awake"
+"""Key of a sleeping deployment's traffic: the number of replicas that it wakes to."""
 ALIVE = ("starting", "ready")
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import streamlit as st
 
 from backend.domain.serving.canary import CanaryRules
-from backend.domain.serving.options import DeploymentOptions, Policy
+from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions, Policy
 from backend.domain.serving.precision import Precision
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
+from backend.services.serving.autoscaling import change_scaling
 from backend.services.serving.canaries import abort_canary, promote_canary, start_canary
-from backend.services.serving.deployments import MAX_REPLICAS, rollback_endpoint, rollback_target, scale_endpoint
+from backend.services.serving.deployments import rollback_endpoint, rollback_target, scale_endpoint
 from backend.services.serving.endpoints import CanaryView, EndpointView
 from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
@@ -77,9 +78,44 @@ def draw_options() -> DeploymentOptions:
                 key="deploy_perplexity_ratio",
                 help="Perplexity in int8 over float32. A replica above it is not deployed.",
             )
+        scaling = draw_scaling(default, key="deploy", grid=grid)
     return DeploymentOptions(
-        policy=policy, surge=int(surge), answer_limit_s=limit, queue_timeout_s=queue, precision=precision, max_perplexity_ratio=ratio
+        policy=policy,
+        surge=int(surge),
+        answer_limit_s=limit,
+        queue_timeout_s=queue,
+        precision=precision,
+        max_perplexity_ratio=ratio,
+        **scaling,
     )
+
+
+def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str, Any]:
+    """Draw the fields of autoscaling and sleep; return the options that they set."""
+    rules = options.scaling
+    scales = grid.toggle("Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue.")
+    sleeps = grid.toggle(
+        "Sleep while idle",
+        rules.sleep_after_s is not None,
+        key=f"{key}_sleeps",
+        help="All replicas stop; the next request starts them and waits.",
+    )
+    values: dict[str, Any] = {"min_replicas": rules.least, "max_replicas": None, "sleep_after_minutes": None}
+    if scales:
+        values["min_replicas"] = int(grid.number_input("Min replicas", 1, MAX_REPLICAS, rules.least, key=f"{key}_least"))
+        most = rules.most or min(MAX_REPLICAS, rules.least + 3)
+        least = values["min_replicas"]
+        values["max_replicas"] = int(grid.number_input("Max replicas", least, MAX_REPLICAS, max(least, most), key=f"{key}_most"))
+        values["target_queue_s"] = grid.number_input(
+            "Target queue (s)", 0.1, 600.0, rules.target_queue_s, key=f"{key}_target", help="Replicas are added above this wait."
+        )
+        values["cool_down_s"] = grid.number_input(
+            "Cool-down (s)", 1.0, 86_400.0, rules.cool_down_s, key=f"{key}_cool_down", help="Without a queue, before one is taken away."
+        )
+    if sleeps:
+        minutes = 15.0 if rules.sleep_after_s is None else rules.sleep_after_s / 60
+        values["sleep_after_minutes"] = grid.number_input("Sleep after (min)", 0.1, 43_200.0, minutes, format="%g", key=f"{key}_minutes")
+    return values
 
 
 def draw_rollout(endpoint: EndpointView) -> None:
@@ -91,17 +127,30 @@ def draw_rollout(endpoint: EndpointView) -> None:
         f"Revision {rollout.revision}: {rollout.new_ready} of {plural(rollout.target, 'replica')} ready · "
         f"revision {rollout.previous}: {rollout.old_ready} still answering"
     )
-    st.progress(min(1.0, rollout.new_ready / rollout.target), text=text)
+    st.progress(min(1.0, rollout.new_ready / max(1, rollout.target)), text=text)
 
 
 def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the number of replicas with its button."""
     with st.popover("Scale", icon=":material/open_in_full:", key=f"scale_menu_{endpoint.name}"):
-        number = st.number_input("Replicas", 1, MAX_REPLICAS, endpoint.target, key=f"scale_number_{endpoint.name}")
+        rules = endpoint.options.scaling
+        number = st.number_input(
+            "Replicas",
+            rules.least if rules.most else 1,
+            rules.most or MAX_REPLICAS,
+            endpoint.target or 1,
+            key=f"scale_number_{endpoint.name}",
+        )
         st.caption("Replicas that go finish their open answers.")
         if st.button("Apply", type="primary", key=f"scale_{endpoint.name}", disabled=number == endpoint.target):
             with errors_shown():
                 scale_endpoint(ctx, endpoint.name, int(number), person=person)
+                st.rerun()
+        changes = draw_scaling(endpoint.options, key=f"scale_{endpoint.name}", grid=st.container())
+        is_same = endpoint.options.model_copy(update=changes).scaling == rules
+        if st.button("Save limits", key=f"save_scaling_{endpoint.name}", disabled=is_same):
+            with errors_shown():
+                change_scaling(ctx, endpoint.name, person=person, **changes)
                 st.rerun()
 
 

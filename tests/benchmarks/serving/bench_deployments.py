@@ -1,6 +1,6 @@
 """Faults of serving under load, on a whole installation with PostgreSQL: who is cut off, who succeeds, what errors clients see.
 
-    python tests/benchmarks/serving/bench_deployments.py [kill] [redeploy] [scale] [database] [gateway] [share] [canary] [machines]
+    python tests/benchmarks/serving/bench_deployments.py [NAME ...]
 
 Starts `roundhouse up` in a temporary folder with a tiny network of a long context, so that an answer lasts as long as it is told to.
 Prints one line of JSON for each experiment. `redeploy` and `scale` hold 20 streams of 30 seconds each.
@@ -310,7 +310,31 @@ async def machines(up: Installation) -> dict[str, Any]:
     return {"hosts": dict(Counter(hosts)), "requests": count(outcomes), "slowest_s": round(max(o.seconds for o in outcomes), 1)}
 
 
-EXPERIMENTS = {f.__name__: f for f in (kill, redeploy, scale, share, canary, gateway, database, machines)}
+async def sleep(up: Installation) -> dict[str, Any]:
+    """Let an endpoint fall asleep after six seconds, then send it a stream and a whole answer at once."""
+    serve(up, 1, sleep_after_minutes=0.1)
+    wait_until(lambda: get_endpoint(up.ctx, "m").state == "asleep", timeout_s=60, what="sleep")
+    wait_until(lambda: not replica_processes(up), timeout_s=60, what="the end of the replica's process")
+    async with client() as session:
+        outcomes = await asyncio.gather(*[ask(session, up.gateway_url, number=n, max_tokens=8) for n in range(2)])
+    return {"requests": count(outcomes), "seconds": [round(o.seconds, 1) for o in outcomes], "history": history(up)}
+
+
+async def autoscale(up: Installation) -> dict[str, Any]:
+    """Let six clients wait at a replica that answers one at a time, until a second one answers; then leave it alone."""
+    serve(up, 1, max_running=1, max_replicas=2, target_queue_s=0.5, cool_down_s=10.0)
+    outcomes = await load(up, seconds=60, concurrency=6, max_tokens=200)
+    most = len(replica_processes(up))
+    wait_until(lambda: get_endpoint(up.ctx, "m").target == 1, timeout_s=60, what="one replica again")
+    return {"requests": count(outcomes), "replicas": most, "history": history(up)}
+
+
+def history(up: Installation) -> list[str]:
+    """Return the changes that the endpoint's newest revision made by itself."""
+    return [event.text for event in list_revisions(up.ctx, "m")[0].events]
+
+
+EXPERIMENTS = {f.__name__: f for f in (kill, redeploy, scale, share, canary, gateway, database, machines, sleep, autoscale)}
 
 
 def main(names: list[str]) -> None:

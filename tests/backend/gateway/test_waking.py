@@ -1,0 +1,63 @@
+"""Requests to an endpoint that sleeps: streams get comments while they wait, whole answers wait, and both say when it takes too long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from backend.gateway.directory import ReplicaAddress
+from backend.services.serving.autoscaling import Waking
+from tests.support.gateway_fixtures import MemoryDirectory, eventually, gateway, scripted
+
+BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, MemoryDirectory, ReplicaAddress]]:
+    monkeypatch.setattr("backend.gateway.waking.SAY_S", 0.1)
+    directory = MemoryDirectory({"m": []}, keys_required=False)
+    directory.sleeping["m"] = Waking(whole_s=5.0, stream_s=10.0)
+    with scripted() as (_, address), gateway(directory) as url:
+        yield url, directory, ReplicaAddress(id="r", url=address, token="t")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_first_request_wakes_an_endpoint_and_is_answered_once_it_is_up(
+    scene: tuple[str, MemoryDirectory, ReplicaAddress], stream: bool
+) -> None:
+    url, directory, address = scene
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=20)
+        eventually(lambda: len(directory.woken) > 1)
+        directory.endpoints["m"] = [address]
+        response = answer.result()
+    assert response.status_code == 200
+    if stream:
+        comments = [line for line in response.text.split("\n\n") if line.startswith(":")]
+        assert comments[0] == ": starting m"
+        assert len(comments) > 1
+        assert response.text.endswith("data: [DONE]\n\n")
+    assert "w0" in response.text
+    row = directory.last(1)
+    assert (row.status, row.ttft_ms is not None and row.ttft_ms > 100) == ("finished", True)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_wait_that_is_too_long_ends_with_an_error(scene: tuple[str, MemoryDirectory, ReplicaAddress], stream: bool) -> None:
+    url, directory, _ = scene
+    directory.sleeping["m"] = Waking(whole_s=0.3, stream_s=0.3)
+    response = httpx.post(f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=20)
+    assert '"code":"no_replica"' in response.text
+    assert (response.status_code, response.headers.get("retry-after")) == ((200, None) if stream else (503, "5"))
+
+
+def test_an_endpoint_that_never_sleeps_answers_at_once_that_it_has_no_replica(scene: tuple[str, MemoryDirectory, ReplicaAddress]) -> None:
+    url, directory, _ = scene
+    directory.sleeping.clear()
+    response = httpx.post(f"{url}/v1/chat/completions", json=BODY | {"stream": True}, timeout=20)
+    assert response.status_code == 503
+    assert len(directory.woken) == 1
