@@ -8,7 +8,17 @@ from backend.db.tables_decisions import Alias, FrozenBoard, Promotion, RaterExcl
 from backend.db.tables_evaluate import EvaluatedEndpoint, Evaluation, EvaluationItem, EvaluationTask, JudgedItem, Score
 from backend.db.tables_gates import Gate, GateResult, RequiredGate
 from backend.db.tables_jobs import Job, LogLine, Measurement, MetricBlock, MetricName, MetricPoint, Run, RunGroup, Sample, Slot, Worker
-from backend.db.tables_monitoring import Alert, DeviceUse, Feedback, GaugeRollup, LoadTest, LoggedRequest, RequestLogPolicy, TrafficRollup
+from backend.db.tables_monitoring import (
+    Alert,
+    AlertDelivery,
+    DeviceUse,
+    Feedback,
+    GaugeRollup,
+    LoadTest,
+    LoggedRequest,
+    RequestLogPolicy,
+    TrafficRollup,
+)
 from backend.db.tables_people import ApiKey, User
 from backend.db.tables_serve import (
     Conversation,
@@ -24,6 +34,7 @@ from backend.db.tables_serve import (
 
 __all__ = [
     "Alert",
+    "AlertDelivery",
     "Alias",
     "Analysis",
     "AnswerRating",

@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import Float, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.db.base import Table, new_id, utc_now
 
+OPEN = "resolved_at IS NULL"
+
 
 class TrafficRollup(Table):
-    """Requests of an endpoint in one interval of 60, 600 or 3,600 seconds. `ttft`, `itl` and `total` are counts by bucket of a latency."""
+    """Requests of an endpoint in one interval of 60, 600 or 3,600 seconds. `ttft`, `itl`, `total` and `queue` are
+    counts by bucket of a latency."""
 
     __tablename__ = "traffic_rollups"
     __table_args__ = (UniqueConstraint("width_s", "start", "endpoint_id", "variant"),)
@@ -33,6 +36,7 @@ class TrafficRollup(Table):
     ttft: Mapped[dict[str, Any]] = mapped_column(default=dict)
     itl: Mapped[dict[str, Any]] = mapped_column(default=dict)
     total: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    queue: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
 class GaugeRollup(Table):
@@ -69,7 +73,10 @@ class Alert(Table):
     """A condition that was met. Open while `resolved_at` is empty; one open alert per fingerprint."""
 
     __tablename__ = "alerts"
-    __table_args__ = (Index("ix_alerts_fingerprint_resolved_at", "fingerprint", "resolved_at"),)
+    __table_args__ = (
+        Index("ix_alerts_fingerprint_resolved_at", "fingerprint", "resolved_at"),
+        Index("ux_alerts_open", "fingerprint", unique=True, sqlite_where=text(OPEN), postgresql_where=text(OPEN)),
+    )
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     fingerprint: Mapped[str] = mapped_column(String(200))
     kind: Mapped[str] = mapped_column(String(30))
@@ -78,6 +85,21 @@ class Alert(Table):
     opened_at: Mapped[datetime] = mapped_column(default=utc_now)
     seen_at: Mapped[datetime] = mapped_column(default=utc_now)
     resolved_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    problem: Mapped[str] = mapped_column(Text, default="")
+
+
+class AlertDelivery(Table):
+    """A message of an alert to one channel (webhook or e-mail). It is tried until it is sent or given up; `next_at` is empty then."""
+
+    __tablename__ = "alert_deliveries"
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    alert_id: Mapped[str] = mapped_column(ForeignKey("alerts.id", ondelete="CASCADE"), index=True)
+    channel: Mapped[str] = mapped_column(String(10))
+    message: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    attempts: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    next_at: Mapped[datetime | None] = mapped_column(index=True)
     sent_at: Mapped[datetime | None]
     problem: Mapped[str] = mapped_column(Text, default="")
 

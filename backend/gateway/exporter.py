@@ -16,6 +16,9 @@ def render_live(live: LiveGauges) -> bytes:
     rate = Gauge("roundhouse_generation_tokens_per_second", "Tokens a second over the last seconds.", labels, registry=registry)
     cache = Gauge("roundhouse_kv_cache_usage_ratio", "Used share of the KV cache, 0 to 1.", labels, registry=registry)
     ready = Gauge("roundhouse_replica_ready", "Whether a replica answers: 1 or 0.", labels, registry=registry)
+    cores = Gauge("roundhouse_replica_cpu_cores", "Cores that a replica's process keeps busy.", labels, registry=registry)
+    memory = Gauge("roundhouse_replica_memory_bytes", "Memory of a replica's process.", labels, registry=registry)
+    gpu_memory = Gauge("roundhouse_replica_gpu_memory_bytes", "GPU memory of a replica's process.", labels, registry=registry)
     for replica in live.replicas:
         names = (replica.endpoint, replica.replica_id)
         running.labels(*names).set(replica.running)
@@ -24,6 +27,9 @@ def render_live(live: LiveGauges) -> bytes:
         ready.labels(*names).set(replica.is_ready)
         if replica.cache_ratio is not None:
             cache.labels(*names).set(replica.cache_ratio)
+        for gauge, value in ((cores, replica.cpu_cores), (memory, replica.memory_bytes), (gpu_memory, replica.gpu_memory_bytes)):
+            if value is not None:
+                gauge.labels(*names).set(value)
     up = Gauge("roundhouse_worker_up", "Whether a worker's heartbeat is fresh: 1 or 0.", ["worker"], registry=registry)
     hosts = {
         name: Gauge(f"roundhouse_host_{name}", f"Used share of a machine's {label}, 0 to 1.", ["host"], registry=registry)
@@ -36,4 +42,9 @@ def render_live(live: LiveGauges) -> bytes:
     jobs = Gauge("roundhouse_jobs", "Open jobs.", ["queue", "status"], registry=registry)
     for queue, status, count in live.jobs:
         jobs.labels(queue, status).set(count)
+    alerts = Gauge(
+        "roundhouse_alerts", "Open alerts, and runs that ended in the last 10 minutes.", ["kind", "severity"], registry=registry
+    )
+    for kind, severity, count in live.alerts:
+        alerts.labels(kind, severity).set(count)
     return generate_latest(registry)

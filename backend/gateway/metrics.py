@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+QUEUE_BUCKETS = (0.001, 0.005, *LATENCY_BUCKETS)
 TOKEN_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 30)
 
 
@@ -26,6 +27,9 @@ class GatewayMetrics:
         self.resting = Gauge("roundhouse_breaker_open", "Replicas paused after repeated failures.", registry=registry)
         self.ttft = Histogram(
             "roundhouse_time_to_first_token_seconds", "Time to first token.", model, buckets=LATENCY_BUCKETS, registry=registry
+        )
+        self.queue = Histogram(
+            "roundhouse_request_queue_time_seconds", "Wait in a replica's queue.", model, buckets=QUEUE_BUCKETS, registry=registry
         )
         self.inter_token = Histogram(
             "roundhouse_inter_token_latency_seconds", "Time between tokens.", model, buckets=TOKEN_BUCKETS, registry=registry

@@ -75,6 +75,7 @@ class Trace:
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     replica_id: str | None = None
     upstream: Upstream | None = None  # the other server that answers it
+    variant: str = ""
     first_token: float | None = None
     last_token: float | None = None
     num_tokens: int = 0
@@ -132,6 +133,8 @@ class Trace:
             ttft_ms=self.ttft_ms,
             total_ms=round((time.perf_counter() - self.started) * 1000, 2),
             itl_ms=self._mean_gap_ms(),
+            queue_ms=self.finish.queue_ms if self.finish else None,
+            variant=self.variant,
             gaps=self.gaps,
             device_s=self.device_s,
             cost_usd=self._price(),
@@ -230,7 +233,7 @@ class Relay:
             tried.append(replica)
             if attempt:
                 self._metrics.retries.labels(trace.endpoint, last.code or "").inc()
-            trace.replica_id, trace.upstream = replica.id, replica.upstream
+            trace.replica_id, trace.variant, trace.upstream = replica.id, replica.variant, replica.upstream
             began = self._shares.begin(replica.id)
             try:
                 async with aclosing(self._open(replica, answer, trace)) as events:
@@ -269,6 +272,8 @@ class Relay:
         now = time.perf_counter()
         if isinstance(event, FinishEvent):
             trace.finish = event
+            if event.queue_ms is not None:
+                self._metrics.queue.labels(trace.endpoint).observe(event.queue_ms / 1000)
             return
         if trace.first_token is None:
             trace.first_token = now

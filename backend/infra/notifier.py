@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import smtplib
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TIMEOUT_S = 10.0
+WEBHOOK, EMAIL = "webhook", "e-mail"
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,24 +24,21 @@ class Notifier:
     smtp_url: str = ""
 
     @property
-    def is_on(self) -> bool:
-        """Return whether any channel is set."""
-        return bool(self.webhook_url or (self.email_to and self.smtp_url))
+    def channels(self) -> tuple[str, ...]:
+        """Return the channels that are set: webhook, e-mail."""
+        is_set = {WEBHOOK: bool(self.webhook_url), EMAIL: bool(self.email_to and self.smtp_url)}
+        return tuple(name for name, value in is_set.items() if value)
 
-    def send(self, subject: str, text: str, data: Mapping[str, Any]) -> list[str]:
-        """Send to every channel; return the problems, without secrets."""
-        problems = []
-        channels: list[tuple[str, bool, Callable[[], None]]] = [
-            ("webhook", bool(self.webhook_url), lambda: self._post(data)),
-            ("e-mail", bool(self.email_to and self.smtp_url), lambda: self._mail(subject, text)),
-        ]
-        for name, is_set, channel in channels:
-            if is_set:
-                try:
-                    channel()
-                except Exception as error:  # a channel that fails must not keep the other from being tried
-                    problems.append(f"{name}: {type(error).__name__}")
-        return problems
+    def send(self, channel: str, *, subject: str, text: str, data: Mapping[str, Any]) -> str:
+        """Send to one channel; return the problem without secrets, empty where it was taken."""
+        try:
+            if channel == WEBHOOK:
+                self._post(data)
+            else:
+                self._mail(subject, text)
+        except Exception as error:  # whatever a server does, the alert is stored and tried again
+            return f"{channel}: {type(error).__name__}"
+        return ""
 
     def _post(self, data: Mapping[str, Any]) -> None:
         import httpx  # few processes need it

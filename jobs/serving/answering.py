@@ -235,7 +235,8 @@ class ManyAnswers:
             cached_tokens=self._cached_tokens,
         )
         first = min((event.ttft_ms for event in finishes if event.ttft_ms is not None), default=None)
+        queue = min((event.queue_ms for event in finishes if event.queue_ms is not None), default=None)
         rate = sum(event.tok_per_sec or 0.0 for event in finishes[-MAX_AT_ONCE:]) or None
         if self._cancelled:
             reason = FinishReason.CANCELLED
-        self._on_event(FinishEvent(finish_reason=reason, usage=usage, ttft_ms=first, tok_per_sec=rate))
+        self._on_event(FinishEvent(finish_reason=reason, usage=usage, ttft_ms=first, tok_per_sec=rate, queue_ms=queue))

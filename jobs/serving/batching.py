@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -195,9 +195,16 @@ class BatchingEngine:
                 return length
 
             processor.cache.search_prefix_match = search_and_count
+            processor.scheduler.active_requests = _Begun(self._begin)
             return processor
 
         self._manager._create_batch_processor = create_counting
+
+    def _begin(self, request_id: str) -> None:
+        with self._lock:
+            generation = self._open.get(request_id)
+        if generation is not None:
+            generation.begin()
 
     def _abort(self, generation: Generation) -> None:
         self._manager.cancel_request(generation.request_id)
@@ -246,6 +253,18 @@ def _num_pages(network: Any, tokens: int, context_length: int) -> int:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     page_bytes = 2 * config.num_hidden_layers * heads * head_dim * network.dtype.itemsize * PAGE_TOKENS
     return int(cache_pages(page_bytes, tokens=tokens, context=context_length, device=network.device.type))
+
+
+class _Begun(dict[str, Any]):
+    """The library's running requests by id; tells which one left the queue, which the library does not report."""
+
+    def __init__(self, on_begin: Callable[[str], None]) -> None:
+        super().__init__()
+        self._on_begin = on_begin
+
+    def __setitem__(self, request_id: str, state: Any) -> None:
+        super().__setitem__(request_id, state)
+        self._on_begin(request_id)
 
 
 def _used_share(cache: Any) -> float:

@@ -195,6 +195,7 @@ class Generation:
         self._is_catching_up = False
         self._text = TextStream(self.decoder, self.params.stop, prompt=self.prompt, marks=self.choice.marks)
         self._first: float | None = None
+        self._begun: float | None = None
         self._lock = threading.RLock()
 
     def __deepcopy__(self, memo: object) -> Generation:
@@ -221,6 +222,10 @@ class Generation:
     def num_own(self) -> int:
         """Return how many tokens were generated here."""
         return self.num_generated - len(self.choice.begun)
+
+    def begin(self) -> None:
+        """Note that the request has left the queue; later calls, after a pause, change nothing."""
+        self._begun = self._begun or time.perf_counter()
 
     def catch_up(self) -> None:
         """Take the tokens that another replica generated, as if the engine had; they may have reached the end already."""
@@ -299,6 +304,7 @@ class Generation:
                 finish_reason=reason,
                 usage=TokenUsage(prompt_tokens=len(self.prompt), completion_tokens=self.num_generated, cached_tokens=self.cached_tokens),
                 ttft_ms=None if self._first is None else round((self._first - self.created) * 1000, 2),
+                queue_ms=None if self._begun is None else round((self._begun - self.created) * 1000, 2),
                 tok_per_sec=round((self.num_own - 1) / decode_s, 2) if self.num_own > 1 and decode_s > 0 else None,
             )
         )

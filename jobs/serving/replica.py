@@ -21,6 +21,7 @@ from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.devices import pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.precision import quantise_and_check
+from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
 from jobs.serving.replica_app import AnswerLimits, Replica, create_replica_app
 from jobs.serving.start import start_engine
@@ -118,7 +119,7 @@ def listen_on(host: str) -> socket.socket:
 
 async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[None]) -> str:
     """Report gauges until a stop request; return it."""
-    next_gauge = 0.0
+    next_gauge, use = 0.0, ProcessUse()
     while not serving.done():
         if (request := reporter.should_stop()) is not None:
             return request
@@ -132,9 +133,8 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
             rate = round(stats.tokens_per_second, 2)
             ratio = None if stats.cache_ratio is None else round(stats.cache_ratio, 4)
             queue_s = round(replica.longest_wait_s(), 2)
-            reporter.emit(
-                GaugeEvent(running=stats.running, waiting=stats.waiting, tokens_per_second=rate, cache_ratio=ratio, queue_s=queue_s)
-            )
+            load = {"running": stats.running, "waiting": stats.waiting, "tokens_per_second": rate, "cache_ratio": ratio, "queue_s": queue_s}
+            reporter.emit(GaugeEvent.model_validate(load | use.read()))
             next_gauge = time.monotonic() + GAUGE_S
         await asyncio.sleep(POLL_S)
     return "signal"

@@ -124,6 +124,7 @@ class SerialEngine:
                 if self._closed.is_set():
                     break
                 if not generation.is_over:
+                    generation.begin()
                     self._generate(generation)
                 self._current = None
         finally:

@@ -10,13 +10,14 @@ import streamlit as st
 from backend.services.context import Context
 from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.monitoring.alerts import AlertView, list_alerts
-from backend.services.serving.monitoring.gauges import LiveGauges, read_live
+from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
 from backend.services.serving.monitoring.traffic import WINDOWS, GaugeSeries, Traffic, find_window, list_variants, read_gauges, read_traffic
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.serving.monitoring.charts import Series, lines_figure, stacked_figure
-from pages.components.words import ago, time_zone
+from pages.components.tables import draw_table
+from pages.components.words import ago, size, time_zone
 
 ALL = "All endpoints"
 ALL_VARIANTS = "All variants"
@@ -34,17 +35,22 @@ def draw_monitor(ctx: Context) -> None:
         chosen = st.selectbox("Endpoint", [ALL, *names], key="monitor_endpoint", width=260)
         endpoint = None if chosen == ALL else chosen
         window = find_window(label)
-        variants = list_variants(ctx, window, endpoint=endpoint) if endpoint else []
-        variant = st.selectbox("Variant", [ALL_VARIANTS, *variants], key="monitor_variant", width=200) if variants else ALL_VARIANTS
+        variants = list_variants(ctx, window, endpoint=endpoint) if endpoint else {}
+        choices = {"": ALL_VARIANTS} | variants
+        variant = (
+            st.selectbox("Variant", list(choices), format_func=choices.__getitem__, key="monitor_variant", width=220) if variants else ""
+        )
     draw_alerts(list_alerts(ctx), now=ctx.now())
     live = read_live(ctx)
-    traffic = read_traffic(ctx, window, endpoint=endpoint, variant=None if variant == ALL_VARIANTS else variant)
-    draw_now(live, traffic, endpoint)
+    traffic = read_traffic(ctx, window, endpoint=endpoint, variant=variant or None)
+    shown = [r for r in live.replicas if endpoint in (None, r.endpoint) and variant in ("", r.variant)]
+    draw_now(shown, traffic)
     if not traffic.total.requests and not names:
         empty_state("No endpoint yet. Deploy a checkpoint, and its requests appear here.", page=routes.ENDPOINTS, label="Endpoints")
         return
     draw_traffic(traffic)
-    draw_gauges(read_gauges(ctx, window, endpoint=endpoint), traffic)
+    draw_gauges(read_gauges(ctx, window, endpoint=endpoint, variant=variant or None), traffic)
+    draw_replicas(shown)
 
 
 def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
@@ -61,9 +67,8 @@ def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
                 st.caption(f"{plain(alert.message)} · {ago(alert.opened_at, now=now)}{plain(sent)}")
 
 
-def draw_now(live: LiveGauges, traffic: Traffic, endpoint: str | None) -> None:
+def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     """Draw the gauges of now and the totals of the window."""
-    replicas = [replica for replica in live.replicas if endpoint is None or replica.endpoint == endpoint]
     ratios = [replica.cache_ratio for replica in replicas if replica.cache_ratio is not None]
     total = traffic.total
     grid = st.grid(4, min_column_width=140)
@@ -74,6 +79,9 @@ def draw_now(live: LiveGauges, traffic: Traffic, endpoint: str | None) -> None:
     grid.metric("KV cache", "–" if not ratios else f"{max(ratios):.0%}", help="Used share, of the fullest replica, now.")
     grid.metric(f"Requests, {traffic.window.label}", f"{total.requests:,}", help=f"{total.completion_tokens:,} tokens generated")
     grid.metric("Errors", "–" if not total.requests else f"{total.lost / total.requests:.2%}", help="Requests that no replica completed.")
+    p50, p95 = total.queue_ms[:2]
+    waited = "–" if p50 is None or p95 is None else f"{p50:,.0f} / {p95:,.0f} ms"
+    grid.metric("Queue time, p50 / p95", waited, help=f"Wait before the first step, over {traffic.window.label}.")
     grid.metric(
         "First token, p95", "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms", help=f"Over {traffic.window.label}."
     )
@@ -93,7 +101,7 @@ def draw_traffic(traffic: Traffic) -> None:
     tokens: Series = ("tokens/s", [(at, point.tokens_per_s) for at, point in points[:-1]])  # the last step is not over
     figure = lines_figure([tokens], title="Generated tokens per second", start=start, end=end)
     grid.plotly_chart(figure, key="monitor_tokens", config=STATIC, alt="Generated tokens per second over time")
-    for field, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Time between tokens")):
+    for field, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Time between tokens"), ("queue_ms", "Time in the queue")):
         series: list[Series] = [
             (name, [(at, getattr(point, field)[number]) for at, point in points]) for number, name in enumerate(("p50", "p95", "p99"))
         ]
@@ -119,11 +127,46 @@ def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
     if cache:
         figure = lines_figure([("cache", cache)], title="KV cache of the fullest replica", is_share=True, start=start, end=end)
         grid.plotly_chart(figure, key="monitor_cache", config=STATIC, alt="Use of the KV cache over time")
+    cores = by_name.get(("endpoint", "cpu_cores"))
+    if cores:
+        figure = lines_figure([("cores", cores)], title="Cores of the replicas", start=start, end=end)
+        grid.plotly_chart(figure, key="monitor_cores", config=STATIC, alt="Cores that the replicas keep busy over time")
+    labels = {"memory_bytes": "memory", "gpu_memory_bytes": "GPU memory"}
+    known = {label: by_name["endpoint", name] for name, label in labels.items() if ("endpoint", name) in by_name}
+    memory: list[Series] = [(label, [(at, value / 2**30) for at, value in points]) for label, points in known.items()]
+    if memory:
+        figure = lines_figure(memory, title="Memory of the replicas", unit="GiB", start=start, end=end)
+        grid.plotly_chart(figure, key="monitor_memory", config=STATIC, alt="Memory of the replicas over time")
     for number, subject in enumerate(sorted({subject for subject, _ in by_name if subject.startswith("host:")})):
         series: list[Series] = [(label, by_name[subject, name]) for name, label in HOST_GAUGES.items() if (subject, name) in by_name]
         host = subject.partition(":")[2]
         figure = lines_figure(series, title=f"Machine {host}", is_share=True, start=start, end=end)
         grid.plotly_chart(figure, key=f"monitor_host_{number}", config=STATIC, alt=f"Load of the machine {host} over time")
+
+
+def draw_replicas(replicas: Sequence[ReplicaGauges]) -> None:
+    """Draw each replica with its machine, its load, and what its process takes."""
+    rows = [
+        {
+            "Endpoint": replica.endpoint,
+            "Revision": replica.revision if replica.variant == "stable" else f"{replica.revision}, canary",
+            "Replica": replica.replica_id,
+            "Machine": replica.host,
+            "State": "ready" if replica.is_ready else replica.status,
+            "Running": replica.running,
+            "Queue": replica.waiting,
+            "Tokens/s": replica.tokens_per_second,
+            "KV cache": None if replica.cache_ratio is None else f"{replica.cache_ratio:.0%}",
+            "Cores": replica.cpu_cores,
+            "Memory": None if replica.memory_bytes is None else size(replica.memory_bytes),
+            "GPU memory": None if replica.gpu_memory_bytes is None else size(replica.gpu_memory_bytes),
+        }
+        for replica in replicas
+    ]
+    if rows and all(row["GPU memory"] is None for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "GPU memory"} for row in rows]
+    formats = {"Running": ",.0f", "Queue": ",.0f", "Tokens/s": ",.0f", "Cores": ".2f"}
+    draw_table(rows, key="monitor_replicas_table", alt="Replicas now", formats=formats)
 
 
 def _step_words(traffic: Traffic) -> str:

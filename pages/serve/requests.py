@@ -39,8 +39,16 @@ def draw_filters(ctx: Context, person: Person) -> RequestFilter:
     fields = st.grid(4, min_column_width=150)
     index = names.index(requested) if requested in names else None
     endpoint = fields.selectbox("Endpoint", names, index=index, key="requests_endpoint", placeholder="All")
-    variants = [] if endpoint is None else list_variants(ctx, find_window("30 days"), endpoint=endpoint)
-    variant = fields.selectbox("Variant", variants, index=None, key="requests_variant", placeholder="All", disabled=not variants)
+    variants = {} if endpoint is None else list_variants(ctx, find_window("30 days"), endpoint=endpoint)
+    variant = fields.selectbox(
+        "Variant",
+        list(variants),
+        index=None,
+        format_func=variants.__getitem__,
+        key="requests_variant",
+        placeholder="All",
+        disabled=not variants,
+    )
     keys = list_key_names(ctx, person=person)
     key = fields.selectbox(
         "Key", list(keys), index=None, format_func=lambda id_: f"{keys[id_]} · {id_[:4]}", key="requests_key", placeholder="All"

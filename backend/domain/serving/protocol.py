@@ -270,13 +270,14 @@ class ChoiceEvent(_Frozen):
 
 class FinishEvent(_Frozen):
     """The end of a request. `finish_reason` is that of the last choice; `tok_per_sec` is the rate after the first token, None when only
-    one token was generated."""
+    one token was generated; `queue_ms` is the wait before the first step, None where it is not known."""
 
     type: Literal["finish"] = "finish"
     finish_reason: FinishReason
     usage: TokenUsage
     ttft_ms: float | None = None
     tok_per_sec: float | None = None
+    queue_ms: float | None = None
 
 
 class ErrorEvent(_Frozen):

@@ -89,7 +89,7 @@ def record_gauge(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     """Store a replica's gauges."""
     if (replica := _replica_of(session, claim)) is None:
         return
-    replica.gauges = event.model_dump(include={"running", "waiting", "tokens_per_second", "cache_ratio", "queue_s"})
+    replica.gauges = event.model_dump(exclude={"type", "time"})
 
 
 def record_end(session: Session, ctx: Context, claim: Claim[ReplicaPayload], _result: ReplicaResult | None = None) -> None:

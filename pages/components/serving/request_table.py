@@ -80,7 +80,8 @@ def text_of(message: Mapping[str, Any]) -> str:
 def draw_request(detail: RequestDetail) -> None:
     """Draw timings, facts, feedback, parameters, and the texts where the policy keeps them."""
     row = detail.row
-    grid = st.grid(4, min_column_width=140)
+    grid = st.grid(5, min_column_width=130)
+    grid.metric("Queue", _ms(row.queue_ms), help="Wait before the replica's first step.")
     grid.metric("First token", _ms(row.ttft_ms))
     grid.metric("Between tokens, mean", _ms(row.itl_ms, 1))
     grid.metric("Whole request", _ms(row.total_ms))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from datetime import UTC, datetime
 
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -19,9 +22,10 @@ NOW = datetime(2026, 11, 27, tzinfo=UTC)
 GPU = {"index": "0", "name": "g", "memory_used_bytes": 1, "memory_total_bytes": 4, "utilisation_percent": 50.0}
 MACHINE = {"cpu_percent": 25.0, "memory_used_bytes": 1, "memory_total_bytes": 2, "gpus": [GPU]}
 LIVE = LiveGauges(
-    (ReplicaGauges("e", "tales", "r1", True, 3, 1, 40.0, 0.5),),
+    (ReplicaGauges("e", "tales", "r1", True, 3, 1, 40.0, 0.5, cpu_cores=0.9, memory_bytes=5e8, gpu_memory_bytes=1e9),),
     (WorkerView("lab/train", "lab", 1, ("train",), 1, (), MACHINE, NOW, NOW, True, ()),),
     (("train", "queued", 2),),
+    (("disk", "critical", 1),),
 )
 
 
@@ -30,6 +34,8 @@ def test_gauges_of_replicas_workers_and_queues_are_rendered_in_ratios() -> None:
     assert 'roundhouse_num_requests_waiting{model="tales",replica="r1"} 1.0' in text
     assert 'roundhouse_kv_cache_usage_ratio{model="tales",replica="r1"} 0.5' in text
     assert 'roundhouse_host_gpu_memory_ratio{host="lab"} 0.25' in text
+    assert 'roundhouse_replica_memory_bytes{model="tales",replica="r1"} 5e+08' in text
+    assert 'roundhouse_alerts{kind="disk",severity="critical"} 1.0' in text
     assert 'roundhouse_jobs{queue="train",status="queued"} 2.0' in text
 
 
@@ -46,3 +52,14 @@ def test_rules_and_dashboard_name_metrics_that_are_exported() -> None:
     assert {name for name in named if f":{name}:" not in " ".join(expressions)} - exported == set()
     assert all(rule["labels"]["severity"] in {"warning", "critical"} for rule in rules["groups"][1]["rules"])
     assert all(text.count("(") == text.count(")") for text in expressions)
+    kinds = set(re.findall(r'kind="(\w+)"', " ".join(expressions)))
+    assert kinds == {"budget", "disk", "run_ended", "run_diverged"}
+
+
+def test_prometheus_takes_the_rules_and_the_config() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool, of Debian's package prometheus, is not installed")
+    for arguments in (["check", "rules", "prometheus-rules.yml"], ["check", "config", "--syntax-only", "prometheus.yml"]):
+        checked = subprocess.run([promtool, *arguments], cwd=PROJECT / "deploy", capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr

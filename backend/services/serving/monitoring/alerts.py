@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from backend.db.tables import Alert, Deployment, Endpoint, Job, Run
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import list_keys, spending_of_keys
+from backend.services.serving.monitoring.deliveries import queue_deliveries, send_due
 from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.monitoring.traffic import WINDOWS, read_traffic
 
@@ -72,36 +76,47 @@ class AlertWatch:
 
 
 def settle_alerts(ctx: Context, conditions: Sequence[Condition]) -> list[str]:
-    """Open an alert for each new condition and resolve those that no longer hold. Each change is sent once, whichever process finds it."""
-    now = ctx.now()
-    changes: list[tuple[str, str, Condition]] = []
-    with ctx.db.write() as session:
-        current = {alert.fingerprint: alert for alert in session.scalars(select(Alert).where(Alert.resolved_at.is_(None)))}
-        events = [c.fingerprint for c in conditions if c.is_event]
-        past = set(session.scalars(select(Alert.fingerprint).where(Alert.fingerprint.in_(events))))
-        for condition in conditions:
-            alert = current.pop(condition.fingerprint, None)
-            if alert is not None:
-                alert.seen_at, alert.message = now, condition.message
-            elif not (condition.is_event and condition.fingerprint in past):
-                alert = Alert(
-                    fingerprint=condition.fingerprint,
-                    kind=condition.kind,
-                    severity=condition.severity,
-                    message=condition.message,
-                    opened_at=now,
-                    seen_at=now,
-                    resolved_at=now if condition.is_event else None,
-                )
-                session.add(alert)
-                session.flush()
-                changes.append((alert.id, "event" if condition.is_event else "firing", condition))
-        for alert in current.values():
-            alert.resolved_at = now
-            changes.append((alert.id, "resolved", Condition(alert.fingerprint, alert.kind, alert.severity, alert.message)))
-    for alert_id, state, condition in changes:
-        _send(ctx, alert_id, state, condition)
-    return [f"{state}: {condition.message}" for _, state, condition in changes]
+    """Open an alert for each new condition, resolve those that no longer hold, and send each change once, whichever process notices it."""
+    messages: list[str] = []
+    try:
+        with ctx.db.write() as session:
+            for alert, state in _changes(session, conditions, now=ctx.now()):
+                queue_deliveries(session, ctx, alert, state)
+                messages.append(f"{state}: {alert.message}")
+    except IntegrityError:  # another worker noticed the same at this moment, and sends it
+        messages = []
+    send_due(ctx)
+    return messages
+
+
+def _changes(session: Session, conditions: Sequence[Condition], *, now: datetime) -> list[tuple[Alert, str]]:
+    current = {alert.fingerprint: alert for alert in session.scalars(select(Alert).where(Alert.resolved_at.is_(None)))}
+    events = [c.fingerprint for c in conditions if c.is_event]
+    past = set(session.scalars(select(Alert.fingerprint).where(Alert.fingerprint.in_(events))))
+    changes: list[tuple[Alert, str]] = []
+    for condition in conditions:
+        alert = current.pop(condition.fingerprint, None)
+        if alert is not None:
+            alert.seen_at, alert.message = now, condition.message
+        elif not (condition.is_event and condition.fingerprint in past):
+            alert = Alert(
+                fingerprint=condition.fingerprint,
+                kind=condition.kind,
+                severity=condition.severity,
+                message=condition.message,
+                opened_at=now,
+                seen_at=now,
+                resolved_at=now if condition.is_event else None,
+            )
+            if condition.is_event:  # one id for one event, so that two workers can't store it twice
+                alert.id = hashlib.sha256(condition.fingerprint.encode()).hexdigest()[:12]
+            session.add(alert)
+            session.flush()
+            changes.append((alert, "event" if condition.is_event else "firing"))
+    for alert in current.values():
+        alert.resolved_at = now
+        changes.append((alert, "resolved"))
+    return changes
 
 
 def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
@@ -109,25 +124,6 @@ def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
     with ctx.db.read() as session:
         query = select(Alert).order_by(Alert.resolved_at.is_not(None), Alert.opened_at.desc()).limit(limit)
         return [AlertView(a.kind, a.severity, a.message, a.opened_at, a.resolved_at, a.sent_at, a.problem) for a in session.scalars(query)]
-
-
-def _send(ctx: Context, alert_id: str, state: str, condition: Condition) -> None:
-    if not ctx.notifier.is_on:
-        return
-    data = {
-        "state": state,
-        "kind": condition.kind,
-        "severity": condition.severity,
-        "message": condition.message,
-        "fingerprint": condition.fingerprint,
-        "url": f"{ctx.pages_url}/monitor",
-        "at": ctx.now().isoformat(),
-    }
-    title = f"Roundhouse: {'resolved: ' if state == 'resolved' else ''}{condition.message}"
-    problems = ctx.notifier.send(title[:160], f"{condition.message}\n\n{data['url']}\n", data)
-    with ctx.db.write() as session:
-        alert = session.get_one(Alert, alert_id)
-        alert.sent_at, alert.problem = ctx.now(), "; ".join(problems)
 
 
 def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[Condition]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 
-from backend.db.tables import Deployment, Endpoint, Job, Replica
+from backend.db.tables import Alert, Deployment, Endpoint, Job, Replica
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_workers
 from backend.services.serving.monitoring.rollups import GaugeValue
+from backend.services.serving.rollout import STABLE
+
+EVENTS_LAST = timedelta(minutes=10)
+"""Time for which the end of a run counts as an alert."""
 
 
 @dataclass(frozen=True)
 class ReplicaGauges:
-    """One replica of a deployment that is not stopped. `cache_ratio` is the used share of its KV cache."""
+    """One replica of a deployment that is not stopped. `cache_ratio` is the used share of its KV cache; `cpu_cores`, `memory_bytes` and
+    `gpu_memory_bytes` are what its process takes of `host`. `variant` is stable, or the id of a canary's deployment.
+    """
 
     endpoint_id: str
     endpoint: str
@@ -26,22 +34,32 @@ class ReplicaGauges:
     waiting: float
     tokens_per_second: float
     cache_ratio: float | None
+    variant: str = STABLE
+    revision: int = 1
+    status: str = ""
+    url: str | None = None
+    host: str = ""
+    device: str | None = None
+    cpu_cores: float | None = None
+    memory_bytes: float | None = None
+    gpu_memory_bytes: float | None = None
 
 
 @dataclass(frozen=True)
 class LiveGauges:
-    """All gauges. `jobs` counts open jobs by queue and status."""
+    """All gauges. `jobs` counts open jobs by queue and status, `alerts` open alerts, and runs that ended lately, by kind and severity."""
 
     replicas: tuple[ReplicaGauges, ...]
     workers: tuple[WorkerView, ...]
     jobs: tuple[tuple[str, str, int], ...]
+    alerts: tuple[tuple[str, str, int], ...] = ()
 
 
 def read_live(ctx: Context) -> LiveGauges:
     """Return the gauges of all replicas and workers."""
     with ctx.db.read() as session:
         rows = session.execute(
-            select(Endpoint.id, Endpoint.name, Replica, Job)
+            select(Endpoint.id, Endpoint.name, Deployment, Replica, Job)
             .join(Deployment, Deployment.id == Replica.deployment_id)
             .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
             .join(Job, Job.id == Replica.job_id)
@@ -50,12 +68,15 @@ def read_live(ctx: Context) -> LiveGauges:
         ).all()
         open_jobs = select(Job.queue, Job.status, func.count()).where(Job.status.in_([Status.QUEUED, Status.RUNNING, Status.CANCELLING]))
         jobs = tuple((queue, status, count) for queue, status, count in session.execute(open_jobs.group_by(Job.queue, Job.status)))
+        lately = Alert.kind.startswith("run_") & (Alert.opened_at > ctx.now() - EVENTS_LAST)
+        counted = select(Alert.kind, Alert.severity, func.count()).where(or_(Alert.resolved_at.is_(None), lately))
+        alerts = tuple((kind, severity, count) for kind, severity, count in session.execute(counted.group_by(Alert.kind, Alert.severity)))
     now = ctx.now()
     replicas = tuple(
-        _replica(endpoint_id, name, replica, is_alive=job.lease_until is not None and job.lease_until > now)
-        for endpoint_id, name, replica, job in rows
+        _replica(endpoint_id, name, deployment, replica, job, is_alive=job.lease_until is not None and job.lease_until > now)
+        for endpoint_id, name, deployment, replica, job in rows
     )
-    return LiveGauges(replicas, tuple(list_workers(ctx)), jobs)
+    return LiveGauges(replicas, tuple(list_workers(ctx)), jobs, alerts)
 
 
 def live_values(live: LiveGauges) -> list[GaugeValue]:
@@ -63,17 +84,27 @@ def live_values(live: LiveGauges) -> list[GaugeValue]:
     values: list[GaugeValue] = []
     for endpoint_id in sorted({replica.endpoint_id for replica in live.replicas}):
         members = [replica for replica in live.replicas if replica.endpoint_id == endpoint_id]
-        subject = f"endpoint:{endpoint_id}"
-        values += [
-            GaugeValue(subject, "running", sum(replica.running for replica in members)),
-            GaugeValue(subject, "waiting", sum(replica.waiting for replica in members)),
-            GaugeValue(subject, "replicas_ready", sum(replica.is_ready for replica in members)),
-        ]
-        ratios = [replica.cache_ratio for replica in members if replica.cache_ratio is not None]
-        values += [GaugeValue(subject, "cache_ratio", max(ratios))] if ratios else []
+        values += _values(f"endpoint:{endpoint_id}", members)
+        variants = sorted({replica.variant for replica in members})
+        for variant in variants if len(variants) > 1 else ():
+            values += _values(f"variant:{endpoint_id}:{variant}", [replica for replica in members if replica.variant == variant])
     hosts = {worker.host: worker.gauges for worker in live.workers if worker.is_alive and worker.gauges}
     for host, gauges in sorted(hosts.items()):
         values += [GaugeValue(f"host:{host}"[:120], name, value) for name, value in host_ratios(gauges).items()]
+    return values
+
+
+def _values(subject: str, members: Sequence[ReplicaGauges]) -> list[GaugeValue]:
+    values = [
+        GaugeValue(subject, "running", sum(replica.running for replica in members)),
+        GaugeValue(subject, "waiting", sum(replica.waiting for replica in members)),
+        GaugeValue(subject, "replicas_ready", sum(replica.is_ready for replica in members)),
+    ]
+    ratios = [replica.cache_ratio for replica in members if replica.cache_ratio is not None]
+    values += [GaugeValue(subject, "cache_ratio", max(ratios))] if ratios else []
+    for name in ("cpu_cores", "memory_bytes", "gpu_memory_bytes"):
+        known = [float(value) for replica in members if (value := getattr(replica, name)) is not None]
+        values += [GaugeValue(subject, name, sum(known))] if known else []
     return values
 
 
@@ -93,16 +124,33 @@ def host_ratios(gauges: dict[str, Any]) -> dict[str, float]:
     return ratios
 
 
-def _replica(endpoint_id: str, name: str, replica: Replica, *, is_alive: bool) -> ReplicaGauges:
+def _replica(endpoint_id: str, name: str, deployment: Deployment, replica: Replica, job: Job, *, is_alive: bool) -> ReplicaGauges:
     gauges = dict(replica.gauges or {}) if is_alive else {}
-    ratio = gauges.get("cache_ratio")
+
+    def number(key: str) -> float | None:
+        return None if gauges.get(key) is None else float(gauges[key])
+
     return ReplicaGauges(
         endpoint_id=endpoint_id,
         endpoint=name,
         replica_id=replica.id,
         is_ready=is_alive and replica.status == "ready",
-        running=float(gauges.get("running") or 0),
-        waiting=float(gauges.get("waiting") or 0),
-        tokens_per_second=float(gauges.get("tokens_per_second") or 0),
-        cache_ratio=None if ratio is None else float(ratio),
+        running=number("running") or 0.0,
+        waiting=number("waiting") or 0.0,
+        tokens_per_second=number("tokens_per_second") or 0.0,
+        cache_ratio=number("cache_ratio"),
+        variant=STABLE if deployment.role == STABLE else deployment.id,
+        revision=deployment.revision,
+        status=replica.status if is_alive or replica.status == "starting" else "lost",
+        url=replica.url,
+        host=host_of(job.owner),
+        device=job.device,
+        cpu_cores=number("cpu_cores"),
+        memory_bytes=number("memory_bytes"),
+        gpu_memory_bytes=number("gpu_memory_bytes"),
     )
+
+
+def host_of(owner: str | None) -> str:
+    """Return the machine of a worker's slot, whose name begins with it; empty while no worker holds the job."""
+    return (owner or "").partition("/")[0]

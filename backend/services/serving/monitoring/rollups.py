@@ -87,7 +87,7 @@ def forget_rollups(session: Session, *, now: datetime) -> None:
 
 def _empty(width_s: int, start: datetime, endpoint_id: str, variant: str) -> TrafficRollup:
     counts = dict.fromkeys(("requests", "lost", "refused", "aborted", "prompt_tokens", "cached_tokens", "completion_tokens"), 0)
-    histograms: dict[str, Any] = {name: {} for name in ("ttft", "itl", "total")}
+    histograms: dict[str, Any] = {name: {} for name in ("ttft", "itl", "total", "queue")}
     return TrafficRollup(
         width_s=width_s, start=start, endpoint_id=endpoint_id, variant=variant, device_s=0.0, cost_usd=0.0, **counts, **histograms
     )
@@ -104,7 +104,9 @@ def _add(rollup: TrafficRollup, rows: Sequence[Usage], gaps: Mapping[str, Mappin
     rollup.cost_usd += sum(row.cost_usd or 0.0 for row in rows)
     first = [{bucket_of(row.ttft_ms / 1000): 1} for row in rows if row.ttft_ms is not None]
     total = [{bucket_of(row.total_ms / 1000): 1} for row in rows if row.total_ms is not None and row.status == "finished"]
+    queue = [{bucket_of(row.queue_ms / 1000): 1} for row in rows if row.queue_ms is not None]
     rollup.ttft = _merged(rollup.ttft, first)
+    rollup.queue = _merged(rollup.queue, queue)
     rollup.total = _merged(rollup.total, total)
     rollup.itl = _merged(rollup.itl, [gaps.get(row.id, {}) for row in rows])
 

@@ -6,9 +6,9 @@ import logging
 import threading
 from datetime import timedelta
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 
-from backend.db.tables import Alert
+from backend.db.tables import Alert, AlertDelivery
 from backend.services.context import Context
 from backend.services.serving.monitoring.alerts import AlertWatch
 from backend.services.serving.monitoring.gauges import live_values, read_live
@@ -33,6 +33,8 @@ def forget_old(ctx: Context) -> None:
     """Delete rollups and resolved alerts past their time."""
     with ctx.db.write() as session:
         forget_rollups(session, now=ctx.now())
+        old = select(Alert.id).where(Alert.resolved_at < ctx.now() - ALERTS_LAST)
+        session.execute(delete(AlertDelivery).where(AlertDelivery.alert_id.in_(old)))
         session.execute(delete(Alert).where(Alert.resolved_at < ctx.now() - ALERTS_LAST))
 
 

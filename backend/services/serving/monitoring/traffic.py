@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
 
-from backend.db.tables import Endpoint, GaugeRollup, TrafficRollup
+from backend.db.tables import Deployment, Endpoint, GaugeRollup, TrafficRollup
 from backend.domain.serving.latency import add_counts, percentile_s
 from backend.services.context import Context
 from backend.services.serving.monitoring.rollups import interval_start
@@ -54,6 +54,7 @@ class TrafficPoint:
     ttft_ms: tuple[float | None, ...] = (None, None, None)
     itl_ms: tuple[float | None, ...] = (None, None, None)
     total_ms: tuple[float | None, ...] = (None, None, None)
+    queue_ms: tuple[float | None, ...] = (None, None, None)
 
     @property
     def finished(self) -> int:
@@ -85,13 +86,6 @@ class GaugeSeries:
     maximum: float
 
 
-@dataclass
-class _Counts:
-    ttft: list[Mapping[str, int]] = field(default_factory=list)
-    itl: list[Mapping[str, int]] = field(default_factory=list)
-    total: list[Mapping[str, int]] = field(default_factory=list)
-
-
 def find_window(label: str) -> Window:
     """Return the window of a label."""
     return next(window for window in WINDOWS if window.label == label)
@@ -117,16 +111,20 @@ def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, v
     return Traffic(window, tuple(filled), _point(begin, steps * window.step_s, rows))
 
 
-def list_variants(ctx: Context, window: Window, *, endpoint: str) -> list[str]:
-    """Return the variants that an endpoint's requests went to in a window."""
+def list_variants(ctx: Context, window: Window, *, endpoint: str) -> dict[str, str]:
+    """Return the variants that an endpoint's requests went to in a window, with their names: stable, or the revision of a canary."""
     with ctx.db.read() as session:
         query = select(TrafficRollup.variant).join(Endpoint, Endpoint.id == TrafficRollup.endpoint_id)
         query = query.where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= ctx.now() - window.span)
-        return sorted(variant for variant in session.scalars(query.where(Endpoint.name == endpoint).distinct()) if variant)
+        variants = sorted(variant for variant in session.scalars(query.where(Endpoint.name == endpoint).distinct()) if variant)
+        revisions = dict(session.execute(select(Deployment.id, Deployment.revision).where(Deployment.id.in_(variants))).all())
+    return {variant: f"canary, revision {revisions[variant]}" if variant in revisions else variant for variant in variants}
 
 
-def read_gauges(ctx: Context, window: Window, *, endpoint: str | None = None) -> list[GaugeSeries]:
-    """Return the gauges of machines and of one endpoint, or the sums of all endpoints, in a window that ends now."""
+def read_gauges(ctx: Context, window: Window, *, endpoint: str | None = None, variant: str | None = None) -> list[GaugeSeries]:
+    """Return the gauges of machines and of one endpoint or variant, or the sums of all endpoints, in a window that ends now. Gauges of
+    variants are kept while an endpoint has several.
+    """
     begin = interval_start(ctx.now() - window.span, window.step_s)
     with ctx.db.read() as session:
         names = dict(session.execute(select(Endpoint.id, Endpoint.name)).all())
@@ -135,7 +133,8 @@ def read_gauges(ctx: Context, window: Window, *, endpoint: str | None = None) ->
     highest: dict[tuple[str, str], float] = defaultdict(float)
     for row in rows:
         kind, _, key = row.subject.partition(":")
-        if kind == "endpoint" and (key not in names or (endpoint is not None and names[key] != endpoint)):
+        key, _, of_variant = key.partition(":") if kind == "variant" else (key, "", "")
+        if kind != "host" and (key not in names or (endpoint is not None and names[key] != endpoint) or of_variant != (variant or "")):
             continue
         name = (row.subject if kind == "host" else "endpoint", row.name)
         series[name][interval_start(row.start, window.step_s)][row.subject].append(row.sum / max(1, row.readings))
@@ -159,6 +158,7 @@ def _point(start: datetime, step_s: int, rows: Sequence[TrafficRollup]) -> Traff
     point.ttft_ms = _percentiles([row.ttft for row in rows])
     point.itl_ms = _percentiles([row.itl for row in rows])
     point.total_ms = _percentiles([row.total for row in rows])
+    point.queue_ms = _percentiles([row.queue for row in rows])
     return point
 
 

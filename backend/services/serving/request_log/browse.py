@@ -58,6 +58,7 @@ class RequestRow:
     completion_tokens: int
     ttft_ms: float | None
     itl_ms: float | None
+    queue_ms: float | None
     total_ms: float | None
     cost_usd: float | None
     messages: list[dict[str, Any]] | None
@@ -219,6 +220,7 @@ def _row(
         completion_tokens=usage.completion_tokens,
         ttft_ms=usage.ttft_ms,
         itl_ms=usage.itl_ms,
+        queue_ms=usage.queue_ms,
         total_ms=usage.total_ms,
         cost_usd=usage.cost_usd,
         messages=None if logged is None or logged.messages is None else list(logged.messages),
@@ -232,7 +234,7 @@ def variant_name(session: Session, variant: str) -> str:
     if variant in ("", STABLE):
         return STABLE
     deployment = session.get(Deployment, variant)
-    return variant if deployment is None else f"revision {deployment.revision}"
+    return variant if deployment is None else f"canary, revision {deployment.revision}"
 
 
 def _rated(ctx: Context, rows: list[RequestRow]) -> list[RequestRow]:

@@ -10,17 +10,20 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from backend.db.tables import Deployment, Endpoint
+from backend.db.tables import AlertDelivery, Deployment, Endpoint
 from backend.domain.serving.key_limits import KeyLimits
 from backend.infra.notifier import Notifier
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import check_key, create_key
 from backend.services.serving.monitoring.alerts import AlertWatch, Condition, list_alerts, settle_alerts
+from backend.services.serving.monitoring.deliveries import MAX_ATTEMPTS, pause_s, send_due
+from backend.services.serving.monitoring.tick import forget_old
 from backend.services.serving.usage import UsageRow, add_usage
 from tests.support import run_world
 from tests.support.battle_world import add_checkpoint
@@ -92,8 +95,55 @@ def test_an_alert_is_mailed_and_a_webhook_that_is_away_is_noted_without_its_addr
     (mail,) = MailServer.mails
     assert "Subject: Roundhouse: tales: Bcc: x@example.org" in mail
     assert "\nBcc:" not in mail.split("\r\n\r\n")[0]
-    assert list_alerts(ctx)[0].problem == "webhook: ConnectError"
+    assert list_alerts(ctx)[0].problem == "webhook: ConnectError, 1 try"
     assert "secret" not in repr(notifier)
+
+
+def test_a_channel_that_is_away_is_tried_again_with_growing_pauses_and_each_message_arrives_once(
+    any_ctx: Context, posted: tuple[list[dict[str, str]], str]
+) -> None:
+    messages, url = posted
+    start = any_ctx.now()
+
+    def at(seconds: float, webhook: str = "http://127.0.0.1:1/hook") -> Context:
+        return replace(any_ctx, now=lambda: start + timedelta(seconds=seconds), notifier=Notifier(webhook_url=webhook))
+
+    settle_alerts(at(0), [DOWN])
+    assert list_alerts(any_ctx)[0].problem == "webhook: ConnectError, 1 try"
+    assert [send_due(at(29, url)), messages] == [0, []], "its pause is not over"
+    send_due(at(31))
+    send_due(at(62))
+    assert list_alerts(any_ctx)[0].problem == "webhook: ConnectError, 2 tries"
+    assert send_due(at(31 + 61, url)) == 1
+    assert [m["state"] for m in messages] == ["firing"]
+    assert (list_alerts(any_ctx)[0].problem, list_alerts(any_ctx)[0].sent_at) == ("", start + timedelta(seconds=92))
+    settle_alerts(at(200, url), [])
+    assert [m["state"] for m in messages] == ["firing", "resolved"]
+    assert [pause_s(attempts) for attempts in (1, 2, 3, 8, 30)] == [30, 60, 120, 3600, 3600]
+
+
+def test_a_message_that_no_channel_takes_is_given_up_after_about_a_day(ctx: Context) -> None:
+    away = replace(ctx, notifier=Notifier(webhook_url="http://127.0.0.1:1/hook"))
+    settle_alerts(away, [DOWN])
+    with ctx.db.write() as session:
+        session.execute(update(AlertDelivery).values(attempts=MAX_ATTEMPTS - 1, next_at=ctx.now()))
+    send_due(away)
+    assert list_alerts(ctx)[0].problem == f"webhook: ConnectError, {MAX_ATTEMPTS} tries, given up"
+    assert 20 < sum(pause_s(attempts) for attempts in range(1, MAX_ATTEMPTS)) / 3600 < 30
+    forget_old(replace(ctx, now=lambda: ctx.now() + timedelta(days=100)))
+
+
+def test_two_workers_that_notice_one_condition_at_once_send_it_once(any_ctx: Context, posted: tuple[list[dict[str, str]], str]) -> None:
+    messages, url = posted
+    ctx = replace(any_ctx, notifier=Notifier(webhook_url=url))
+    event = Condition("run:1", "run_ended", "info", "Run a finished", is_event=True)
+    threads = [threading.Thread(target=settle_alerts, args=(ctx, [DOWN, event])) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    settle_alerts(ctx, [DOWN, event])
+    assert sorted(m["state"] for m in messages) == ["event", "firing"]
 
 
 def test_a_lost_replica_is_an_alert_after_a_minute_and_a_spent_budget_at_once(ctx: Context) -> None:

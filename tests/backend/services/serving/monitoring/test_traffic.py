@@ -49,6 +49,7 @@ def make_requests(count: int) -> list[UsageRow]:
             gaps={bucket_of(rng.lognormvariate(-3, 0.5)): 1},
             cost_usd=0.001,
             variant=rng.choice(["", "canary"]),
+            queue_ms=8.0 if n % 3 else None,
         )
         for n in range(count)
     ]
@@ -70,9 +71,10 @@ def test_a_window_sums_its_requests_and_its_percentiles_are_within_a_bucket(ctx:
             assert value is not None
             assert 1 / GROWTH < value / true < GROWTH
         assert len(traffic.points) <= 182
+        assert traffic.total.queue_ms == pytest.approx((8.0, 8.0, 8.0), rel=0.08)
     everything = read_traffic(ctx, find_window("1 h"))
     assert everything.total.requests == 300
-    assert list_variants(ctx, find_window("1 h"), endpoint="tales") == ["canary"]
+    assert list_variants(ctx, find_window("1 h"), endpoint="tales") == {"canary": "canary"}
     canary = read_traffic(ctx, find_window("1 h"), endpoint="tales", variant="canary")
     assert canary.total.requests == sum(r.variant == "canary" and r.endpoint == "tales" for r in requests)
 
@@ -91,12 +93,16 @@ def test_rollups_of_a_width_are_deleted_past_their_time_and_a_month_stays(ctx: C
 def test_gauges_are_means_per_step_sums_over_endpoints_and_the_highest_ratio(ctx: Context) -> None:
     with ctx.db.write() as session:
         ids = list(session.scalars(select(Endpoint.id)))
+        tales = session.scalar(select(Endpoint.id).where(Endpoint.name == "tales"))
         for seconds in (0, 15):
             values = [GaugeValue(f"endpoint:{id_}", "running", float(seconds)) for id_ in ids]
             values += [GaugeValue(f"endpoint:{id_}", "cache_ratio", 0.2 * n) for n, id_ in enumerate(ids, 1)]
+            values += [GaugeValue(f"variant:{tales}:stable", "running", 7.0)]
             add_gauges(session, [*values, GaugeValue("host:lab", "cpu_ratio", 0.5)], at=NOON.replace(second=0) + timedelta(seconds=seconds))
     series = {(s.subject, s.name): s for s in read_gauges(ctx, find_window("15 min"))}
     assert [value for _, value in series["endpoint", "running"].points] == [15.0]
     assert [value for _, value in series["endpoint", "cache_ratio"].points] == [pytest.approx(0.4)]
     assert series["endpoint", "running"].maximum == 15.0
     assert series["host:lab", "cpu_ratio"].points[0][1] == 0.5
+    of_variant = {s.name: s for s in read_gauges(ctx, find_window("15 min"), endpoint="tales", variant="stable") if s.subject == "endpoint"}
+    assert [value for _, value in of_variant["running"].points] == [7.0]

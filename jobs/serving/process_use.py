@@ -1,0 +1,34 @@
+"""What this process takes of its machine: cores, memory, and memory of GPUs."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+import torch
+
+
+class ProcessUse:
+    """Readings of this process. Cores are the mean since the last reading."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._read_at, self._cpu_s = time.monotonic(), self._cpu_time_s()
+
+    def read(self) -> dict[str, float | int | None]:
+        """Return `cpu_cores`, `memory_bytes`, and `gpu_memory_bytes` (None without a GPU), as a gauge event names them."""
+        now, cpu_s = time.monotonic(), self._cpu_time_s()
+        lasted = now - self._read_at
+        cores = round((cpu_s - self._cpu_s) / lasted, 3) if lasted > 0 else None
+        self._read_at, self._cpu_s = now, cpu_s
+        return {"cpu_cores": cores, "memory_bytes": int(self._process.memory_info().rss), "gpu_memory_bytes": _gpu_memory_bytes()}
+
+    def _cpu_time_s(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+
+def _gpu_memory_bytes() -> int | None:
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return None
+    return sum(int(torch.cuda.memory_reserved(index)) for index in range(torch.cuda.device_count()))
