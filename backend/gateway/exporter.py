@@ -42,9 +42,7 @@ def render_live(live: LiveGauges) -> bytes:
     jobs = Gauge("roundhouse_jobs", "Open jobs.", ["queue", "status"], registry=registry)
     for queue, status, count in live.jobs:
         jobs.labels(queue, status).set(count)
-    alerts = Gauge(
-        "roundhouse_alerts", "Open alerts, and runs that ended in the last 10 minutes.", ["kind", "severity"], registry=registry
-    )
+    alerts = Gauge("roundhouse_alerts", "Open alerts, and runs that ended in the last 10 minutes.", ["kind", "severity"], registry=registry)
     for kind, severity, count in live.alerts:
         alerts.labels(kind, severity).set(count)
     return generate_latest(registry)

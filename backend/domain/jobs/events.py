@@ -165,8 +165,8 @@ class ReadyEvent(Event):
 
 
 class GaugeEvent(Event):
-    """Open and waiting requests of a replica, the tokens per second that it generates, the used share of its KV cache, the longest wait of a
-    request that has not begun, and what its process takes of the machine: cores, memory, and memory of a GPU."""
+    """Open and waiting requests of a replica, the tokens per second that it generates, the used share of its KV cache, the longest wait of
+    a request that has not begun, and what its process takes of the machine: cores, memory, and memory of a GPU."""
 
     type: Literal["gauge"] = "gauge"
     running: int

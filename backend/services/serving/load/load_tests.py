@@ -202,9 +202,11 @@ def _targets(ctx: Context, name: str, *, config: LoadConfig, gateway_url: str, k
     replicas = ready_targets(ctx).get(name, [])
     if not replicas:
         raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
-    if any(target.upstream for target in replicas):
-        raise Conflict(f"{name!r} is answered by another server, which only the gateway reaches.", remedy="Test another endpoint.")
-    direct = [LoadTarget(kind="replica", url=target.url, model=name, token=target.internal_token) for target in replicas]
+    is_elsewhere = any(target.upstream for target in replicas)
+    if is_elsewhere and "replica" in config.targets:
+        raise Conflict(f"{name!r} is answered by another server, which only the gateway reaches.", remedy="Choose the gateway as target.")
+    own = [] if is_elsewhere else replicas
+    direct = [LoadTarget(kind="replica", url=target.url, model=name, token=target.internal_token) for target in own]
     if "gateway" not in config.targets:
         return direct
     _require_gateway(url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -129,12 +130,15 @@ def list_alerts(ctx: Context, *, limit: int = 30) -> list[AlertView]:
 def _replicas_down(ctx: Context, live: LiveGauges) -> Iterator[Condition]:
     with ctx.db.read() as session:
         rows = session.execute(
-            select(Endpoint.id, Endpoint.name, Deployment.num_replicas)
+            select(Endpoint.id, Endpoint.name, Deployment.role, Deployment.num_replicas)
             .join(Deployment, Deployment.endpoint_id == Endpoint.id)
             .where(Deployment.stopped_at.is_(None))
             .order_by(Deployment.created_at)
         ).all()
-    requested = {(endpoint_id, name): replicas for endpoint_id, name, replicas in rows}  # the newest deployment of an endpoint
+    newest = {(endpoint_id, name, role): replicas for endpoint_id, name, role, replicas in rows}  # of each role, a canary's beside
+    requested: dict[tuple[str, str], int] = defaultdict(int)
+    for (endpoint_id, name, _), replicas in newest.items():
+        requested[endpoint_id, name] += replicas
     for (endpoint_id, name), replicas in requested.items():
         ready = sum(replica.is_ready for replica in live.replicas if replica.endpoint_id == endpoint_id)
         if ready < replicas:

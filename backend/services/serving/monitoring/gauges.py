@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import func, or_, select
@@ -62,7 +62,7 @@ def read_live(ctx: Context) -> LiveGauges:
             select(Endpoint.id, Endpoint.name, Deployment, Replica, Job)
             .join(Deployment, Deployment.id == Replica.deployment_id)
             .join(Endpoint, Endpoint.id == Deployment.endpoint_id)
-            .join(Job, Job.id == Replica.job_id)
+            .outerjoin(Job, Job.id == Replica.job_id)
             .where(Deployment.stopped_at.is_(None), Replica.status != "dead")
             .order_by(Endpoint.name, Replica.id)
         ).all()
@@ -73,7 +73,7 @@ def read_live(ctx: Context) -> LiveGauges:
         alerts = tuple((kind, severity, count) for kind, severity, count in session.execute(counted.group_by(Alert.kind, Alert.severity)))
     now = ctx.now()
     replicas = tuple(
-        _replica(endpoint_id, name, deployment, replica, job, is_alive=job.lease_until is not None and job.lease_until > now)
+        _replica(endpoint_id, name, deployment, replica, job, is_alive=_is_alive(job, now))
         for endpoint_id, name, deployment, replica, job in rows
     )
     return LiveGauges(replicas, tuple(list_workers(ctx)), jobs, alerts)
@@ -124,7 +124,12 @@ def host_ratios(gauges: dict[str, Any]) -> dict[str, float]:
     return ratios
 
 
-def _replica(endpoint_id: str, name: str, deployment: Deployment, replica: Replica, job: Job, *, is_alive: bool) -> ReplicaGauges:
+def _is_alive(job: Job | None, now: datetime) -> bool:
+    """Return whether a replica's process is alive; a model on another server has none, and its status is that of its last check."""
+    return job is None or (job.lease_until is not None and job.lease_until > now)
+
+
+def _replica(endpoint_id: str, name: str, deployment: Deployment, replica: Replica, job: Job | None, *, is_alive: bool) -> ReplicaGauges:
     gauges = dict(replica.gauges or {}) if is_alive else {}
 
     def number(key: str) -> float | None:
@@ -143,8 +148,8 @@ def _replica(endpoint_id: str, name: str, deployment: Deployment, replica: Repli
         revision=deployment.revision,
         status=replica.status if is_alive or replica.status == "starting" else "lost",
         url=replica.url,
-        host=host_of(job.owner),
-        device=job.device,
+        host="another server" if job is None else host_of(job.owner),
+        device=None if job is None else job.device,
         cpu_cores=number("cpu_cores"),
         memory_bytes=number("memory_bytes"),
         gpu_memory_bytes=number("gpu_memory_bytes"),
