@@ -1,4 +1,4 @@
-"""What this process takes of its machine: cores, memory, and memory of GPUs."""
+"""Readings of this process: cores, memory, and memory of GPUs."""
 
 from __future__ import annotations
 

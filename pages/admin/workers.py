@@ -7,14 +7,16 @@ from collections import defaultdict
 import streamlit as st
 
 from backend.services.context import Context
-from backend.services.jobs.workers import WorkerView, list_slots, list_workers
+from backend.services.jobs.workers import WorkerView, list_slots
+from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
 from pages.components.frame import empty_state, page_frame, plain
+from pages.components.serving.replica_table import draw_replica_table
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
 
 
-def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, str, str | None]]) -> None:
-    """Draw one machine: its gauges, its GPUs, its workers."""
+def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, str, str | None]], replicas: list[ReplicaGauges]) -> None:
+    """Draw one machine: its gauges, its GPUs, its workers and the replicas that they hold."""
     gauges = next((worker.gauges for worker in workers if worker.gauges), {})
     with st.container(border=True):
         st.subheader(plain(host), anchor=False)
@@ -54,21 +56,29 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
             key=f"workers_{host}",
             alt=f"Workers of {host}",
         )
+        if replicas:
+            st.markdown("**Replicas**")
+            draw_replica_table(replicas, key=f"replicas_{host}", alt=f"Replicas on {host}", with_machine=False)
 
 
 @st.fragment(run_every=2)
 def draw_workers(ctx: Context) -> None:
     """Draw every machine, refreshed every two seconds."""
-    workers = list_workers(ctx)
+    live = read_live(ctx)
+    workers = list(live.workers)
     if not workers:
         empty_state("No worker has reported yet. `make run` starts them; they need a few seconds.")
-        return
     machines: dict[str, list[WorkerView]] = defaultdict(list)
     for worker in workers:
         machines[worker.host].append(worker)
     slots = list_slots(ctx)
     for host, group in machines.items():
-        draw_machine(host, group, slots)
+        draw_machine(host, group, slots, [replica for replica in live.replicas if replica.host == host])
+    elsewhere = [replica for replica in live.replicas if replica.host not in machines]
+    if elsewhere:
+        st.markdown("**Replicas without a machine that reports**")
+        st.caption("They wait for a worker, ran on a machine that is silent, or are models on other servers.")
+        draw_replica_table(elsewhere, key="replicas_elsewhere", alt="Replicas without a machine that reports")
 
 
 def draw_how_to_add(ctx: Context) -> None:

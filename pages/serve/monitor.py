@@ -16,8 +16,8 @@ from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.serving.monitoring.charts import Series, lines_figure, stacked_figure
-from pages.components.tables import draw_table
-from pages.components.words import ago, size, time_zone
+from pages.components.serving.replica_table import draw_replica_table
+from pages.components.words import ago, time_zone
 
 ALL = "All endpoints"
 ALL_VARIANTS = "All variants"
@@ -50,7 +50,7 @@ def draw_monitor(ctx: Context) -> None:
         return
     draw_traffic(traffic)
     draw_gauges(read_gauges(ctx, window, endpoint=endpoint, variant=variant or None), traffic)
-    draw_replicas(shown)
+    draw_replica_table(shown, key="monitor_replicas_table", alt="Replicas now")
 
 
 def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
@@ -142,31 +142,6 @@ def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
         host = subject.partition(":")[2]
         figure = lines_figure(series, title=f"Machine {host}", is_share=True, start=start, end=end)
         grid.plotly_chart(figure, key=f"monitor_host_{number}", config=STATIC, alt=f"Load of the machine {host} over time")
-
-
-def draw_replicas(replicas: Sequence[ReplicaGauges]) -> None:
-    """Draw each replica with its machine, its load, and what its process takes."""
-    rows = [
-        {
-            "Endpoint": replica.endpoint,
-            "Revision": replica.revision if replica.variant == "stable" else f"{replica.revision}, canary",
-            "Replica": replica.replica_id,
-            "Machine": replica.host,
-            "State": "ready" if replica.is_ready else replica.status,
-            "Running": replica.running,
-            "Queue": replica.waiting,
-            "Tokens/s": replica.tokens_per_second,
-            "KV cache": None if replica.cache_ratio is None else f"{replica.cache_ratio:.0%}",
-            "Cores": replica.cpu_cores,
-            "Memory": None if replica.memory_bytes is None else size(replica.memory_bytes),
-            "GPU memory": None if replica.gpu_memory_bytes is None else size(replica.gpu_memory_bytes),
-        }
-        for replica in replicas
-    ]
-    if rows and all(row["GPU memory"] is None for row in rows):
-        rows = [{name: value for name, value in row.items() if name != "GPU memory"} for row in rows]
-    formats = {"Running": ",.0f", "Queue": ",.0f", "Tokens/s": ",.0f", "Cores": ".2f"}
-    draw_table(rows, key="monitor_replicas_table", alt="Replicas now", formats=formats)
 
 
 def _step_words(traffic: Traffic) -> str:

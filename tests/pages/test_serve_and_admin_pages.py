@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
@@ -19,6 +21,7 @@ from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import create_key
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
+from backend.services.serving.monitoring.gauges import read_live
 from backend.services.serving.replicas import record_ready
 from backend.settings import PROJECT
 from pages.components import visitor as services
@@ -233,3 +236,17 @@ def test_a_server_with_the_openai_api_is_connected_in_the_form(ctx: Context) -> 
         assert not app.exception
         assert get_endpoint(ctx, "far").state == "ready"
         assert "chat, completions" in texts(draw("serve/endpoints.py"))
+
+
+def test_the_workers_page_lists_replicas_with_their_machine_and_address(ctx: Context) -> None:
+    make_ready(ctx)
+    beat(ctx, name="lab/serve", host="lab", pid=1, queues=["serve"], concurrency=2, devices=[], gauges={"cpu_percent": 5.0})
+    (row,) = [row for table in draw("admin/workers.py").table for row in table.value.to_dict("records") if "Address" in row]
+    assert (row["Endpoint"], row["State"]) == ("tales", "ready")
+    assert row["Address"].endswith(":1")
+    lost = replace(ctx, now=lambda: ctx.now() + timedelta(minutes=5))
+    assert [replica.status for replica in read_live(lost).replicas] == ["lost"]
+    deploy(ctx, checkpoint_id=list_checkpoints(ctx)[0].id, name="second", person=LOCAL)
+    app = draw("admin/workers.py")
+    assert "without a machine that reports" in texts(app)
+    assert "none yet" in str([table.value.to_dict("records") for table in app.table])

@@ -1,0 +1,37 @@
+"""Replicas of now as a table: their machine and address, load, and what their processes take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backend.services.serving.monitoring.gauges import ReplicaGauges
+from pages.components.tables import draw_table
+from pages.components.words import size
+
+FORMATS = {"Running": ",.0f", "Queue": ",.0f", "Tokens/s": ",.0f", "Cores": ".2f"}
+
+
+def draw_replica_table(replicas: Sequence[ReplicaGauges], *, key: str, alt: str, with_machine: bool = True) -> None:
+    """Draw a row per replica; columns that no replica fills are left out."""
+    rows = [
+        {
+            "Endpoint": replica.endpoint,
+            "Revision": replica.revision if replica.variant == "stable" else f"{replica.revision}, canary",
+            "Replica": replica.replica_id,
+            "Machine": replica.host or "none yet",
+            "Address": replica.url,
+            "State": "ready" if replica.is_ready else replica.status,
+            "Device": replica.device,
+            "Running": replica.running,
+            "Queue": replica.waiting,
+            "Tokens/s": replica.tokens_per_second,
+            "KV cache": None if replica.cache_ratio is None else f"{replica.cache_ratio:.0%}",
+            "Cores": replica.cpu_cores,
+            "Memory": None if replica.memory_bytes is None else size(replica.memory_bytes),
+            "GPU memory": None if replica.gpu_memory_bytes is None else size(replica.gpu_memory_bytes),
+        }
+        for replica in replicas
+    ]
+    hidden = {name for name in ("Device", "GPU memory") if all(row[name] is None for row in rows)}
+    shown = [name for name in rows[0] if name not in hidden and (with_machine or name != "Machine")] if rows else []
+    draw_table([{name: row[name] for name in shown} for row in rows], key=key, alt=alt, formats=FORMATS)
