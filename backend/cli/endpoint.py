@@ -10,6 +10,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
+from backend.cli.serving import shadow
 from backend.cli.serving.bench import bench
 from backend.cli.serving.connect import connect
 from backend.cli.serving.traffic import dataset, request_log, requests
@@ -38,6 +39,7 @@ app.command("requests")(requests)
 app.command("connect")(connect)
 app.command("log")(request_log)
 app.command("dataset")(dataset)
+app.add_typer(shadow.app, name="shadow", help="Copies of requests to a second checkpoint or endpoint, compared and never shown.")
 READY_TIMEOUT_S = 300.0
 WaitFlag = Annotated[bool, typer.Option(help="Return when a replica is ready.")]
 
@@ -62,6 +64,7 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         ],
         "rollout": asdict(endpoint.rollout) if endpoint.rollout else None,
         "canary": asdict(endpoint.canary) if endpoint.canary else None,
+        "shadow": asdict(endpoint.shadow) if endpoint.shadow else None,
         "upstream": endpoint.upstream.model_dump(mode="json") if endpoint.upstream else None,
     }
 

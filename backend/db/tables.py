@@ -29,6 +29,7 @@ from backend.db.tables_serve import (
     Preset,
     Replica,
     ReplicaFailure,
+    ShadowComparison,
     Usage,
 )
 
@@ -87,6 +88,7 @@ __all__ = [
     "RunSuite",
     "Sample",
     "Score",
+    "ShadowComparison",
     "Slot",
     "Suite",
     "SuiteResult",

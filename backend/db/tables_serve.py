@@ -22,9 +22,9 @@ class Endpoint(Table):
 
 
 class Deployment(Table):
-    """A revision of an endpoint: a checkpoint, a number of replicas and options. `role` is stable, or canary for one that gets a share of
-    the traffic. A new stable one replaces the previous one replica by replica; history is kept. `restores` is the revision that a rollback
-    went back to; `traffic` holds a canary's share, rules and outcome.
+    """A revision of an endpoint: a checkpoint, a number of replicas and options. `role` is stable, canary for one that gets a share of the
+    traffic, or shadow for one that gets copies. A new stable one replaces the previous one replica by replica; history is kept. `restores`
+    is the revision that a rollback went back to; `traffic` holds share, rules and outcome of a canary or shadow, and what autoscaling did.
     """
 
     __tablename__ = "deployments"
@@ -66,6 +66,24 @@ class ReplicaFailure(Table):
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
     replica_id: Mapped[str] = mapped_column(String(12))
     reason: Mapped[str] = mapped_column(String(40))
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ShadowComparison(Table):
+    """A request and its copy at a shadow (a deployment of this role): how their answers compare. Holds no text."""
+
+    __tablename__ = "shadow_comparisons"
+    __table_args__ = (Index("ix_shadow_comparisons_deployment_time", "deployment_id", "created_at"),)
+    id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id"))
+    is_equal: Mapped[bool | None]
+    primary_tokens: Mapped[int] = mapped_column(default=0)
+    shadow_tokens: Mapped[int] = mapped_column(default=0)
+    primary_ttft_ms: Mapped[float | None] = mapped_column(Float)
+    shadow_ttft_ms: Mapped[float | None] = mapped_column(Float)
+    primary_total_ms: Mapped[float] = mapped_column(Float)
+    shadow_total_ms: Mapped[float] = mapped_column(Float)
+    error: Mapped[str] = mapped_column(String(40), default="")
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 

@@ -99,8 +99,10 @@ class Gateway:
         self._usage.start()
         self._relay.health.start()
         self._open.start()
+        self._relay.shadows.start()
         yield
         await self._open.stop()
+        await self._relay.shadows.stop()
         await self._relay.health.stop()
         await self._gate.close()
         await self._usage.stop()

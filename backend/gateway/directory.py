@@ -17,6 +17,7 @@ from backend.domain.serving.upstream import Upstream
 from backend.services.serving.autoscaling import Waking
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.monitoring.gauges import LiveGauges
+from backend.services.serving.shadows import ComparedRequest
 from backend.services.serving.usage import UsageRow
 
 
@@ -41,6 +42,15 @@ class ReplicaAddress:
     percent: float = 0.0
     policy: str = Policy.LEAST_OUTSTANDING
     upstream: Upstream | None = None
+
+
+@dataclass(frozen=True)
+class ShadowRoute:
+    """A shadow: its id, the percentage of requests that it gets copies of, and its ready replicas."""
+
+    id: str
+    percent: float
+    replicas: tuple[ReplicaAddress, ...]
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,12 @@ class Directory(Protocol):
 
     def wake(self, endpoint: str) -> Waking | None:
         """Start the replicas of an endpoint that sleeps; return how long a request may wait for them. None for one that never sleeps."""
+
+    def shadow_for(self, endpoint: str) -> ShadowRoute | None:
+        """Return the shadow of an endpoint, as last read. Does not block."""
+
+    def record_comparisons(self, rows: Sequence[ComparedRequest]) -> None:
+        """Store how answers compare with those of a shadow."""
 
     def record_failures(self, rows: Sequence[LostRequest]) -> None:
         """Store requests that replicas lost, on the terms of `record_usage`."""

@@ -14,7 +14,7 @@ from backend.db.changes import watch_changes
 from backend.domain.serving.key_limits import Period
 from backend.domain.serving.request_log import LogMode
 from backend.errors import NotFound, Unavailable
-from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
+from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress, ShadowRoute
 from backend.gateway.snapshot import Away, Keeper
 from backend.services.context import Context
 from backend.services.people.keys import KeyGrant, check_key, hash_key, key_spending, note_key_uses, valid_keys
@@ -26,6 +26,7 @@ from backend.services.serving.monitoring.gauges import LiveGauges, read_live
 from backend.services.serving.replicas import Target, ready_targets
 from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import log_modes
+from backend.services.serving.shadows import ComparedRequest, ShadowTarget, record_comparisons, shadow_targets
 from backend.services.serving.usage import UsageRow, add_usage
 
 PRICES_S = 10.0
@@ -41,6 +42,7 @@ class Snapshot:
     keys: Mapping[str, KeyGrant]
     prices: Mapping[str, float]
     log_modes: Mapping[str, LogMode]
+    shadows: Mapping[str, ShadowTarget]
 
 
 class InstalledDirectory:
@@ -107,7 +109,7 @@ class InstalledDirectory:
 
     def log_mode(self, endpoint: str) -> LogMode:
         """Return whether an endpoint logs its requests, as last read."""
-        return self._latest().log_modes.get(endpoint, "off")
+        return (self._keeper.newest or self._latest()).log_modes.get(endpoint, "off")
 
     def give_feedback(self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str) -> bool:
         """Store feedback on a request; return False where the key made no such request."""
@@ -146,6 +148,18 @@ class InstalledDirectory:
         except (SQLAlchemyError, OSError):
             return None
 
+    def shadow_for(self, endpoint: str) -> ShadowRoute | None:
+        """Return the shadow of an endpoint, as last read."""
+        snapshot = self._keeper.newest or self._latest()
+        if (shadow := snapshot.shadows.get(endpoint)) is None:
+            return None
+        targets = snapshot.targets.get(shadow.endpoint, ()) if shadow.endpoint else shadow.targets
+        return ShadowRoute(shadow.id, shadow.percent, tuple(_address(target) for target in targets))
+
+    def record_comparisons(self, rows: Sequence[ComparedRequest]) -> None:
+        """Store how answers compare with those of a shadow."""
+        record_comparisons(self._ctx, rows)
+
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
         """Store usage; a repeated row is stored once."""
         add_usage(self._ctx, rows)
@@ -171,6 +185,7 @@ class InstalledDirectory:
             keys=valid_keys(self._ctx),
             prices=self._prices,
             log_modes=log_modes(self._ctx),
+            shadows=shadow_targets(self._ctx),
         )
         if self._uses and time.monotonic() - self._noted_at > USES_S:
             self._note_uses()

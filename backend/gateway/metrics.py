@@ -25,6 +25,7 @@ class GatewayMetrics:
         self.aborted = Counter("roundhouse_aborted", "Requests cut off, by whom.", ["model", "by"], registry=registry)
         self.retries = Counter("roundhouse_upstream_retries", "Tries on another replica.", ["model", "reason"], registry=registry)
         self.resting = Gauge("roundhouse_breaker_open", "Replicas paused after repeated failures.", registry=registry)
+        self.shadow_dropped = Gauge("roundhouse_shadow_dropped", "Copies that found the queue full.", registry=registry)
         self.ttft = Histogram(
             "roundhouse_time_to_first_token_seconds", "Time to first token.", model, buckets=LATENCY_BUCKETS, registry=registry
         )

@@ -45,6 +45,7 @@ from backend.gateway.errors import (
 )
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.resume import Resumption
+from backend.gateway.shadow import Copy, Shadows
 from backend.gateway.shares import BusyShares
 from backend.gateway.usage import UsageWriter
 from backend.gateway.waking import Events, wait_for_replicas
@@ -85,6 +86,7 @@ class Trace:
     device_usd: float = 0.0
     is_priced: bool = False
     logged: LoggedBody | None = None  # what the request log takes of it
+    copied: Copy | None = None  # what a shadow gets of it
     finish: FinishEvent | None = None
     status: UsageStatus = "aborted"
 
@@ -166,6 +168,7 @@ class Relay:
         self._directory, self._client, self._upstreams, self._metrics, self._usage = directory, client, upstreams, metrics, usage
         self.balancer = Balancer()
         self.health = HealthProbe(self.balancer, client, upstreams)
+        self.shadows = Shadows(directory, client)
         self._shares = BusyShares()
 
     async def generate(self, request: GenerateRequest, trace: Trace) -> Events:
@@ -173,6 +176,7 @@ class Relay:
         replicas = await self._replicas(trace)
         running = self._metrics.running.labels(trace.endpoint)
         running.inc()
+        trace.copied = self.shadows.draw(trace.endpoint, request)
         try:
             if not replicas:
                 async with aclosing(wait_for_replicas(self._directory, trace.endpoint, is_streamed=trace.is_streamed)) as signs:
@@ -184,6 +188,7 @@ class Relay:
                     self._note(event, trace)
                     yield event
             trace.status = "finished"
+            self._offer(trace)
         except ApiError as error:
             trace.status = "lost" if error.status >= 500 else "refused"
             self._metrics.failed.labels(trace.endpoint, error.code or "").inc()
@@ -191,6 +196,12 @@ class Relay:
         finally:
             running.dec()
             self._account(trace)
+
+    def _offer(self, trace: Trace) -> None:
+        if trace.copied is not None:
+            trace.copied.ttft_ms, trace.copied.total_ms = trace.ttft_ms, round((time.perf_counter() - trace.started) * 1000, 2)
+            self.shadows.offer(trace.copied)
+            self._metrics.shadow_dropped.set(self.shadows.num_dropped)
 
     async def _replicas(self, trace: Trace) -> list[ReplicaAddress]:
         """Return the ready replicas of an endpoint. Raises ApiError for an unknown one."""
@@ -287,6 +298,8 @@ class Relay:
         if isinstance(event, TokenEvent):
             if trace.logged is not None and event.choice == 0:
                 trace.logged.add(event.text)
+            if trace.copied is not None:
+                trace.copied.add(event)
             trace.num_tokens += len(event.token_ids)
 
     def _account(self, trace: Trace) -> None:

@@ -48,6 +48,11 @@ class Keeper(Generic[T]):
         """Return whether the database did not answer when it was last asked."""
         return self._is_away
 
+    @property
+    def newest(self) -> T | None:
+        """Return the last snapshot, however old; at most about a second while the database answers."""
+        return self._snapshot
+
     def peek(self) -> T | None:
         """Return a snapshot of the last 0.4 s, or the last one while the database is away; None where that needs a reading. Never waits.
 

@@ -22,6 +22,7 @@ from pages.components.links import row_link
 from pages.components.serving.aliases import draw_aliases
 from pages.components.serving.operation import draw_operation
 from pages.components.serving.rollout import draw_canary, draw_canary_form, draw_options, draw_rollback, draw_rollout, draw_scale
+from pages.components.serving.shadow import draw_shadow, draw_shadow_form
 from pages.components.serving.speed import draw_speed
 from pages.components.serving.traffic_dataset import draw_traffic_dataset
 from pages.components.serving.upstream_form import draw_upstream, draw_upstream_form
@@ -220,6 +221,7 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             st.caption(words)
         if not is_stopped:
             draw_canary(ctx, person, endpoint)
+            draw_shadow(ctx, person, endpoint)
             draw_rollout(endpoint)
             draw_gauges(endpoint)
             draw_operation(ctx, person, endpoint)
@@ -233,6 +235,7 @@ def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     if endpoint.upstream is None:
         draw_scale(ctx, person, endpoint)
     draw_canary_form(ctx, person, endpoint)
+    draw_shadow_form(ctx, person, endpoint)
     draw_rollback(ctx, person, endpoint)
     with st.popover("Stop", icon=":material/stop_circle:", key=f"stop_menu_{endpoint.name}"):
         st.markdown(f"Stop {plain(endpoint.name)}? Clients get an error until it is started again.")

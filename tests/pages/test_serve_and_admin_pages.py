@@ -126,6 +126,15 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     assert "aborts above 5 % errors" in texts(app)
     app.button(key="abort_canary_tales").click().run()
     assert get_endpoint(ctx, "tales").canary is None
+    app.selectbox(key="shadow_checkpoint_tales").select(elm).run()
+    app.button(key="shadow_tales").click().run()
+    shadow = get_endpoint(ctx, "tales").shadow
+    assert shadow is not None
+    assert (shadow.checkpoint_name, shadow.percent) == ("elm", 10)
+    app.button(key="stop_shadow_tales").click().run()
+    app.toggle(key="scale_tales_sleeps").set_value(True).run()
+    app.button(key="save_scaling_tales").click().run()
+    assert get_endpoint(ctx, "tales").options.scaling.sleep_after_s == 900
     deploy(ctx, checkpoint_id=elm, name="tales", num_replicas=2, person=LOCAL)
     app = draw("serve/endpoints.py")
     assert app.get("progress"), "of the rollout"

@@ -23,9 +23,10 @@ from backend.domain.serving.protocol import PROMPT_TOKENS
 from backend.domain.serving.request_log import LogMode
 from backend.errors import NotFound
 from backend.gateway.app import create_gateway
-from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress
+from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress, ShadowRoute
 from backend.services.serving.autoscaling import Waking
 from backend.services.serving.failures import LostRequest
+from backend.services.serving.shadows import ComparedRequest
 from backend.services.serving.usage import UsageRow
 
 KEY = "rh-test-key"
@@ -43,6 +44,8 @@ class MemoryDirectory:
         self.version: int | None = 0
         self.sleeping: dict[str, Waking] = {}
         self.woken: list[str] = []
+        self.shadows: dict[str, ShadowRoute] = {}
+        self.compared: list[ComparedRequest] = []
         self.principals = {KEY: Principal(key_id="k1", name="tester", scopes=KeyScopes(admin=True))}
         self.spending: dict[tuple[str, str, str], float] = {}
         self.prices: dict[str, float] = {}
@@ -92,6 +95,12 @@ class MemoryDirectory:
     def wake(self, endpoint: str) -> Waking | None:
         self.woken.append(endpoint)
         return self.sleeping.get(endpoint)
+
+    def shadow_for(self, endpoint: str) -> ShadowRoute | None:
+        return self.shadows.get(endpoint)
+
+    def record_comparisons(self, rows: Sequence[ComparedRequest]) -> None:
+        self.compared.extend(rows)
 
     def record_usage(self, rows: Sequence[UsageRow]) -> None:
         if self.fails:

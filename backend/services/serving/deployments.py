@@ -17,6 +17,7 @@ from backend.db.tables import (
     Replica,
     RequestLogPolicy,
     RequiredGate,
+    ShadowComparison,
     Usage,
 )
 from backend.domain.serving.names import check_endpoint_name
@@ -27,7 +28,7 @@ from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
-from backend.services.serving.rollout import AWAKE, CANARY, STABLE, active_deployments, advance, retire
+from backend.services.serving.rollout import AWAKE, CANARY, SHADOW, STABLE, active_deployments, advance, retire
 
 
 def deploy(
@@ -253,6 +254,7 @@ def delete_endpoint(ctx: Context, name: str, *, person: Person) -> None:
         deployments = select(Deployment.id).where(Deployment.endpoint_id == endpoint.id)
         if session.scalar(deployments.where(Deployment.stopped_at.is_(None)).limit(1)) is not None:
             raise Conflict(f"The endpoint {name!r} is not stopped.", remedy="Stop it before you delete it.")
+        session.execute(delete(ShadowComparison).where(ShadowComparison.deployment_id.in_(deployments)))
         session.execute(delete(Replica).where(Replica.deployment_id.in_(deployments)))
         session.execute(delete(Deployment).where(Deployment.endpoint_id == endpoint.id))
         session.execute(update(Usage).where(Usage.endpoint_id == endpoint.id).values(endpoint_id=None))
@@ -304,12 +306,13 @@ def add_deployment(
 
 
 def _retire_superseded(session: Session, ctx: Context, endpoint: Endpoint, *, role: str) -> None:
-    """Stop canaries, and unfinished rollouts that have no ready replica where an earlier revision answers."""
+    """Stop what a new deployment takes the place of: canaries, a shadow by the next one, and unfinished rollouts that have no ready replica
+    where an earlier revision answers."""
     active = active_deployments(session, endpoint.id)
     query = select(Replica.deployment_id).where(Replica.deployment_id.in_([d.id for d in active]), Replica.status == "ready")
     answering = set(session.scalars(query))
     for deployment in active:
         is_unfinished = role == STABLE and bool(answering) and deployment.id not in answering
-        if deployment.role == CANARY or is_unfinished:
+        if (deployment.role == CANARY and role != SHADOW) or deployment.role == role == SHADOW or is_unfinished:
             retire(session, ctx, deployment)
             deployment.traffic = {**deployment.traffic, "outcome": "superseded by the next revision"}

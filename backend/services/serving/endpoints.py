@@ -73,6 +73,19 @@ class CanaryView:
 
 
 @dataclass(frozen=True)
+class ShadowView:
+    """A shadow that gets copies of `percent` of the requests. `endpoint` names the one that answers them; empty for replicas of its own."""
+
+    revision: int
+    checkpoint_id: str
+    checkpoint_name: str
+    percent: float
+    num_ready: int
+    num_replicas: int
+    endpoint: str
+
+
+@dataclass(frozen=True)
 class ScalingEvent:
     """A change of the number of replicas that an endpoint made by itself."""
 
@@ -117,6 +130,7 @@ class EndpointView:
     precision_check: PrecisionCheck | None = None  # once a replica in int8 has measured it
     rollout: RolloutView | None = None
     canary: CanaryView | None = None
+    shadow: ShadowView | None = None
     upstream: Upstream | None = None  # the server that answers for it
 
     @property
@@ -192,6 +206,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         precision_check=PrecisionCheck.model_validate(check) if (check := deployment.config.get(PRECISION_CHECK)) else None,
         rollout=_rollout(deployment, replicas),
         canary=_canary(session, endpoint, replicas),
+        shadow=_shadow(session, endpoint, replicas),
         upstream=Upstream.of(deployment.config),
     )
 
@@ -210,14 +225,34 @@ def _rollout(deployment: Deployment, replicas: tuple[ReplicaView, ...]) -> Rollo
     )
 
 
-def _canary(session: Session, endpoint: Endpoint, replicas: tuple[ReplicaView, ...]) -> CanaryView | None:
+def _beside(session: Session, endpoint: Endpoint, *, role: str) -> tuple[Deployment, str] | None:
+    """Return the deployment of a role beside the stable one, with its checkpoint's name."""
     row = session.execute(
         select(Deployment, Checkpoint.name)
         .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
-        .where(Deployment.endpoint_id == endpoint.id, Deployment.role == "canary", Deployment.stopped_at.is_(None))
+        .where(Deployment.endpoint_id == endpoint.id, Deployment.role == role, Deployment.stopped_at.is_(None))
         .order_by(Deployment.revision.desc())
     ).first()
-    if row is None:
+    return None if row is None else (row[0], row[1])
+
+
+def _shadow(session: Session, endpoint: Endpoint, replicas: tuple[ReplicaView, ...]) -> ShadowView | None:
+    if (row := _beside(session, endpoint, role="shadow")) is None:
+        return None
+    shadow, checkpoint_name = row
+    return ShadowView(
+        revision=shadow.revision,
+        checkpoint_id=shadow.checkpoint_id,
+        checkpoint_name=checkpoint_name,
+        percent=float(shadow.traffic.get("percent") or 0),
+        num_ready=sum(replica.status == "ready" and replica.revision == shadow.revision for replica in replicas),
+        num_replicas=shadow.num_replicas,
+        endpoint=str(shadow.traffic.get("endpoint") or ""),
+    )
+
+
+def _canary(session: Session, endpoint: Endpoint, replicas: tuple[ReplicaView, ...]) -> CanaryView | None:
+    if (row := _beside(session, endpoint, role="canary")) is None:
         return None
     canary, checkpoint_name = row
     return CanaryView(

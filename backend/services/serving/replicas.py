@@ -19,7 +19,7 @@ from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.serving.endpoints import endpoints_of_aliases
-from backend.services.serving.rollout import ALIVE, STABLE, advance
+from backend.services.serving.rollout import ALIVE, CANARY, STABLE, advance
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
             upstream = Upstream.of(deployment.config)
             if deployment.role == STABLE:
                 target = Target(replica.id, str(replica.url), replica.internal_token, policy=policies[name], upstream=upstream)
-            elif canaries:
+            elif canaries and deployment.role == CANARY:
                 percent = float(deployment.traffic.get("percent") or 0)
                 target = Target(replica.id, str(replica.url), replica.internal_token, deployment.id, percent, policies[name], upstream)
             else:

@@ -17,7 +17,7 @@ from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.jobs import add_job, ask_to_stop, wake
 
-STABLE, CANARY = "stable", "canary"
+STABLE, CANARY, SHADOW = "stable", "canary", "shadow"
 AWAKE = "awake"
 """Key of a sleeping deployment's traffic: the number of replicas that it wakes to."""
 ALIVE = ("starting", "ready")

@@ -1,0 +1,61 @@
+"""Shadow of an endpoint: the form that starts it, its report and its end."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.services.checkpoints.checkpoints import list_checkpoints
+from backend.services.context import Context, Person
+from backend.services.serving.endpoints import EndpointView, list_endpoints
+from backend.services.serving.shadows import read_shadow, start_shadow, stop_shadow
+from pages.components import routes
+from pages.components.frame import errors_shown, plain
+from pages.components.links import row_link
+
+OWN, OTHER = "Checkpoint", "Endpoint"
+
+
+def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the form that starts a shadow; nothing while one runs."""
+    if endpoint.shadow is not None:
+        return
+    name = endpoint.name
+    with st.popover("Shadow", icon=":material/content_copy:", key=f"shadow_menu_{name}"):
+        st.caption("Copies of requests are answered a second time and compared. Clients never see these answers.")
+        others = [view.name for view in list_endpoints(ctx, include_stopped=False) if view.name != name]
+        kind = st.segmented_control("Answered by", [OWN, OTHER] if others else [OWN], default=OWN, required=True, key=f"shadow_kind_{name}")
+        if kind == OTHER:
+            chosen = st.selectbox("Endpoint", others, key=f"shadow_endpoint_{name}")
+        else:
+            checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes}
+            chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=lambda id: checkpoints[id], key=f"shadow_checkpoint_{name}")
+        percent = st.number_input("Percent of requests", 0.1, 100.0, 10.0, format="%g", key=f"shadow_percent_{name}")
+        if st.button("Start shadow", type="primary", key=f"shadow_{name}", disabled=chosen is None) and chosen:
+            with errors_shown():
+                own, other = (None, chosen) if kind == OTHER else (chosen, None)
+                start_shadow(ctx, name, checkpoint_id=own, endpoint=other, percent=percent, person=person)
+                st.rerun()
+
+
+def draw_shadow(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the shadow that runs, how its answers compare, and its end."""
+    shadow = endpoint.shadow
+    if shadow is None:
+        return
+    with st.container(horizontal=True, vertical_alignment="center", key=f"shadow_row_{endpoint.name}"):
+        st.badge(f"shadow {shadow.percent:g} %", icon=":material/content_copy:", color="violet")
+        key = f"shadow_of_{endpoint.name}"
+        if shadow.endpoint:
+            row_link(shadow.endpoint, page=routes.ENDPOINTS, query={"name": shadow.endpoint}, icon="dns", key=key)
+        else:
+            row_link(
+                shadow.checkpoint_name, page=routes.CHECKPOINTS, query={"checkpoint": shadow.checkpoint_id}, icon="deployed_code", key=key
+            )
+        report = read_shadow(ctx, endpoint.name)
+        is_starting = not shadow.endpoint and not shadow.num_ready
+        st.caption("starting" if is_starting and not report.requests else plain(report.describe()), width="content")
+        st.space("stretch")
+        if st.button("Stop shadow", icon=":material/close:", key=f"stop_shadow_{endpoint.name}"):
+            with errors_shown():
+                stop_shadow(ctx, endpoint.name, person=person)
+                st.rerun()
