@@ -37,13 +37,14 @@ class ChatStreamClient:
             async with self._open().post(f"{url}/v1/chat/completions", json=document, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:
                     raise _refusal(response.status, await response.read())
-                while line := await response.content.readline():
-                    if not line.startswith(b"data:"):
-                        continue  # an empty line, or a comment that keeps the connection open
+                is_whole = False
+                while line := await response.content.readline():  # to its end, so that the connection is used again
                     data = line[5:].strip()
-                    if data == b"[DONE]":
-                        return
-                    yield _chunk(data)
+                    is_whole = is_whole or data == b"[DONE]"
+                    if line.startswith(b"data:") and not is_whole:  # else an empty line, or a comment that keeps the connection open
+                        yield _chunk(data)
+                if is_whole:
+                    return
                 raise Unavailable("The gateway broke off in the middle of its answer.", remedy="Try again.")
         except TimeoutError as error:
             raise Unavailable(f"The gateway sent nothing for {SILENCE_S:.0f} s.", remedy="Try again.") from error

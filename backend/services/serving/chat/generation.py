@@ -15,7 +15,7 @@ from backend.errors import RoundhouseError
 from backend.infra.chat_stream import ChatRefused, ChatStreamClient
 from backend.services.context import Context
 from backend.services.serving.chat.context_room import without_oldest, without_oldest_turn
-from backend.services.serving.chat.internal_key import playground_key
+from backend.services.serving.chat.internal_key import known_key, playground_key
 from backend.services.serving.chat.live import LiveAnswer
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ STORE_S = 0.5
 MAX_TOKENS_STORED = 4_000
 INTERRUPTED = "The server stopped while this answer was being generated. What had arrived is stored."
 LOST_AFTER_S = 8.0
+UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Progress:
     tokens: list[dict[str, Any]] = field(default_factory=list)
     calls: dict[int, dict[str, str]] = field(default_factory=dict)
     reasoning: str = ""
-    stored_at: float = 0.0
+    stored_at: float = field(default_factory=time.perf_counter)  # the question is stored; a write would delay the first token
 
     def take(self, chunk: dict[str, Any]) -> str:
         """Take a chunk and return its text."""
@@ -111,12 +112,17 @@ async def generate(ctx: Context, request: Request, answer: LiveAnswer, client: C
     answer.text, status, problem = request.prefix, "done", {}
     messages = without_oldest(request.messages, left_out)
     try:
-        key = await asyncio.to_thread(playground_key, ctx)
+        key, is_fresh = known_key(ctx), False
+        if key is None:
+            key = await asyncio.to_thread(playground_key, ctx)
         while True:
             try:
                 await _read(ctx, request, messages, answer=answer, client=client, key=key, progress=progress, left_out=left_out)
                 break
             except ChatRefused as error:
+                if error.status == UNAUTHORIZED and not is_fresh:
+                    key, is_fresh = await asyncio.to_thread(playground_key, ctx), True
+                    continue
                 shorter = without_oldest_turn(messages)
                 if error.code != CONTEXT_EXCEEDED or shorter is None or progress.first_at is not None:
                     raise

@@ -17,8 +17,21 @@ from backend.services.context import Context
 NAME = "Playground"
 
 
+_known: dict[tuple[bytes, str], str] = {}
+
+
+def known_key(ctx: Context) -> str | None:
+    """Return the playground's key as it was last read in this process; the gateway refuses it once it is revoked."""
+    return _known.get((ctx.secret, ctx.db.url))
+
+
 def playground_key(ctx: Context) -> str:
     """Return the playground's key, made at the first call."""
+    _known[ctx.secret, ctx.db.url] = key = _read_key(ctx)
+    return key
+
+
+def _read_key(ctx: Context) -> str:
     own = select(ApiKey.key_hash, ApiKey.revoked_at).where(ApiKey.name == NAME, ApiKey.user_id.is_(None))
     with ctx.db.read() as session:
         revoked = dict(session.execute(own).all())
