@@ -24,6 +24,7 @@ from backend.domain.serving.protocol import (
     TokenUsage,
 )
 from backend.errors import InvalidInput, RoundhouseError
+from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Choice, Engine, Handle, OnEvent, PromptTooLong, QueueFull
 from jobs.serving.forming import AnswerForm, SplitEvents, form_of
@@ -45,6 +46,7 @@ class Served:
     texts: TokenTexts
     grammars: Grammars
     reader: PromptReader | None = None
+    load_adapter: Callable[[str], LoadedAdapter] | None = None  # by its folder among the artifacts
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,17 @@ def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) 
     form = form_of(served.tokenizer, request)
     prompts = encode_prompts(served.tokenizer, request, opening=form.opening)
     prompt_tokens = sum(len(ids) for ids in prompts)
-    first = replace(form.choice(0, 0, served.grammars), begun=() if request.begun is None else request.begun.token_ids)
+    adapter = None
+    if request.adapter is not None:
+        if served.load_adapter is None:
+            raise InvalidInput("This replica serves no adapters.", field="model")
+        adapter = served.load_adapter(request.adapter)
+    first = replace(form.choice(0, 0, served.grammars), begun=() if request.begun is None else request.begun.token_ids, adapter=adapter)
     is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
     if is_simple and request.params.max_tokens != 0:
         return Prepared(prompt_tokens, lambda: submit_choice(served, request, form, prompts[0], first, on_event))
     _check(served, request, prompts)
-    return Prepared(prompt_tokens, ManyAnswers(served, request, form, prompts, on_event).start)
+    return Prepared(prompt_tokens, ManyAnswers(served, request, form, prompts, on_event, adapter=adapter).start)
 
 
 def submit_choice(served: Served, request: GenerateRequest, form: AnswerForm, ids: list[int], choice: Choice, on_event: OnEvent) -> Handle:
@@ -115,9 +122,18 @@ def _check(served: Served, request: GenerateRequest, prompts: Sequence[Sequence[
 class ManyAnswers:
     """Works through the choices of one request on a thread of its own."""
 
-    def __init__(self, served: Served, request: GenerateRequest, form: AnswerForm, prompts: list[list[int]], on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        served: Served,
+        request: GenerateRequest,
+        form: AnswerForm,
+        prompts: list[list[int]],
+        on_event: OnEvent,
+        *,
+        adapter: LoadedAdapter | None = None,
+    ) -> None:
         self._served, self._request, self._form = served, request, form
-        self._prompts, self._on_event = prompts, on_event
+        self._prompts, self._on_event, self._adapter = prompts, on_event, adapter
         self._changed = threading.Condition()
         self._open: dict[int, Handle] = {}
         self._failure: ErrorEvent | None = None
@@ -162,12 +178,12 @@ class ManyAnswers:
         """Emit a prompt's embedding, or its tokens once for each choice."""
         request = self._request
         if request.task is Task.EMBED and self._served.reader is not None:
-            self._on_event(EmbeddingEvent(vector=tuple(self._served.reader.embed(ids)), choice=number))
+            self._on_event(EmbeddingEvent(vector=tuple(self._served.reader.embed(ids, adapter=self._adapter)), choice=number))
             return
         if not request.echo and request.task is not Task.TOKENIZE:
             return
         top = request.params.logprobs
-        records = None if top is None or self._served.reader is None else self._served.reader.score(ids, top=top)
+        records = None if top is None or self._served.reader is None else self._served.reader.score(ids, top=top, adapter=self._adapter)
         scored = [
             self._served.texts.scored(token, None, ()) if record is None else self._served.texts.scored(token, record.logprob, record.top)
             for token, record in zip(ids, records or [None] * len(ids), strict=True)
@@ -179,6 +195,7 @@ class ManyAnswers:
     def _generate(self, number: int, ids: list[int]) -> None:
         for repetition in range(self._request.n):
             choice = self._form.choice(number * self._request.n + repetition, repetition, self._served.grammars)
+            choice = replace(choice, adapter=self._adapter)
             if self._request.params.max_tokens == 0 or len(ids) == self._served.engine.context_length:
                 self._on_event(ChoiceEvent(choice=choice.number, finish_reason=FinishReason.LENGTH))
                 continue

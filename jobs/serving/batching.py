@@ -22,6 +22,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from backend.domain.serving.memory import MAX_RUNNING, PAGE_TOKENS, cache_pages
 from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
+from jobs.serving.adapters.bank import AdapterBank, groups_of, salted
 from jobs.serving.detokenize import Decoder, TokenTexts
 from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import Draw, choose_tokens, scores_of
@@ -63,7 +64,14 @@ class BatchingEngine:
     name = "batching"
 
     def __init__(
-        self, network: Any, tokenizer: Decoder, *, max_running: int = MAX_RUNNING, max_waiting: int = 64, cache_tokens: int | None = None
+        self,
+        network: Any,
+        tokenizer: Decoder,
+        *,
+        max_running: int = MAX_RUNNING,
+        max_waiting: int = 64,
+        cache_tokens: int | None = None,
+        bank: AdapterBank | None = None,
     ) -> None:
         self.limits = read_limits(network, tokenizer)
         self.context_length = self.limits.context_length
@@ -73,6 +81,7 @@ class BatchingEngine:
         self._lock = threading.Lock()
         self._ids = itertools.count()
         self._rate = RateMeter()
+        self._bank, self._device = bank, network.device
         self._closed = threading.Event()
         self._has_ended = threading.Event()
         config = ContinuousBatchingConfig(
@@ -187,7 +196,7 @@ class BatchingEngine:
             search = processor.cache.search_prefix_match
 
             def search_and_count(request_id: str, ids: list[int]) -> int:
-                length = int(search(request_id, ids))
+                length = int(search(request_id, self._salted(request_id, ids)))
                 with self._lock:
                     generation = self._open.get(request_id)
                 if generation is not None and not generation.draw.drawn:
@@ -196,6 +205,8 @@ class BatchingEngine:
 
             processor.cache.search_prefix_match = search_and_count
             processor.scheduler.active_requests = _Begun(self._begin)
+            if self._bank is not None:
+                self._note_adapters(processor, self._bank)
             return processor
 
         self._manager._create_batch_processor = create_counting
@@ -205,6 +216,36 @@ class BatchingEngine:
             generation = self._open.get(request_id)
         if generation is not None:
             generation.begin()
+
+    def _note_adapters(self, processor: Any, bank: AdapterBank) -> None:
+        """Tell the layers before each step which tokens have which adapter, and keep the pages of adapters apart."""
+        prepare = processor.inputs_and_outputs.prepare_batch_tensors
+
+        def prepare_with_adapters(requests_in_batch: list[Any], *arguments: Any, **named: Any) -> None:
+            states = [(request.state.logit_processor_kwargs["generation"], request.query_length) for request in requests_in_batch]
+            bank.activate(groups_of([(generation.choice.adapter, count) for generation, count in states], device=self._device))
+            prepare(requests_in_batch, *arguments, **named)
+
+        processor.inputs_and_outputs.prepare_batch_tensors = prepare_with_adapters
+        mark = processor.cache.mark_complete_blocks
+
+        def mark_for_adapter(state: Any, blocks: Any) -> None:
+            """The library hashes a request's tokens; the first one stands for its adapter meanwhile."""
+            ids = state.initial_tokens
+            state.initial_tokens = salted(ids, state.logit_processor_kwargs["generation"].choice.adapter, vocab_size=self.limits.vocab_size)
+            try:
+                mark(state, blocks)
+            finally:
+                state.initial_tokens = ids
+
+        processor.cache.mark_complete_blocks = mark_for_adapter
+
+    def _salted(self, request_id: str, ids: list[int]) -> list[int]:
+        with self._lock:
+            generation = self._open.get(request_id)
+        if generation is None:  # it was cancelled meanwhile
+            return [-1, *ids[1:]]
+        return salted(ids, generation.choice.adapter, vocab_size=self.limits.vocab_size)
 
     def _abort(self, generation: Generation) -> None:
         self._manager.cancel_request(generation.request_id)

@@ -27,6 +27,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.errors import InvalidInput, Unavailable
 from jobs.modeling.loglikelihood import longest_input
+from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.detokenize import Decoder, TextStream, TokenTexts
 from jobs.serving.sampling import Draw, Matcher
 
@@ -69,13 +70,14 @@ class TextMatcher(Matcher, Protocol):
 @dataclass(frozen=True)
 class Choice:
     """Properties of one of a request's answers: its number, its repetition of the same prompt, its constraint, special tokens that
-    show in its text, and the tokens that another replica generated of it."""
+    show in its text, the tokens that another replica generated of it, and its adapter."""
 
     number: int = 0
     repetition: int = 0
     matcher: TextMatcher | None = None
     marks: Mapping[int, str] | None = None
     begun: tuple[int, ...] = ()
+    adapter: LoadedAdapter | None = None
 
 
 FIRST = Choice()

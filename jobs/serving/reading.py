@@ -11,11 +11,14 @@ import inspect
 import itertools
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
+from jobs.serving.adapters.bank import AdapterBank
+from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.sampling import Record, describe
 
 PART_TOKENS = 256
@@ -37,17 +40,18 @@ class PromptReader:
     """Reads prompts with a loaded network. Thread-safe; prompts wait for each other."""
 
     def __init__(self, network: Any) -> None:
-        self._network = twin_of(network)
+        self.network = self._network = twin_of(network)
+        self.bank: AdapterBank | None = None
         self._lock = threading.Lock()
         self.num_passes = 0  # since the start
         self._cache_name = "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
 
     @torch.inference_mode()
-    def score(self, ids: Sequence[int], *, top: int) -> list[Record | None]:
+    def score(self, ids: Sequence[int], *, top: int, adapter: LoadedAdapter | None = None) -> list[Record | None]:
         """Return each token's natural-log probability given those before it, and the `top` most likely ones; None for the first."""
         records: list[Record | None] = [None]
         targets = torch.tensor(ids[1:], device=self._network.device)
-        with self._lock:
+        with self._lock, self._using(adapter):
             start = 0
             for logits in self._logits(list(ids[:-1])):
                 end = start + logits.shape[0]
@@ -55,6 +59,9 @@ class PromptReader:
                 start = end
                 self.num_passes += 1
         return records
+
+    def _using(self, adapter: LoadedAdapter | None) -> AbstractContextManager[None]:
+        return nullcontext() if self.bank is None else self.bank.use(adapter)
 
     def _logits(self, ids: list[int]) -> Any:
         """Yield float32 logits [tokens of a part, vocabulary] of all positions in order."""
@@ -72,9 +79,9 @@ class PromptReader:
             yield output.logits[0].float()
 
     @torch.inference_mode()
-    def embed(self, ids: Sequence[int]) -> list[float]:
+    def embed(self, ids: Sequence[int], *, adapter: LoadedAdapter | None = None) -> list[float]:
         """Return the mean of the last layer's hidden states over a prompt's tokens, of length 1 (Euclidean)."""
-        with self._lock:
+        with self._lock, self._using(adapter):
             inputs = torch.tensor([list(ids)], device=self._network.device)
             output = self._network.base_model(input_ids=inputs, use_cache=False)
             self.num_passes += 1

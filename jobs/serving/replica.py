@@ -20,6 +20,8 @@ from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.devices import pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter
+from jobs.serving.adapters.bank import AdapterBank
+from jobs.serving.adapters.shelf import AdapterShelf
 from jobs.serving.precision import quantise_and_check
 from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
@@ -52,15 +54,19 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     check = quantise_and_check(network, max_perplexity_ratio=payload.max_perplexity_ratio) if payload.precision == "int8" else None
     if check is not None:
         check.require(max_perplexity_ratio=payload.max_perplexity_ratio)
+    reader = PromptReader(network)
+    bank = AdapterBank(folder, network, reader.network)
+    reader.bank = bank
     engine = start_engine(
         network,
         tokenizer,
         kind=payload.engine,
         max_running=payload.max_running,
         max_waiting=payload.max_waiting,
+        bank=bank,
     )
     limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
-    replica = Replica(engine, tokenizer, name=payload.name, reader=PromptReader(network), limits=limits)
+    replica = Replica(engine, tokenizer, name=payload.name, reader=reader, limits=limits, shelf=AdapterShelf(spec.artifacts, bank))
     try:
         load_s = round(time.monotonic() - started, 2)
         ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=load_s, precision_check=check)

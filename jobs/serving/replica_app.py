@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from backend.infra.hosts import HostGuard, HostRules
+from jobs.serving.adapters.shelf import AdapterShelf
 from jobs.serving.answering import Served, prepare_answer
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Engine, Handle, QueueFull
@@ -74,11 +76,19 @@ class Replica:
     """State of the routes: engine, tokenizer, and whether new requests are accepted."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Any, *, name: str, reader: PromptReader | None = None, limits: AnswerLimits | None = None
+        self,
+        engine: Engine,
+        tokenizer: Any,
+        *,
+        name: str,
+        reader: PromptReader | None = None,
+        limits: AnswerLimits | None = None,
+        shelf: AdapterShelf | None = None,
     ) -> None:
         self.engine, self.name = engine, name
         grammars = Grammars(tokenizer, vocab_size=engine.limits.vocab_size, end_ids=sorted(engine.limits.end_ids))
-        self.served = Served(engine, tokenizer, TokenTexts(tokenizer), grammars, reader)
+        self.shelf = shelf
+        self.served = Served(engine, tokenizer, TokenTexts(tokenizer), grammars, reader, shelf.load if shelf else None)
         self.limits = limits or AnswerLimits()
         self.is_draining = False
         self.num_served = 0
@@ -149,6 +159,22 @@ class Replica:
             except (JobFailed, Unavailable) as error:
                 return _error(503, str(error), code="stalled")
         return JSONResponse({"status": "draining" if self.is_draining else "ok", "name": self.name})
+
+    async def change_adapters(self, request: Request) -> Response:
+        """Load or unload an adapter: `{"load": FOLDER}` or `{"unload": FOLDER}`."""
+        if self.shelf is None:
+            return _error(400, "This replica serves no adapters.", code="invalid_request")
+        try:
+            change = json.loads(await request.body())
+            if "load" in change:
+                await asyncio.to_thread(self.shelf.load, str(change["load"]))
+            else:
+                self.shelf.unload(str(change["unload"]))
+        except (ValueError, KeyError, TypeError):
+            return _error(422, "Give load or unload with the folder of an adapter.", code="invalid_request")
+        except InvalidInput as error:
+            return _refusal(error)
+        return JSONResponse({"adapters": self.shelf.bank.loaded})
 
     async def stats(self, request: Request) -> Response:
         """Return the engine's counters, and the requests accepted since the start and still open."""
@@ -277,6 +303,7 @@ def create_replica_app(replica: Replica, *, internal_token: str, host: str = "12
     """Return the ASGI app of a replica, which answers under loopback names and `host`."""
     routes = [
         Route("/generate", replica.generate, methods=["POST"]),
+        Route("/adapters", replica.change_adapters, methods=["POST"]),
         Route("/health", replica.health),
         Route("/stats", replica.stats),
     ]

@@ -6,6 +6,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from backend.domain.serving.protocol import SamplingParams
 from backend.errors import Unavailable
+from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.detokenize import Decoder, TokenTexts
 from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import choose_tokens, scores_of
@@ -47,13 +49,13 @@ class SerialEngine:
 
     name = "serial"
 
-    def __init__(self, network: Any, tokenizer: Decoder, *, max_waiting: int = 64) -> None:
+    def __init__(self, network: Any, tokenizer: Decoder, *, max_waiting: int = 64, bank: AdapterBank | None = None) -> None:
         self.limits = read_limits(network, tokenizer)
         self.context_length = self.limits.context_length
         self._network, self._decoder, self._texts = network, tokenizer, TokenTexts(tokenizer)
         # `generate` takes unset fields from this config; the checkpoint's own sampling defaults must not apply.
         network.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
-        self._max_waiting = max_waiting
+        self._max_waiting, self._bank = max_waiting, bank
         self._queue: queue.Queue[Generation | None] = queue.Queue()
         self._current: Generation | None = None
         self._ids = itertools.count()
@@ -125,7 +127,8 @@ class SerialEngine:
                     break
                 if not generation.is_over:
                     generation.begin()
-                    self._generate(generation)
+                    with nullcontext() if self._bank is None else self._bank.use(generation.choice.adapter):
+                        self._generate(generation)
                 self._current = None
         finally:
             self._closed.set()

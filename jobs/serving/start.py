@@ -9,6 +9,7 @@ from typing import Any, Literal
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.protocol import ErrorEvent, GenerationEvent, SamplingParams
 from backend.errors import JobFailed
+from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.detokenize import Decoder
 from jobs.serving.engine import Engine
@@ -20,7 +21,13 @@ WARM_UP_S = 300.0
 
 
 def start_engine(
-    network: Any, tokenizer: Decoder, *, kind: EngineKind = "auto", max_running: int = MAX_RUNNING, max_waiting: int = 64
+    network: Any,
+    tokenizer: Decoder,
+    *,
+    kind: EngineKind = "auto",
+    max_running: int = MAX_RUNNING,
+    max_waiting: int = 64,
+    bank: AdapterBank | None = None,
 ) -> Engine:
     """Return a warm engine. `auto` tries continuous batching and falls back to one request at a time.
 
@@ -34,7 +41,7 @@ def start_engine(
     elif kind in ("auto", "batching"):
         engine: Engine | None = None
         try:
-            engine = BatchingEngine(network, tokenizer, max_running=max_running, max_waiting=max_waiting)
+            engine = BatchingEngine(network, tokenizer, max_running=max_running, max_waiting=max_waiting, bank=bank)
             generate_one_token(engine)
             return engine
         except Exception as error:  # the library refuses with various exceptions
@@ -43,7 +50,7 @@ def start_engine(
             if kind == "batching":
                 raise JobFailed(f"Continuous batching refuses this network: {error}", remedy="Deploy it with engine: auto.") from error
             logger.warning("Continuous batching refuses this network (%s); requests are answered one at a time.", error)
-    serial = SerialEngine(network, tokenizer, max_waiting=max_waiting)
+    serial = SerialEngine(network, tokenizer, max_waiting=max_waiting, bank=bank)
     generate_one_token(serial)
     return serial
 

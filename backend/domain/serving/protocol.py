@@ -155,6 +155,7 @@ class GenerateRequest(_Frozen):
     continue_final: bool = False
     begun: Begun | None = None
     stream: bool = True
+    adapter: str | None = None
 
     @model_validator(mode="after")
     def _one_input(self) -> GenerateRequest:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 END_ID = 256
 CHAT_TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -64,4 +76,17 @@ def save_checkpoint(folder: Path, *, network: Any | None = None, chat_template: 
     """Save a network and its tokenizer as a checkpoint folder."""
     (network or make_llama()).save_pretrained(folder)
     make_tokenizer(chat_template=chat_template).save_pretrained(folder)
+    return folder
+
+
+def save_adapter(folder: Path, *, base: Path, targets: list[str], seed: int, rank: int = 4) -> Path:
+    """Save a random LoRA adapter of a saved network, as training does: PEFT's files, and a card that names the base."""
+    torch.manual_seed(seed)
+    network: Any = AutoModelForCausalLM.from_pretrained(base)
+    adapted: Any = peft.get_peft_model(network, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM"))
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(folder)
+    (folder / "roundhouse.json").write_text(json.dumps({"base_path": os.path.relpath(base, folder)}))
     return folder

@@ -1,0 +1,165 @@
+"""LoRA adapters beside one base: each token of a batch gets the adapter of its request, and a token without one exactly the base.
+
+A layer computes y = W x for all tokens at once, and adds B (A x) to the rows of each adapter (Hu et al. 2022, arXiv:2106.09685,
+equation 3), grouped by adapter as in Punica (Chen et al. 2024, arXiv:2310.18547), with two small products per group.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from backend.errors import InvalidInput
+from jobs.serving.adapters.weights import LoadedAdapter, read_adapter
+
+MAX_LOADED = 16
+MAX_NUMBER = 8000
+Group = tuple[LoadedAdapter, torch.Tensor | None]
+"""An adapter and the indices of its tokens in the batch; None stands for all of them."""
+
+
+class AdapterBank:
+    """The adapters of one base, for every network that shares its weights. Loading and unloading is safe while batches run."""
+
+    def __init__(self, base: Path, *networks: Any) -> None:
+        self._base, self._networks = base, networks
+        self._loaded: dict[str, LoadedAdapter] = {}
+        self._numbers: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._here = threading.local()
+
+    @property
+    def loaded(self) -> list[str]:
+        """Folders of the adapters in memory, the longest unused first."""
+        with self._lock:
+            return list(self._loaded)
+
+    @property
+    def active(self) -> Sequence[Group]:
+        """The groups of the batch that this thread computes."""
+        groups: Sequence[Group] = getattr(self._here, "groups", ())
+        return groups
+
+    def load(self, folder: Path) -> LoadedAdapter:
+        """Return an adapter, read from its folder where it is not in memory. Beyond 16, the longest unused one is dropped.
+
+        Raises InvalidInput for what can't be served beside this base (see `read_adapter`).
+        """
+        key = str(folder.resolve())
+        with self._lock:
+            if (adapter := self._loaded.pop(key, None)) is None:
+                number = self._numbers.setdefault(key, len(self._numbers) + 1)
+                if number > MAX_NUMBER:  # `salted` would exceed 32 bits in a vocabulary of 256,000 tokens
+                    raise InvalidInput(f"This replica has served {MAX_NUMBER} adapters.", remedy="Deploy again.", field="adapter")
+                pairs = read_adapter(folder, base=self._base, shape_of=self._shape_of)
+                device, dtype = self._networks[0].device, self._networks[0].dtype
+                moved = {name: (a.to(device, dtype), b.to(device, dtype)) for name, (a, b) in pairs.items()}
+                adapter = LoadedAdapter(folder=key, number=number, pairs=moved)
+                for network in self._networks:
+                    self._wrap(network, moved)
+            self._loaded[key] = adapter  # last: the most recently used
+            while len(self._loaded) > MAX_LOADED:
+                self._loaded.pop(next(iter(self._loaded)))
+            return adapter
+
+    def unload(self, folder: Path) -> bool:
+        """Forget an adapter; requests that use it finish with it. Return whether it was in memory."""
+        with self._lock:
+            return self._loaded.pop(str(folder.resolve()), None) is not None
+
+    def activate(self, groups: Sequence[Group]) -> None:
+        """Set the adapters of the batches that this thread computes from now on."""
+        self._here.groups = groups
+
+    @contextmanager
+    def use(self, adapter: LoadedAdapter | None) -> Iterator[None]:
+        """Compute with one adapter, or none, on this thread."""
+        self.activate(() if adapter is None else ((adapter, None),))
+        try:
+            yield
+        finally:
+            self.activate(())
+
+    def _shape_of(self, name: str) -> tuple[int, int] | None:
+        """Return (out, in) of a layer inside the blocks of the network."""
+        try:
+            module = self._networks[0].get_submodule(name)
+        except AttributeError:
+            return None
+        module = module.base if isinstance(module, LoraLayer) else module
+        if isinstance(module, nn.Embedding) or module is self._networks[0].get_output_embeddings():
+            return None
+        if isinstance(module, Conv1D):
+            return int(module.weight.shape[1]), int(module.weight.shape[0])
+        out, inputs = getattr(module, "out_features", None), getattr(module, "in_features", None)
+        return (out, inputs) if isinstance(out, int) and isinstance(inputs, int) else None
+
+    def _wrap(self, network: Any, names: Sequence[str] | dict[str, Any]) -> None:
+        for name in names:
+            module = network.get_submodule(name)
+            if not isinstance(module, LoraLayer):
+                parent, _, child = name.rpartition(".")
+                setattr(network.get_submodule(parent), child, LoraLayer(module, bank=self, name=name))
+
+
+class LoraLayer(nn.Module):
+    """A linear layer of the base, in any precision, with the active adapters' changes on top."""
+
+    def __init__(self, base: nn.Module, *, bank: AdapterBank, name: str) -> None:
+        super().__init__()
+        self.base = base
+        self._bank, self._name = bank, name
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of its own, else the base layer's, which networks read (`weight`, `in_features`)."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the base layer's result [..., out]; rows of an adapter get its change added."""
+        result: torch.Tensor = self.base(inputs)
+        groups = self._bank.active
+        if not groups:
+            return result
+        flat_inputs, flat_result = inputs.flatten(0, -2), result.view(-1, result.shape[-1])
+        for adapter, rows in groups:
+            if (pair := adapter.pairs.get(self._name)) is None:
+                continue
+            a, b = pair
+            if rows is None:
+                flat_result.addmm_(flat_inputs @ a.t(), b.t())
+            else:
+                flat_result.index_add_(0, rows, (flat_inputs[rows] @ a.t()) @ b.t())
+        return result
+
+
+def groups_of(adapters: Sequence[tuple[LoadedAdapter | None, int]], *, device: torch.device) -> list[Group]:
+    """Return the groups of a packed batch from (adapter, number of tokens) of its requests in order."""
+    rows: dict[int, list[int]] = {}
+    by_number: dict[int, LoadedAdapter] = {}
+    start = 0
+    for adapter, count in adapters:
+        if adapter is not None:
+            by_number[adapter.number] = adapter
+            rows.setdefault(adapter.number, []).extend(range(start, start + count))
+        start += count
+    return [(by_number[number], torch.tensor(indices, device=device)) for number, indices in rows.items()]
+
+
+def salted(ids: list[int], adapter: LoadedAdapter | None, *, vocab_size: int) -> list[int]:
+    """Return token ids under which cached pages are found: those of different adapters have nothing in common.
+
+    Pages are found by a chain of hashes from the first token on (32-bit integers), which becomes a negative number of its own.
+    """
+    if adapter is None or not ids:
+        return ids
+    return [-(adapter.number * vocab_size + ids[0]) - 1, *ids[1:]]
