@@ -11,6 +11,7 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.serving import shadow
+from backend.cli.serving.adapter import app as adapter_app
 from backend.cli.serving.bench import bench
 from backend.cli.serving.connect import connect
 from backend.cli.serving.traffic import dataset, request_log, requests
@@ -37,6 +38,7 @@ app = typer.Typer(no_args_is_help=True)
 app.command("bench")(bench)
 app.command("requests")(requests)
 app.command("connect")(connect)
+app.add_typer(adapter_app, name="adapter")
 app.command("log")(request_log)
 app.command("dataset")(dataset)
 app.add_typer(shadow.app, name="shadow", help="Copies of requests to a second checkpoint or endpoint, compared and never shown.")

@@ -33,7 +33,8 @@ class ModelEntry:
 @dataclass(frozen=True)
 class ReplicaAddress:
     """Address of a ready replica and the token that it requires, its variant (`stable`, or a canary's id) with its percentage of the
-    requests, and the policy of its endpoint. `upstream` stands for a model on another server."""
+    requests, and the policy of its endpoint. `upstream` stands for a model on another server; `adapter`
+    is the folder of the LoRA adapter that the request is for."""
 
     id: str
     url: str
@@ -42,6 +43,7 @@ class ReplicaAddress:
     percent: float = 0.0
     policy: str = Policy.LEAST_OUTSTANDING
     upstream: Upstream | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)

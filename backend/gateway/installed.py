@@ -202,5 +202,13 @@ class InstalledDirectory:
 
 
 def _address(target: Target) -> ReplicaAddress:
-    policy, upstream = target.policy, target.upstream
-    return ReplicaAddress(target.replica_id, target.url, target.internal_token, target.variant, target.percent, policy, upstream)
+    return ReplicaAddress(
+        id=target.replica_id,
+        url=target.url,
+        token=target.internal_token,
+        variant=target.variant,
+        percent=target.percent,
+        policy=target.policy,
+        upstream=target.upstream,
+        adapter=target.adapter,
+    )

@@ -277,7 +277,10 @@ class Relay:
         if replica.upstream is not None:
             name = f"The server of {trace.endpoint!r}"
             return self._upstreams.stream(replica.upstream, name=name, request=answer.original, on_accept=trace.accepted)
-        return self._client.stream(replica.url, token=replica.token, request=answer.request(), on_accept=trace.accepted)
+        request = answer.request()
+        if replica.adapter is not None:
+            request = request.model_copy(update={"adapter": replica.adapter})
+        return self._client.stream(replica.url, token=replica.token, request=request, on_accept=trace.accepted)
 
     def _note(self, event: OpenEvent | FinishEvent, trace: Trace) -> None:
         now = time.perf_counter()

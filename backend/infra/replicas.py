@@ -9,18 +9,16 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 from pydantic import ValidationError
 
 from backend.domain.serving.protocol import PROMPT_TOKENS, ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, parse_event
-from backend.errors import RoundhouseError, Unavailable
-
-if TYPE_CHECKING:
-    pass
+from backend.errors import InvalidInput, RoundhouseError, Unavailable
 
 MAX_LINE_BYTES = 1 << 20
+ADAPTER_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +123,22 @@ class ReplicaClient:
             ),
             allow_redirects=False,
         )
+
+
+def change_adapters(url: str, *, token: str, change: dict[str, Any]) -> None:
+    """Load or unload an adapter at a replica: `{"load": FOLDER}` or `{"unload": FOLDER}`.
+
+    Raises InvalidInput where it can't be served there, Unavailable where the replica does not answer.
+    """
+    import httpx
+
+    try:
+        with httpx.Client(timeout=ADAPTER_S, trust_env=False) as client:
+            response = client.post(f"{url}/adapters", json=change, headers={"Authorization": f"Bearer {token}"})
+    except httpx.HTTPError as error:
+        raise Unavailable(f"A replica can't be reached ({type(error).__name__}).") from error
+    if response.status_code == 400:
+        raise InvalidInput(str(_refusal(400, response.content)), field="checkpoint")
 
 
 def _refusal(status: int, body: bytes) -> ReplicaRefused | ReplicaLost:

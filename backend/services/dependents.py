@@ -139,6 +139,12 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
         .where(Deployment.checkpoint_id == checkpoint_id, Deployment.stopped_at.is_(None))
     )
+    beside = select(Endpoint.name, Deployment.config).join(Deployment, Deployment.endpoint_id == Endpoint.id)
+    loaded = {
+        name
+        for name, config in session.execute(beside.where(Deployment.stopped_at.is_(None)))
+        if any(entry["checkpoint_id"] == checkpoint_id for entry in config.get("adapters", {}).values())
+    }
     evaluations = session.scalars(
         select(Dataset.name)
         .join(DatasetVersion, DatasetVersion.dataset_id == Dataset.id)
@@ -164,6 +170,7 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
         *_resuming_run(session, checkpoint),
         *(f"adapter “{name}”, which needs it" for name in adapters),
         *(f"endpoint “{name}”" for name in endpoints),
+        *(f"endpoint “{name}” (as an adapter)" for name in sorted(loaded)),
         *(f"running evaluation on “{name}”" for name in evaluations),
         *(f"running {'inspection' if kind == JobKind.INSPECT else 'analysis'}" for kind in analyses),
         *(f"open campaign “{name}”" for name in campaigns),

@@ -19,6 +19,7 @@ from backend.services.serving.requirements import SafetyRequirement, check_requi
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, warn_unknown, with_code
 from pages.components.links import row_link
+from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.aliases import draw_aliases
 from pages.components.serving.operation import draw_operation
 from pages.components.serving.rollout import draw_canary, draw_canary_form, draw_options, draw_rollback, draw_rollout, draw_scale
@@ -224,6 +225,7 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             draw_shadow(ctx, person, endpoint)
             draw_rollout(endpoint)
             draw_gauges(endpoint)
+            draw_adapters(ctx, person, endpoint)
             draw_operation(ctx, person, endpoint)
         draw_history(ctx, endpoint)
 

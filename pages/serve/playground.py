@@ -6,6 +6,7 @@ import streamlit as st
 
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.services.context import Context, Person
+from backend.services.serving.adapters.changes import list_adapter_endpoints
 from backend.services.serving.chat.admission import chat_token
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.chat.documents import chat_document
@@ -137,7 +138,7 @@ def main(ctx: Context, person: Person) -> None:
     current = st.query_params.get("conversation")
     draw_conversations(ctx, person, current)
     conversation = get_conversation(ctx, current, person=person) if current else None
-    everything = [*list_endpoints(ctx), *list_alias_endpoints(ctx)]
+    everything = [*list_endpoints(ctx), *list_alias_endpoints(ctx), *list_adapter_endpoints(ctx)]
     running = [endpoint for endpoint in everything if endpoint.stopped_at is None]
     if conversation is not None:
         draw_title(ctx, person, conversation)

@@ -26,6 +26,7 @@ from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
+from backend.services.serving.adapters.served import ADAPTERS
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
 from backend.services.serving.rollout import AWAKE, CANARY, SHADOW, STABLE, active_deployments, advance, retire
@@ -284,6 +285,7 @@ def add_deployment(
         raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Deploy another checkpoint.", field="checkpoint")
     require_writer(session, checkpoint_id)
     config = {key: value for key, value in config.items() if key != UPSTREAM} | ({UPSTREAM: upstream} if upstream else {})
+    config = _with_adapters(session, endpoint, checkpoint, config)
     DeploymentOptions.read(config)
     newest = session.scalar(select(func.max(Deployment.revision)).where(Deployment.endpoint_id == endpoint.id)) or 0
     _retire_superseded(session, ctx, endpoint, role=role)
@@ -303,6 +305,19 @@ def add_deployment(
     session.flush()
     advance(session, ctx, endpoint.id)
     return deployment
+
+
+def _with_adapters(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with the adapters of this base: its own, else those of the revision that serves the same base now."""
+    adapters = config.get(ADAPTERS)
+    if adapters is None:
+        active = [d for d in active_deployments(session, endpoint.id) if d.role == STABLE and d.checkpoint_id == checkpoint.id]
+        adapters = active[-1].config.get(ADAPTERS) if active else None
+    ids = [entry["checkpoint_id"] for entry in (adapters or {}).values()]
+    fitting = select(Checkpoint.id).where(Checkpoint.id.in_(ids), Checkpoint.parent_id == checkpoint.id, Checkpoint.deleted_at.is_(None))
+    usable = set(session.scalars(fitting))
+    kept = {name: entry for name, entry in (adapters or {}).items() if entry["checkpoint_id"] in usable}
+    return {key: value for key, value in config.items() if key != ADAPTERS} | ({ADAPTERS: kept} if kept else {})
 
 
 def _retire_superseded(session: Session, ctx: Context, endpoint: Endpoint, *, role: str) -> None:

@@ -19,6 +19,7 @@ from backend.domain.serving.upstream import Upstream
 from backend.domain.training.config import Objective
 from backend.errors import NotFound
 from backend.services.context import Context
+from backend.services.serving.adapters.served import served_adapters
 
 FOLLOWS = "alias"
 """Key of a deployment's config: the alias that its endpoint follows."""
@@ -337,11 +338,12 @@ def _revision_view(row: Deployment, checkpoint: str) -> RevisionView:
 
 
 def deployed_endpoints(ctx: Context) -> list[tuple[str, datetime]]:
-    """Return (name, deployed at) of every endpoint that is not stopped and of every alias that one answers for, by name."""
+    """Return (name, deployed at) of every endpoint that is not stopped, its adapters, and every alias that one answers for."""
     with ctx.db.read() as session:
         query = select(Endpoint.name, func.max(Deployment.created_at, type_=UtcDateTime))
         query = query.join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))
         deployed = dict(session.execute(query.group_by(Endpoint.name)).all())
+        deployed |= {model: deployed[adapter.endpoint] for model, adapter in served_adapters(session).items()}
         named = deployed | {alias: deployed[name] for alias, name in endpoints_of_aliases(session).items() if name in deployed}
         return sorted(named.items())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy import select
@@ -18,6 +18,7 @@ from backend.domain.serving.precision import PRECISION_CHECK
 from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
+from backend.services.serving.adapters.served import adapters_of
 from backend.services.serving.endpoints import endpoints_of_aliases
 from backend.services.serving.rollout import ALIVE, CANARY, STABLE, advance
 
@@ -33,18 +34,23 @@ class Target:
     percent: float = 0.0
     policy: str = Policy.LEAST_OUTSTANDING
     upstream: Upstream | None = None
+    adapter: str | None = None  # its folder, where requests are answered by an adapter
 
 
 def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = False) -> dict[str, list[Target]]:
-    """Return the ready replicas by endpoint and by alias; deployed endpoints without one map to an empty list. A replica counts only while
-    its job's lease is valid, so one on a dead machine is left out; another server has none. Canaries are included on request, and
+    """Return the ready replicas by endpoint, adapter and alias; deployed endpoints without one map to an empty list. A replica counts only
+    while its job's lease is valid, so one on a dead machine is left out; another server has none. Canaries are included on request, and
     those with a lapsed lease for the moments after an outage of the database, in which no worker could renew one.
     """
     with ctx.db.read() as session:
-        names = session.scalars(
-            select(Endpoint.name).join(Deployment, Deployment.endpoint_id == Endpoint.id).where(Deployment.stopped_at.is_(None))
-        )
-        targets: dict[str, list[Target]] = {name: [] for name in names}
+        active = session.execute(
+            select(Endpoint.name, Deployment.config)
+            .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+            .where(Deployment.stopped_at.is_(None))
+        ).all()
+        targets: dict[str, list[Target]] = {adapter.model: [] for name, config in active for adapter in adapters_of(name, config)}
+        targets |= {name: [] for name, _ in active}
+        endpoints = {name for name, _ in active}
         rows = session.execute(
             select(Endpoint.name, Replica, Deployment)
             .join(Deployment, Deployment.id == Replica.deployment_id)
@@ -70,6 +76,9 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
             else:
                 continue
             targets[name].append(target)
+            for adapter in adapters_of(name, deployment.config):
+                if adapter.model not in endpoints:
+                    targets[adapter.model].append(replace(target, adapter=adapter.folder))
         return targets | {alias: targets[name] for alias, name in endpoints_of_aliases(session).items() if name in targets}
 
 

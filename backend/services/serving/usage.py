@@ -12,6 +12,7 @@ from sqlalchemy import select
 from backend.db.tables import Deployment, Endpoint, Replica, Usage
 from backend.domain.serving.request_log import LoggedBody
 from backend.services.context import Context
+from backend.services.serving.adapters.served import ServedAdapter, served_adapters
 from backend.services.serving.endpoints import endpoints_of_aliases
 from backend.services.serving.monitoring.rollups import add_traffic
 from backend.services.serving.request_log.policies import log_requests
@@ -48,9 +49,12 @@ class UsageRow:
 def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
     """Store a batch of requests. A repeated id is stored once."""
     with ctx.db.write() as session:
-        ids = dict(session.execute(select(Endpoint.name, Endpoint.id)).all())
+        ids: dict[str, str | None] = dict(session.execute(select(Endpoint.name, Endpoint.id)).all())
+        adapters: dict[str, ServedAdapter] = {}
         if any(row.endpoint not in ids for row in rows):
             ids |= {alias: ids[name] for alias, name in endpoints_of_aliases(session).items()}
+            adapters = served_adapters(session)
+            ids |= {row.endpoint: ids.get(row.endpoint.rpartition(":")[0]) for row in rows if row.endpoint not in ids}
         known = set(session.scalars(select(Usage.id).where(Usage.id.in_([row.id for row in rows]))))
         served = dict(
             session.execute(
@@ -60,20 +64,27 @@ def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
             ).all()
         )
         new = {row.id: row for row in rows if row.id not in known}
-        stored = [_stored(row, endpoint_id=ids.get(row.endpoint), checkpoint_id=served.get(row.replica_id or "")) for row in new.values()]
+        served_by = {
+            row.id: adapters[row.endpoint].checkpoint_id if row.endpoint in adapters else served.get(row.replica_id or "")
+            for row in new.values()
+        }
+        stored = [
+            _stored(row, endpoint_id=ids.get(row.endpoint), checkpoint_id=served_by[row.id], adapter=adapters.get(row.endpoint))
+            for row in new.values()
+        ]
         session.add_all(stored)
         log_requests(session, stored, {row.id: row.logged for row in new.values() if row.logged is not None})
         add_traffic(session, stored, {row.id: row.gaps for row in new.values()})
 
 
-def _stored(row: UsageRow, *, endpoint_id: str | None, checkpoint_id: str | None) -> Usage:
+def _stored(row: UsageRow, *, endpoint_id: str | None, checkpoint_id: str | None, adapter: ServedAdapter | None) -> Usage:
     return Usage(
         id=row.id,
         endpoint_id=endpoint_id,
         key_id=row.key_id,
         replica_id=row.replica_id,
         checkpoint_id=checkpoint_id,
-        variant=row.variant,
+        variant=row.variant or (adapter.name if adapter else ""),
         prompt_tokens=row.prompt_tokens,
         cached_tokens=row.cached_tokens,
         completion_tokens=row.completion_tokens,

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from backend.domain.serving.upstream import Upstream
 from backend.gateway.directory import ReplicaAddress
+from jobs.modeling.checkpoints import load_network
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, eventually, gateway
-from tests.support.networks.serving_networks import END_ID, make_llama, save_checkpoint
+from tests.support.networks.serving_networks import END_ID, make_llama, make_tokenizer, save_adapter, save_checkpoint
 from tests.support.serving_replica import TOKEN, RunningReplica
 
 HELLO: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
@@ -346,3 +347,31 @@ def test_another_gateway_serves_it_as_a_model_on_another_server(url: str, client
             far.chat.completions.create(model="far", messages=[{"role": "user", "content": "word " * 4000}])
         chunks = list(far.chat.completions.create(**{**GREEDY, "model": "far"}, stream=True))
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == here.choices[0].message.content
+
+
+def test_an_adapter_is_a_model_of_its_own_beside_its_base(
+    url: str, client: openai.OpenAI, replica: RunningReplica, directory: MemoryDirectory
+) -> None:
+    save_adapter(replica.folder / "red", base=replica.folder / "checkpoint", targets=["q_proj", "v_proj", "down_proj"], seed=5)
+    directory.endpoints["tiny:red"] = [ReplicaAddress(id="r1", url=replica.url, token=TOKEN, adapter="red")]
+    base = client.chat.completions.create(**GREEDY).choices[0].message.content
+    wish: dict[str, Any] = {**GREEDY, "model": "tiny:red"}
+    answer = client.chat.completions.create(**wish, logprobs=True)
+    assert (answer.model, answer.choices[0].message.content == base) == ("tiny:red", False)
+    ids = [*make_tokenizer().apply_chat_template(HELLO, add_generation_prompt=True, return_dict=False)]
+    with torch.inference_mode():
+        logits = load_network(replica.folder / "red")(input_ids=torch.tensor([ids])).logits[0, -1]
+    assert answer.choices[0].logprobs is not None
+    assert (answer.choices[0].logprobs.content or [])[0].logprob == pytest.approx(float(logits.log_softmax(-1).max()), abs=1e-4)
+    assert client.chat.completions.create(**GREEDY).choices[0].message.content == base
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(**{**GREEDY, "model": "tiny:blue"})
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    directory.wait_for(lambda row: (row.endpoint, row.status) == ("tiny:red", "finished"))
+    metrics = httpx.get(f"{url}/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    assert '{model="tiny:red"}' in metrics
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert httpx.post(f"{replica.url}/adapters", json={"unload": "red"}, headers=headers).json() == {"adapters": []}
+    for folder in ("../outside", "checkpoint"):
+        assert httpx.post(f"{replica.url}/adapters", json={"load": folder}, headers=headers).status_code == 400
+    del directory.endpoints["tiny:red"]

@@ -140,8 +140,8 @@ def test_an_adapter_that_is_unloaded_finishes_its_open_answers(folders: dict[str
     engine = BatchingEngine(network, make_tokenizer(), bank=bank)
     try:
         red = bank.load(folders["red"])
-        first = scores(generate(engine, IDS, red, max_tokens=60)[0])
-        wait = start(engine, IDS, red, max_tokens=60)
+        first = scores(generate(engine, IDS, red, max_tokens=30)[0])
+        wait = start(engine, IDS, red, max_tokens=30)
         assert bank.unload(folders["red"])
         assert bank.loaded == []
         assert scores(wait()[0])[0] == first[0]

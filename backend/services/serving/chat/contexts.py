@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import select
@@ -14,6 +14,7 @@ from backend.db.tables import Checkpoint, Deployment, Endpoint
 from backend.domain.serving.upstream import Upstream
 from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context
+from backend.services.serving.adapters.served import served_adapters
 from backend.services.serving.endpoints import endpoints_of_aliases
 
 LONGEST_TEMPLATE = 20_000
@@ -44,7 +45,8 @@ def endpoint_facts(ctx: Context, names: Collection[str]) -> dict[str, EndpointFa
 def context_of_endpoints(session: Session, ctx: Context, names: Collection[str]) -> dict[str, EndpointFacts]:
     """Return the facts as `endpoint_facts` does, in a session that is open."""
     aliases = endpoints_of_aliases(session) if names else {}
-    targets = {name: aliases.get(name, name) for name in names}
+    adapters = {model: adapter for model, adapter in served_adapters(session).items() if model in names} if names else {}
+    targets = {name: adapters[name].endpoint if name in adapters else aliases.get(name, name) for name in names}
     rows = session.execute(
         select(Endpoint.name, Checkpoint)
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
@@ -53,7 +55,14 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
         .order_by(Deployment.created_at)
     )
     serving = dict(rows.all())
-    return {name: _facts(ctx, name, serving[target]) for name, target in targets.items() if target in serving}
+    facts = {name: _facts(ctx, name, serving[target]) for name, target in targets.items() if target in serving}
+    ids = [adapter.checkpoint_id for adapter in adapters.values()]
+    checkpoints = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all()) if ids else {}
+    for model, adapter in adapters.items():
+        if model in facts:
+            id_ = adapter.checkpoint_id
+            facts[model] = replace(facts[model], checkpoint_id=id_, checkpoint=checkpoints.get(id_, ""))
+    return facts
 
 
 def _facts(ctx: Context, name: str, checkpoint: Checkpoint) -> EndpointFacts:

@@ -15,6 +15,7 @@ from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogCo
 from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
+from backend.services.serving.adapters.served import served_adapters
 from backend.services.serving.endpoints import endpoints_of_aliases, find_endpoint
 
 
@@ -62,6 +63,7 @@ def log_modes(ctx: Context) -> dict[str, LogMode]:
         modes = {name: mode for name, mode in modes.items() if mode != "off"}
         if not modes:
             return {}
+        modes |= {model: modes[a.endpoint] for model, a in served_adapters(session).items() if a.endpoint in modes}
         return modes | {alias: modes[name] for alias, name in endpoints_of_aliases(session).items() if name in modes}
 
 

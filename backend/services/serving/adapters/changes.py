@@ -1,0 +1,148 @@
+"""Add, remove and list the LoRA adapters of an endpoint, while it answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from backend.db.tables import Checkpoint, Deployment, Endpoint
+from backend.domain.serving.upstream import UPSTREAM
+from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
+from backend.infra.replicas import change_adapters
+from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, require_writer
+from backend.services.context import Context, Person, require_builder
+from backend.services.serving.adapters.served import ADAPTERS, adapters_of, served_adapters
+from backend.services.serving.deployments import current_deployment, refuse_undeployable
+from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
+from backend.services.serving.replicas import ready_targets
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+MAX_ADAPTERS = 64
+
+
+@dataclass(frozen=True)
+class AdapterView:
+    """An adapter of an endpoint: its name, what clients send, and its checkpoint."""
+
+    name: str
+    model: str
+    checkpoint_id: str
+    checkpoint_name: str
+
+
+def add_adapter(ctx: Context, endpoint: str, name: str, *, checkpoint_id: str, person: Person) -> list[AdapterView]:
+    """Serve an adapter beside an endpoint's base, as `model=ENDPOINT:NAME`, within about a second. One of that name is replaced.
+
+    The checkpoint must be an adapter that was trained by LoRA on the checkpoint that the endpoint serves, and meet the endpoint's gates.
+    Raises InvalidInput with the cure, NotFound, Conflict for a stopped endpoint or one of another server.
+    """
+    require_builder(person)
+    if not NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} can't be an adapter's name.", remedy="Use up to 40 letters, digits and . _ - and begin with a letter.", field="name"
+        )
+    with ctx.db.read() as session:
+        row = find_endpoint(session, endpoint)
+        folder = _check_fit(session, row, current_deployment(session, row), checkpoint_id)
+        if session.scalar(select(Endpoint.id).where(Endpoint.name == f"{endpoint}:{name}")) is not None:
+            raise Conflict(f"There is an endpoint {endpoint}:{name} already.", remedy="Choose another name.")
+    refuse_undeployable(ctx, name=endpoint, checkpoint_id=checkpoint_id, person=person)
+    _tell_replicas(ctx, endpoint, load=folder)
+    with ctx.db.write() as session:
+        deployment = current_deployment(session, find_endpoint(session, endpoint))
+        adapters = {**deployment.config.get(ADAPTERS, {}), name: {"checkpoint_id": checkpoint_id, "folder": folder}}
+        if len(adapters) > MAX_ADAPTERS:
+            raise Conflict(f"{endpoint!r} has {MAX_ADAPTERS} adapters.", remedy="Remove one, or deploy the base under another name.")
+        deployment.config = {**deployment.config, ADAPTERS: adapters}
+    return list_adapters(ctx, endpoint)
+
+
+def remove_adapter(ctx: Context, endpoint: str, name: str, *, person: Person) -> list[AdapterView]:
+    """Serve an adapter no longer; its open answers finish. Raises NotFound."""
+    require_builder(person)
+    with ctx.db.write() as session:
+        deployment = current_deployment(session, find_endpoint(session, endpoint))
+        adapters = dict(deployment.config.get(ADAPTERS, {}))
+        if (gone := adapters.pop(name, None)) is None:
+            known = ", ".join(sorted(adapters)) or "none"
+            raise NotFound(f"{endpoint!r} has no adapter {name!r}.", remedy=f"Adapters: {known}.", field="name")
+        deployment.config = {**deployment.config, ADAPTERS: adapters}
+    if gone["folder"] not in {entry["folder"] for entry in adapters.values()}:
+        _tell_replicas(ctx, endpoint, unload=gone["folder"])
+    return list_adapters(ctx, endpoint)
+
+
+def list_adapters(ctx: Context, endpoint: str) -> list[AdapterView]:
+    """Return the adapters of an endpoint by name; none of a stopped one. Raises NotFound."""
+    with ctx.db.read() as session:
+        row = find_endpoint(session, endpoint)
+        query = select(Deployment).where(Deployment.endpoint_id == row.id, Deployment.role == "stable", Deployment.stopped_at.is_(None))
+        deployment = session.scalars(query.order_by(Deployment.revision.desc()).limit(1)).first()
+        adapters = adapters_of(endpoint, deployment.config) if deployment else []
+        ids = [adapter.checkpoint_id for adapter in adapters]
+        names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all())
+        return [AdapterView(a.name, a.model, a.checkpoint_id, names.get(a.checkpoint_id, "")) for a in adapters]
+
+
+def list_adapter_checkpoints(ctx: Context, endpoint: EndpointView) -> list[CheckpointView]:
+    """Return the adapters that were trained on an endpoint's checkpoint, newest first."""
+    checkpoints = list_checkpoints(ctx, ready=True)
+    return [view for view in checkpoints if view.is_adapter and view.parent_id == endpoint.checkpoint_id and view.writes]
+
+
+def list_adapter_endpoints(ctx: Context) -> list[EndpointView]:
+    """Return a view for every adapter that is served: its endpoint's, under what clients send, with the adapter's checkpoint."""
+    with ctx.db.read() as session:
+        adapters = list(served_adapters(session).values())
+        ids = [adapter.checkpoint_id for adapter in adapters]
+        names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all())
+    views = {name: get_endpoint(ctx, name) for name in {adapter.endpoint for adapter in adapters}}
+    return [
+        replace(
+            views[adapter.endpoint],
+            name=adapter.model,
+            checkpoint_id=adapter.checkpoint_id,
+            checkpoint_name=names.get(adapter.checkpoint_id, ""),
+        )
+        for adapter in adapters
+    ]
+
+
+def _check_fit(session: Session, endpoint: Endpoint, deployment: Deployment, checkpoint_id: str) -> str:
+    """Return the folder of an adapter that fits a deployment's base. Raises InvalidInput with the value and the cure."""
+    if UPSTREAM in deployment.config:
+        raise Conflict(f"{endpoint.name!r} is answered by another server.", remedy="Load the adapter there, and connect it.")
+    adapter = session.get(Checkpoint, checkpoint_id)
+    base = session.get_one(Checkpoint, deployment.checkpoint_id)
+    if adapter is None or adapter.deleted_at is not None or adapter.folder is None:
+        raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Choose another one.", field="checkpoint")
+    if not adapter.is_adapter:
+        raise InvalidInput(
+            f"“{adapter.name}” is no adapter.", remedy="Choose one that was trained by LoRA, or deploy it by itself.", field="checkpoint"
+        )
+    require_writer(session, adapter.id)
+    if adapter.parent_id != base.id:
+        parent = session.get(Checkpoint, adapter.parent_id) if adapter.parent_id else None
+        trained_on = f"“{parent.name}”" if parent else "an unknown base"
+        raise InvalidInput(
+            f"“{adapter.name}” was trained on {trained_on}, and {endpoint.name!r} serves “{base.name}”.",
+            remedy=f"Deploy {trained_on} under another name, or choose an adapter of “{base.name}”.",
+            field="checkpoint",
+        )
+    return adapter.folder
+
+
+def _tell_replicas(ctx: Context, endpoint: str, **change: Any) -> None:
+    """Load or unload an adapter at the ready replicas. One that does not answer loads it at its first request.
+
+    Raises InvalidInput where a replica can't serve it.
+    """
+    for target in ready_targets(ctx).get(endpoint, []):
+        try:
+            change_adapters(target.url, token=target.internal_token, change=change)
+        except Unavailable:
+            continue

@@ -1,0 +1,53 @@
+"""LoRA adapters on an endpoint's card: those that it serves, and the form that adds one."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from backend.services.context import Context, Person
+from backend.services.serving.adapters.changes import add_adapter, list_adapter_checkpoints, list_adapters, remove_adapter
+from backend.services.serving.endpoints import EndpointView
+from pages.components import routes
+from pages.components.frame import errors_shown, plain
+from pages.components.links import row_link
+
+
+def draw_adapters(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the adapters beside an endpoint's base; nothing for another server's model, or where no adapter was trained on the base."""
+    if endpoint.upstream is not None:
+        return
+    adapters = list_adapters(ctx, endpoint.name)
+    checkpoints = {view.id: view.name for view in list_adapter_checkpoints(ctx, endpoint)}
+    if not adapters and not checkpoints:
+        return
+    title = f"Adapters ({len(adapters)})" if adapters else "Adapters"
+    with st.expander(title, icon=":material/layers:", key=f"adapters_{endpoint.name}"):
+        for adapter in adapters:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"`{adapter.model}`", width="content")
+                query, key = {"checkpoint": adapter.checkpoint_id}, f"adapter_of_{adapter.model}"
+                row_link(adapter.checkpoint_name, page=routes.CHECKPOINTS, query=query, icon="deployed_code", key=key)
+                st.space("stretch")
+                if st.button("Unload", type="tertiary", icon=":material/eject:", key=f"adapter_unload_{adapter.model}"):
+                    with errors_shown():
+                        remove_adapter(ctx, endpoint.name, adapter.name, person=person)
+                        st.rerun()
+        if checkpoints:
+            _draw_form(ctx, person, endpoint, checkpoints)
+
+
+def _draw_form(ctx: Context, person: Person, endpoint: EndpointView, checkpoints: dict[str, str]) -> None:
+    grid = st.grid(2, min_column_width=200)
+    chosen = grid.selectbox(
+        "Adapter",
+        list(checkpoints),
+        format_func=lambda id: checkpoints[id],
+        key=f"adapter_checkpoint_{endpoint.name}",
+        help="Trained by LoRA on the checkpoint that this endpoint serves.",
+    )
+    name = grid.text_input("Name", key=f"adapter_name_{endpoint.name}", help=f"Clients send `{endpoint.name}:NAME` as `model=`.").strip()
+    if st.button("Load", icon=":material/add:", key=f"adapter_load_{endpoint.name}", disabled=not name):
+        with errors_shown():
+            add_adapter(ctx, endpoint.name, name, checkpoint_id=chosen, person=person)
+            st.toast(f"{plain(endpoint.name)}:{plain(name)} is served", icon=":material/layers:")
+            st.rerun()
