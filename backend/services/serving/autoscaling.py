@@ -16,6 +16,7 @@ from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
+from backend.services.serving.adapters.served import served_adapters
 from backend.services.serving.deployments import awake_replicas, current_deployment
 from backend.services.serving.endpoints import EVENTS, EndpointView, endpoints_of_aliases, find_endpoint, get_endpoint
 from backend.services.serving.rollout import ALIVE, AWAKE, STABLE, active_deployments, advance
@@ -66,12 +67,13 @@ def _autoscale(session: Session, ctx: Context, endpoint_id: str) -> None:
 
 
 def wake_endpoint(ctx: Context, name: str) -> Waking | None:
-    """Start the replicas of a sleeping endpoint, by its name or an alias, and return how long a request may wait for them.
+    """Start the replicas of a sleeping endpoint, by its name, an adapter or an alias, and return how long a request may wait for them.
 
     Returns None for an endpoint that is not there, or never sleeps.
     """
     with ctx.db.read() as session:
-        name = endpoints_of_aliases(session).get(name, name)
+        adapter = served_adapters(session).get(name)
+        name = endpoints_of_aliases(session).get(name, name) if adapter is None else adapter.endpoint
         deployment = _newest(session, name)
         if deployment is None:
             return None

@@ -316,8 +316,8 @@ def _with_adapters(session: Session, endpoint: Endpoint, checkpoint: Checkpoint,
     ids = [entry["checkpoint_id"] for entry in (adapters or {}).values()]
     fitting = select(Checkpoint.id).where(Checkpoint.id.in_(ids), Checkpoint.parent_id == checkpoint.id, Checkpoint.deleted_at.is_(None))
     usable = set(session.scalars(fitting))
-    kept = {name: entry for name, entry in (adapters or {}).items() if entry["checkpoint_id"] in usable}
-    return {key: value for key, value in config.items() if key != ADAPTERS} | ({ADAPTERS: kept} if kept else {})
+    fitting_adapters = {name: entry for name, entry in (adapters or {}).items() if entry["checkpoint_id"] in usable}
+    return {key: value for key, value in config.items() if key != ADAPTERS} | ({ADAPTERS: fitting_adapters} if fitting_adapters else {})
 
 
 def _retire_superseded(session: Session, ctx: Context, endpoint: Endpoint, *, role: str) -> None:
