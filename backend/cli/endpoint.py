@@ -240,6 +240,8 @@ def canary(
     min_requests: Annotated[int, typer.Option(help="Requests that a step needs.")] = 20,
     abort_error_rate: Annotated[float, typer.Option(help="Share of lost requests that ends it; 0 switches the rule off.")] = 0.05,
     abort_p95: Annotated[float | None, typer.Option(help="p95 of the first token, in seconds, that ends it.")] = None,
+    vote_alpha: Annotated[float, typer.Option(help="Chance of a wrong decision by thumbs; 0 switches the rule off.")] = 0.05,
+    step_on_votes: Annotated[bool, typer.Option("--step-on-votes", help="Grow only once thumbs show its answers to be better.")] = False,
     promote: Annotated[bool, typer.Option("--promote", help="Replace the stable revision by it.")] = False,
     abort: Annotated[bool, typer.Option("--abort", help="End it.")] = False,
     wait: WaitFlag = True,
@@ -258,6 +260,8 @@ def canary(
         "min_requests": min_requests,
         "abort_error_rate": abort_error_rate or None,
         "abort_p95_s": abort_p95,
+        "vote_alpha": vote_alpha or None,
+        "step_on_votes": step_on_votes,
         **({} if percent is None else {"percent": percent}),
     }
     if promote:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +29,10 @@ class CanaryRules(BaseModel):
     min_requests: int = Field(default=20, ge=1, le=1_000_000, description="Requests that a step needs before the next.")
     abort_error_rate: float | None = Field(default=0.05, gt=0, lt=1, description="Share of lost requests that ends the canary.")
     abort_p95_s: float | None = Field(default=None, gt=0, description="95th percentile of the time to the first token that ends it.")
+    vote_alpha: float | None = Field(
+        default=0.05, gt=0, lt=1, description="Chance of a wrong decision by thumbs; without it they don't count."
+    )
+    step_on_votes: bool = Field(default=False, description="Grow only once thumbs show its answers to be better.")
 
     @staticmethod
     def read(traffic: Mapping[str, Any]) -> CanaryRules:
@@ -42,6 +46,42 @@ class CanaryRules(BaseModel):
 
 
 @dataclass(frozen=True)
+class Votes:
+    """Thumbs on the answers of a canary and of the stable revision since the canary began. `wins` and `losses` count the pairs, in order of
+    arrival, in which only the canary's or only the stable answer was liked; `e_value` is their evidence against equal shares of likes."""
+
+    up: int = 0
+    total: int = 0
+    stable_up: int = 0
+    stable_total: int = 0
+    wins: int = 0
+    losses: int = 0
+    e_value: float = 1.0
+
+    def decision(self, alpha: float | None) -> Literal["better", "worse", "undecided"]:
+        """Return what the thumbs show; at every moment wrong with a chance of at most `alpha`, however often it is asked."""
+        if alpha is None or self.e_value < 1 / alpha:
+            return "undecided"
+        return "better" if self.wins > self.losses else "worse"
+
+    def describe(self) -> str:
+        """Say how many answers were liked."""
+        return f"thumbs up on {self.up} of {self.total} answers, {self.stable_up} of {self.stable_total} of the stable revision"
+
+
+def pair_votes(canary: Sequence[bool], stable: Sequence[bool]) -> tuple[int, int]:
+    """Return (wins, losses) of a canary whose n-th vote meets the stable revision's n-th; equal votes are neither.
+
+    With equal shares of likes both are equally likely, whatever came before, so their bets are a martingale.
+
+    >>> pair_votes([True, True, False], [False, True])
+    (1, 0)
+    """
+    pairs = list(zip(canary, stable, strict=False))
+    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+
+
+@dataclass(frozen=True)
 class Observed:
     """Requests of a canary since its present step began: how many it got, how many of them it lost, how fast it was; `starts` counts
     starts in a row that failed."""
@@ -51,6 +91,7 @@ class Observed:
     p95_s: float | None
     step_s: float
     starts: int = 0
+    votes: Votes = Votes()
 
 
 @dataclass(frozen=True)
@@ -78,10 +119,15 @@ def judge_canary(rules: CanaryRules, observed: Observed) -> Verdict:
         if low > limit:
             lost = f"lost {observed.failures} of {observed.requests} requests ({100 * observed.failures / observed.requests:.0f} %)"
             return Verdict("abort", f"{lost}, more than {100 * limit:g} %", rules.percent)
+    votes = observed.votes.decision(rules.vote_alpha)
+    if votes == "worse":
+        return Verdict("abort", f"{observed.votes.describe()} (e-value {observed.votes.e_value:.0f})", rules.percent)
     enough = observed.requests >= rules.min_requests
     if rules.abort_p95_s is not None and enough and observed.p95_s is not None and observed.p95_s > rules.abort_p95_s:
         return Verdict("abort", f"p95 of the first token is {observed.p95_s:.2f} s, above {rules.abort_p95_s:g} s", rules.percent)
     if not rules.step_up or not enough or observed.step_s < 60 * rules.step_minutes:
+        return Verdict("wait", "", rules.percent)
+    if rules.step_on_votes and votes != "better":
         return Verdict("wait", "", rules.percent)
     larger = [step for step in STEPS if step > rules.percent]
     if not larger:

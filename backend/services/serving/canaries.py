@@ -12,6 +12,7 @@ from backend.db.tables import Deployment, Endpoint, Job, Replica, ReplicaFailure
 from backend.domain.serving.canary import CanaryRules, Observed, Verdict, judge_canary
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
+from backend.services.serving.canary_votes import read_votes
 from backend.services.serving.deployments import add_deployment, check_num_replicas, current_deployment, refuse_undeployable
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.rollout import CANARY, STABLE, active_deployments, advance, retire
@@ -140,5 +141,6 @@ def _observe(session: Session, ctx: Context, canary: Deployment) -> Observed:
         failures=int(failures or 0),
         p95_s=times[min(len(times) - 1, int(0.95 * len(times)))] / 1000 if times else None,
         step_s=(ctx.now() - since).total_seconds(),
+        votes=read_votes(session, canary),
         starts=max((row[1] for row in replicas if row[2]), default=0),
     )

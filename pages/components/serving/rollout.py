@@ -14,6 +14,7 @@ from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.serving.autoscaling import change_scaling
 from backend.services.serving.canaries import abort_canary, promote_canary, start_canary
+from backend.services.serving.canary_votes import canary_votes
 from backend.services.serving.deployments import rollback_endpoint, rollback_target, scale_endpoint
 from backend.services.serving.endpoints import CanaryView, EndpointView
 from backend.services.serving.upstreams import list_upstreams
@@ -181,9 +182,15 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         percent = st.number_input("Percent of requests", 1.0, 100.0, 10.0, format="%g", key=f"canary_percent_{endpoint.name}")
         rate = st.number_input("Abort above error rate (%)", 0.1, 99.0, 5.0, format="%g", key=f"canary_rate_{endpoint.name}")
         step_up = st.checkbox("Step up", key=f"canary_step_{endpoint.name}", help="To 25, 50, 100 %, then promote; 5 minutes each.")
+        votes = st.checkbox(
+            "Step up only on votes",
+            key=f"canary_votes_{endpoint.name}",
+            disabled=not step_up,
+            help="Once thumbs show its answers to be better. Thumbs that show them to be worse always end it.",
+        )
         if st.button("Start canary", type="primary", key=f"canary_{endpoint.name}", disabled=chosen is None) and chosen:
             with errors_shown():
-                rules = CanaryRules(percent=percent, step_up=step_up, abort_error_rate=rate / 100)
+                rules = CanaryRules(percent=percent, step_up=step_up, abort_error_rate=rate / 100, step_on_votes=step_up and votes)
                 start_canary(ctx, endpoint.name, checkpoint_id=chosen, rules=rules, person=person)
                 st.rerun()
 
@@ -198,6 +205,8 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         query = {"checkpoint": canary.checkpoint_id}
         row_link(canary.checkpoint_name, page=routes.CHECKPOINTS, query=query, icon="deployed_code", key=f"canary_of_{endpoint.name}")
         st.caption(plain(_rules(canary)), width="content")
+        if (thumbs := canary_votes(ctx, endpoint.name)).total:
+            st.caption(thumbs.describe(), width="content")
         st.space("stretch")
         if st.button("Promote", icon=":material/north:", key=f"promote_canary_{endpoint.name}", disabled=not canary.num_ready):
             with errors_shown():
@@ -216,5 +225,8 @@ def _rules(canary: CanaryView) -> str:
         words.append(f"aborts above {100 * rules.abort_error_rate:g} % errors")
     if rules.abort_p95_s is not None:
         words.append(f"aborts above {rules.abort_p95_s:g} s to the first token (p95)")
-    words.append("steps up" if rules.step_up else "constant share")
+    if rules.step_up:
+        words.append("steps up on votes" if rules.step_on_votes else "steps up")
+    else:
+        words.append("constant share")
     return " · ".join(words)

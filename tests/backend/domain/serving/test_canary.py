@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 
-from backend.domain.serving.canary import CanaryRules, Observed, judge_canary
+from backend.domain.battles.inference.evidence import mixture_e_value
+from backend.domain.serving.canary import CanaryRules, Observed, Votes, judge_canary, pair_votes
 from backend.errors import InvalidInput
 
 GROWS = CanaryRules(percent=10, step_up=True, step_minutes=1, min_requests=20)
@@ -46,3 +50,30 @@ def test_it_grows_step_by_step_and_is_promoted_at_the_end() -> None:
 def test_a_share_out_of_range_is_named() -> None:
     with pytest.raises(InvalidInput, match="percent = 120"):
         CanaryRules.read({"percent": 120})
+
+
+def test_equal_answers_are_seldom_judged_by_their_votes_however_often_one_looks() -> None:
+    rng = random.Random(5)
+    wrong = 0
+    for _ in range(300):
+        wins = losses = 0
+        for _ in range(60):
+            new = pair_votes([rng.random() < 0.7], [rng.random() < 0.7])
+            wins, losses = wins + new[0], losses + new[1]
+            votes = Votes(wins=wins, losses=losses, e_value=mixture_e_value(wins, losses))
+            if votes.decision(0.05) != "undecided":
+                wrong += 1
+                break
+    assert wrong <= 15, "5 % of 300"
+
+
+def test_votes_end_a_canary_or_let_it_grow_by_the_sign_of_their_evidence() -> None:
+    observed = Observed(requests=50, failures=0, p95_s=None, step_s=600)
+    worse = replace(observed, votes=Votes(1, 10, 9, 10, wins=0, losses=8, e_value=28.4))
+    assert judge_canary(CanaryRules(), worse).reason == "thumbs up on 1 of 10 answers, 9 of 10 of the stable revision (e-value 28)"
+    assert judge_canary(CanaryRules(vote_alpha=None), worse).action == "wait"
+    patient = CanaryRules(step_up=True, step_on_votes=True)
+    assert judge_canary(patient, observed).action == "wait"
+    better = replace(observed, votes=Votes(9, 10, 1, 10, wins=8, losses=0, e_value=28.4))
+    assert judge_canary(patient, better).action == "step"
+    assert judge_canary(patient, replace(better, votes=replace(better.votes, e_value=19.9))).action == "wait"

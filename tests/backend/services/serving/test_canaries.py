@@ -7,10 +7,12 @@ from datetime import timedelta
 
 import pytest
 
+from backend.db.tables import Conversation, Feedback, Message
 from backend.domain.serving.canary import CanaryRules
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.canaries import abort_canary, change_canary, judge_canaries, promote_canary, start_canary
+from backend.services.serving.canary_votes import canary_votes
 from backend.services.serving.deployments import deploy
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.failures import LostRequest, add_failures
@@ -95,3 +97,54 @@ def test_a_deployment_ends_the_canary(world: ServingWorld) -> None:
     deploy(world.ctx, checkpoint_id=world.checkpoint("fir"), name="tales", num_replicas=2, person=LOCAL)
     assert get_endpoint(world.ctx, "tales").canary is None
     assert [row.note for row in list_revisions(world.ctx, "tales")] == ["", "superseded by the next revision", ""]
+
+
+def rate(world: ServingWorld, *, role: str, ratings: list[int], prefix: str) -> None:
+    """Let a replica of a role answer requests whose answers get thumbs: every other one in the playground."""
+    replica = next(r.id for r in get_endpoint(world.ctx, "tales").replicas if r.role == role)
+    for number, rating in enumerate(ratings):
+        now = world.ctx.now()
+        request = f"{prefix}{number}"
+        add_usage(world.ctx, [UsageRow(request, "tales", None, replica, 3, 4, 100.0, 200.0, "finished", now)])
+        with world.ctx.db.write() as session:
+            if number % 2:
+                conversation = Conversation(endpoint="tales")
+                session.add(conversation)
+                session.flush()
+                message = Message(conversation_id=conversation.id, role="assistant", content="x", usage={"request_id": request}, position=1)
+                session.add(message)
+                session.flush()
+                session.add(Feedback(source="playground", request_id=message.id, rating=rating, created_at=now))
+            else:
+                session.add(Feedback(source="api", request_id=request, rating=rating, created_at=now))
+
+
+def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_nothing(world: ServingWorld) -> None:
+    rate(world, role="stable", ratings=[1] * 12, prefix="s")
+    rate(world, role="canary", ratings=[-1] * 6 + [1], prefix="c")
+    votes = canary_votes(world.ctx, "tales")
+    assert (votes.up, votes.total, votes.stable_up, votes.stable_total, votes.wins, votes.losses) == (1, 7, 12, 12, 0, 6)
+    assert votes.e_value == pytest.approx(2**6 / 7)  # 2^n B(1, 1 + n)
+    judge_canaries(world.ctx)
+    assert get_endpoint(world.ctx, "tales").canary is not None
+    rate(world, role="canary", ratings=[-1] * 3, prefix="d")
+    judge_canaries(world.ctx)
+    assert get_endpoint(world.ctx, "tales").canary is None
+    note = list_revisions(world.ctx, "tales")[0].note
+    assert note == "canary, aborted: thumbs up on 1 of 10 answers, 12 of 12 of the stable revision (e-value 51)"
+
+
+def test_a_canary_that_steps_on_votes_grows_once_its_answers_are_liked_more(world: ServingWorld) -> None:
+    ctx = replace(world.ctx, now=lambda: world.ctx.now() + timedelta(minutes=6))
+    change_canary(world.ctx, "tales", rules=RULES.model_copy(update={"step_on_votes": True}), person=LOCAL)
+    record(world, requests=30)
+    rate(world, role="stable", ratings=[-1] * 9, prefix="s")
+    judge_canaries(ctx)
+    canary = get_endpoint(world.ctx, "tales").canary
+    assert canary is not None
+    assert canary.percent == 10
+    rate(world, role="canary", ratings=[1] * 9, prefix="c")
+    judge_canaries(ctx)
+    canary = get_endpoint(world.ctx, "tales").canary
+    assert canary is not None
+    assert canary.percent == 25
