@@ -70,5 +70,5 @@ def _sides(session: Session, canary: Deployment, requests: list[str]) -> dict[st
                 (Deployment.id == canary.id) | (Deployment.role == STABLE),
             )
         )
-        sides |= dict(rows.tuples())
+        sides.update((request, role) for request, role in rows)
     return sides
