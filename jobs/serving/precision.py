@@ -1,8 +1,10 @@
-"""Serve a network in int8 on a CPU: its linear layers quantised behind a module of our own, and the price in quality, measured.
+"""Serve a network in int8 on a CPU: its linear layers quantised behind modules of our own, and the price in quality, measured.
 
-Activations have 8 bits and one scale per token (dynamic quantisation), weights 7 bits and one scale per output: with 8 bits each, sums
-of two products overflow the 16 bits in which CPUs without VNNI add them. Channels of large activations are evened out by SmoothQuant
-(Xiao et al., ICML 2023, arXiv:2211.10438, equation 4, alpha 0.5). Embeddings, norms and attention stay float32.
+With the compiled library, weights have 8 bits and activations 15 (`native/library.py`). Without a compiler, torch's operator multiplies
+activations of 8 bits (one scale per token) and weights of 7: with 8 bits each, sums of two products overflow the 16 bits in which CPUs
+without VNNI add them. Channels of large activations are evened out by SmoothQuant (Xiao et al., ICML 2023, arXiv:2211.10438, equation 4,
+alpha 0.5). The last layers of MLPs, whose inputs have the largest outliers, take each activation as two digits of 7 bits, two rows of one
+product, and weights of 8 bits. Embeddings, norms and attention stay float32.
 """
 
 from __future__ import annotations
@@ -20,24 +22,26 @@ from transformers.pytorch_utils import Conv1D
 
 from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import InvalidInput
+from jobs.serving.native.library import STEP, Int8Weights, Library
 
 NUM_TEXTS, TEXT_TOKENS, SEED = 8, 48, 11
 MIN_INPUTS = 32  # layers narrower than this stay float32: they take no time
-WEIGHT_LEVELS, ACTIVATION_LEVELS = 63, 127
-LAST_OF_MLP = ("down_proj", "mlp.c_proj", "fc2", "w2", "dense_4h_to_h")  # their inputs have the largest outliers
-Layers = dict[str, nn.Module]
+LEVELS, FINE_LEVELS = 127, 63  # the largest integers of 8 and 7 bits
+SECOND_DIGIT = 2 * FINE_LEVELS  # a remainder is at most half a level, and its digit has as many levels as the first
+LAST_OF_MLP = ("down_proj", "mlp.c_proj", "fc2", "w2", "dense_4h_to_h")
+multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
 
 class Int8Linear(nn.Module):
     """A linear layer with int8 weights. `weight` [out, in], `bias` [out] or None, `smooth` [in]: activations are divided by it."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, smooth: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, smooth: torch.Tensor, *, has_two_digits: bool = False) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._inverse, self._bias = 1 / smooth, bias
-        weight = weight * smooth
-        scales = (weight.abs().amax(1) / WEIGHT_LEVELS).clamp(min=1e-8)
-        rounded = (weight / scales.unsqueeze(1)).round().clamp(-WEIGHT_LEVELS, WEIGHT_LEVELS).to(torch.int8)
+        self._inverse, self._bias, self._has_two_digits = 1 / smooth, bias, has_two_digits
+        weight, levels = weight * smooth, LEVELS if has_two_digits else FINE_LEVELS
+        scales = (weight.abs().amax(1) / levels).clamp(min=1e-8)
+        rounded = (weight / scales.unsqueeze(1)).round().clamp(-levels, levels).to(torch.int8)
         zeros = torch.zeros(self.out_features, dtype=torch.long)
         with warnings.catch_warnings():  # tensors of quantised types are deprecated; this one lives only until it is packed
             warnings.simplefilter("ignore")
@@ -49,9 +53,18 @@ class Int8Linear(nn.Module):
         smooth = inputs * self._inverse
         # The operator has one scale for all tokens. Scaled to [-1, 1] every token has its own, whatever shares the batch.
         largest = torch.linalg.vector_norm(smooth, ord=math.inf, dim=-1, keepdim=True).clamp_(min=1e-12)
-        operator = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        result: torch.Tensor = operator(smooth.div_(largest), 1 / ACTIVATION_LEVELS, ACTIVATION_LEVELS + 1, self._packed).mul_(largest)
+        scaled = smooth.div_(largest)
+        multiplied = self._multiply_digits(scaled) if self._has_two_digits else multiply(scaled, 1 / LEVELS, LEVELS + 1, self._packed)
+        result: torch.Tensor = multiplied.mul_(largest)
         return result if self._bias is None else result.add_(self._bias)
+
+    def _multiply_digits(self, scaled: torch.Tensor) -> torch.Tensor:
+        """Return a product whose inputs in [-1, 1] have two digits: what rounding loses is a row of its own."""
+        levels = scaled.flatten(0, -2).mul(FINE_LEVELS)
+        rest = torch.sub(levels, levels.round()).mul_(SECOND_DIGIT)
+        first, second = multiply(torch.cat((levels, rest)), 1.0, FINE_LEVELS + 1, self._packed).chunk(2)
+        product: torch.Tensor = first.add_(second, alpha=1 / SECOND_DIGIT).mul_(1 / FINE_LEVELS)
+        return product.view(*scaled.shape[:-1], -1)
 
     def __deepcopy__(self, memo: object) -> Int8Linear:
         """Return the same layer: it has no state that a copy could need for itself."""
@@ -60,34 +73,29 @@ class Int8Linear(nn.Module):
 
 
 @torch.inference_mode()
-def quantise_and_check(network: Any, *, max_perplexity_ratio: float) -> PrecisionCheck:
+def quantise_and_check(network: Any, *, library: Library | None = None) -> PrecisionCheck:
     """Quantise a network in place; return the change of its perplexity and greedy choices on texts that it wrote in float32.
 
     The texts are draws at temperature 1 from the network itself, so that the check fits any domain and language and needs no data. Half of
-    them calibrate, the other half are measured. Where the ratio exceeds its limit, the last layers of the MLPs stay float32 and it is
-    measured again. Raises InvalidInput off the CPU.
+    them may calibrate, the other half are measured. The expected log of the perplexity ratio over the original's next tokens is the
+    Kullback-Leibler divergence, which is computed at each position; drawn tokens alone would add their noise. Raises InvalidInput off the CPU.
     """
     if network.device.type != "cpu":
         raise InvalidInput("int8 is served on CPUs only.", remedy="Deploy with precision float32.", field="precision")
     texts = _write_texts(network)
     calibration, held_out = texts[: NUM_TEXTS // 2], texts[NUM_TEXTS // 2 :]
-    ranges = _input_ranges(network, calibration)
-    before, choices = _read(network, held_out)
-    originals = dict(_linear_layers(network))
-    for float_layers in ((), LAST_OF_MLP):
-        _replace(network, originals, ranges, float_layers=float_layers)
-        after, choices_after = _read(network, held_out)
-        check = PrecisionCheck(
-            precision="int8",
-            perplexity_ratio=round(math.exp(after - before), 5),
-            greedy_agreement=round(float((choices == choices_after).double().mean()), 5),
-            num_tokens=choices.numel(),
-            num_layers=sum(not name.endswith(float_layers) for name in originals) if float_layers else len(originals),
-            num_float_layers=sum(name.endswith(float_layers) for name in originals) if float_layers else 0,
-        )
-        if check.perplexity_ratio <= max_perplexity_ratio:
-            break
-    return check
+    ranges = {} if library is not None else _input_ranges(network, calibration)
+    before = _log_probabilities(network, held_out)
+    num_layers = _replace(network, ranges, library=library)
+    after = _log_probabilities(network, held_out)
+    divergence = float((before.exp() * (before - after)).sum(-1).mean())
+    return PrecisionCheck(
+        precision="int8",
+        perplexity_ratio=round(math.exp(divergence), 5),
+        greedy_agreement=round(float((before.argmax(-1) == after.argmax(-1)).double().mean()), 5),
+        num_tokens=before[..., 0].numel(),
+        num_layers=num_layers,
+    )
 
 
 def _linear_layers(network: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -102,16 +110,23 @@ def _weight(module: Any) -> torch.Tensor:
     return weight.t() if isinstance(module, Conv1D) else weight
 
 
-def _replace(network: Any, originals: Layers, ranges: dict[str, torch.Tensor], *, float_layers: tuple[str, ...]) -> None:
-    """Put int8 layers in the place of the originals, and the originals back where they stay float32."""
-    for name, module in originals.items():
+def _replace(network: Any, ranges: dict[str, torch.Tensor], *, library: Library | None) -> int:
+    """Put int8 layers in the place of the linear ones; return their number."""
+    layers = list(_linear_layers(network))
+    for name, module in layers:
         parent, _, child = name.rpartition(".")
-        layer: Any = module
-        if not (float_layers and name.endswith(float_layers)):
-            weight, bias = _weight(module), getattr(module, "bias", None)
-            largest = ranges[name].clamp(min=1e-5).sqrt() / weight.abs().amax(0).clamp(min=1e-5).sqrt()
-            layer = Int8Linear(weight, None if bias is None else bias.detach().float(), largest.clamp(min=1e-4))
+        weight, bias = _weight(module), getattr(module, "bias", None)
+        bias = None if bias is None else bias.detach().float()
+        if library is not None and not weight.shape[1] % STEP:
+            setattr(network.get_submodule(parent), child, Int8Weights(weight, bias, library))
+            continue
+        has_two_digits = name.endswith(LAST_OF_MLP)
+        smooth = torch.ones(weight.shape[1])
+        if not has_two_digits:
+            smooth = (ranges[name].clamp(min=1e-5).sqrt() / weight.abs().amax(0).clamp(min=1e-5).sqrt()).clamp(min=1e-4)
+        layer = Int8Linear(weight, bias, smooth, has_two_digits=has_two_digits)
         setattr(network.get_submodule(parent), child, layer)
+    return len(layers)
 
 
 def _input_ranges(network: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -148,8 +163,7 @@ def _write_texts(network: Any) -> torch.Tensor:
     return ids
 
 
-def _read(network: Any, ids: torch.Tensor) -> tuple[float, torch.Tensor]:
-    """Return the mean negative log-likelihood in nats, and the most likely token at each position."""
-    logits = network(input_ids=ids[:, :-1], use_cache=False).logits.float()
-    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-    return float(nll), logits.argmax(-1)
+def _log_probabilities(network: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Return natural-log probabilities of the next token [texts, positions, vocabulary]."""
+    logits: torch.Tensor = network(input_ids=ids[:, :-1], use_cache=False).logits
+    return torch.log_softmax(logits.float(), dim=-1)

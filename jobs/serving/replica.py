@@ -22,6 +22,7 @@ from jobs.modeling.devices import pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.shelf import AdapterShelf
+from jobs.serving.fused_layers import speed_up
 from jobs.serving.precision import quantise_and_check
 from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
@@ -51,7 +52,8 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
     tokenizer = load_tokenizer(folder)
     add_end_token(network, turn_end(tokenizer))
-    check = quantise_and_check(network, max_perplexity_ratio=payload.max_perplexity_ratio) if payload.precision == "int8" else None
+    library = speed_up(network)
+    check = quantise_and_check(network, library=library) if payload.precision == "int8" else None
     if check is not None:
         check.require(max_perplexity_ratio=payload.max_perplexity_ratio)
     reader = PromptReader(network)

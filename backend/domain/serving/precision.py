@@ -16,8 +16,7 @@ PRECISION_CHECK = "precision_check"
 class PrecisionCheck(BaseModel):
     """Measured difference of a quantised network from its float32 original, on texts that the original wrote.
 
-    `perplexity_ratio` is quantised over float32, `greedy_agreement` the share of positions where both prefer the same token.
-    `num_float_layers` of the linear layers stayed float32.
+    `perplexity_ratio` is quantised over float32, expected over the original's next tokens; `greedy_agreement` the share of positions where both prefer the same token.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -27,13 +26,12 @@ class PrecisionCheck(BaseModel):
     greedy_agreement: float = Field(ge=0, le=1)
     num_tokens: int
     num_layers: int
-    num_float_layers: int = 0
 
     def describe(self) -> str:
         """Return the check as one line."""
         return (
             f"int8: perplexity x {self.perplexity_ratio:.3f}, same token preferred at {self.greedy_agreement:.1%} of {self.num_tokens} "
-            "positions" + (f", {self.num_float_layers} layers in float32" if self.num_float_layers else "")
+            "positions"
         )
 
     def require(self, *, max_perplexity_ratio: float) -> None:

@@ -1,0 +1,194 @@
+"""Layers of Llama-like decoders with fewer operators: at one token per step, the cost of calling an operator exceeds that of its arithmetic.
+
+Query, key and value are one product, gate and up another; rotary embeddings are one product of complex numbers, for which each head's
+channels are interleaved; residuals are added by the products; attention reads each request's own pages (`paged_attention.py`).
+Results differ from those of the library's layers in the last digits of float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import silu
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from backend.domain.serving.memory import PAGE_TOKENS
+from jobs.serving.native.library import STEP, Layer, Library, compile_library, is_native, matrix_of
+from jobs.serving.paged_attention import Step, has_plain_pages
+
+FUSIBLE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+PROJECTIONS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+
+
+def speed_up(network: Any) -> Library | None:
+    """Prepare a loaded network for decoding on a CPU, in place; return the compiled library, None on a GPU or without a compiler."""
+    if network.device.type != "cpu":
+        return None
+    library = compile_library()
+    fuse_layers(network, library=library)
+    return library
+
+
+def fuse_layers(network: Any, *, library: Library | None = None) -> int:
+    """Replace the layers of a network on a CPU in place; return how many were. Others, and layers with adapters, stay as they are.
+
+    With a compiled library, steps in which every request has one new token run in it.
+    """
+    layers = getattr(network.base_model, "layers", None)
+    if network.device.type != "cpu" or not isinstance(layers, nn.ModuleList) or not all(map(_is_fusible, layers)):
+        return 0
+    step = Step(library)
+    for index, layer in enumerate(layers):
+        layers[index] = FusedLayer(layer, step)
+    return len(layers)
+
+
+def _is_fusible(layer: nn.Module) -> bool:
+    if type(layer).__name__ not in FUSIBLE or str(layer.get_submodule("mlp").config.hidden_act) != "silu":
+        return False
+    return all(type(layer.get_submodule(name)) is nn.Linear for name in PROJECTIONS)
+
+
+class FusedLayer(nn.Module):
+    """One decoder layer, with the arguments and results of the library's."""
+
+    def __init__(self, layer: Any, step: Step) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.config, self.layer_idx, self._step = attention.config, attention.layer_idx, step
+        self.head_dim, self.num_key_value_groups = attention.head_dim, attention.num_key_value_groups
+        self.scaling, self.is_causal = attention.scaling, True
+        self.sliding_window = getattr(attention, "sliding_window", None)
+        self.num_heads = attention.q_proj.out_features // self.head_dim
+        self.num_key_value_heads = attention.k_proj.out_features // self.head_dim
+        num_rotated = self.num_heads + self.num_key_value_heads
+        queries_keys = _joined(attention.q_proj, attention.k_proj)
+        self.qkv_proj = _joined(_interleaved(queries_keys, num_rotated), attention.v_proj)
+        self.o_proj, self.down_proj = attention.o_proj, mlp.down_proj
+        self.gate_up_proj = _joined(mlp.gate_proj, mlp.up_proj)
+        self.input_layernorm, self.post_attention_layernorm = layer.input_layernorm, layer.post_attention_layernorm
+        self.head_norm = None
+        if getattr(attention, "q_norm", None) is not None:
+            per_head = [attention.q_norm.weight] * self.num_heads + [attention.k_norm.weight] * self.num_key_value_heads
+            weight = torch.stack([channels.detach() for channels in per_head])
+            self.head_norm = nn.Parameter(_interleave(weight), requires_grad=False)
+            self._head_eps = attention.q_norm.variance_epsilon
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        cache: Any = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Return the hidden states [batch, tokens, hidden] behind this layer."""
+        assert position_embeddings is not None
+        batch, tokens, hidden = hidden_states.shape
+        rows = hidden_states.view(batch * tokens, hidden)
+        is_paged = has_plain_pages(cache)
+        rotation = self._step.rotation(position_embeddings)
+        if is_paged:
+            if self.layer_idx == 0:
+                self._step.begin(cache, kwargs)
+            decoded = self._step.decode(rows, layer=self.layer_idx, describe=self._describe)
+            if decoded is not None:
+                return decoded.view(batch, tokens, hidden)
+        norm = self.input_layernorm
+        mixed = self.qkv_proj(_rms_norm(rows, norm.weight, norm.variance_epsilon))
+        num_rotated = self.num_heads + self.num_key_value_heads
+        width = num_rotated * self.head_dim
+        rotated = mixed[:, :width].view(-1, num_rotated, self.head_dim)
+        if self.head_norm is not None:
+            rotated = _rms_norm(rotated, self.head_norm, self._head_eps)
+        rotated = torch.view_as_real(torch.view_as_complex(rotated.view(batch, tokens, num_rotated, -1, 2)) * rotation)
+        rotated = rotated.view(-1, num_rotated, self.head_dim)
+        queries, keys = rotated[:, : self.num_heads], rotated[:, self.num_heads :]
+        values = mixed[:, width:].view(-1, self.num_key_value_heads, self.head_dim)
+        if is_paged:
+            attended = self._step.attend(queries, keys, values, layer=self.layer_idx, scale=self.scaling)
+        else:
+            attended = self._attend(queries, keys, values, attention_mask, cache, kwargs, batch)
+        rows = _add_product(rows, attended, self.o_proj)
+        norm = self.post_attention_layernorm
+        gate, up = self.gate_up_proj(_rms_norm(rows, norm.weight, norm.variance_epsilon)).chunk(2, dim=-1)
+        return _add_product(rows, silu(gate).mul_(up), self.down_proj).view(batch, tokens, hidden)
+
+    def _describe(self) -> Layer | None:
+        """Return this layer for the compiled library; None where a product of it can't be computed there."""
+        products = (self.qkv_proj, self.o_proj, self.gate_up_proj, self.down_proj)
+        if not all(map(is_native, products)) or self.head_dim % STEP:
+            return None
+        norms = (self.input_layernorm.weight, self.post_attention_layernorm.weight)
+        return Layer(
+            *map(matrix_of, products),
+            *(weight.data_ptr() for weight in norms),
+            None if self.head_norm is None else self.head_norm.data_ptr(),
+            self.input_layernorm.variance_epsilon,
+            0.0 if self.head_norm is None else self._head_eps,
+            self.scaling,
+            self.num_heads,
+            self.num_key_value_heads,
+            self.head_dim,
+            PAGE_TOKENS,
+        )
+
+    def _attend(self, queries: Any, keys: Any, values: Any, mask: Any, cache: Any, kwargs: dict[str, Any], batch: int) -> torch.Tensor:
+        """Return the library's attention over its own caches, or none."""
+        queries, keys, values = (states.view(batch, -1, *states.shape[1:]).transpose(1, 2) for states in (queries, keys, values))
+        if cache is not None:
+            keys, values = cache.update(keys, values, self.layer_idx, kwargs=kwargs)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, None)
+        attended, _ = attend(
+            self, queries, keys, values, mask, dropout=0.0, scaling=self.scaling, sliding_window=self.sliding_window, **kwargs
+        )
+        return attended.reshape(-1, self.num_heads * self.head_dim)
+
+
+def _joined(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """Return one layer whose outputs are those of two, one behind the other."""
+    joined = nn.Linear(first.in_features, first.out_features + second.out_features, bias=first.bias is not None, device="meta")
+    joined.weight = nn.Parameter(torch.cat([first.weight.detach(), second.weight.detach()]), requires_grad=False)
+    if first.bias is not None:
+        joined.bias = nn.Parameter(torch.cat([first.bias.detach(), second.bias.detach()]), requires_grad=False)
+    return joined
+
+
+def _interleaved(layer: nn.Linear, num_heads: int) -> nn.Linear:
+    """Return a layer whose heads have channel i of their first half followed by channel i of their second half."""
+    changed = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+    weight = layer.weight.detach().view(num_heads, -1, layer.in_features)
+    changed.weight = nn.Parameter(_interleave(weight.transpose(1, 2)).transpose(1, 2).reshape(layer.weight.shape), requires_grad=False)
+    if layer.bias is not None:
+        changed.bias = nn.Parameter(_interleave(layer.bias.detach().view(num_heads, -1)).flatten(), requires_grad=False)
+    return changed
+
+
+def _interleave(heads: torch.Tensor) -> torch.Tensor:
+    """Return [..., channels] with the channels' two halves interleaved."""
+    return torch.stack(heads.chunk(2, dim=-1), dim=-1).flatten(-2)
+
+
+def _rms_norm(inputs: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Return `inputs` over their root mean square, times `weight`. Of torch's own, the CPU runs every step as an operator as well."""
+    length = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
+    scale = length.square_().mul_(1 / inputs.shape[-1]).add_(eps).rsqrt_()
+    return (inputs * scale).mul_(weight)
+
+
+def _add_product(rows: torch.Tensor, inputs: torch.Tensor, layer: Any) -> torch.Tensor:
+    """Return `rows` plus a layer's result."""
+    if type(layer) is nn.Linear and layer.bias is None:
+        return torch.addmm(rows, inputs, layer.weight.t())
+    result: torch.Tensor = layer(inputs)
+    return result.add_(rows)

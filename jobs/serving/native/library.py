@@ -1,0 +1,143 @@
+"""Arithmetic of decoding in C++, compiled when a replica starts: at one token per step, calling operators costs more than their arithmetic.
+
+Without a compiler, or where it fails, torch's operators compute the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+SOURCE = Path(__file__).with_name("decode.cpp")
+# Without its start files, fast arithmetic does not change how torch treats tiny numbers on the same thread.
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
+COMPILE_S = 120.0
+STEP = 16  # the number of a product's inputs is a multiple of it
+
+
+class Matrix(ctypes.Structure):
+    """Addresses of a product's weights [outputs, inputs] in float32, or in int8 with `scale` [outputs], and of its bias or 0."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+    )
+
+
+class Layer(ctypes.Structure):
+    """One decoder layer; see decode.cpp."""
+
+    _fields_ = (
+        *((name, Matrix) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, ctypes.c_void_p) for name in ("input_norm", "after_norm", "head_norm")),
+        *((name, ctypes.c_float) for name in ("norm_eps", "head_eps", "attention_scale")),
+        *((name, ctypes.c_int64) for name in ("num_heads", "num_kv_heads", "channels", "page_tokens")),
+    )
+
+
+class Batch(ctypes.Structure):
+    """The rows of a step; see decode.cpp."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("rotation", "write", "pages", "first_page", "num_keys", "keys", "values")),
+    )
+
+
+class Library:
+    """The compiled functions."""
+
+    def __init__(self, path: Path) -> None:
+        loaded = ctypes.CDLL(str(path))
+        self._multiply, self._decode = loaded.multiply_rows, loaded.decode_layer
+        self._multiply.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(Matrix), ctypes.c_void_p, ctypes.c_int)
+        self._decode.argtypes = (ctypes.POINTER(Layer), ctypes.POINTER(Batch), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+        self._multiply.restype = self._decode.restype = None
+
+    def multiply(self, inputs: torch.Tensor, matrix: Matrix) -> torch.Tensor:
+        """Return float32 `inputs` [rows, in] times a matrix [rows, out]."""
+        inputs = inputs.contiguous()
+        result = torch.empty(inputs.shape[0], matrix.outputs)
+        self._multiply(inputs.data_ptr(), inputs.shape[0], matrix, result.data_ptr(), torch.get_num_threads())
+        return result
+
+    def decode(self, layer: Layer, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states [rows, hidden] behind a layer, and write the rows' keys and values into their pages."""
+        rows = rows.contiguous()
+        result = torch.empty_like(rows)
+        self._decode(layer, batch, rows.data_ptr(), result.data_ptr(), torch.get_num_threads())
+        return result
+
+    def __deepcopy__(self, memo: object) -> Library:
+        """Return the same library."""
+        del memo
+        return self
+
+
+class Int8Weights(nn.Module):
+    """A linear layer with weights of 8 bits, one scale per output, and activations of 15 bits, one scale per token."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+    bias: torch.Tensor | None
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, library: Library) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._library = library
+        scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+        self.register_buffer("scale", scale.contiguous())
+        self.register_buffer("weight", (weight / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8).contiguous())
+        self.register_buffer("bias", bias)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return `inputs` [..., in] times the weights [..., out]."""
+        result = self._library.multiply(inputs.reshape(-1, self.in_features), matrix_of(self))
+        return result.view(*inputs.shape[:-1], self.out_features)
+
+
+def matrix_of(layer: Any) -> Matrix:
+    """Return the addresses of a linear layer's weights, which must stay in memory."""
+    scale, bias = getattr(layer, "scale", None), layer.bias
+    return Matrix(layer.weight.data_ptr(), _address(scale), _address(bias), layer.out_features, layer.in_features)
+
+
+def is_native(layer: nn.Module) -> bool:
+    """Return whether a linear layer can be computed by the library."""
+    if isinstance(layer, Int8Weights):
+        return True
+    if type(layer) is not nn.Linear or layer.in_features % STEP:
+        return False
+    return layer.weight.dtype is torch.float32 and layer.weight.device.type == "cpu" and layer.weight.is_contiguous()
+
+
+def _address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def compile_library() -> Library | None:
+    """Return the library, compiled for this machine in a second or two; None without a C++ compiler or where it fails."""
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        logger.warning("There is no C++ compiler: decoding runs operator by operator, at about half the speed.")
+        return None
+    with tempfile.TemporaryDirectory(prefix="roundhouse-") as folder:
+        path = Path(folder) / "decode.so"
+        try:
+            subprocess.run([compiler, *FLAGS, "-o", str(path), str(SOURCE)], check=True, capture_output=True, text=True, timeout=COMPILE_S)
+            return Library(path)
+        except (subprocess.SubprocessError, OSError) as error:
+            logger.warning("Decoding runs operator by operator: %s %s", error, getattr(error, "stderr", "") or "")
+            return None

@@ -1,0 +1,147 @@
+"""Attention over the pages of continuous batching, request by request.
+
+The library computes every row of a batch against the keys of all its requests and masks the others', so that the cost of a step grows with
+the square of the number of users. Here each request reads its own pages.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.cache_allocators.full_attention import FullAttentionCacheAllocator
+
+from jobs.serving.native.library import Batch, Layer, Library
+
+Views = dict[int, tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Span:
+    """One request of a batch: its rows, its keys and values' number, their pages (None: the batch's own rows) and its causal mask."""
+
+    begin: int
+    end: int
+    num_keys: int
+    pages: torch.Tensor | None
+    mask: torch.Tensor | None
+
+
+class Step:
+    """What the layers of a network share during one forward pass."""
+
+    def __init__(self, library: Library | None = None) -> None:
+        self.library = library
+        self._batch: Batch | None = None
+        self._held: list[torch.Tensor] = []  # the tensors whose addresses the batch has
+        self._layers: dict[int, Layer] = {}
+        self._cosines: torch.Tensor | None = None
+        self._rotation = torch.empty(0)
+        self._spans: list[Span] = []
+        self._write = torch.empty(0)
+        self._tokens: Views = {}
+        self._pages: Views = {}
+
+    def __deepcopy__(self, memo: object) -> Step:
+        """Return a step of its own: a copy of the network may run on another thread."""
+        del memo
+        return Step(self.library)
+
+    def rotation(self, embeddings: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Return the rotary embeddings as complex numbers [batch or 1, tokens, 1, half a head's channels], computed once per pass."""
+        cosines, sines = embeddings
+        if self._cosines is not cosines:
+            half = cosines.shape[-1] // 2
+            self._rotation = torch.complex(cosines[..., :half].float(), sines[..., :half].float()).unsqueeze(2)
+            self._cosines = cosines
+        return self._rotation
+
+    def begin(self, cache: PagedAttentionCache, batch: dict[str, Any]) -> None:
+        """Read the requests of a batch of the library: `cu_seq_lens_q`, `cu_seq_lens_k`, `read_index` and `write_index`."""
+        allocator = cache.cache_allocators["full_attention"]
+        self._tokens, self._pages = allocator._kv_token_views, allocator._kv_page_views
+        self._write, read = batch["write_index"][0], batch["read_index"][0]
+        rows, keys = batch["cu_seq_lens_q"].tolist(), batch["cu_seq_lens_k"]["full_attention"].tolist()
+        size = allocator.tokens_per_page
+        self._spans = []
+        for begin, end, first, last in zip(rows, rows[1:], keys, keys[1:], strict=False):
+            if end == begin:
+                continue
+            num_keys, pages, mask = last - first, None, None
+            if read.numel():
+                pages = read[first:last:size] // size
+            if 1 < end - begin < num_keys:
+                mask = torch.ones(end - begin, num_keys, dtype=torch.bool).tril_(num_keys - (end - begin))
+            self._spans.append(Span(begin, end, num_keys, pages, mask))
+        self._batch = self._native_batch() if self.library is not None else None
+
+    def _native_batch(self) -> Batch | None:
+        """Return a batch in which every request has one new token and pages; None for others."""
+        pages = [span.pages for span in self._spans if span.pages is not None and span.end - span.begin == 1]
+        if len(pages) < len(self._spans):
+            return None
+        ends = list(itertools.accumulate((len(ids) for ids in pages), initial=0))
+        rotation = torch.view_as_real(self._rotation).contiguous()
+        counts = torch.tensor([span.num_keys for span in self._spans])
+        self._held = [rotation, self._write.contiguous(), torch.cat(pages), torch.tensor(ends), counts]
+        return Batch(len(pages), *(tensor.data_ptr() for tensor in self._held), None, None)
+
+    def decode(self, rows: torch.Tensor, *, layer: int, describe: Callable[[], Layer | None]) -> torch.Tensor | None:
+        """Return the rows behind a layer by the compiled library; None where it doesn't apply."""
+        if self._batch is None or self.library is None:
+            return None
+        if layer not in self._layers:
+            described = describe()
+            if described is None:
+                self.library = None
+                return None
+            self._layers[layer] = described
+        self._batch.keys, self._batch.values = (states.data_ptr() for states in self._tokens[layer])
+        return self.library.decode(self._layers[layer], self._batch, rows)
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, layer: int, scale: float) -> torch.Tensor:
+        """Write a layer's new keys and values [rows, heads, channels] into its pages; return what the rows attend to [rows, channels]."""
+        for states, tokens in zip((keys, values), self._tokens[layer], strict=True):
+            tokens.index_copy_(0, self._write, states)
+        parts = []
+        for span in self._spans:
+            new = slice(span.begin, span.end)
+            if span.pages is None:
+                seen = [keys[new], values[new]]
+            else:
+                seen = [_read(pages, span) for pages in self._pages[layer]]
+            parts.append(_attend(queries[new], *seen, mask=span.mask, scale=scale))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def has_plain_pages(cache: Any) -> bool:
+    """Return whether a cache is one of pages, and all its layers attend to every earlier token."""
+    return isinstance(cache, PagedAttentionCache) and all(
+        isinstance(allocator, FullAttentionCacheAllocator) for allocator in cache.cache_allocators.values()
+    )
+
+
+def _read(pages: torch.Tensor, span: Span) -> torch.Tensor:
+    """Return a request's keys or values [tokens, heads, channels]."""
+    assert span.pages is not None
+    return pages.index_select(0, span.pages).flatten(0, 1)[: span.num_keys]
+
+
+def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, mask: torch.Tensor | None, scale: float) -> torch.Tensor:
+    """Return attention of one request's rows; query heads that share a key's head are its rows if there is one token, else its batch."""
+    num_rows, num_heads, channels = queries.shape
+    num_shared = num_heads // keys.shape[1]
+    keys, values = keys.transpose(0, 1), values.transpose(0, 1)
+    if num_rows == 1:
+        grouped = queries.view(1, -1, num_shared, channels)
+        return scaled_dot_product_attention(grouped, keys.unsqueeze(0), values.unsqueeze(0), scale=scale).reshape(1, -1)
+    grouped = queries.transpose(0, 1).unflatten(0, (-1, num_shared))
+    keys, values = (states.unsqueeze(1).expand(-1, num_shared, -1, -1) for states in (keys, values))
+    is_causal = mask is None
+    attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, is_causal=is_causal, scale=scale)
+    return attended.flatten(0, 1).transpose(0, 1).reshape(num_rows, -1)

@@ -1,0 +1,109 @@
+"""Fused layers equal the library's, in every cache and family; steps of the compiled library equal those of operators."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import DynamicCache, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from jobs.serving.batching import BatchingEngine
+from jobs.serving.fused_layers import FusedLayer, fuse_layers
+from jobs.serving.native.library import Int8Weights, Library, compile_library
+from tests.jobs.serving.test_engine import PROMPTS, Caught, reference
+from tests.support.networks.serving_networks import make_llama, make_tokenizer
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 260,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.15,
+    "bos_token_id": None,
+    "eos_token_id": 256,
+    "pad_token_id": None,
+}
+
+
+def make_family(name: str) -> Any:
+    torch.manual_seed(0)
+    if name == "llama":
+        return make_llama()
+    if name == "mistral":
+        return MistralForCausalLM(MistralConfig(**SHAPE, head_dim=16, sliding_window=24)).eval()
+    if name == "qwen2":
+        network = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).eval()
+        for layer in network.model.layers:
+            torch.nn.init.normal_(layer.self_attn.q_proj.bias)
+        return network
+    network = Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=32)).eval()
+    for layer in network.model.layers:
+        torch.nn.init.normal_(layer.self_attn.k_norm.weight, mean=1, std=0.3)
+    return network
+
+
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_logits_are_those_of_the_library_with_and_without_a_cache(family: str) -> None:
+    network = make_family(family)
+    ids = torch.randint(0, 256, (3, 40))
+    expected = network(input_ids=ids, use_cache=False).logits
+    assert fuse_layers(network) == 2
+    assert torch.allclose(network(input_ids=ids, use_cache=False).logits, expected, atol=2e-5)
+    cache = DynamicCache(config=network.config)
+    parts = [network(input_ids=part, cache=cache, use_cache=True).logits for part in ids.split([30, 1, 9], dim=1)]
+    assert torch.allclose(torch.cat(parts, dim=1), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("is_compiled", [True, False], ids=["compiled", "operators"])
+def test_requests_that_share_steps_get_the_tokens_of_generate(family: str, is_compiled: bool, library: Library) -> None:
+    network = make_family(family)
+    prompts = [*PROMPTS[:3], PROMPTS[0] * 4]  # the last spans two pages
+    expected = [reference(network, prompt, tokens=24) for prompt in prompts]
+    fuse_layers(network, library=library if is_compiled else None)
+    engine = BatchingEngine(network, make_tokenizer())
+    try:
+        requests = [Caught(engine, prompt) for prompt in prompts]
+        assert [request.wait().ids for request in requests] == expected
+    finally:
+        engine.close()
+
+
+def test_layers_with_adapters_stay_as_they_are() -> None:
+    network = make_llama()
+
+    class Adapted(torch.nn.Linear):
+        pass
+
+    network.model.layers[1].mlp.up_proj = Adapted(64, 128, bias=False)
+    assert fuse_layers(network) == 0
+    assert not any(isinstance(module, FusedLayer) for module in network.modules())
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, 70])
+def test_products_in_int8_are_close_to_float32_and_do_not_depend_on_the_batch(rows: int, library: Library) -> None:
+    torch.manual_seed(rows)
+    weight, bias, inputs = torch.randn(45, 4160), torch.randn(45), torch.randn(rows, 4160)
+    inputs[..., 3] *= 100
+    layer = Int8Weights(weight, bias, library)
+    rounded = layer.weight.float() * layer.scale.unsqueeze(1)
+    result = layer(inputs)
+    expected = torch.nn.functional.linear(inputs.double(), rounded.double(), bias.double())
+    assert float((result - expected).norm() / expected.norm()) < 3e-4
+    assert torch.equal(layer(inputs[:1]), result[:1])
+    assert torch.equal(copy.deepcopy(layer)(inputs), result)
+
+
+def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert compile_library() is None
+    assert "no C++ compiler" in caplog.text
