@@ -1,4 +1,4 @@
-"""Layers of Llama-like decoders with fewer operators: at one token per step, the cost of calling an operator exceeds that of its arithmetic.
+"""Layers of Llama-like decoders with fewer operators: at one token per step, calling an operator costs more than its arithmetic.
 
 Query, key and value are one product, gate and up another; rotary embeddings are one product of complex numbers, for which each head's
 channels are interleaved; residuals are added by the products; attention reads each request's own pages (`paged_attention.py`).
@@ -19,15 +19,7 @@ from jobs.serving.native.library import STEP, Layer, Library, compile_library, i
 from jobs.serving.paged_attention import Step, has_plain_pages
 
 FUSIBLE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-PROJECTIONS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
+PROJECTIONS = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
 
 
 def speed_up(network: Any) -> Library | None:
@@ -54,9 +46,10 @@ def fuse_layers(network: Any, *, library: Library | None = None) -> int:
 
 
 def _is_fusible(layer: nn.Module) -> bool:
-    if type(layer).__name__ not in FUSIBLE or str(layer.get_submodule("mlp").config.hidden_act) != "silu":
+    if type(layer).__name__ not in FUSIBLE:
         return False
-    return all(type(layer.get_submodule(name)) is nn.Linear for name in PROJECTIONS)
+    mlp: Any = layer.get_submodule("mlp")
+    return mlp.config.hidden_act == "silu" and all(type(layer.get_submodule(name)) is nn.Linear for name in PROJECTIONS)
 
 
 class FusedLayer(nn.Module):
@@ -152,7 +145,8 @@ class FusedLayer(nn.Module):
         attended, _ = attend(
             self, queries, keys, values, mask, dropout=0.0, scaling=self.scaling, sliding_window=self.sliding_window, **kwargs
         )
-        return attended.reshape(-1, self.num_heads * self.head_dim)
+        rows: torch.Tensor = attended.reshape(-1, self.num_heads * self.head_dim)
+        return rows
 
 
 def _joined(first: nn.Linear, second: nn.Linear) -> nn.Linear:
@@ -181,14 +175,15 @@ def _interleave(heads: torch.Tensor) -> torch.Tensor:
 
 def _rms_norm(inputs: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Return `inputs` over their root mean square, times `weight`. Of torch's own, the CPU runs every step as an operator as well."""
-    length = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
+    length: torch.Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
     scale = length.square_().mul_(1 / inputs.shape[-1]).add_(eps).rsqrt_()
-    return (inputs * scale).mul_(weight)
+    result: torch.Tensor = (inputs * scale).mul_(weight)
+    return result
 
 
 def _add_product(rows: torch.Tensor, inputs: torch.Tensor, layer: Any) -> torch.Tensor:
     """Return `rows` plus a layer's result."""
     if type(layer) is nn.Linear and layer.bias is None:
         return torch.addmm(rows, inputs, layer.weight.t())
-    result: torch.Tensor = layer(inputs)
-    return result.add_(rows)
+    result: torch.Tensor = layer(inputs).add_(rows)
+    return result

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
-from transformers.generation.continuous_batching.cache_allocators.full_attention import FullAttentionCacheAllocator
 
 from jobs.serving.native.library import Batch, Layer, Library
 
+FULL = "full_attention"
 Views = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -63,10 +63,10 @@ class Step:
 
     def begin(self, cache: PagedAttentionCache, batch: dict[str, Any]) -> None:
         """Read the requests of a batch of the library: `cu_seq_lens_q`, `cu_seq_lens_k`, `read_index` and `write_index`."""
-        allocator = cache.cache_allocators["full_attention"]
+        allocator = cache.cache_allocators[FULL]
         self._tokens, self._pages = allocator._kv_token_views, allocator._kv_page_views
         self._write, read = batch["write_index"][0], batch["read_index"][0]
-        rows, keys = batch["cu_seq_lens_q"].tolist(), batch["cu_seq_lens_k"]["full_attention"].tolist()
+        rows, keys = batch["cu_seq_lens_q"].tolist(), batch["cu_seq_lens_k"][FULL].tolist()
         size = allocator.tokens_per_page
         self._spans = []
         for begin, end, first, last in zip(rows, rows[1:], keys, keys[1:], strict=False):
@@ -111,19 +111,14 @@ class Step:
         parts = []
         for span in self._spans:
             new = slice(span.begin, span.end)
-            if span.pages is None:
-                seen = [keys[new], values[new]]
-            else:
-                seen = [_read(pages, span) for pages in self._pages[layer]]
+            seen = [keys[new], values[new]] if span.pages is None else [_read(pages, span) for pages in self._pages[layer]]
             parts.append(_attend(queries[new], *seen, mask=span.mask, scale=scale))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def has_plain_pages(cache: Any) -> bool:
     """Return whether a cache is one of pages, and all its layers attend to every earlier token."""
-    return isinstance(cache, PagedAttentionCache) and all(
-        isinstance(allocator, FullAttentionCacheAllocator) for allocator in cache.cache_allocators.values()
-    )
+    return isinstance(cache, PagedAttentionCache) and list(cache.cache_allocators) == [FULL]
 
 
 def _read(pages: torch.Tensor, span: Span) -> torch.Tensor:
@@ -140,7 +135,7 @@ def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, 
     if num_rows == 1:
         grouped = queries.view(1, -1, num_shared, channels)
         return scaled_dot_product_attention(grouped, keys.unsqueeze(0), values.unsqueeze(0), scale=scale).reshape(1, -1)
-    grouped = queries.transpose(0, 1).unflatten(0, (-1, num_shared))
+    grouped = queries.transpose(0, 1).view(-1, num_shared, num_rows, channels)
     keys, values = (states.unsqueeze(1).expand(-1, num_shared, -1, -1) for states in (keys, values))
     is_causal = mask is None
     attended = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, is_causal=is_causal, scale=scale)

@@ -1,10 +1,8 @@
 """Serve a network in int8 on a CPU: its linear layers quantised behind modules of our own, and the price in quality, measured.
 
-With the compiled library, weights have 8 bits and activations 15 (`native/library.py`). Without a compiler, torch's operator multiplies
-activations of 8 bits (one scale per token) and weights of 7: with 8 bits each, sums of two products overflow the 16 bits in which CPUs
-without VNNI add them. Channels of large activations are evened out by SmoothQuant (Xiao et al., ICML 2023, arXiv:2211.10438, equation 4,
-alpha 0.5). The last layers of MLPs, whose inputs have the largest outliers, take each activation as two digits of 7 bits, two rows of one
-product, and weights of 8 bits. Embeddings, norms and attention stay float32.
+With the compiled library, weights have 8 bits and activations 15 (`native/library.py`). Without a compiler, torch's operator multiplies; it
+adds two products of 8 bits in 16 bits on CPUs without VNNI: activations are two digits of 7 bits, two rows of one product. Activations
+have one scale per token (dynamic quantisation), weights one per output. Embeddings, norms and attention stay float32.
 """
 
 from __future__ import annotations
@@ -24,24 +22,22 @@ from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import InvalidInput
 from jobs.serving.native.library import STEP, Int8Weights, Library
 
-NUM_TEXTS, TEXT_TOKENS, SEED = 8, 48, 11
+NUM_TEXTS, TEXT_TOKENS, SEED = 4, 48, 11
 MIN_INPUTS = 32  # layers narrower than this stay float32: they take no time
-LEVELS, FINE_LEVELS = 127, 63  # the largest integers of 8 and 7 bits
-SECOND_DIGIT = 2 * FINE_LEVELS  # a remainder is at most half a level, and its digit has as many levels as the first
-LAST_OF_MLP = ("down_proj", "mlp.c_proj", "fc2", "w2", "dense_4h_to_h")
+LEVELS, DIGIT_LEVELS = 127, 63  # the largest integers of 8 and 7 bits
+SECOND_DIGIT = 2 * DIGIT_LEVELS  # a remainder is at most half a level, and its digit has as many levels as the first
 multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with int8 weights. `weight` [out, in], `bias` [out] or None, `smooth` [in]: activations are divided by it."""
+    """A linear layer with int8 weights, by torch's operator. `weight` [out, in], `bias` [out] or None."""
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, smooth: torch.Tensor, *, has_two_digits: bool = False) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._inverse, self._bias, self._has_two_digits = 1 / smooth, bias, has_two_digits
-        weight, levels = weight * smooth, LEVELS if has_two_digits else FINE_LEVELS
-        scales = (weight.abs().amax(1) / levels).clamp(min=1e-8)
-        rounded = (weight / scales.unsqueeze(1)).round().clamp(-levels, levels).to(torch.int8)
+        self._bias = bias
+        scales = (weight.abs().amax(1) / LEVELS).clamp(min=1e-8)
+        rounded = (weight / scales.unsqueeze(1)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
         zeros = torch.zeros(self.out_features, dtype=torch.long)
         with warnings.catch_warnings():  # tensors of quantised types are deprecated; this one lives only until it is packed
             warnings.simplefilter("ignore")
@@ -50,21 +46,15 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs` [..., in] times the weights [..., out]."""
-        smooth = inputs * self._inverse
-        # The operator has one scale for all tokens. Scaled to [-1, 1] every token has its own, whatever shares the batch.
-        largest = torch.linalg.vector_norm(smooth, ord=math.inf, dim=-1, keepdim=True).clamp_(min=1e-12)
-        scaled = smooth.div_(largest)
-        multiplied = self._multiply_digits(scaled) if self._has_two_digits else multiply(scaled, 1 / LEVELS, LEVELS + 1, self._packed)
-        result: torch.Tensor = multiplied.mul_(largest)
-        return result if self._bias is None else result.add_(self._bias)
-
-    def _multiply_digits(self, scaled: torch.Tensor) -> torch.Tensor:
-        """Return a product whose inputs in [-1, 1] have two digits: what rounding loses is a row of its own."""
-        levels = scaled.flatten(0, -2).mul(FINE_LEVELS)
-        rest = torch.sub(levels, levels.round()).mul_(SECOND_DIGIT)
-        first, second = multiply(torch.cat((levels, rest)), 1.0, FINE_LEVELS + 1, self._packed).chunk(2)
-        product: torch.Tensor = first.add_(second, alpha=1 / SECOND_DIGIT).mul_(1 / FINE_LEVELS)
-        return product.view(*scaled.shape[:-1], -1)
+        rows = inputs.flatten(0, -2)
+        # The operator has one scale for all tokens. In levels of its own, every token is independent of what shares the batch.
+        level = torch.linalg.vector_norm(rows, ord=math.inf, dim=-1, keepdim=True).clamp_(min=1e-12).div_(DIGIT_LEVELS)
+        first = rows / level
+        second = torch.sub(first, first.round()).mul_(SECOND_DIGIT)  # what rounding loses
+        products = multiply(torch.cat((first, second)), 1.0, DIGIT_LEVELS + 1, self._packed)
+        result: torch.Tensor = products[: len(rows)].add_(products[len(rows) :], alpha=1 / SECOND_DIGIT).mul_(level)
+        result = result if self._bias is None else result.add_(self._bias)
+        return result.view(*inputs.shape[:-1], self.out_features)
 
     def __deepcopy__(self, memo: object) -> Int8Linear:
         """Return the same layer: it has no state that a copy could need for itself."""
@@ -76,18 +66,16 @@ class Int8Linear(nn.Module):
 def quantise_and_check(network: Any, *, library: Library | None = None) -> PrecisionCheck:
     """Quantise a network in place; return the change of its perplexity and greedy choices on texts that it wrote in float32.
 
-    The texts are draws at temperature 1 from the network itself, so that the check fits any domain and language and needs no data. Half of
-    them may calibrate, the other half are measured. The expected log of the perplexity ratio over the original's next tokens is the
-    Kullback-Leibler divergence, which is computed at each position; drawn tokens alone would add their noise. Raises InvalidInput off the CPU.
+    The texts are draws at temperature 1 from the network itself, so that the check fits any domain and language and needs no data. The
+    expected log of the perplexity ratio over the original's next tokens is the Kullback-Leibler divergence, which is computed at each
+    position: drawn tokens would add their noise. Raises InvalidInput off the CPU.
     """
     if network.device.type != "cpu":
         raise InvalidInput("int8 is served on CPUs only.", remedy="Deploy with precision float32.", field="precision")
     texts = _write_texts(network)
-    calibration, held_out = texts[: NUM_TEXTS // 2], texts[NUM_TEXTS // 2 :]
-    ranges = {} if library is not None else _input_ranges(network, calibration)
-    before = _log_probabilities(network, held_out)
-    num_layers = _replace(network, ranges, library=library)
-    after = _log_probabilities(network, held_out)
+    before = _log_probabilities(network, texts)
+    num_layers = _replace(network, library=library)
+    after = _log_probabilities(network, texts)
     divergence = float((before.exp() * (before - after)).sum(-1).mean())
     return PrecisionCheck(
         precision="int8",
@@ -110,40 +98,16 @@ def _weight(module: Any) -> torch.Tensor:
     return weight.t() if isinstance(module, Conv1D) else weight
 
 
-def _replace(network: Any, ranges: dict[str, torch.Tensor], *, library: Library | None) -> int:
+def _replace(network: Any, *, library: Library | None) -> int:
     """Put int8 layers in the place of the linear ones; return their number."""
     layers = list(_linear_layers(network))
     for name, module in layers:
         parent, _, child = name.rpartition(".")
         weight, bias = _weight(module), getattr(module, "bias", None)
         bias = None if bias is None else bias.detach().float()
-        if library is not None and not weight.shape[1] % STEP:
-            setattr(network.get_submodule(parent), child, Int8Weights(weight, bias, library))
-            continue
-        has_two_digits = name.endswith(LAST_OF_MLP)
-        smooth = torch.ones(weight.shape[1])
-        if not has_two_digits:
-            smooth = (ranges[name].clamp(min=1e-5).sqrt() / weight.abs().amax(0).clamp(min=1e-5).sqrt()).clamp(min=1e-4)
-        layer = Int8Linear(weight, bias, smooth, has_two_digits=has_two_digits)
+        layer: nn.Module = Int8Linear(weight, bias) if library is None or weight.shape[1] % STEP else Int8Weights(weight, bias, library)
         setattr(network.get_submodule(parent), child, layer)
     return len(layers)
-
-
-def _input_ranges(network: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the largest absolute input of each linear layer by channel; ones for a layer that saw none."""
-    ranges, handles = dict[str, torch.Tensor](), []
-    for name, module in _linear_layers(network):
-        ranges[name] = torch.zeros(_weight(module).shape[1])
-
-        def note(module: Any, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
-            del module
-            ranges[name] = torch.maximum(ranges[name], inputs[0].float().abs().flatten(0, -2).amax(0))
-
-        handles.append(module.register_forward_pre_hook(note))
-    network(input_ids=ids[:, :-1], use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return {name: largest if largest.any() else torch.ones_like(largest) for name, largest in ranges.items()}
 
 
 def _write_texts(network: Any) -> torch.Tensor:

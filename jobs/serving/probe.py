@@ -15,6 +15,7 @@ from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.devices import device_kind, device_name, pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.engine import Engine, Handle
+from jobs.serving.fused_layers import speed_up
 from jobs.serving.start import start_engine
 
 TIMED_S = 5.0
@@ -36,6 +37,7 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
     device = pick_device(payload.device)
     dtype = pick_inference_dtype(device=device)
     network = load_network(spec.path(payload.checkpoint), device=device, dtype=dtype)
+    speed_up(network)
     engine = start_engine(network, load_tokenizer(spec.path(payload.checkpoint)), kind=payload.engine)
     load_s = time.monotonic() - started
     prompt_tokens = max(1, min(payload.prompt_tokens, engine.context_length // 2))

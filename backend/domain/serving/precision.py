@@ -16,7 +16,8 @@ PRECISION_CHECK = "precision_check"
 class PrecisionCheck(BaseModel):
     """Measured difference of a quantised network from its float32 original, on texts that the original wrote.
 
-    `perplexity_ratio` is quantised over float32, expected over the original's next tokens; `greedy_agreement` the share of positions where both prefer the same token.
+    `perplexity_ratio` is quantised over float32, expected over the original's next tokens; `greedy_agreement` is the share of positions
+    where both prefer the same token.
     """
 
     model_config = ConfigDict(frozen=True)

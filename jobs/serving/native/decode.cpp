@@ -168,7 +168,11 @@ static void attend(const Layer &l, const Batch &b, int64_t row, int64_t kv_head,
         float *score = scores.data() + s * count, largest = score[0], sum = 0;
         for (int64_t j = 1; j < count; j++) largest = score[j] > largest ? score[j] : largest;
         for (int64_t j = 0; j < count; j++) score[j] = expf(score[j] - largest);
-        for (int64_t j = 0; j < count; j++) sum += score[j];
+        Floats sums = {};
+        int64_t rest = 0;
+        for (; rest + WIDTH <= count; rest += WIDTH) sums += load(score + rest);
+        for (; rest < count; rest++) sum += score[rest];
+        sum += total(sums);
         for (int64_t j = 0; j < count; j++) score[j] /= sum;
     }
     memset(out, 0, shared * channels * sizeof(float));

@@ -19,7 +19,7 @@ from torch import nn
 logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("decode.cpp")
 # Without its start files, fast arithmetic does not change how torch treats tiny numbers on the same thread.
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-associative-math", "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
 COMPILE_S = 120.0
 STEP = 16  # the number of a product's inputs is a multiple of it
 
@@ -131,7 +131,7 @@ def compile_library() -> Library | None:
     """Return the library, compiled for this machine in a second or two; None without a C++ compiler or where it fails."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        logger.warning("There is no C++ compiler: decoding runs operator by operator, at about half the speed.")
+        logger.warning("There is no C++ compiler: decoding runs operator by operator, more slowly.")
         return None
     with tempfile.TemporaryDirectory(prefix="roundhouse-") as folder:
         path = Path(folder) / "decode.so"

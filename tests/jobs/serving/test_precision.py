@@ -22,28 +22,18 @@ def test_a_layer_with_an_outlier_channel_is_close_to_its_original() -> None:
     weight, bias, inputs = torch.randn(64, 96) / 10, torch.randn(64), torch.randn(5, 7, 96)
     inputs[..., 3] *= 60  # as in trained networks: one channel far larger than the others
     expected = torch.nn.functional.linear(inputs, weight, bias)
-    smooth = inputs.abs().flatten(0, -2).amax(0).sqrt() / weight.abs().amax(0).sqrt()
-    error = (Int8Linear(weight, bias, smooth)(inputs) - expected).norm() / expected.norm()
-    plain = (Int8Linear(weight, bias, torch.ones(96))(inputs) - expected).norm() / expected.norm()
-    assert error < 0.02
-    assert error < plain
+    rounded = (weight / (scale := weight.abs().amax(1, keepdim=True) / 127)).round() * scale
+    result = Int8Linear(weight, bias)(inputs)
+    assert (result - expected).norm() / expected.norm() < 0.01
+    assert (result - torch.nn.functional.linear(inputs, rounded, bias)).norm() / expected.norm() < 0.001
 
 
 def test_each_token_has_a_scale_of_its_own() -> None:
     torch.manual_seed(0)
-    layer = Int8Linear(torch.randn(64, 64), None, torch.ones(64))
+    layer = Int8Linear(torch.randn(64, 64), None)
     quiet = torch.randn(1, 64)
     beside_a_loud_one = torch.cat([quiet, 1000 * torch.randn(1, 64)])
-    assert torch.allclose(layer(beside_a_loud_one)[0], layer(quiet)[0], rtol=1e-5, atol=1e-5)
-
-
-def test_two_digits_of_an_activation_lose_less_than_one() -> None:
-    torch.manual_seed(0)
-    weight, inputs = torch.randn(64, 96), torch.randn(5, 96)
-    inputs[:, 3] *= 100
-    expected = torch.nn.functional.linear(inputs, weight)
-    one, two = (Int8Linear(weight, None, torch.ones(96), has_two_digits=digits)(inputs) for digits in (False, True))
-    assert (two - expected).norm() < (one - expected).norm() / 20
+    assert torch.equal(layer(beside_a_loud_one)[:1], layer(quiet))
 
 
 @pytest.mark.parametrize("make", [make_llama, make_gpt2], ids=["llama", "gpt2"])
@@ -52,8 +42,8 @@ def test_a_quantised_network_is_served_and_its_check_is_near_one(make: Any, is_c
     network = make()
     fuse_layers(network, library=library if is_compiled else None)
     check = quantise_and_check(network, library=library if is_compiled else None)
-    assert 1 <= check.perplexity_ratio < (1.001 if is_compiled else 1.02)
-    assert check.greedy_agreement > (0.98 if is_compiled else 0.9)
+    assert 1 <= check.perplexity_ratio < 1.001
+    assert check.greedy_agreement > 0.94
     assert check.num_layers >= 8
     assert isinstance(copy.deepcopy(network).get_output_embeddings(), Int8Weights if is_compiled else Int8Linear)
     engine = start_engine(network, make_tokenizer(), kind="batching")
