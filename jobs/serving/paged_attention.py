@@ -33,7 +33,7 @@ class Span:
 
 
 class Step:
-    """What the layers of a network share during one forward pass."""
+    """State that the layers of a network share during one forward pass."""
 
     def __init__(self, library: Library | None = None) -> None:
         self.library = library
@@ -111,8 +111,8 @@ class Step:
         parts = []
         for span in self._spans:
             new = slice(span.begin, span.end)
-            seen = [keys[new], values[new]] if span.pages is None else [_read(pages, span) for pages in self._pages[layer]]
-            parts.append(_attend(queries[new], *seen, mask=span.mask, scale=scale))
+            states = [keys[new], values[new]] if span.pages is None else [_read(pages, span) for pages in self._pages[layer]]
+            parts.append(_attend(queries[new], *states, mask=span.mask, scale=scale))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -9,55 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from backend.domain.serving.protocol import ErrorEvent, FinishEvent, FinishReason, GenerationEvent, SamplingParams, TokenEvent
+from backend.domain.serving.protocol import ErrorEvent, FinishReason, GenerationEvent, SamplingParams
 from backend.errors import InvalidInput
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Choice, Engine, PromptTooLong, QueueFull
 from jobs.serving.serial import SerialEngine
 from jobs.serving.start import start_engine
 from tests.support.networks.serving_networks import END_ID, make_gpt2, make_llama, make_mamba, make_tokenizer
+from tests.support.serving.requests import Caught, reference
 
 PROMPTS = [f"Tell me story number {i}: " * (i % 3 + 1) for i in range(8)]
-
-
-class Caught:
-    """The events of one request."""
-
-    def __init__(self, engine: Engine, prompt: str | list[int], **params: Any) -> None:
-        self.events: list[GenerationEvent] = []
-        self.done = threading.Event()
-        self.first = threading.Event()
-        ids = make_tokenizer()(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        self.handle = engine.submit(ids, SamplingParams(**{"max_tokens": 24, "temperature": 0, **params}), self._take)
-
-    def _take(self, event: GenerationEvent) -> None:
-        self.events.append(event)
-        self.first.set()
-        if event.type != "token":
-            self.done.set()
-
-    def wait(self) -> Caught:
-        assert self.done.wait(30), "no end within 30 s"
-        return self
-
-    @property
-    def ids(self) -> list[int]:
-        return [i for e in self.events if isinstance(e, TokenEvent) for i in e.token_ids]
-
-    @property
-    def text(self) -> str:
-        return "".join(e.text for e in self.events if isinstance(e, TokenEvent))
-
-    @property
-    def finish(self) -> FinishEvent:
-        assert isinstance(self.events[-1], FinishEvent), self.events[-1]
-        return self.events[-1]
-
-
-def reference(network: Any, prompt: str, *, tokens: int = 24) -> list[int]:
-    ids = make_tokenizer()(prompt)["input_ids"]
-    output = network.generate(torch.tensor([ids]), max_new_tokens=tokens, do_sample=False, pad_token_id=0)
-    return list(output[0, len(ids) :].tolist())
 
 
 @pytest.fixture(scope="module")

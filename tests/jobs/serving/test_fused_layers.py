@@ -12,8 +12,8 @@ from transformers import DynamicCache, MistralConfig, MistralForCausalLM, Qwen2C
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import Int8Weights, Library, compile_library
-from tests.jobs.serving.test_engine import PROMPTS, Caught, reference
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
+from tests.support.serving.requests import Caught, reference
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 260,
@@ -70,7 +70,7 @@ def test_logits_are_those_of_the_library_with_and_without_a_cache(family: str) -
 )
 def test_requests_that_share_steps_get_the_tokens_of_generate(family: str, is_compiled: bool, library: Library) -> None:
     network = make_family(family)
-    prompts = [*PROMPTS[:3], PROMPTS[0] * 4]  # the last spans two pages
+    prompts = ["Tell me a story: ", "Once upon", "A", "Tell me a longer story: " * 4]  # the last spans two pages
     expected = [reference(network, prompt, tokens=24) for prompt in prompts]
     fuse_layers(network, library=library if is_compiled else None)
     engine = BatchingEngine(network, make_tokenizer())
