@@ -7,6 +7,7 @@ Results differ from those of the library's layers in the last digits of float32.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from backend.domain.serving.memory import PAGE_TOKENS
 from jobs.serving.native.library import STEP, Layer, Library, compile_library, is_native, matrix_of
 from jobs.serving.paged_attention import Step, has_plain_pages
 
+Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 FUSIBLE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 PROJECTIONS = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
 
@@ -94,7 +96,9 @@ class FusedLayer(nn.Module):
         if is_paged:
             if self.layer_idx == 0:
                 self._step.begin(cache, kwargs)
-            decoded = self._step.decode(rows, layer=self.layer_idx, describe=self._describe)
+            decoded = None
+            if not any(getattr(product, "has_active_adapters", False) for product in self._products):
+                decoded = self._step.decode(rows, layer=self.layer_idx, describe=self._describe)
             if decoded is not None:
                 return decoded.view(batch, tokens, hidden)
         norm = self.input_layernorm
@@ -117,9 +121,28 @@ class FusedLayer(nn.Module):
         gate, up = self.gate_up_proj(_rms_norm(rows, norm.weight, norm.variance_epsilon)).chunk(2, dim=-1)
         return _add_product(rows, silu(gate).mul_(up), self.down_proj).view(batch, tokens, hidden)
 
+    @property
+    def _products(self) -> tuple[nn.Module, ...]:
+        return self.qkv_proj, self.o_proj, self.gate_up_proj, self.down_proj
+
+    def part(self, name: str) -> Part | None:
+        """Return where one of the library's linear layers, such as "mlp.up_proj", is among this layer's."""
+        queries, keys = (heads * self.head_dim for heads in (self.num_heads, self.num_key_value_heads))
+        inner = self.gate_up_proj.out_features // 2
+        parts = {
+            "self_attn.q_proj": Part("qkv_proj", 0, queries, num_heads=self.num_heads),
+            "self_attn.k_proj": Part("qkv_proj", queries, keys, num_heads=self.num_key_value_heads),
+            "self_attn.v_proj": Part("qkv_proj", queries + keys, keys),
+            "self_attn.o_proj": Part("o_proj", 0, self.o_proj.out_features),
+            "mlp.gate_proj": Part("gate_up_proj", 0, inner),
+            "mlp.up_proj": Part("gate_up_proj", inner, inner),
+            "mlp.down_proj": Part("down_proj", 0, self.down_proj.out_features),
+        }
+        return parts.get(name)
+
     def _describe(self) -> Layer | None:
         """Return this layer for the compiled library; None where a product of it can't be computed there."""
-        products = (self.qkv_proj, self.o_proj, self.gate_up_proj, self.down_proj)
+        products = [getattr(product, "base", product) for product in self._products]
         if not all(map(is_native, products)) or self.head_dim % STEP:
             return None
         norms = (self.input_layernorm.weight, self.post_attention_layernorm.weight)
@@ -147,6 +170,48 @@ class FusedLayer(nn.Module):
         )
         rows: torch.Tensor = attended.reshape(-1, self.num_heads * self.head_dim)
         return rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """The outputs of a fused product that were a layer of their own; `num_heads` where the channels of heads are interleaved."""
+
+    product: str
+    start: int
+    size: int
+    num_heads: int | None = None
+
+
+def fused_shape(network: Any, name: str) -> tuple[int, int] | None:
+    """Return (out, in) of a linear layer that is part of a fused one; None for others."""
+    layer, part = _part_of(network, name)
+    return None if layer is None or part is None else (part.size, getattr(layer, part.product).in_features)
+
+
+def fuse_pairs(network: Any, pairs: Pairs) -> Pairs:
+    """Return the pairs of an adapter (A [rank, in], B [out, rank]) by the layers of a fused network: those of one product side by side."""
+    fused: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for name, (a, b) in pairs.items():
+        layer, part = _part_of(network, name)
+        if layer is None or part is None:
+            fused[name] = [(a, b)]
+            continue
+        if part.num_heads is not None:
+            b = _interleave(b.view(part.num_heads, -1, b.shape[1]).transpose(1, 2)).transpose(1, 2).reshape(b.shape)
+        wide = b.new_zeros(getattr(layer, part.product).out_features, b.shape[1])
+        wide[part.start : part.start + part.size] = b
+        fused.setdefault(f"{name.rsplit('.', 2)[0]}.{part.product}", []).append((a, wide))
+    return {name: (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)) for name, parts in fused.items()}
+
+
+def _part_of(network: Any, name: str) -> tuple[FusedLayer | None, Part | None]:
+    prefix, _, rest = name.rpartition(".")
+    prefix, _, room = prefix.rpartition(".")
+    try:
+        layer = network.get_submodule(prefix)
+    except AttributeError:
+        return None, None
+    return (layer, layer.part(f"{room}.{rest}")) if isinstance(layer, FusedLayer) else (None, None)
 
 
 def _joined(first: nn.Linear, second: nn.Linear) -> nn.Linear:

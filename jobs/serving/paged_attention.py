@@ -111,8 +111,8 @@ class Step:
         parts = []
         for span in self._spans:
             new = slice(span.begin, span.end)
-            states = [keys[new], values[new]] if span.pages is None else [_read(pages, span) for pages in self._pages[layer]]
-            parts.append(_attend(queries[new], *states, mask=span.mask, scale=scale))
+            read = [keys[new], values[new]] if span.pages is None else [_read(pages, span) for pages in self._pages[layer]]
+            parts.append(_attend(queries[new], *read, mask=span.mask, scale=scale))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

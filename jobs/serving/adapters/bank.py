@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from backend.errors import InvalidInput
 from jobs.serving.adapters.weights import LoadedAdapter, read_adapter
+from jobs.serving.fused_layers import fuse_pairs, fused_shape
 
 MAX_LOADED = 16
 MAX_NUMBER = 8000
@@ -60,6 +61,7 @@ class AdapterBank:
                     raise InvalidInput(f"This replica has served {MAX_NUMBER} adapters.", remedy="Deploy again.", field="adapter")
                 pairs = read_adapter(folder, base=self._base, shape_of=self._shape_of)
                 device, dtype = self._networks[0].device, self._networks[0].dtype
+                pairs = fuse_pairs(self._networks[0], pairs)
                 moved = {name: (a.to(device, dtype), b.to(device, dtype)) for name, (a, b) in pairs.items()}
                 adapter = LoadedAdapter(folder=key, number=number, pairs=moved)
                 for network in self._networks:
@@ -89,6 +91,8 @@ class AdapterBank:
 
     def _shape_of(self, name: str) -> tuple[int, int] | None:
         """Return (out, in) of a layer inside the blocks of the network."""
+        if (shape := fused_shape(self._networks[0], name)) is not None:
+            return shape
         try:
             module = self._networks[0].get_submodule(name)
         except AttributeError:
@@ -116,6 +120,11 @@ class LoraLayer(nn.Module):
         super().__init__()
         self.base = base
         self._bank, self._name = bank, name
+
+    @property
+    def has_active_adapters(self) -> bool:
+        """Return whether the batch that this thread computes has rows of an adapter."""
+        return bool(self._bank.active)
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of its own, else the base layer's, which networks read (`weight`, `in_features`)."""

@@ -18,6 +18,8 @@ from jobs.serving.adapters.bank import AdapterBank, groups_of
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Choice, Engine
+from jobs.serving.fused_layers import fuse_layers
+from jobs.serving.native.library import Library
 from jobs.serving.precision import quantise_and_check
 from jobs.serving.reading import PromptReader
 from jobs.serving.serial import SerialEngine
@@ -75,9 +77,14 @@ def expected(folder: Path, ids: list[int]) -> torch.Tensor:
         return torch.as_tensor(load_network(folder)(input_ids=torch.tensor([ids])).logits[0])
 
 
+@pytest.mark.parametrize("is_fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize(("base", "names"), [("base", ["red", "blue"]), ("gpt2", ["green"])])
-def test_a_mixed_batch_equals_merged_weights_and_the_base_bit_by_bit(folders: dict[str, Path], base: str, names: list[str]) -> None:
+def test_a_mixed_batch_equals_merged_weights_and_the_base_bit_by_bit(
+    folders: dict[str, Path], base: str, names: list[str], is_fused: bool
+) -> None:
     network = load_network(folders[base])
+    if is_fused:
+        fuse_layers(network)
     bank = AdapterBank(folders[base], network)
     with torch.inference_mode():
         alone = network(input_ids=torch.tensor([IDS, IDS, IDS])).logits
@@ -96,8 +103,11 @@ def test_a_mixed_batch_equals_merged_weights_and_the_base_bit_by_bit(folders: di
 
 
 @pytest.mark.parametrize("kind", [BatchingEngine, SerialEngine])
-def test_engines_answer_requests_of_all_adapters_at_once(folders: dict[str, Path], kind: Any) -> None:
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["plain", "compiled"])
+def test_engines_answer_requests_of_all_adapters_at_once(folders: dict[str, Path], kind: Any, is_compiled: bool, library: Library) -> None:
     network = load_network(folders["base"])
+    if is_compiled:
+        fuse_layers(network, library=library)
     bank = AdapterBank(folders["base"], network)
     engine = kind(network, make_tokenizer(), bank=bank)
     try:
@@ -162,7 +172,7 @@ def test_prompts_are_read_with_their_adapter(folders: dict[str, Path]) -> None:
 
 def test_an_int8_base_carries_a_float_adapter(folders: dict[str, Path]) -> None:
     network = load_network(folders["base"])
-    quantise_and_check(network, max_perplexity_ratio=100)
+    quantise_and_check(network)
     bank = AdapterBank(folders["base"], network)
     red = bank.load(folders["red"])
     ids = torch.tensor([IDS])
