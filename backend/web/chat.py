@@ -11,13 +11,15 @@
     POST /playground/api/rate                  {conversation, message, value} -> a conversation
     GET  /playground/api/stream?conversation=  -> server-sent events: {id, keep, nodes, usage, status} of the answers on their way
 
-The token comes in the header `Authorization: Bearer`, which no other site can make a browser send. Errors are {error, remedy}.
+A POST with `Accept: text/event-stream` gets the conversation as its first event, `document`, then those of its answers, so that one
+request sends a message and reads the answer. The token comes in the header `Authorization: Bearer`, which no other site can make a
+browser send. Errors are {error, remedy}.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,13 +35,14 @@ from backend.services.context import Context, Person
 from backend.services.serving.chat.admission import person_of_token
 from backend.services.serving.chat.documents import chat_document
 from backend.services.serving.chat.judgements import rate_answer, vote_on_answers
-from backend.services.serving.chat.reading import read_chat, read_running
+from backend.services.serving.chat.reading import ChatView, read_chat, read_running
 from backend.services.serving.chat.turns import continue_answer, regenerate, send_message, send_results, stop_answers
 from backend.services.serving.conversations import select_branch
 from backend.web.chat_stream import stream_chat
 
 NEVER_STORED = {"cache-control": "no-store"}
 MAX_BODY_BYTES = 2_000_000
+EVENTS = "text/event-stream"
 STATUS: dict[type[RoundhouseError], int] = {InvalidInput: 422, NotFound: 404, Conflict: 409, NotAllowed: 403}
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 Handle = Callable[[Context, Person, bytes], str]
@@ -117,8 +120,7 @@ def chat_routes(get_context: Callable[[], Context]) -> list[Route]:
             running = await run_in_threadpool(read_running, ctx, conversation, person=person)
         except RoundhouseError as error:
             return _refuse(error)
-        headers = {**NEVER_STORED, "x-accel-buffering": "no"}
-        return StreamingResponse(stream_chat(ctx, conversation, running, person=person), media_type="text/event-stream", headers=headers)
+        return _events(stream_chat(ctx, conversation, running, person=person))
 
     async def read(request: Request) -> Response:
         conversation = request.query_params.get("conversation", "")
@@ -200,17 +202,33 @@ def _endpoint(get_context: Callable[[], Context], handle: Handle) -> Handler:
             body += chunk
             if len(body) > MAX_BODY_BYTES:
                 return _error("The message is too large.", f"Send at most {MAX_BODY_BYTES:,} bytes.", 413)
-        return await run_in_threadpool(_respond, get_context, request, handle, bytes(body))
+        if EVENTS not in request.headers.get("accept", ""):
+            return await run_in_threadpool(_respond, get_context, request, handle, bytes(body))
+        ctx = get_context()
+        try:
+            person, view, document = await run_in_threadpool(_act, ctx, request, handle, bytes(body))
+        except RoundhouseError as error:
+            return _refuse(error)
+        running = [(message.id, turn.is_hidden) for turn in view.turns for message in turn.messages if message.is_running]
+        return _events(stream_chat(ctx, view.conversation.id, running, document=document, person=person))
 
     return answer
 
 
+def _act(ctx: Context, request: Request, handle: Handle, body: bytes) -> tuple[Person, ChatView, Document]:
+    person = person_of_token(ctx, _token(request))
+    view = read_chat(ctx, handle(ctx, person, body), person=person)
+    return person, view, chat_document(view)
+
+
+def _events(events: AsyncGenerator[str, None]) -> Response:
+    return StreamingResponse(events, media_type=EVENTS, headers={**NEVER_STORED, "x-accel-buffering": "no"})
+
+
 def _respond(get_context: Callable[[], Context], request: Request, handle: Handle, body: bytes) -> Response:
-    ctx = get_context()
     try:
-        person = person_of_token(ctx, _token(request))
-        conversation = handle(ctx, person, body)
-        return JSONResponse(chat_document(read_chat(ctx, conversation, person=person)), headers=NEVER_STORED)
+        _, _, document = _act(get_context(), request, handle, body)
+        return JSONResponse(document, headers=NEVER_STORED)
     except RoundhouseError as error:
         return _refuse(error)
 

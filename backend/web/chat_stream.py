@@ -28,9 +28,13 @@ KEEP_OPEN_S = 10.0
 
 
 async def stream_chat(
-    ctx: Context, conversation_id: str, running: Sequence[tuple[str, bool]], *, person: Person
+    ctx: Context, conversation_id: str, running: Sequence[tuple[str, bool]], *, document: dict[str, Any] | None = None, person: Person
 ) -> AsyncGenerator[str, None]:
-    """Yield events until none of the answers, given with whether they are hidden, is on its way; the last one is `end`."""
+    """Yield events until none of the answers, given with whether they are hidden, is on its way; the last one is `end`, the first one
+    the conversation's `document` where it is given.
+    """
+    if document is not None:
+        yield f"event: document\ndata: {json.dumps(document, separators=(',', ':'))}\n\n"
     events: asyncio.Queue[str | None] = asyncio.Queue()
     reader = _Reader(ctx, conversation_id, person, events)
     reading = asyncio.create_task(reader.read_all(running))

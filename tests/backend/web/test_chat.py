@@ -65,6 +65,21 @@ def test_two_tabs_read_the_same_stream_and_a_reload_reads_it_from_its_beginning(
     assert replica.seen == 1
 
 
+def test_one_request_sends_a_message_and_reads_its_answer(world: ChatWorld) -> None:
+    world.replicas["tales"].tokens, world.replicas["tales"].delay_s = 8, 0.03
+    body = {"text": "Hello", "settings": world.settings("tales").model_dump()}
+    with world.browser() as client:
+        response = client.post("/playground/api/send", json=body, headers={"accept": "text/event-stream"})
+        first, *answers, last, _ = response.text.split("\n\n")
+        document = json.loads(first.removeprefix("event: document\ndata: "))
+        assert document["running"]
+        assert {json.loads(event[6:])["id"] for event in answers} == {document["turns"][1]["answers"][0]["id"]}
+        assert last.startswith("event: end")
+        assert settled(client, document["id"])["turns"][1]["answers"][0]["text"].startswith("w0 w1")
+        refused = client.post("/playground/api/send", json={**body, "text": " "}, headers={"accept": "text/event-stream"})
+    assert (refused.status_code, refused.json()["error"]) == (422, "The message is empty.")
+
+
 def test_a_blind_comparison_hides_names_and_figures_until_the_vote_and_then_shows_them(world: ChatWorld) -> None:
     with world.browser() as client:
         settings = world.settings("tales", "chats", blind=True).model_dump()

@@ -2,8 +2,8 @@
 
     ROUNDHOUSE_HOME=... python tests/benchmarks/serving/bench_playground.py http://127.0.0.1:8501 ENDPOINT [MESSAGES]
 
-Speaks to a running installation as the page's component does: one request that stores the message and begins the answer, one that
-streams it. Prints one line of JSON: medians and 95th percentiles in milliseconds, with the machine's load.
+Speaks to a running installation as the page's component does: one request that stores the message, begins the answer, replies with the
+conversation and streams the answer. Prints one line of JSON: medians and 95th percentiles in milliseconds, with the machine's load.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ WARM_UP = 5
 def send(client: httpx.Client, settings: ChatSettings, text: str) -> tuple[float, float, float]:
     """Send a message; return milliseconds to the reply, to the first text, and to the first token by the server's own count."""
     began = time.perf_counter()
-    document = client.post("/playground/api/send", json={"text": text, "settings": settings.model_dump()}).raise_for_status().json()
-    replied, first = time.perf_counter(), None
-    params = {"conversation": document["id"]}
-    with client.stream("GET", "/playground/api/stream", params=params) as response:
+    replied, first, conversation = began, None, ""
+    body, accept = {"text": text, "settings": settings.model_dump()}, {"accept": "text/event-stream"}
+    with client.stream("POST", "/playground/api/send", json=body, headers=accept) as response:
         for line in response.iter_lines():
-            if first is None and line.startswith("data: "):
+            if line.startswith("data: ") and not conversation:
+                replied, conversation = time.perf_counter(), json.loads(line[6:])["id"]
+            elif line.startswith("data: ") and first is None:
                 first = time.perf_counter()
+    params = {"conversation": conversation}
     usage = client.get("/playground/api/chat", params=params).json()["turns"][-1]["answers"][0]["usage"]
     return (replied - began) * 1000, ((first or time.perf_counter()) - began) * 1000, usage["ttft_ms"]
 

@@ -22,35 +22,43 @@ export class Door {
     this.token = ""
   }
 
-  async ask(path, body) {
+  ask(path, body) {
+    return this.renewed(async () => answerOf(await this.send(path, body, AbortSignal.timeout(PATIENCE_MS))))
+  }
+
+  // Make a request, again with another token where this one is too old.
+  async renewed(request) {
     try {
-      return await this.once(path, body)
+      return await request()
     } catch (error) {
       if (!(error instanceof Refusal && error.isAccess)) throw error
       const used = this.token
       const token = await this.renew(used)
       if (!token || token === used) throw error
       this.token = token
-      return this.once(path, body)
+      return request()
     }
   }
 
-  async once(path, body) {
-    let response
+  async send(path, body, signal, headers = {}) {
     try {
-      response = await fetch(`${this.base}/${path}`, {
+      return await fetch(`${this.base}/${path}`, {
         method: body === undefined ? "GET" : "POST",
-        headers: { authorization: `Bearer ${this.token}`, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+        headers: { authorization: `Bearer ${this.token}`, ...(body === undefined ? {} : { "content-type": "application/json" }), ...headers },
         body: body === undefined ? undefined : JSON.stringify(body),
-        signal: AbortSignal.timeout(PATIENCE_MS),
+        signal,
         cache: "no-store",
       })
     } catch {
       throw new Silence("The server does not answer.")
     }
-    const answer = await response.json().catch(() => null)
-    if (response.ok && answer) return answer
-    if (response.status >= 500 || response.status === 429 || response.status === 408 || (response.ok && !answer)) throw new Silence(answer?.error || `The server answered ${response.status}.`)
-    throw new Refusal(response.status, answer || {})
   }
+}
+
+// The JSON of a response, or its refusal.
+export async function answerOf(response) {
+  const answer = await response.json().catch(() => null)
+  if (response.ok && answer) return answer
+  if (response.status >= 500 || response.status === 429 || response.status === 408 || (response.ok && !answer)) throw new Silence(answer?.error || `The server answered ${response.status}.`)
+  throw new Refusal(response.status, answer || {})
 }

@@ -12,6 +12,7 @@ import { Transcript } from "./transcript.js"
 const RETRY_MS = 1500
 const NEAR_END_PX = 120
 const RENEWAL_MS = 8000
+const PATIENCE_MS = 15_000 // for the first words of a response
 
 class Chat {
   constructor(root) {
@@ -23,12 +24,12 @@ class Chat {
     this.notice.hidden = true
     this.examples = element("div", "pg-examples")
     this.transcript = new Transcript({
-      edit: (turn, text) => this.act("send", { text, edited: turn.id, settings: this.settings }),
-      regenerate: (answer) => this.act("regenerate", { message: answer.id, settings: this.settings }),
-      continueFrom: (answer, at = {}) => this.act("continue", { message: answer.id, settings: this.settings, ...at }),
+      edit: (turn, text) => this.begin("send", { text, edited: turn.id }),
+      regenerate: (answer) => this.begin("regenerate", { message: answer.id }),
+      continueFrom: (answer, at = {}) => this.begin("continue", { message: answer.id, ...at }),
       select: (message, round) => this.act("select", { message, ...(round === undefined ? {} : { round }) }),
       vote: (turn, label) => this.act("vote", { message: turn.id, label }),
-      sendResults: (message, results) => this.act("results", { message, results, settings: this.settings }),
+      sendResults: (message, results) => this.begin("results", { message, results }),
       rate: (answer, value) => this.act("rate", { message: answer.id, value }),
     })
     this.composer = new Composer({
@@ -111,26 +112,33 @@ class Chat {
 
   receive(document) {
     this.show(document)
-    if (document.running) this.follow()
-    else this.leave()
+    this.leave()
+    if (!document.running) return
+    const { signal } = this.following = new AbortController()
+    this.follow(signal, () => this.door.follow(this.id, signal))
   }
 
-  async follow() {
-    this.leave()
+  // Draw answers as they grow, from the events that `open` resolves to, and then read the conversation again.
+  async follow(signal, open) {
     const id = this.id
-    this.following = new AbortController()
-    const { signal } = this.following
-    const isWhole = await this.door.follow(id, signal, (event) => {
-      const near = this.isNearEnd()
-      this.transcript.grow(event)
-      if (near) this.scrollToEnd()
-    }).catch(() => false)
+    const isWhole = await this.drawEvents(open).catch(() => false)
     if (signal.aborted || id !== this.id) return
     if (!isWhole) { this.timer = setTimeout(() => this.refresh(), RETRY_MS); return }
     const near = this.isNearEnd()
     await this.refresh()
     if (near) this.scrollToEnd()
     this.trigger("changed", Date.now()) // the page around shows titles, costs and code of the new turn
+  }
+
+  async drawEvents(open) {
+    const events = await open()
+    for (;;) {
+      const { value, done } = await events.next()
+      if (done) return value
+      const near = this.isNearEnd()
+      this.transcript.grow(value.data)
+      if (near) this.scrollToEnd()
+    }
   }
 
   leave() {
@@ -146,18 +154,32 @@ class Chat {
     this.transcript.pend(text, this.settings.endpoints.length)
     this.composer.show({ isRunning: true, context: this.document?.context })
     this.scrollToEnd(true)
+    if (!(await this.begin("send", { text }))) return false
+    this.scrollToEnd(true)
+    this.composer.sent(isNew ? null : this.id)
+    if (isNew) this.trigger("opened", this.id)
+    return true
+  }
+
+  // Send what begins answers, and follow them in the same response.
+  async begin(path, body) {
+    this.quiet()
+    const following = new AbortController()
+    const wait = setTimeout(() => following.abort(), PATIENCE_MS)
     try {
-      const document = await this.door.ask("send", { conversation: this.id, text, settings: this.settings })
+      const { document, events } = await this.door.begin(path, { conversation: this.id, settings: this.settings, ...body }, following.signal)
+      this.leave()
+      this.following = following
       this.id = document.id
-      this.receive(document)
-      this.scrollToEnd(true)
-      this.composer.sent(isNew ? null : this.id)
-      if (isNew) this.trigger("opened", document.id)
+      this.show(document)
+      this.follow(following.signal, () => events)
       return true
     } catch (error) {
-      this.show(this.document)
       this.complain(error)
+      this.show(this.document)
       return false
+    } finally {
+      clearTimeout(wait)
     }
   }
 

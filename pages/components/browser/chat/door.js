@@ -1,6 +1,8 @@
-// Requests to the playground's server, and the stream of answers that are on their way.
+// Requests to the playground's server, and the events of answers that are on their way.
 
-import { Door } from "../ballot/requests.js"
+import { Door, Silence, answerOf } from "../ballot/requests.js"
+
+const EVENTS = { accept: "text/event-stream" }
 
 export class ChatDoor extends Door {
   constructor(url, token, renew) {
@@ -8,22 +10,39 @@ export class ChatDoor extends Door {
     this.token = token
   }
 
-  // Call `onEvent` for each change of an answer; resolves to whether the stream came to its end.
-  async follow(conversation, signal, onEvent) {
-    const response = await fetch(`${this.base}/stream?conversation=${encodeURIComponent(conversation)}`, {
-      headers: { authorization: `Bearer ${this.token}` }, signal, cache: "no-store",
+  // Send what begins answers. Resolves to the conversation with them, and their events as they come.
+  begin(path, body, signal) {
+    return this.renewed(async () => {
+      const response = await this.send(path, body, signal, EVENTS)
+      if (!response.ok) return answerOf(response) // throws the refusal
+      const events = this.read(response)
+      const { value } = await events.next()
+      if (value?.kind !== "document") throw new Silence("The server broke off.")
+      return { document: value.data, events }
     })
-    if (!response.ok) return false
+  }
+
+  // The events of a conversation's answers that are on their way.
+  async follow(conversation, signal) {
+    const response = await this.send(`stream?conversation=${encodeURIComponent(conversation)}`, undefined, signal, EVENTS)
+    if (!response.ok) throw new Silence(`The server answered ${response.status}.`)
+    return this.read(response)
+  }
+
+  // Yield events until the one that says that all are done; returns whether it came.
+  async *read(response) {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader()
     let rest = ""
     for (;;) {
       const { value, done } = await reader.read()
       if (done) return false
-      const events = (rest + value).split("\n\n")
-      rest = events.pop()
-      for (const event of events) {
-        if (event.startsWith("event: end")) { reader.cancel(); return true }
-        if (event.startsWith("data: ")) onEvent(JSON.parse(event.slice(6)))
+      const blocks = (rest + value).split("\n\n")
+      rest = blocks.pop()
+      for (const block of blocks) {
+        const kind = /^event: (\w+)/.exec(block)?.[1] || "answer"
+        const data = /^data: (.*)$/m.exec(block)?.[1]
+        if (kind === "end") { reader.cancel(); return true }
+        if (data) yield { kind, data: JSON.parse(data) }
       }
     }
   }
