@@ -88,7 +88,8 @@ class ShadowComparison(Table):
 
 
 class Usage(Table):
-    """One request through the gateway. `device_s` is its share of the replicas' busy time, `cost_usd` that time at the price of the day."""
+    """One request through the gateway. `device_s` is its share of the replicas' busy time, `cost_usd` that time at the price of the day.
+    `job_id` is the job that says it made the request, not checked here."""
 
     __tablename__ = "usage"
     __table_args__ = (
@@ -108,6 +109,7 @@ class Usage(Table):
     total_ms: Mapped[float | None] = mapped_column(Float)
     itl_ms: Mapped[float | None] = mapped_column(Float)
     queue_ms: Mapped[float | None] = mapped_column(Float)
+    job_id: Mapped[str | None] = mapped_column(String(12))
     device_s: Mapped[float | None] = mapped_column(Float)
     cost_usd: Mapped[float | None] = mapped_column(Float)
     finish_reason: Mapped[str | None] = mapped_column(String(20))

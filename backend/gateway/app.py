@@ -22,7 +22,7 @@ from backend.gateway.connection import Holding, LimitBody, StreamedAnswer, Whole
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, invalid_key, unavailable
 from backend.gateway.exporter import render_live
-from backend.gateway.feedback import FeedbackBody, body_to_log, give_feedback
+from backend.gateway.feedback import FeedbackBody, body_to_log, give_feedback, job_of
 from backend.gateway.keys import KeyCheck, OpenAnswers
 from backend.gateway.limits.demand import LimitStore
 from backend.gateway.limits.gate import KeyGate, check_scope
@@ -202,6 +202,7 @@ class Gateway:
         prefix = "chatcmpl" if form.kind == "chat" else "cmpl"
         trace = Trace(endpoint=body.model, principal=principal, prefix=prefix, user=user, is_streamed=bool(body.stream))
         request = body.to_request()
+        trace.job_id = job_of(http)
         trace.logged = body_to_log(self._directory.log_mode(body.model), http, request, kind=form.kind)
         events = self._events(request, trace)
         if body.stream:

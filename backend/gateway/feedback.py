@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from starlette.requests import Request
 
 from backend.domain.serving.protocol import GenerateRequest
-from backend.domain.serving.request_log import OPT_OUT, LoggedBody, LogMode
+from backend.domain.serving.request_log import JOB, OPT_OUT, LoggedBody, LogMode
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
 
 RATINGS = {"up": 1, "down": -1, 1: 1, -1: -1}
 TRIES, PAUSE_S = 4, 0.4  # a request is stored shortly after its answer
+JOB_ID = re.compile(r"[0-9a-z]{12}")
 OFF = {"off", "0", "false", "no"}
 
 
@@ -48,6 +50,12 @@ async def give_feedback(directory: Directory, body: FeedbackBody, *, principal: 
         if attempt < TRIES - 1:
             await asyncio.sleep(PAUSE_S)
     raise ApiError(404, f"This key made no request {body.id!r}; send the `id` of its answer.", code="request_not_found", param="id")
+
+
+def job_of(http: Request) -> str | None:
+    """Return the job that a request names as the one it is made for; None for a header that is no id."""
+    job = http.headers.get(JOB, "")
+    return job if JOB_ID.fullmatch(job) else None
 
 
 def body_to_log(mode: LogMode, http: Request, request: GenerateRequest, *, kind: Literal["chat", "text"]) -> LoggedBody | None:

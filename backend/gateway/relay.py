@@ -77,6 +77,7 @@ class Trace:
     replica_id: str | None = None
     upstream: Upstream | None = None  # the other server that answers it
     variant: str = ""
+    job_id: str | None = None  # the job of this installation that it is made for
     first_token: float | None = None
     last_token: float | None = None
     num_tokens: int = 0
@@ -137,6 +138,7 @@ class Trace:
             itl_ms=self._mean_gap_ms(),
             queue_ms=self.finish.queue_ms if self.finish else None,
             variant=self.variant,
+            job_id=self.job_id,
             gaps=self.gaps,
             device_s=self.device_s,
             cost_usd=self._price(),

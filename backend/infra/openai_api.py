@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from backend.domain.serving.request_log import JOB
 from backend.errors import InvalidInput, Unavailable
 
 ATTEMPTS = 6
@@ -37,7 +38,9 @@ class CallFailed(Exception):
 
 
 class ApiClient:
-    """Posts to one API. `name` says in messages what it is; `check_stop` runs before each attempt and while a pause lasts."""
+    """Posts to one API. `name` says in messages what it is; `check_stop` runs before each attempt and while a pause lasts. `job` is told to
+    a gateway of one's own, which adds the cost to it.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class ApiClient:
         *,
         model: str,
         key: str | None = None,
+        job: str | None = None,
         name: str = "The endpoint",
         check_stop: Callable[[], None] = lambda: None,
         first_pause_s: float = FIRST_PAUSE_S,
@@ -54,7 +58,7 @@ class ApiClient:
         self._url, self._model, self._name, self._check_stop, self._pause_s = url.rstrip("/"), model, name, check_stop, first_pause_s
         self._key = key
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=({"Authorization": f"Bearer {key}"} if key else {}) | ({JOB: job} if job else {}),
             timeout=httpx.Timeout(timeout_s, connect=CONNECT_S),
             limits=httpx.Limits(max_connections=connections),
             follow_redirects=False,

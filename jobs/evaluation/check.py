@@ -32,8 +32,13 @@ def check_engines(spec: JobSpec[EvaluatePayload], reporter: Reporter, subject: S
     def stop() -> None:
         check_stop(reporter)
 
-    own = _run(open_engine(config.engine, subject, batch_size=config.batch_size, check_stop=stop), chosen, reporter, done=0)
-    other = _run(open_engine(payload.check.against, subject, batch_size=config.batch_size, check_stop=stop), chosen, reporter, done=count)
+    own = _run(open_engine(config.engine, subject, batch_size=config.batch_size, check_stop=stop, job=spec.id), chosen, reporter, done=0)
+    other = _run(
+        open_engine(payload.check.against, subject, batch_size=config.batch_size, check_stop=stop, job=spec.id),
+        chosen,
+        reporter,
+        done=count,
+    )
     items = [_compare(question, first, second) for question, first, second in zip(chosen, own, other, strict=True)]
     items.sort(key=lambda item: (not item.same_choice, not item.same_values, item.difference or 0.0), reverse=True)
     differences = [item.difference for item in items if item.difference is not None]

@@ -66,7 +66,7 @@ def run(spec: JobSpec[EvaluatePayload], reporter: Reporter) -> EvaluateResult:
         return check_engines(spec, reporter, subject, questions)
     ledger.clusters = _clusters(work, config)
     left = questions if by_window else [question for question in questions if question.item.hash not in ledger.values]
-    engine = open_engine(config.engine, subject, batch_size=config.batch_size, check_stop=ledger.check_stop)
+    engine = open_engine(config.engine, subject, batch_size=config.batch_size, check_stop=ledger.check_stop, job=spec.id)
     audits = config.engine != "plain" and not isinstance(subject, EndpointSubject)
     audit = Audit.draw(left, count=config.audit_items if audits else 0, seed=config.seed)
     spent = engine.spent if isinstance(engine, EndpointEngine) else no_tokens

@@ -36,7 +36,7 @@ def run(spec: JobSpec[GeneratePayload], reporter: Reporter) -> GenerateResult:
     prompts = [prompt for prompt in payload.prompts if (prompt.id, prompt.sample) not in done]
     for record in done.values():
         reporter.emit(record)  # the previous attempt's parent may not have read them; recording twice is harmless
-    source: _Endpoint | _Network = _Endpoint(payload, reporter) if payload.url is not None else _Network(spec, reporter)
+    source: _Endpoint | _Network = _Endpoint(payload, reporter, job=spec.id) if payload.url is not None else _Network(spec, reporter)
     failures: list[str] = []
     for batch in source.answer(prompts):
         with file.open("a") as out:
@@ -91,10 +91,16 @@ class _Endpoint:
 
     uses_chat: bool | None = None
 
-    def __init__(self, payload: GeneratePayload, reporter: Reporter) -> None:
+    def __init__(self, payload: GeneratePayload, reporter: Reporter, *, job: str) -> None:
         key = os.environ.get(payload.key_env) if payload.key_env else None
         self._sampling = _sampling(payload)
-        self._engine = EndpointEngine(payload.url or "", model=payload.model, key=key, check_stop=lambda: check_stop(reporter))
+        self._engine = EndpointEngine(
+            payload.url or "",
+            model=payload.model,
+            key=key,
+            job=job if payload.is_own else None,
+            check_stop=lambda: check_stop(reporter),
+        )
 
     def answer(self, prompts: Sequence[Prompt]) -> Iterator[list[Completed]]:
         requests = [GenerateRequest(tuple(prompt.messages), sampling=sample_sampling(self._sampling, prompt.sample)) for prompt in prompts]

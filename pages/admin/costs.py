@@ -16,6 +16,10 @@ from pages.components.tables import draw_table
 
 MAX_ROWS = 100
 PERIODS = ("This month", "Last month", "7 days", "30 days")
+SUMS = {
+    "Runs": "Evaluations of a run's checkpoints, and the requests that they answered, are in the other tables too.",
+    "Evaluations": "Requests that an evaluation made to endpoints of this installation are part of those endpoints' cost too.",
+}
 NO_PRICE = "No device has a price, so costs are unknown. Set `ROUNDHOUSE_DEVICE_HOUR_PRICE`, or `ROUNDHOUSE_DEVICE_PRICES` by device."
 
 
@@ -86,10 +90,12 @@ def draw_tables(report: LedgerReport, person: Person) -> None:
                 draw_endpoints(report)
             else:
                 draw_table(
-                    [_row(report, line, serves=name in {"Checkpoints", "Keys"}) for line in lines[:100]],
+                    [_row(report, line, table=name) for line in lines[:MAX_ROWS]],
                     key=f"costs_{name}",
                     alt=f"Costs of {name.lower()}",
                 )
+                if name in SUMS:
+                    st.caption(SUMS[name])
 
 
 def draw_endpoints(report: LedgerReport) -> None:
@@ -131,9 +137,15 @@ def draw_endpoints(report: LedgerReport) -> None:
         st.caption("Asleep: scaled to zero, the checkpoint's disk alone.")
 
 
-def _row(report: LedgerReport, line: Line, *, serves: bool) -> dict[str, object]:
+def _row(report: LedgerReport, line: Line, *, table: str) -> dict[str, object]:
     row: dict[str, object] = {"Name": line.name, "Cost": cost(report, line.usd), "Device-hours": f"{line.device_hours:,.2f}"}
-    return row | ({"Requests": line.requests, "Tokens": line.tokens} if serves else {})
+    requests = {"Requests": line.requests, "Tokens": line.tokens}
+    through, total = cost(report, line.through_usd), cost(report, line.sum_usd)
+    if table == "Evaluations":
+        return row | requests | {"Through endpoints": through, "Sum": total}
+    if table == "Runs":
+        return row | {"Evaluations": cost(report, line.evaluation_usd), "Requests answered": through, "Sum": total}
+    return row | requests
 
 
 def cost(report: LedgerReport, usd: float) -> str:

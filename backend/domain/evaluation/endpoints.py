@@ -54,6 +54,8 @@ class EndpointTarget(BaseModel):
     capabilities: Capabilities = Capabilities()
     input_price: float | None = None
     output_price: float | None = None
+    is_own: bool = False
+    """Whether it is served by this installation, whose gateway adds the cost of its requests to the job."""
 
 
 class JudgeTarget(BaseModel):

@@ -138,6 +138,7 @@ class GeneratePayload(ComputePayload):
     url: str | None = None
     model: str = ""
     key_env: str = ""
+    is_own: bool = False
     prompts: tuple[Prompt, ...]
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=0.0, ge=0)
@@ -324,6 +325,7 @@ class JudgePayload(ComputePayload):
     url: str | None = None
     model: str = ""
     uses_key: bool = False
+    is_own: bool = False
     items_file: str
     config: JudgeConfig
     evaluations: tuple[str, ...] = ()

@@ -14,6 +14,9 @@ PATTERN_TIMEOUT_S = 0.2
 OPT_OUT = "x-roundhouse-log"
 """Header of a request that is not to be logged: `X-Roundhouse-Log: off`."""
 
+JOB = "x-roundhouse-job"
+"""Header with the id of a job of this installation that a request is made for, so that its cost is added to the job."""
+
 BUILT_IN: tuple[tuple[str, str], ...] = (
     ("KEY", r"\b(?:sk|rh|hf|ghp|xox[bp])[-_][A-Za-z0-9_-]{12,}\b"),
     ("EMAIL", r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,253}\.[A-Za-z]{2,}\b"),

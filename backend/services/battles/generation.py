@@ -62,7 +62,12 @@ def _source_of(session: Session, ctx: Context, contestant: Contestant) -> tuple[
         return checkpoint.name, {"checkpoint": require_folder(checkpoint.folder, what="checkpoint")}
     if contestant.source.get("endpoint"):
         key_env = JUDGE_KEY if ctx.policy.judge_key else ""
-        return contestant.label, {"url": f"{ctx.gateway_url}/v1", "model": contestant.source["endpoint"], "key_env": key_env}
+        return contestant.label, {
+            "url": f"{ctx.gateway_url}/v1",
+            "model": contestant.source["endpoint"],
+            "key_env": key_env,
+            "is_own": True,
+        }
     return contestant.label, {name: contestant.source.get(name, "") for name in ("url", "model", "key_env")}
 
 

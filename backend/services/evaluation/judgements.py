@@ -82,7 +82,7 @@ def _resolve(ctx: Context, judge: Judge, *, person: Person) -> dict[str, Any]:
     uses_key = ctx.policy.judge_key
     if judge.kind == "endpoint":
         endpoint = get_endpoint(ctx, judge.name)
-        return {"judge": endpoint.name, "url": f"{ctx.gateway_url}/v1", "model": endpoint.name, "uses_key": uses_key}
+        return {"judge": endpoint.name, "url": f"{ctx.gateway_url}/v1", "model": endpoint.name, "uses_key": uses_key, "is_own": True}
     if judge.url and judge.url != ctx.policy.judge_url:
         if person.id is not None:
             raise NotAllowed("An account can't name an address that the server calls.", remedy="Ask the operator for ROUNDHOUSE_JUDGE_URL.")

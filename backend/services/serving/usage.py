@@ -39,6 +39,7 @@ class UsageRow:
     cached_tokens: int = 0
     itl_ms: float | None = None  # mean time between tokens
     queue_ms: float | None = None
+    job_id: str | None = None
     gaps: Mapping[int, int] = field(default_factory=dict)  # times between tokens, counted by bucket (backend.domain.serving.latency)
     device_s: float | None = None
     cost_usd: float | None = None
@@ -92,6 +93,7 @@ def _stored(row: UsageRow, *, endpoint_id: str | None, checkpoint_id: str | None
         total_ms=row.total_ms,
         itl_ms=row.itl_ms,
         queue_ms=row.queue_ms,
+        job_id=row.job_id,
         device_s=row.device_s,
         cost_usd=row.cost_usd,
         finish_reason=row.finish_reason,

@@ -19,11 +19,15 @@ def open_engine(
     *,
     batch_size: int = 0,
     check_stop: CheckStop = never_stop,
+    job: str | None = None,
 ) -> Engine:
-    """Return an engine for a subject; the fast one uses every visible GPU. An endpoint has one engine."""
+    """Return an engine for a subject; the fast one uses every visible GPU. An endpoint has one engine; `job` is told to an own gateway."""
     if isinstance(subject, EndpointSubject):
         target = subject.target
-        return EndpointEngine(target.url, model=target.model, key=subject.key, concurrency=target.concurrency, check_stop=check_stop)
+        own = job if target.is_own else None
+        return EndpointEngine(
+            target.url, model=target.model, key=subject.key, job=own, concurrency=target.concurrency, check_stop=check_stop
+        )
     if name == "plain":
         return PlainEngine(subject, batch_size=batch_size, check_stop=check_stop)
     if name == "lm_eval":

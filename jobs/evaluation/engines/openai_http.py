@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class EndpointEngine:
-    """Asks the model of an endpoint. `url` ends in `/v1`; `concurrency` calls run at once."""
+    """Asks the model of an endpoint. `url` ends in `/v1`; `concurrency` calls run at once; `job` is named to a gateway of one's own."""
 
     name = "openai_http"
 
@@ -47,12 +47,15 @@ class EndpointEngine:
         *,
         model: str,
         key: str | None = None,
+        job: str | None = None,
         concurrency: int = CONCURRENCY,
         check_stop: CheckStop = never_stop,
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         self._concurrency = concurrency
-        self._client = ApiClient(url, model=model, key=key, check_stop=check_stop, first_pause_s=first_pause_s, connections=concurrency)
+        self._client = ApiClient(
+            url, model=model, key=key, job=job, check_stop=check_stop, first_pause_s=first_pause_s, connections=concurrency
+        )
         self._lock = threading.Lock()
         self._spent: dict[int, list[int]] = {}
         self._failures = 0

@@ -11,6 +11,7 @@ import httpx
 
 from backend.domain.evaluation.judges.prompts import Question
 from backend.domain.evaluation.judges.verdicts import JudgeAnswer
+from backend.domain.serving.request_log import JOB
 from backend.errors import Unavailable
 
 CONCURRENT = 4
@@ -21,13 +22,13 @@ PERMANENT = frozenset({401, 403, 404})
 
 
 def ask_endpoint(
-    url: str, *, model: str, key: str | None, max_tokens: int, pending: Sequence[Question], check_stop: Callable[[], None]
+    url: str, *, model: str, key: str | None, job: str | None, max_tokens: int, pending: Sequence[Question], check_stop: Callable[[], None]
 ) -> Iterator[list[JudgeAnswer]]:
     """Yield the answers in batches. A question that fails after retries is answered with `failed`.
 
     Raises Unavailable if the endpoint can't be reached at all, or refuses key, address or model.
     """
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = ({"Authorization": f"Bearer {key}"} if key else {}) | ({JOB: job} if job else {})
     timeout = httpx.Timeout(TIMEOUT_S, connect=10.0)
     with httpx.Client(headers=headers, timeout=timeout, follow_redirects=False) as client, ThreadPoolExecutor(CONCURRENT) as pool:
         for at in range(0, len(pending), CONCURRENT):

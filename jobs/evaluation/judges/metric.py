@@ -67,7 +67,8 @@ def open_judge(spec: JobSpec[EvaluatePayload], *, check_stop: CheckStop) -> Task
     if target.endpoint is not None:
         remote = target.endpoint
         key = read_key(key_env=remote.key_env, key_file=remote.key_file)
-        engine = EndpointEngine(remote.url, model=remote.model, key=key, concurrency=remote.concurrency, check_stop=check_stop)
+        job = spec.id if remote.is_own else None
+        engine = EndpointEngine(remote.url, model=remote.model, key=key, job=job, concurrency=remote.concurrency, check_stop=check_stop)
         return TaskJudge(metric, engine, EndpointSubject(remote).prompt_messages)
     subject = load_subject(spec.path(target.checkpoint or ""))
     chat = subject.uses_chat("auto")

@@ -54,6 +54,7 @@ def _ask(payload: JudgePayload, spec: JobSpec[JudgePayload], left: Sequence[Ques
             payload.url,
             model=payload.model,
             key=key,
+            job=spec.id if payload.is_own else None,
             max_tokens=payload.config.max_tokens,
             pending=left,
             check_stop=lambda: check_stop(reporter),

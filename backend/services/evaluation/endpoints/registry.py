@@ -174,6 +174,7 @@ def target_of(ctx: Context, view: EvaluatedEndpointView) -> EndpointTarget:
         capabilities=view.capabilities,
         input_price=config.input_price,
         output_price=config.output_price,
+        is_own=view.is_own,
     )
 
 

@@ -26,7 +26,11 @@ DELETED = "(deleted)"
 
 @dataclass
 class Line:
-    """A row of the ledger. `usd` is the price of `device_hours`; for a key or a checkpoint, of the shares of its requests."""
+    """A row of the ledger. `usd` is the price of `device_hours`; for a key or a checkpoint, of the shares of its requests. `through_usd` is
+    the cost of the requests that an evaluation made to endpoints; for a run, `evaluation_usd` that of evaluations of its checkpoints, their
+    requests included, and `through_usd` that of requests that its checkpoints answered. Both are in other rows too, so they are not in
+    `usd`, and only `sum_usd` adds them up.
+    """
 
     name: str
     usd: float = 0.0
@@ -35,6 +39,13 @@ class Line:
     tokens: int = 0
     idle_usd: float = 0.0
     id: str = ""
+    through_usd: float = 0.0
+    evaluation_usd: float = 0.0
+
+    @property
+    def sum_usd(self) -> float:
+        """Dollars of the row, and of what was done for it elsewhere."""
+        return self.usd + self.through_usd + self.evaluation_usd
 
     @property
     def usd_per_million_tokens(self) -> float | None:
@@ -85,12 +96,14 @@ def read_ledger(ctx: Context, *, since: datetime, until: datetime) -> Ledger:
         _add_device_time(session, ctx, sums, since=since, until=until)
         _add_requests(session, sums, since=since, until=until)
         _add_shares(session, sums, since=since, until=until)
+        _add_made_requests(session, sums, since=since, until=until)
+        _add_to_runs(session, sums)
     for day in sums.by_day.values():
         day["idle"] = max(0.0, day["idle"] - day["requests"])
     for line in sums.lines.get("endpoints", {}).values():
         line.idle_usd = max(0.0, line.idle_usd)
     totals = {category: sum(day[category] for day in sums.by_day.values()) for category in CATEGORIES}
-    tables = {kind: tuple(sorted(lines.values(), key=lambda line: (-line.usd, line.name))) for kind, lines in sums.lines.items()}
+    tables = {kind: tuple(sorted(lines.values(), key=lambda line: (-line.sum_usd, line.name))) for kind, lines in sums.lines.items()}
     return Ledger(
         since=since,
         until=until,
@@ -155,6 +168,38 @@ def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: dateti
             line.device_hours += float(seconds or 0.0) / 3600
 
 
+def _add_made_requests(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
+    """Add the requests that evaluations made to endpoints of this installation."""
+    columns = (func.count(), func.sum(Usage.prompt_tokens + Usage.completion_tokens), func.sum(Usage.cost_usd))
+    made = select(Usage.job_id, *columns).where(Usage.created_at >= since, Usage.created_at < until, Usage.job_id.is_not(None))
+    by_job: dict[str | None, Any] = {job_id: values for job_id, *values in session.execute(made.group_by(Usage.job_id))}
+    if not by_job:
+        return
+    names = _Names(session)
+    for job in session.scalars(select(Job).where(Job.id.in_(by_job))):
+        line = names.line(sums, job) if job.kind in EVALUATION else None
+        if line is not None:
+            count, tokens, usd = by_job[job.id]
+            line.requests += count
+            line.tokens += int(tokens or 0)
+            line.through_usd += float(usd or 0.0)
+
+
+def _add_to_runs(session: Session, sums: _Sums) -> None:
+    """Add to each run what was spent on its checkpoints: by evaluations, and by requests that they answered."""
+    runs = dict(session.execute(select(Checkpoint.id, Checkpoint.run_id).where(Checkpoint.run_id.is_not(None))).all())
+    names = dict(session.execute(select(Run.id, Run.name)).all())
+    evaluated = dict(session.execute(select(Evaluation.id, Evaluation.checkpoint_id)).all())
+    for evaluation in list(sums.lines.get("evaluations", {}).values()):
+        run_id = runs.get(evaluated.get(evaluation.id) or "")
+        if run_id in names:
+            sums.line("runs", run_id, names[run_id]).evaluation_usd += evaluation.sum_usd
+    for checkpoint in list(sums.lines.get("checkpoints", {}).values()):
+        run_id = runs.get(checkpoint.id)
+        if run_id in names:
+            sums.line("runs", run_id, names[run_id]).through_usd += checkpoint.usd
+
+
 class _Names:
     """Names the run, evaluation or endpoint of a job. A run that was resumed has several jobs, all with its folder."""
 
@@ -196,6 +241,9 @@ def table_rows(lines: Iterable[Line]) -> list[dict[str, Any]]:
             "id": line.id,
             "name": line.name,
             "usd": line.usd,
+            "through_endpoints_usd": line.through_usd,
+            "evaluation_usd": line.evaluation_usd,
+            "sum_usd": line.sum_usd,
             "idle_usd": line.idle_usd,
             "device_hours": line.device_hours,
             "requests": line.requests,

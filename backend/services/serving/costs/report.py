@@ -66,7 +66,21 @@ def report_data(report: LedgerReport) -> dict[str, Any]:
 def report_csv(ledger: Ledger) -> str:
     """Return the ledger as one CSV table: a row per day and category, then a row per endpoint, key, checkpoint, run and evaluation."""
     out = io.StringIO()
-    columns = ["table", "name", "id", "day", "category", "usd", "idle_usd", "device_hours", "requests", "tokens"]
+    columns = [
+        "table",
+        "name",
+        "id",
+        "day",
+        "category",
+        "usd",
+        "through_endpoints_usd",
+        "evaluation_usd",
+        "sum_usd",
+        "idle_usd",
+        "device_hours",
+        "requests",
+        "tokens",
+    ]
     writer = csv.DictWriter(out, columns, extrasaction="ignore", restval="")
     writer.writeheader()
     for day, costs in ledger.by_day.items():

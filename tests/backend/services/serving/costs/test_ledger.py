@@ -9,7 +9,19 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from backend.db.tables import Deployment, DeviceUse, Endpoint, Job, Replica
+from backend.db.tables import (
+    Checkpoint,
+    Dataset,
+    DatasetVersion,
+    Deployment,
+    DeviceUse,
+    Endpoint,
+    Evaluation,
+    Job,
+    Replica,
+    Run,
+    Usage,
+)
 from backend.domain.estimates.prices import DevicePrices
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import claim_job, give_back
@@ -55,6 +67,38 @@ def add_endpoint(ctx: Context) -> str:
         session.flush()
         session.add(Replica(id="r", deployment_id=deployment.id, job_id="replica", internal_token="t", status="ready"))
     return checkpoint
+
+
+def test_an_evaluation_sums_its_device_and_the_requests_that_it_made_and_a_run_what_its_checkpoints_cost(priced: Context) -> None:
+    """A run trained for an hour at $0.50. Its checkpoint is evaluated for half an hour, $0.25, which asks an endpoint for $0.04, and
+    answers a request for $0.10: $0.89 in all. A request that names a job which is none counts nowhere else.
+    """
+    add_endpoint(priced)
+    add_job(priced, "jobtrain0001", "train", run_folder="runs/x")
+    add_job(priced, "jobeval00001", "evaluate")
+    with priced.db.write() as session:
+        session.add(Run(id="run1", name="oak", objective="pretrain", config={}, job_id="jobtrain0001"))
+        session.add(Dataset(id="d", name="facts", kind="benchmark"))
+        session.flush()
+        session.add(DatasetVersion(id="v", dataset_id="d", number=1))
+        session.add(Checkpoint(id="own", name="oak step 1", origin="run", run_id="run1", step=1))
+        session.flush()
+        session.add(Evaluation(id="e", checkpoint_id="own", dataset_version_id="v", kind="multiple_choice", job_id="jobeval00001"))
+        deployment = session.query(Deployment).one()
+        session.add(Replica(id="s", deployment_id=deployment.id, internal_token="t", status="ready"))
+    use(priced, "jobtrain0001", start=NOON - timedelta(hours=1), end=NOON)
+    use(priced, "jobeval00001", start=NOON - timedelta(minutes=30), end=NOON)
+    at = NOON - timedelta(minutes=5)
+    add_usage(priced, [UsageRow("a", "tales", None, "r", 5, 5, 9.0, 9.0, "finished", at, cost_usd=0.04, job_id="jobeval00001")])
+    add_usage(priced, [UsageRow("b", "tales", None, "r", 5, 5, 9.0, 9.0, "finished", at, cost_usd=0.02, job_id="nojob0000001")])
+    add_usage(priced, [UsageRow("c", "tales", None, None, 5, 5, 9.0, 9.0, "finished", at, cost_usd=0.10)])
+    with priced.db.write() as session:
+        session.get_one(Usage, "c").checkpoint_id = "own"
+    ledger = read_ledger(priced, since=NOON - timedelta(hours=12), until=NOON)
+    (evaluation,), (run,) = ledger.evaluations, ledger.runs
+    assert (evaluation.usd, evaluation.through_usd, evaluation.sum_usd, evaluation.requests) == pytest.approx((0.25, 0.04, 0.29, 1))
+    assert (run.usd, run.evaluation_usd, run.through_usd, run.sum_usd) == pytest.approx((0.5, 0.29, 0.1, 0.89))
+    assert ledger.usd == pytest.approx(0.5 + 0.25 + 0.16), "each dollar once"
 
 
 def test_a_day_by_hand(priced: Context) -> None:
