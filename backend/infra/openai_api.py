@@ -38,7 +38,7 @@ class CallFailed(Exception):
 
 
 class ApiClient:
-    """Posts to one API. `name` says in messages what it is; `check_stop` runs before each attempt and while a pause lasts. `job` is told to
+    """Posts to one API. `name` says in messages what it is; `check_stop` runs before each attempt and while a pause lasts. `job` is sent to
     a gateway of one's own, which adds the cost to it.
     """
 

@@ -8,6 +8,7 @@ import time
 from statistics import median, quantiles
 
 from backend.domain.jobs.serving_probe import ServingLoad, ServingProbePayload, ServingProbeResult
+from backend.domain.serving.precision import PrecisionCheck
 from backend.domain.serving.protocol import GenerationEvent, SamplingParams, TokenEvent
 from backend.errors import JobFailed
 from backend.infra.processes import peak_memory_bytes
@@ -16,6 +17,7 @@ from jobs.modeling.devices import device_kind, device_name, pick_device, pick_in
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.engine import Engine, Handle
 from jobs.serving.fused_layers import speed_up
+from jobs.serving.precision import quantise_and_check
 from jobs.serving.start import start_engine
 
 TIMED_S = 5.0
@@ -37,27 +39,36 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
     device = pick_device(payload.device)
     dtype = pick_inference_dtype(device=device)
     network = load_network(spec.path(payload.checkpoint), device=device, dtype=dtype)
-    speed_up(network)
-    engine = start_engine(network, load_tokenizer(spec.path(payload.checkpoint)), kind=payload.engine)
+    library = speed_up(network)
+    tokenizer = load_tokenizer(spec.path(payload.checkpoint))
     load_s = time.monotonic() - started
-    prompt_tokens = max(1, min(payload.prompt_tokens, engine.context_length // 2))
-    new_tokens = max(2, min(payload.new_tokens, engine.context_length - prompt_tokens))
     loads: list[ServingLoad] = []
-    try:
-        for number, users in enumerate(payload.users):
-            if reporter.should_stop():
-                break
-            reporter.progress(number, len(payload.users), unit="", message=f"Timing {users} at once")
-            vocabulary = network.config.get_text_config().vocab_size
-            load = ClosedLoop(engine, users=users, vocabulary=vocabulary, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
-            measured = load.measure(reporter)
-            if measured is None:
-                break
-            loads.append(measured)
-        stopped = reporter.should_stop()
-    finally:
-        engine.close()
-    reporter.progress(len(payload.users), len(payload.users), unit="", message="Done")
+    check: PrecisionCheck | None = None
+    precisions = [precision for precision in payload.precisions if precision == "float32" or device.type == "cpu"]
+    for precision in precisions:
+        if reporter.should_stop():
+            break
+        if precision == "int8":
+            reporter.progress(len(loads), len(payload.users) * len(precisions), unit="", message="Measuring the quality of int8")
+            check = quantise_and_check(network, library=library)
+        engine = start_engine(network, tokenizer, kind=payload.engine)
+        prompt_tokens = max(1, min(payload.prompt_tokens, engine.context_length // 2))
+        new_tokens = max(2, min(payload.new_tokens, engine.context_length - prompt_tokens))
+        try:
+            for users in payload.users:
+                if reporter.should_stop():
+                    break
+                message = f"Timing {users} at once" + (f" in {precision}" if len(precisions) > 1 else "")
+                reporter.progress(len(loads), len(payload.users) * len(precisions), unit="", message=message)
+                vocabulary = network.config.get_text_config().vocab_size
+                load = ClosedLoop(engine, users=users, vocabulary=vocabulary, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+                measured = load.measure(reporter)
+                if measured is None:
+                    break
+                loads.append(measured.model_copy(update={"precision": precision}))
+        finally:
+            engine.close()
+    reporter.progress(1, 1, unit="", message="Done")
     return ServingProbeResult(
         device=device_name(device),
         device_kind=device_kind(device),
@@ -69,7 +80,8 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         loads=loads,
-        stopped=stopped,
+        precision_check=check,
+        stopped=reporter.should_stop(),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+import plotly.graph_objects as go
 import streamlit as st
 
 from backend.services.context import Context
@@ -63,7 +64,7 @@ def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
     if past:
         with st.expander(f"Past alerts ({len(past)})", icon=":material/history:", key="past_alerts"):
             for alert in past:
-                sent = "" if alert.sent_at is None else f" · {alert.problem}" if alert.problem else " · sent"
+                sent = f" · {alert.problem}" if alert.problem else "" if alert.sent_at is None else " · sent"
                 st.caption(f"{plain(alert.message)} · {ago(alert.opened_at, now=now)}{plain(sent)}")
 
 
@@ -71,7 +72,7 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     """Draw the gauges of now and the totals of the window."""
     ratios = [replica.cache_ratio for replica in replicas if replica.cache_ratio is not None]
     total = traffic.total
-    grid = st.grid(4, min_column_width=140)
+    grid = st.grid(5, min_column_width=140)
     grid.metric("Running requests", f"{sum(replica.running for replica in replicas):.0f}", help="Now.")
     grid.metric("Queue", f"{sum(replica.waiting for replica in replicas):.0f}", help="Requests that wait for a replica, now.")
     grid.metric("Tokens per second", f"{sum(replica.tokens_per_second for replica in replicas):,.0f}", help="Now, by the replicas.")
@@ -101,12 +102,17 @@ def draw_traffic(traffic: Traffic) -> None:
     tokens: Series = ("tokens/s", [(at, point.tokens_per_s) for at, point in points[:-1]])  # the last step is not over
     figure = lines_figure([tokens], title="Generated tokens per second", start=start, end=end)
     grid.plotly_chart(figure, key="monitor_tokens", config=STATIC, alt="Generated tokens per second over time")
-    for field, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Time between tokens"), ("queue_ms", "Time in the queue")):
-        series: list[Series] = [
-            (name, [(at, getattr(point, field)[number]) for at, point in points]) for number, name in enumerate(("p50", "p95", "p99"))
-        ]
-        figure = lines_figure(series, title=title, unit="ms", start=start, end=end)
-        grid.plotly_chart(figure, key=f"monitor_{field}", config=STATIC, alt=f"{title} over time")
+    for field, title in (("ttft_ms", "Time to first token"), ("itl_ms", "Time between tokens")):
+        grid.plotly_chart(latency_figure(traffic, field, title), key=f"monitor_{field}", config=STATIC, alt=f"{title} over time")
+
+
+def latency_figure(traffic: Traffic, field: str, title: str) -> go.Figure:
+    """Return the percentiles of a latency over time."""
+    points = [(point.start.astimezone(time_zone()), point) for point in traffic.points]
+    series: list[Series] = [
+        (name, [(at, getattr(point, field)[number]) for at, point in points]) for number, name in enumerate(("p50", "p95", "p99"))
+    ]
+    return lines_figure(series, title=title, unit="ms", start=points[0][0], end=points[-1][0])
 
 
 def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
@@ -115,6 +121,8 @@ def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
     by_name = {(series.subject, series.name): [(at.astimezone(zone), value) for at, value in series.points] for series in gauges}
     start, end = traffic.points[0].start.astimezone(zone), traffic.points[-1].start.astimezone(zone)
     grid = st.grid(2, min_column_width=330)
+    figure = latency_figure(traffic, "queue_ms", "Time in the queue")
+    grid.plotly_chart(figure, key="monitor_queue_ms", config=STATIC, alt="Time in the queue over time")
     load: list[Series] = [(name, by_name["endpoint", name]) for name in ("running", "waiting") if ("endpoint", name) in by_name]
     if load:
         figure = lines_figure(load, title="Running and waiting requests", start=start, end=end)

@@ -8,10 +8,11 @@ from pydantic import Field
 
 from backend.domain.jobs.records import JobResult, Payload, ReadRecord
 from backend.domain.jobs.states import JobKind, StopRequest
+from backend.domain.serving.precision import Precision, PrecisionCheck
 
 
 class ServingProbePayload(Payload):
-    """Measure how fast one replica of a checkpoint answers, with each number of users in turn."""
+    """Measure how fast one replica of a checkpoint answers, in each precision with each number of users in turn."""
 
     job_kind = JobKind.SERVING_PROBE
     checkpoint: str
@@ -20,6 +21,7 @@ class ServingProbePayload(Payload):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     engine: Literal["auto", "batching", "serial"] = "auto"
     users: tuple[int, ...] = (1, 8, 32)
+    precisions: tuple[Precision, ...] = ("float32",)
     prompt_tokens: int = Field(default=64, ge=1)
     new_tokens: int = Field(default=32, ge=2)
 
@@ -35,10 +37,13 @@ class ServingLoad(ReadRecord):
     ttft_ms: float | None
     ttft_p95_ms: float | None = None
     answers: int
+    precision: Precision = "float32"
 
 
 class ServingProbeResult(JobResult):
-    """Speed of one replica by number of users. `memory_bytes` is the process's peak; `prompt_tokens` and `new_tokens` are of a request."""
+    """Speed of one replica by number of users. `memory_bytes` is the process's peak; `prompt_tokens` and `new_tokens` are of a request.
+    `precision_check` is the measured difference of int8 from float32, where both were probed.
+    """
 
     job_kind = JobKind.SERVING_PROBE
     device: str
@@ -51,4 +56,5 @@ class ServingProbeResult(JobResult):
     prompt_tokens: int
     new_tokens: int
     loads: list[ServingLoad]
+    precision_check: PrecisionCheck | None = None
     stopped: StopRequest | None = None

@@ -28,6 +28,11 @@ class Forecast:
     past_error: float | None = None
 
 
+def usd_per_million_tokens(hour_usd: float, tokens_per_s: float) -> float | None:
+    """Return the price of a million tokens of a device that generates without a pause; None at no tokens."""
+    return hour_usd / (tokens_per_s * 3600) * 1e6 if tokens_per_s > 0 else None
+
+
 def seconds_by_day(start: datetime, end: datetime) -> dict[date, float]:
     """Split an interval at midnight UTC."""
     parts: dict[date, float] = {}

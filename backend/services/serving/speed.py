@@ -11,6 +11,8 @@ from backend.db.tables import Checkpoint, Job
 from backend.domain.jobs.payloads import require_folder
 from backend.domain.jobs.serving_probe import ServingLoad, ServingProbePayload, ServingProbeResult
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
+from backend.domain.serving.costs import usd_per_million_tokens
+from backend.domain.serving.precision import Precision
 from backend.domain.wording import plural
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
@@ -41,8 +43,36 @@ class ServingSpeed:
         return f"One replica on {result.device}{threads}, {result.dtype}, {lengths}"
 
 
-def launch_speed_probe(ctx: Context, checkpoint_id: str, *, person: Person) -> JobView:
-    """Queue a probe of a checkpoint, or return its active one. Raises NotFound without files, NotAllowed for a rater."""
+@dataclass(frozen=True)
+class SpeedChoice:
+    """One choice of precision and users at once, in money and quality. `usd_per_million_tokens` is that of a replica which is never idle;
+    None without a price. `perplexity_ratio` is to float32; None where it was not measured.
+    """
+
+    load: ServingLoad
+    usd_per_million_tokens: float | None
+    perplexity_ratio: float | None
+
+
+def speed_choices(ctx: Context, speed: ServingSpeed) -> list[SpeedChoice]:
+    """Return the measured loads with what a million generated tokens cost at them, by today's price of the device, and their quality."""
+    result = speed.result
+    price = ctx.policy.prices.hour_usd(result.device, result.device_kind)
+    ratio = None if result.precision_check is None else result.precision_check.perplexity_ratio
+    return [
+        SpeedChoice(
+            load=load,
+            usd_per_million_tokens=None if price is None else usd_per_million_tokens(price, load.tokens_per_s),
+            perplexity_ratio=1.0 if load.precision == "float32" else ratio,
+        )
+        for load in result.loads
+    ]
+
+
+def launch_speed_probe(ctx: Context, checkpoint_id: str, *, person: Person, with_int8: bool = False) -> JobView:
+    """Queue a probe of a checkpoint, in int8 too on request, or return its active one. Raises NotFound without files, NotAllowed for a
+    rater.
+    """
     require_builder(person)
     with ctx.db.write() as session:
         under_way = session.scalar(_probes_of(checkpoint_id).where(Job.status.in_(ACTIVE)).limit(1))
@@ -51,7 +81,9 @@ def launch_speed_probe(ctx: Context, checkpoint_id: str, *, person: Person) -> J
         checkpoint = session.get(Checkpoint, checkpoint_id)
         if checkpoint is None or checkpoint.deleted_at is not None or checkpoint.folder is None:
             raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Choose another checkpoint.", field="checkpoint")
-        payload = ServingProbePayload(checkpoint=require_folder(checkpoint.folder, what="checkpoint"), checkpoint_id=checkpoint_id)
+        folder = require_folder(checkpoint.folder, what="checkpoint")
+        precisions: tuple[Precision, ...] = ("float32", "int8") if with_int8 else ("float32",)
+        payload = ServingProbePayload(checkpoint=folder, checkpoint_id=checkpoint_id, precisions=precisions)
         job = add_job(session, ctx, payload, title=f"Serving speed of {checkpoint.name}", priority=PRIORITY, created_by=person.id)
         queued = view(job)
     wake(ctx, queued.queue)

@@ -21,7 +21,7 @@ def open_engine(
     check_stop: CheckStop = never_stop,
     job: str | None = None,
 ) -> Engine:
-    """Return an engine for a subject; the fast one uses every visible GPU. An endpoint has one engine; `job` is told to an own gateway."""
+    """Return an engine for a subject; the fast one uses every visible GPU. An endpoint has one engine; an own gateway gets `job`."""
     if isinstance(subject, EndpointSubject):
         target = subject.target
         own = job if target.is_own else None

@@ -1,4 +1,4 @@
-"""A job's requests to an own gateway are counted to it; another server is not told of jobs."""
+"""A job's requests to an own gateway are counted to it; another server gets no job."""
 
 from __future__ import annotations
 

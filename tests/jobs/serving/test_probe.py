@@ -41,6 +41,13 @@ def test_each_number_of_users_is_timed_until_all_have_answers(root: Path, monkey
     assert result.memory_bytes > 50_000_000
 
 
+def test_int8_is_timed_beside_float32_with_its_quality(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = measure(root, MemoryReporter(), monkeypatch, users=(1,), precisions=("float32", "int8"))
+    assert [(load.precision, load.users) for load in result.loads] == [("float32", 1), ("int8", 1)]
+    assert result.precision_check is not None
+    assert 0.5 < result.precision_check.perplexity_ratio < 2
+
+
 def test_a_stopped_probe_keeps_what_it_has_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reporter = MemoryReporter()
     monkeypatch.setattr(reporter, "should_stop", lambda: "cancel" if any("4 at once" in str(e) for e in reporter.all) else None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from backend.domain.estimates.prices import DevicePrices
 from backend.domain.jobs.serving_probe import ServingProbePayload
 from backend.errors import NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.serving.speed import find_speed, find_speed_probe, launch_speed_probe
+from backend.services.serving.speed import find_speed, find_speed_probe, launch_speed_probe, speed_choices
 from tests.support.battle_world import add_checkpoint
 from tests.support.jobs import finish_job, take_job
 
@@ -49,6 +52,25 @@ def test_a_checkpoint_has_one_active_probe_and_the_newest_result_is_shown(ctx: C
     assert (probe.id, probe.is_active) == (again.id, True)
     assert find_speed(ctx, checkpoint) == speed, "the last measurement stays until the next one ends"
     assert find_speed(ctx, other) is None
+
+
+def test_precision_and_users_at_once_are_shown_as_money_and_quality(ctx: Context) -> None:
+    """At $0.36 an hour, 20 tokens/s cost $5 a million, 100 tokens/s cost $1."""
+    checkpoint = add_checkpoint(ctx, "oak")
+    job = launch_speed_probe(ctx, checkpoint, person=LOCAL, with_int8=True)
+    claim = take_job(ctx, job.id)
+    assert claim.payload.precisions == ("float32", "int8")
+    check = {"precision": "int8", "perplexity_ratio": 1.01, "greedy_agreement": 0.98, "num_tokens": 9, "num_layers": 2}
+    fast = {"users": 8, "tokens_per_s": 100.0, "ttft_ms": 9.0, "answers": 9, "precision": "int8"}
+    with ctx.db.write() as session:
+        finish_job(session, ctx, claim, **RESULT, loads=[LOADS[0], fast], precision_check=check)
+    speed = find_speed(ctx, checkpoint)
+    assert speed is not None
+    priced = replace(ctx, policy=replace(ctx.policy, prices=DevicePrices(default=0.36)))
+    choices = [(c.usd_per_million_tokens, c.perplexity_ratio) for c in speed_choices(priced, speed)]
+    assert choices == [(pytest.approx(5.0), 1.0), (pytest.approx(1.0), 1.01)]
+    unpriced = replace(ctx, policy=replace(ctx.policy, prices=DevicePrices()))
+    assert [c.usd_per_million_tokens for c in speed_choices(unpriced, speed)] == [None, None]
 
 
 def test_raters_and_checkpoints_without_files_are_refused(ctx: Context) -> None:
