@@ -56,9 +56,12 @@ class Shadows:
         self.num_dropped = 0
 
     def draw(self, endpoint: str, request: GenerateRequest) -> Copy | None:
-        """Return a copy of a request for the endpoint's shadow, for its share of the requests that have one answer; else None."""
+        """Return a copy of a request for the endpoint's shadow, for its share of the requests that have one answer; else None.
+
+        Nothing is copied while the shadow has no replica, because it starts, or is an endpoint that sleeps.
+        """
         route = self._directory.shadow_for(endpoint)
-        if route is None or not request.can_be_resumed or self._rng.uniform(0, 100) >= route.percent:
+        if route is None or not route.replicas or not request.can_be_resumed or self._rng.uniform(0, 100) >= route.percent:
             return None
         return Copy(route, request)
 
@@ -138,7 +141,4 @@ class Shadows:
                     return
 
     def _choose(self, route: ShadowRoute) -> ReplicaAddress:
-        replicas = [replica for replica in route.replicas if replica.upstream is None]
-        if not replicas:
-            raise ReplicaLost("The shadow has no replica.", reason="no_replica")
-        return replicas[next(self._turn) % len(replicas)]
+        return route.replicas[next(self._turn) % len(route.replicas)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,7 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.serving.adapters.served import served_adapters
 from backend.services.serving.deployments import awake_replicas, current_deployment
 from backend.services.serving.endpoints import EVENTS, EndpointView, endpoints_of_aliases, find_endpoint, get_endpoint
-from backend.services.serving.rollout import ALIVE, AWAKE, STABLE, active_deployments, advance
+from backend.services.serving.rollout import ALIVE, AWAKE, SHADOW, STABLE, active_deployments, advance
 
 SCALING = "scaling"
 MAX_EVENTS = 50
@@ -47,11 +47,13 @@ def autoscale_endpoints(ctx: Context) -> None:
 
 def _autoscale(session: Session, ctx: Context, endpoint_id: str) -> None:
     endpoint = session.scalars(select(Endpoint).where(Endpoint.id == endpoint_id).with_for_update()).one()
-    active = active_deployments(session, endpoint_id)
+    beside = active_deployments(session, endpoint_id)
+    active = [deployment for deployment in beside if deployment.role != SHADOW]
     if len(active) != 1 or not active[0].num_replicas:
         return  # a rollout or a canary is under way, or it was stopped meanwhile
     deployment, now = active[0], ctx.now()
     rules = DeploymentOptions.read(deployment.config).scaling
+    rules = rules if len(beside) == 1 else replace(rules, sleep_after_s=None)  # a shadow waits for requests
     before = ScalingState.read(deployment.traffic.get(SCALING))
     scaling = decide_replicas(rules, _load(session, ctx, deployment), before, now=now.timestamp())
     if scaling.state != before:

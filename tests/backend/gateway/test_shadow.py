@@ -68,8 +68,10 @@ def test_a_slow_or_missing_shadow_delays_no_request_and_what_is_lost_or_refused_
     began = time.monotonic()
     assert [scene.ask().status_code for _ in range(6)] == [200] * 6
     assert time.monotonic() - began < 5
-    scene.directory.shadows["m"] = ShadowRoute("s1", 100.0, ())
     seen = scene.shadow.seen
+    scene.directory.shadows["m"] = ShadowRoute("s1", 100.0, ())
+    assert scene.ask().status_code == 200
+    assert scene.directory.compared == [], "without a replica nothing is copied"
     scene.primary.script = "refuse:400:context_length_exceeded"
     assert scene.ask().status_code == 400
     scene.primary.script = "finish"
@@ -82,7 +84,7 @@ def test_the_share_is_drawn_and_a_full_queue_drops() -> None:
     shadows = Shadows(directory, ReplicaClient(), rng=random.Random(1))
     request = GenerateRequest(prompt="x")
     assert shadows.draw("m", request) is None
-    directory.shadows["m"] = ShadowRoute("s1", 25.0, ())
+    directory.shadows["m"] = ShadowRoute("s1", 25.0, (ReplicaAddress(id="s", url="http://127.0.0.1:9", token="t"),))
     copies = [copy for _ in range(2000) if (copy := shadows.draw("m", request)) is not None]
     assert 430 < len(copies) < 570
     for copy in copies:
