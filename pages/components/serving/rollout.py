@@ -29,6 +29,8 @@ POLICIES = {
     Policy.ROUND_ROBIN: "Round robin",
 }
 
+SHORTEST = 0.01
+
 
 def draw_options() -> DeploymentOptions:
     """Draw the options of a deployment, folded; return them."""
@@ -95,12 +97,6 @@ def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str
     """Draw the fields of autoscaling and sleep; return the options that they set."""
     rules = options.scaling
     scales = grid.toggle("Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue.")
-    sleeps = grid.toggle(
-        "Sleep while idle",
-        rules.sleep_after_s is not None,
-        key=f"{key}_sleeps",
-        help="All replicas stop; the next request starts them and waits.",
-    )
     values: dict[str, Any] = {"min_replicas": rules.least, "max_replicas": None, "sleep_after_minutes": None}
     if scales:
         values["min_replicas"] = int(grid.number_input("Min replicas", 1, MAX_REPLICAS, rules.least, key=f"{key}_least"))
@@ -108,14 +104,34 @@ def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str
         least = values["min_replicas"]
         values["max_replicas"] = int(grid.number_input("Max replicas", least, MAX_REPLICAS, max(least, most), key=f"{key}_most"))
         values["target_queue_s"] = grid.number_input(
-            "Target queue (s)", 0.1, 600.0, rules.target_queue_s, key=f"{key}_target", help="Replicas are added above this wait."
+            "Target queue (s)",
+            SHORTEST,
+            600.0,
+            max(SHORTEST, rules.target_queue_s),
+            format="%g",
+            key=f"{key}_target",
+            help="Replicas are added above this wait.",
         )
         values["cool_down_s"] = grid.number_input(
-            "Cool-down (s)", 1.0, 86_400.0, rules.cool_down_s, key=f"{key}_cool_down", help="Without a queue, before one is taken away."
+            "Cool-down (s)",
+            SHORTEST,
+            86_400.0,
+            max(SHORTEST, rules.cool_down_s),
+            format="%g",
+            key=f"{key}_cool_down",
+            help="Without a queue, before one is taken away.",
         )
+    sleeps = grid.toggle(
+        "Sleep while idle",
+        rules.sleep_after_s is not None,
+        key=f"{key}_sleeps",
+        help="All replicas stop; the next request starts them and waits.",
+    )
     if sleeps:
-        minutes = 15.0 if rules.sleep_after_s is None else rules.sleep_after_s / 60
-        values["sleep_after_minutes"] = grid.number_input("Sleep after (min)", 0.1, 43_200.0, minutes, format="%g", key=f"{key}_minutes")
+        minutes = 15.0 if rules.sleep_after_s is None else max(SHORTEST, rules.sleep_after_s / 60)
+        values["sleep_after_minutes"] = grid.number_input(
+            "Sleep after (min)", SHORTEST, 43_200.0, minutes, format="%g", key=f"{key}_minutes"
+        )
     return values
 
 
