@@ -50,6 +50,9 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
             break
         if precision == "int8":
             reporter.progress(len(loads), len(payload.users) * len(precisions), unit="", message="Measuring the quality of int8")
+            del network, library  # an engine has changed its attention
+            network = load_network(spec.path(payload.checkpoint), device=device, dtype=dtype)
+            library = speed_up(network)
             check = quantise_and_check(network, library=library)
         engine = start_engine(network, tokenizer, kind=payload.engine)
         prompt_tokens = max(1, min(payload.prompt_tokens, engine.context_length // 2))
