@@ -61,14 +61,16 @@ def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) 
     """Check and encode a request. Raises InvalidInput, PromptTooLong and QueueFull."""
     if request.begun is not None:
         on_event = Continuation(request.begun, on_event)
-    form = form_of(served.tokenizer, request)
-    prompts = encode_prompts(served.tokenizer, request, opening=form.opening)
-    prompt_tokens = sum(len(ids) for ids in prompts)
     adapter = None
     if request.adapter is not None:
         if served.load_adapter is None:
             raise InvalidInput("This replica serves no adapters.", field="model")
         adapter = served.load_adapter(request.adapter)
+        if adapter.tokenizer is not None:
+            served = replace(served, tokenizer=adapter.tokenizer)
+    form = form_of(served.tokenizer, request)
+    prompts = encode_prompts(served.tokenizer, request, opening=form.opening)
+    prompt_tokens = sum(len(ids) for ids in prompts)
     first = replace(form.choice(0, 0, served.grammars), begun=() if request.begun is None else request.begun.token_ids, adapter=adapter)
     is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
     if is_simple and request.params.max_tokens != 0:

@@ -122,7 +122,7 @@ class BatchingEngine:
             prompt=list(ids),
             params=params,
             max_tokens=max_tokens,
-            end_ids=self.limits.end_ids,
+            end_ids=self.limits.end_ids | (choice.adapter.end_ids if choice.adapter else frozenset()),
             decoder=self._decoder,
             texts=self._texts,
             choice=choice,

@@ -68,7 +68,9 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
         bank=bank,
     )
     limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
-    replica = Replica(engine, tokenizer, name=payload.name, reader=reader, limits=limits, shelf=AdapterShelf(spec.artifacts, bank))
+    replica = Replica(
+        engine, tokenizer, name=payload.name, reader=reader, limits=limits, shelf=AdapterShelf(spec.artifacts, bank, tokenizer)
+    )
     try:
         load_s = round(time.monotonic() - started, 2)
         ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=load_s, precision_check=check)

@@ -48,7 +48,15 @@ class AdapterBank:
         groups: Sequence[Group] = getattr(self._here, "groups", ())
         return groups
 
-    def load(self, folder: Path) -> LoadedAdapter:
+    def find(self, folder: Path) -> LoadedAdapter | None:
+        """Return an adapter that is in memory, as the most recently used one."""
+        key = str(folder.resolve())
+        with self._lock:
+            if (adapter := self._loaded.pop(key, None)) is not None:
+                self._loaded[key] = adapter
+            return adapter
+
+    def load(self, folder: Path, *, tokenizer: Any = None, end_ids: frozenset[int] = frozenset()) -> LoadedAdapter:
         """Return an adapter, read from its folder where it is not in memory. Beyond 16, the longest unused one is dropped.
 
         Raises InvalidInput for what can't be served beside this base (see `read_adapter`).
@@ -63,7 +71,7 @@ class AdapterBank:
                 device, dtype = self._networks[0].device, self._networks[0].dtype
                 pairs = fuse_pairs(self._networks[0], pairs)
                 moved = {name: (a.to(device, dtype), b.to(device, dtype)) for name, (a, b) in pairs.items()}
-                adapter = LoadedAdapter(folder=key, number=number, pairs=moved)
+                adapter = LoadedAdapter(folder=key, number=number, pairs=moved, tokenizer=tokenizer, end_ids=end_ids)
                 for network in self._networks:
                     self._wrap(network, moved)
             self._loaded[key] = adapter  # last: the most recently used

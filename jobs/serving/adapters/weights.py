@@ -24,11 +24,15 @@ Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter in memory. `pairs`: (A [rank, in], B [out, rank]) by layer, B times the scale. `number` is the same for the same files."""
+    """An adapter in memory. `pairs`: (A [rank, in], B [out, rank]) by layer, B times the scale. `number` is the same for the same files.
+    `tokenizer` renders its prompts, since training may have taught it another chat template, whose `end_ids` end its answers.
+    """
 
     folder: str
     number: int
     pairs: Pairs
+    tokenizer: Any = None
+    end_ids: frozenset[int] = frozenset()
 
 
 def read_adapter(folder: Path, *, base: Path, shape_of: Callable[[str], tuple[int, int] | None]) -> Pairs:

@@ -61,7 +61,8 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
     for model, adapter in adapters.items():
         if model in facts:
             id_ = adapter.checkpoint_id
-            facts[model] = replace(facts[model], checkpoint_id=id_, checkpoint=checkpoints.get(id_, ""))
+            template = _read_template(ctx.artifacts.root / adapter.folder) or facts[model].template
+            facts[model] = replace(facts[model], checkpoint_id=id_, checkpoint=checkpoints.get(id_, ""), template=template)
     return facts
 
 
