@@ -154,7 +154,7 @@ class InstalledDirectory:
         if (shadow := snapshot.shadows.get(endpoint)) is None:
             return None
         targets = snapshot.targets.get(shadow.endpoint, ()) if shadow.endpoint else shadow.targets
-        return ShadowRoute(shadow.id, shadow.percent, tuple(_address(target) for target in targets))
+        return ShadowRoute(shadow.id, shadow.percent, tuple(_address(target) for target in targets if target.upstream is None))
 
     def record_comparisons(self, rows: Sequence[ComparedRequest]) -> None:
         """Store how answers compare with those of a shadow."""

@@ -170,7 +170,7 @@ class Relay:
         self._directory, self._client, self._upstreams, self._metrics, self._usage = directory, client, upstreams, metrics, usage
         self.balancer = Balancer()
         self.health = HealthProbe(self.balancer, client, upstreams)
-        self.shadows = Shadows(directory, client, upstreams)
+        self.shadows = Shadows(directory, client)
         self._shares = BusyShares()
 
     async def generate(self, request: GenerateRequest, trace: Trace) -> Events:

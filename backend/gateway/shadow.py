@@ -17,7 +17,6 @@ from backend.domain.serving.shadow import Comparison
 from backend.errors import RoundhouseError
 from backend.gateway.directory import Directory, ReplicaAddress, ShadowRoute
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
-from backend.infra.upstream.client import UpstreamClient
 from backend.services.serving.shadows import ComparedRequest
 
 logger = logging.getLogger(__name__)
@@ -47,8 +46,8 @@ class Copy:
 class Shadows:
     """Answers copies and stores how they compare. Copies that find the queue full are dropped."""
 
-    def __init__(self, directory: Directory, client: ReplicaClient, upstreams: UpstreamClient, *, rng: random.Random | None = None) -> None:
-        self._directory, self._client, self._upstreams = directory, client, upstreams
+    def __init__(self, directory: Directory, client: ReplicaClient, *, rng: random.Random | None = None) -> None:
+        self._directory, self._client = directory, client
         self._rng = rng or random.Random()
         self._queue: asyncio.Queue[Copy] = asyncio.Queue(MAX_WAITING)
         self._turn = itertools.count()
@@ -130,10 +129,7 @@ class Shadows:
     async def _answer(self, copy: Copy, began: float) -> None:
         replica = self._choose(copy.route)
         request = copy.request if replica.adapter is None else copy.request.model_copy(update={"adapter": replica.adapter})
-        if replica.upstream is not None:
-            stream = self._upstreams.stream(replica.upstream, name="The shadow's server", request=request)
-        else:
-            stream = self._client.stream(replica.url, token=replica.token, request=request)
+        stream = self._client.stream(replica.url, token=replica.token, request=request)
         async with aclosing(stream) as events:
             async for event in events:
                 if isinstance(event, ErrorEvent):

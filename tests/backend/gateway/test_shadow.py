@@ -15,7 +15,6 @@ from backend.domain.serving.protocol import GenerateRequest
 from backend.gateway.directory import ReplicaAddress, ShadowRoute
 from backend.gateway.shadow import MAX_WAITING, Shadows
 from backend.infra.replicas import ReplicaClient
-from backend.infra.upstream.client import UpstreamClient
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, ScriptedReplica, eventually, gateway, scripted
 
 
@@ -82,7 +81,7 @@ def test_a_slow_or_missing_shadow_delays_no_request_and_what_is_lost_or_refused_
 
 def test_the_share_is_drawn_and_a_full_queue_drops() -> None:
     directory = MemoryDirectory({})
-    shadows = Shadows(directory, ReplicaClient(), UpstreamClient(), rng=random.Random(1))
+    shadows = Shadows(directory, ReplicaClient(), rng=random.Random(1))
     request = GenerateRequest(prompt="x")
     assert shadows.draw("m", request) is None
     directory.shadows["m"] = ShadowRoute("s1", 25.0, (ReplicaAddress(id="s", url="http://127.0.0.1:9", token="t"),))
