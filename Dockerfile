@@ -4,7 +4,7 @@ FROM python:3.11-slim-trixie
 # curl asks for health; util-linux is there already
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends make curl \
+ && apt-get install -y --no-install-recommends make curl g++ \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home --uid 10001 roundhouse
 

@@ -1,4 +1,4 @@
-"""Arithmetic of decoding in C++, compiled when a replica starts: at one token per step, calling operators costs more than their arithmetic.
+"""Arithmetic of decoding in C++, compiled when the first replica starts: calling an operator for one token costs more than its arithmetic.
 
 Without a compiler, or where it fails, torch's operators compute the same.
 """
@@ -6,7 +6,9 @@ Without a compiler, or where it fails, torch's operators compute the same.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +23,7 @@ SOURCE = Path(__file__).with_name("decode.cpp")
 # Without its start files, fast arithmetic does not change how torch treats tiny numbers on the same thread.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-associative-math", "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
 COMPILE_S = 120.0
+CACHE = Path("~/.cache/roundhouse").expanduser()
 STEP = 16  # the number of a product's inputs is a multiple of it
 
 
@@ -127,17 +130,32 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def compile_library() -> Library | None:
-    """Return the library, compiled for this machine in a second or two; None without a C++ compiler or where it fails."""
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        logger.warning("There is no C++ compiler: decoding runs operator by operator, more slowly.")
-        return None
-    with tempfile.TemporaryDirectory(prefix="roundhouse-") as folder:
-        path = Path(folder) / "decode.so"
-        try:
-            subprocess.run([compiler, *FLAGS, "-o", str(path), str(SOURCE)], check=True, capture_output=True, text=True, timeout=COMPILE_S)
+def compile_library(cache: Path = CACHE) -> Library | None:
+    """Return the library, compiled for this processor or found in a folder of such; None without a C++ compiler or where it fails."""
+    path = cache / f"decode-{_fingerprint()}.so"
+    try:
+        if path.is_file():
             return Library(path)
-        except (subprocess.SubprocessError, OSError) as error:
-            logger.warning("Decoding runs operator by operator: %s %s", error, getattr(error, "stderr", "") or "")
+        compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        if compiler is None:
+            logger.warning("There is no C++ compiler: decoding runs operator by operator, more slowly.")
             return None
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            compiled = Path(folder) / path.name
+            command = [compiler, *FLAGS, "-o", str(compiled), str(SOURCE)]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_S)
+            compiled.replace(path)
+        return Library(path)
+    except (subprocess.SubprocessError, OSError) as error:
+        logger.warning("Decoding runs operator by operator: %s %s", error, getattr(error, "stderr", "") or "")
+        return None
+
+
+def _fingerprint() -> str:
+    """Return what the library depends on, as a hash: homes may be shared by machines with different processors."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
+    processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, platform.machine(), processor)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,7 +107,11 @@ def test_products_in_int8_are_close_to_float32_and_do_not_depend_on_the_batch(ro
     assert torch.equal(copy.deepcopy(layer)(inputs), result)
 
 
-def test_without_a_compiler_there_is_no_library(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_library_is_compiled_once_and_then_needs_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    assert compile_library(tmp_path) is not None
     monkeypatch.setenv("PATH", "")
-    assert compile_library() is None
+    assert compile_library(tmp_path) is not None
+    assert compile_library(tmp_path / "empty") is None
     assert "no C++ compiler" in caplog.text

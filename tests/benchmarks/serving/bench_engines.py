@@ -1,0 +1,112 @@
+"""Engines side by side: `python -m tests.benchmarks.serving.bench_engines CHECKPOINT --peers PYTHON --gguf FILE --ctranslate2 FOLDER`.
+
+Each engine is a process of its own with one thread, and all take turns, so that what else the machine does falls on all. Prompts are random
+token ids that share no beginning; answers are greedy and have a fixed length. `PYTHON` has openvino-genai and ctranslate2, which the
+project doesn't need; `FILE` and `FOLDER` are written with `{}` in the place of the precision ("f16", "q8_0"; "float32", "int8").
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.serving import engine_workers
+
+BASELINE = "transformers batching float32"
+Timings = dict[str, list[dict[str, float]]]
+
+
+class Worker:
+    """One engine in a process, which measures when asked."""
+
+    def __init__(self, python: str, *arguments: str) -> None:
+        command = [python, str(Path(engine_workers.__file__)), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd() if python == sys.executable else ""}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.ask({"users": 1, "prompt": 16, "new": 4, "seed": 99})
+
+    def ask(self, load: dict[str, int]) -> dict[str, float]:
+        """Return a measurement."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(load) + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                measured: dict[str, float] = json.loads(line)
+                return measured
+        raise RuntimeError("The engine ended.")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+
+
+def start_workers(arguments: argparse.Namespace) -> dict[str, Worker]:
+    """Return the engines that this machine has."""
+    ours = {
+        BASELINE: ("batching", "float32"),
+        "transformers generate float32": ("generate", "float32"),
+        "ours float32": ("ours", "float32"),
+        "ours int8": ("ours", "int8"),
+    }
+    workers = {name: Worker(sys.executable, kind, arguments.checkpoint, precision) for name, (kind, precision) in ours.items()}
+    if arguments.peers and arguments.gguf:
+        for precision in ("f16", "q8_0"):
+            workers[f"OpenVINO {precision}"] = Worker(arguments.peers, "openvino", arguments.gguf.format(precision), precision)
+    if arguments.peers and arguments.ctranslate2:
+        for precision in ("float32", "int8"):
+            folder = arguments.ctranslate2.format(precision)
+            workers[f"CTranslate2 {precision}"] = Worker(arguments.peers, "ctranslate2", folder, precision)
+    return workers
+
+
+def print_table(load: dict[str, int], timings: Timings) -> None:
+    """Print medians, and each round's ratio to the baseline."""
+    print(f"\n{load['users']} users, prompts of {load['prompt']} tokens, {load['new']} new", flush=True)
+    for name, rounds in timings.items():
+        ratios = [measured["decode"] / base["decode"] for measured, base in zip(rounds, timings[BASELINE], strict=True)]
+        decode, first = (statistics.median(measured[key] for measured in rounds) for key in ("decode", "first_s"))
+        best = max(measured["decode"] for measured in rounds)
+        print(
+            f"  {name:32} {decode:8.1f} tokens/s (best {best:.1f}), ratio {statistics.median(ratios):.2f}, first {first:.2f} s", flush=True
+        )
+
+
+def main() -> None:
+    """Measure every load on every engine, in turns."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--peers")
+    parser.add_argument("--gguf")
+    parser.add_argument("--ctranslate2")
+    parser.add_argument("--loads", default="1x64,8x64,1x2000", help="users x prompt tokens")
+    parser.add_argument("--new", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    print(f"read rate {engine_workers.read_rate():.1f} GB/s, one thread", flush=True)
+    workers = start_workers(arguments)
+    began = time.monotonic()
+    try:
+        for users, prompt in (map(int, load.split("x")) for load in arguments.loads.split(",")):
+            load: dict[str, Any] = {"users": users, "prompt": prompt, "new": arguments.new}
+            timings: Timings = {name: [] for name in workers}
+            for seed in range(arguments.rounds):
+                for name, worker in workers.items():
+                    timings[name].append(worker.ask({**load, "seed": seed}))
+            print_table(load, timings)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    print(f"{time.monotonic() - began:.0f} s; read rate {engine_workers.read_rate():.1f} GB/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
