@@ -22,7 +22,7 @@ from pages.components.links import row_link
 from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.aliases import draw_aliases
 from pages.components.serving.operation import draw_operation
-from pages.components.serving.rollout import draw_canary, draw_canary_form, draw_options, draw_rollback, draw_rollout, draw_scale
+from pages.components.serving.rollout import draw_canary, draw_canary_form, draw_options, draw_rollback, draw_rollout, draw_scale, draw_swap
 from pages.components.serving.shadow import draw_shadow, draw_shadow_form
 from pages.components.serving.speed import draw_speed
 from pages.components.serving.traffic_dataset import draw_traffic_dataset
@@ -236,6 +236,7 @@ def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
     if endpoint.upstream is None:
         draw_scale(ctx, person, endpoint)
+        draw_swap(ctx, person, endpoint)
     draw_canary_form(ctx, person, endpoint)
     draw_shadow_form(ctx, person, endpoint)
     draw_rollback(ctx, person, endpoint)

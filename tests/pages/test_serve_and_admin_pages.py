@@ -126,6 +126,12 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     assert "aborts above 5 % errors" in texts(app)
     app.button(key="abort_canary_tales").click().run()
     assert get_endpoint(ctx, "tales").canary is None
+    app.selectbox(key="swap_checkpoint_tales").select(elm).run()
+    app.button(key="swap_tales").click().run()
+    swapped = get_endpoint(ctx, "tales")
+    assert (swapped.checkpoint_name, swapped.target) == ("elm", 2)
+    app.button(key="rollback_tales").click().run()
+    assert get_endpoint(ctx, "tales").checkpoint_name == "tiny"
     app.selectbox(key="shadow_checkpoint_tales").select(elm).run()
     app.button(key="shadow_tales").click().run()
     shadow = get_endpoint(ctx, "tales").shadow

@@ -22,6 +22,7 @@ from backend.db.tables import (
 )
 from backend.domain.serving.names import check_endpoint_name
 from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions
+from backend.domain.serving.precision import PRECISION_CHECK
 from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import require_writer
@@ -30,6 +31,9 @@ from backend.services.serving.adapters.served import ADAPTERS
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
 from backend.services.serving.rollout import AWAKE, CANARY, SHADOW, STABLE, active_deployments, advance, retire
+
+CALLED_OFF = "called off"
+"""Outcome of a revision whose rollout was taken back before its end."""
 
 
 def deploy(
@@ -114,7 +118,7 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
         if [d.id for d in active[-2:]] == [goal.id, current.id]:  # called off in the middle of its rollout
             active[-2].num_replicas, active[-2].config = current.num_replicas, config
             retire(session, ctx, active[-1])
-            active[-1].traffic = {"outcome": "called off"}
+            active[-1].traffic = {"outcome": CALLED_OFF}
             session.flush()
             advance(session, ctx, endpoint.id)
         else:
@@ -128,6 +132,22 @@ def rollback_endpoint(ctx: Context, name: str, *, revision: int | None = None, p
                 person=person,
                 restores=goal.restores or goal.revision,
             )
+    return get_endpoint(ctx, name)
+
+
+def swap_checkpoint(ctx: Context, name: str, *, checkpoint_id: str, person: Person) -> EndpointView:
+    """Serve another checkpoint with the same number of replicas and the same options, replica by replica.
+
+    The endpoint no longer follows an alias, and a quantised checkpoint is measured again. Raises NotFound, Conflict for a stopped endpoint
+    or a checkpoint that the endpoint's gates refuse, NotAllowed for a rater.
+    """
+    require_builder(person)
+    refuse_undeployable(ctx, name=name, checkpoint_id=checkpoint_id, person=person, require=requirement_of(ctx, name))
+    with ctx.db.write() as session:
+        endpoint = find_endpoint(session, name)
+        current = current_deployment(session, endpoint)
+        config = {key: value for key, value in current.config.items() if key not in {FOLLOWS, PRECISION_CHECK}}
+        add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=awake_replicas(current), config=config, person=person)
     return get_endpoint(ctx, name)
 
 
@@ -156,7 +176,9 @@ def awake_replicas(deployment: Deployment) -> int:
 
 
 def _earlier(session: Session, endpoint: Endpoint, current: Deployment, revision: int | None) -> Deployment:
-    """Return the revision to go back to. After a rollback, the one before is that before the restored one, so that steps back add up."""
+    """Return the revision to go back to: the one before whose rollout was not called off. After a rollback, that is before the restored
+    one, so that steps back add up.
+    """
     query = select(Deployment).where(Deployment.endpoint_id == endpoint.id, Deployment.role == STABLE)
     if revision is not None:
         goal = session.scalar(query.where(Deployment.revision == revision))
@@ -164,7 +186,8 @@ def _earlier(session: Session, endpoint: Endpoint, current: Deployment, revision
             raise NotFound(f"{endpoint.name!r} has no revision {revision} to go back to.", field="revision")
         return goal
     before = current.restores or current.revision
-    goal = session.scalars(query.where(Deployment.revision < before).order_by(Deployment.revision.desc()).limit(1)).first()
+    earlier = session.scalars(query.where(Deployment.revision < before).order_by(Deployment.revision.desc()))
+    goal = next((deployment for deployment in earlier if (deployment.traffic or {}).get("outcome") != CALLED_OFF), None)
     if goal is None:
         raise Conflict(f"{endpoint.name!r} has no revision before {before}.", remedy="Deploy another checkpoint.")
     return goal

@@ -15,7 +15,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.autoscaling import change_scaling
 from backend.services.serving.canaries import abort_canary, promote_canary, start_canary
 from backend.services.serving.canary_votes import canary_votes
-from backend.services.serving.deployments import rollback_endpoint, rollback_target, scale_endpoint
+from backend.services.serving.deployments import rollback_endpoint, rollback_target, scale_endpoint, swap_checkpoint
 from backend.services.serving.endpoints import CanaryView, EndpointView
 from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
@@ -183,6 +183,18 @@ def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         if st.button("Roll back", type="primary", key=f"rollback_{endpoint.name}"):
             with errors_shown():
                 rollback_endpoint(ctx, endpoint.name, person=person)
+                st.rerun()
+
+
+def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw the choice of another checkpoint, which is served with the same options."""
+    with st.popover("Swap checkpoint", icon=":material/swap_horiz:", key=f"swap_menu_{endpoint.name}"):
+        checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes and c.id != endpoint.checkpoint_id}
+        chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=checkpoints.__getitem__, key=f"swap_checkpoint_{endpoint.name}")
+        st.caption("Replicas and options stay; replicas are replaced one by one. Rollback brings this checkpoint back.")
+        if st.button("Swap", type="primary", key=f"swap_{endpoint.name}", disabled=chosen is None) and chosen:
+            with errors_shown():
+                swap_checkpoint(ctx, endpoint.name, checkpoint_id=chosen, person=person)
                 st.rerun()
 
 
