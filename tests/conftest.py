@@ -26,7 +26,7 @@ hypothesis_settings.load_profile("steady")
 # A second thread gains nothing in networks this small, and spins while it waits for a core that another test holds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-SLOWEST_FIRST = ("e2e", "faults", "jobs", "pages")
+SLOWEST_FIRST = ("e2e", "faults", "clients", "jobs", "pages")
 """Folders with long files: started last, one of them would run alone at the end."""
 
 
