@@ -25,8 +25,8 @@ from backend.infra.openai_api import ask_capabilities
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_endpoints
 
-OWN = Capabilities(chat=True, completions=True, echo=False)
-"""What this installation's gateway offers."""
+OWN = Capabilities(chat=True, completions=True, echo=True)
+"""What this installation's gateway offers of a checkpoint; of a model on another server, what that offers."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,10 @@ def _view(row: EvaluatedEndpoint) -> EvaluatedEndpointView:
 
 
 def _own_view(ctx: Context, endpoint: EndpointView, id_: str) -> EvaluatedEndpointView:
-    config = EndpointConfig(model=endpoint.name, concurrency=max(1, min(64, 4 * max(1, endpoint.num_ready))))
-    return EvaluatedEndpointView(id_, endpoint.name, config, OWN.model_copy(update={"chat": endpoint.chats}))
+    at_once = endpoint.upstream.max_requests // 4 if endpoint.upstream else 4 * endpoint.num_ready
+    config = EndpointConfig(model=endpoint.name, concurrency=max(1, min(64, at_once)))
+    offered = endpoint.upstream.capabilities if endpoint.upstream else OWN.model_copy(update={"chat": endpoint.chats})
+    return EvaluatedEndpointView(id_, endpoint.name, config, offered)
 
 
 def _ready(ctx: Context, name: str, id_: str) -> EvaluatedEndpointView:

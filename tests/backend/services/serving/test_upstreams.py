@@ -14,6 +14,7 @@ from backend.domain.serving.upstream import Upstream
 from backend.errors import Conflict, InvalidInput, NotAllowed, Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints, resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
+from backend.services.evaluation.endpoints.registry import resolve_evaluated
 from backend.services.serving.canaries import start_canary
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.deployments import deploy, rollback_endpoint, scale_endpoint, start_endpoint, stop_endpoint
@@ -125,3 +126,13 @@ def test_the_same_model_is_one_row_that_no_list_of_checkpoints_shows(ctx: Contex
     assert list_checkpoints(ctx) == []
     with pytest.raises(Conflict, match="another server"):
         resolve_checkpoint(ctx, first.checkpoint_name)
+
+
+def test_evaluations_name_it_and_know_what_its_server_offers(ctx: Context, api: FakeApi) -> None:
+    connect(ctx, api, max_requests=16)
+    subject = resolve_evaluated(ctx, "tales")
+    assert (subject.is_own, subject.config.concurrency) == (True, 4)
+    assert (subject.capabilities.chat, subject.capabilities.echo) == (True, False)
+    api.echo = True
+    connect(ctx, api)
+    assert resolve_evaluated(ctx, "tales").capabilities.echo
