@@ -43,6 +43,15 @@ def time_zone() -> tzinfo:
         return UTC
 
 
+def two_times(first_ms: float | None, second_ms: float | None) -> str:
+    """Format two latencies for a narrow place: `42 / 180 ms`, `1.2 / 2.5 s`; a dash where one is unknown."""
+    if first_ms is None or second_ms is None:
+        return "–"
+    if max(first_ms, second_ms) >= 1000:
+        return f"{first_ms / 1000:,.1f} / {second_ms / 1000:,.1f} s"
+    return f"{first_ms:,.0f} / {second_ms:,.0f} ms"
+
+
 def figure_text(text: str) -> str:
     """Escape a label of a figure: Plotly renders a few HTML tags, links included."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

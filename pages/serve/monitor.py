@@ -18,7 +18,7 @@ from pages.components.charts.style import STATIC
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.serving.monitoring.charts import Series, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
-from pages.components.words import ago, time_zone
+from pages.components.words import ago, time_zone, two_times
 
 ALL = "All endpoints"
 ALL_VARIANTS = "All variants"
@@ -80,9 +80,7 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     grid.metric("KV cache", "–" if not ratios else f"{max(ratios):.0%}", help="Used share, of the fullest replica, now.")
     grid.metric(f"Requests, {traffic.window.label}", f"{total.requests:,}", help=f"{total.completion_tokens:,} tokens generated")
     grid.metric("Errors", "–" if not total.requests else f"{total.lost / total.requests:.2%}", help="Requests that no replica completed.")
-    p50, p95 = total.queue_ms[:2]
-    waited = "–" if p50 is None or p95 is None else f"{p50:,.0f} / {p95:,.0f} ms"
-    grid.metric("Queue time, p50 / p95", waited, help=f"Wait before the first step, over {traffic.window.label}.")
+    grid.metric("Queue time, p50 / p95", two_times(*total.queue_ms[:2]), help=f"Wait before the first step, over {traffic.window.label}.")
     grid.metric(
         "First token, p95", "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms", help=f"Over {traffic.window.label}."
     )

@@ -16,6 +16,7 @@ from pages.components.serving.client_code import client_code
 from pages.components.serving.request_table import draw_request_rows
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from pages.components.tables import draw_table
+from pages.components.words import two_times
 
 LANGUAGES = {"Python": "python", "curl": "bash", "JavaScript": "javascript"}
 REDACTED = "Redact keys, e-mail addresses, card numbers, IP addresses and phone numbers"
@@ -48,7 +49,7 @@ def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
     grid.metric("Tokens/s, 1 h", f"{total.tokens_per_s:,.1f}", chart_data=[point.tokens_per_s for point in points], chart_type="area")
     grid.metric(
         "First token p50 / p95",
-        "–" if p50 is None or p95 is None else f"{p50:,.0f} / {p95:,.0f} ms",
+        two_times(p50, p95),
         chart_data=[point.ttft_ms[1] or 0.0 for point in points],
         chart_type="line",
         help="The line is the p95 per minute.",

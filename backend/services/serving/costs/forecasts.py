@@ -61,7 +61,7 @@ def standing_costs(ctx: Context) -> list[StandingPrice]:
     for name, deployment_id, replicas, size in deployed:
         prices = [use_hour_usd(ctx, use) for owner, use in uses if owner == deployment_id]
         known = [price for price in prices if price is not None]
-        hour = sum(known) if len(known) == len(prices) else None
+        hour = sum(known) if replicas <= len(known) == len(prices) else None  # one that starts, or another server, has no price yet
         costs.append(
             StandingPrice(
                 endpoint=name,
