@@ -84,6 +84,7 @@ class _Sums:
     by_day: dict[date, dict[Category, float]]
     lines: dict[str, dict[str, Line]]
     unpriced_s: float = 0.0
+    bought: dict[date, float] = field(default_factory=lambda: defaultdict(float))  # tokens of other servers
 
     def line(self, kind: str, key: str, name: str) -> Line:
         return self.lines.setdefault(kind, {}).setdefault(key, Line(name=name, id=key))
@@ -98,8 +99,8 @@ def read_ledger(ctx: Context, *, since: datetime, until: datetime) -> Ledger:
         _add_shares(session, sums, since=since, until=until)
         _add_made_requests(session, sums, since=since, until=until)
         _add_to_runs(session, sums)
-    for day in sums.by_day.values():
-        day["idle"] = max(0.0, day["idle"] - day["requests"])
+    for date_, day in sums.by_day.items():
+        day["idle"] = max(0.0, day["idle"] - (day["requests"] - sums.bought[date_]))
     for line in sums.lines.get("endpoints", {}).values():
         line.idle_usd = max(0.0, line.idle_usd)
     totals = {category: sum(day[category] for day in sums.by_day.values()) for category in CATEGORIES}
@@ -138,7 +139,9 @@ def _add_device_time(session: Session, ctx: Context, sums: _Sums, *, since: date
 
 
 def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
-    """Add requests by endpoint and day, from the rollups of hours."""
+    """Add requests by endpoint and day, from the rollups of hours. Those without device time were answered by another server, at a price
+    per token, which is no share of a replica's.
+    """
     names = dict(session.execute(select(Endpoint.id, Endpoint.name)).all())
     query = select(TrafficRollup).where(TrafficRollup.width_s == 3600, TrafficRollup.start >= since, TrafficRollup.start < until)
     for row in session.scalars(query):
@@ -146,8 +149,11 @@ def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: date
         line = sums.line("endpoints", name, name)
         line.requests += row.requests
         line.tokens += row.prompt_tokens + row.completion_tokens
-        line.idle_usd -= row.cost_usd
+        bought = 0.0 if row.device_s else row.cost_usd
+        line.usd += bought
+        line.idle_usd -= row.cost_usd - bought
         sums.by_day[row.start.date()]["requests"] += row.cost_usd
+        sums.bought[row.start.date()] += bought
 
 
 def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:

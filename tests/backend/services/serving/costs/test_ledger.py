@@ -183,3 +183,28 @@ def test_the_csv_sums_to_the_total_and_holds_no_formula(priced: Context) -> None
     assert sum(float(row["usd"]) for row in rows if row["table"] == "days") == pytest.approx(report.ledger.usd) == 4.0
     assert next(row["name"] for row in rows if row["table"] == "runs") == "'=cmd()"
     assert report_data(report)["by_category"]["training"] == 4.0
+
+
+def test_tokens_of_another_server_are_a_price_of_their_endpoint_and_no_share_of_idle_time(priced: Context) -> None:
+    """A replica ran for an hour at $0.50 and answered for $0.20; the other server's tokens cost $0.30: $0.80, of which $0.30 idle."""
+    add_endpoint(priced)
+    with priced.db.write() as session:
+        session.add(Endpoint(name="far"))
+    use(priced, "replica", start=NOON - timedelta(hours=1), end=NOON)
+    at = NOON - timedelta(minutes=30)
+    common = {"key_id": None, "prompt_tokens": 5, "completion_tokens": 5, "ttft_ms": 1.0, "total_ms": 2.0}
+    rows = [("own", "tales", "r", 1440.0, 0.2), ("bought", "far", None, 0.0, 0.3)]
+    add_usage(
+        priced,
+        [
+            UsageRow(id=id_, endpoint=name, replica_id=replica, device_s=seconds, cost_usd=usd, status="finished", created_at=at, **common)  # type: ignore[arg-type]
+            for id_, name, replica, seconds, usd in rows
+        ],
+    )
+    ledger = read_ledger(priced, since=NOON - timedelta(days=1), until=NOON + timedelta(days=1))
+    lines = {line.name: line for line in ledger.endpoints}
+    assert (lines["far"].usd, lines["far"].idle_usd) == (pytest.approx(0.3), 0)
+    assert (lines["tales"].usd, lines["tales"].idle_usd) == (pytest.approx(0.5), pytest.approx(0.3))
+    assert ledger.totals["requests"] == pytest.approx(0.5)
+    assert ledger.totals["idle"] == pytest.approx(0.3)
+    assert ledger.usd == pytest.approx(0.8)
