@@ -100,9 +100,10 @@ def goodput_figure(curves: Sequence[Curve]) -> go.Figure:
             marker_color=color,
             hovertemplate=f"%{{x:,.3~g}} requests/s {name}<extra></extra>",
         )
-    _lay_out(figure, title="Goodput")
-    figure.update_layout(barmode="stack", height=110 + 34 * len(labels), bargap=0.3)
-    figure.update_xaxes(title="requests/s", rangemode="tozero")
+    _lay_out(figure, title="Goodput, requests/s")
+    height = 130 + 34 * len(labels)
+    figure.update_layout(barmode="stack", height=height, bargap=0.3, legend={**LEGEND_BELOW, "y": -42 / (height - 96)})
+    figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(autorange="reversed", automargin=True)
     return figure
 
