@@ -76,7 +76,7 @@ export class AnswerView {
     for (const call of usage.tool_calls || []) this.foot.append(callBox(call))
     if (usage.error) this.foot.append(element("p", "pg-error", usage.error))
     const figures = this.figures()
-    if (figures) this.foot.append(element("p", "pg-figures", figures))
+    if (figures.length) this.foot.append(joined(figures))
     this.foot.append(this.tools())
     this.addResultForm()
   }
@@ -91,7 +91,7 @@ export class AnswerView {
 
   figures() {
     const { usage, endpoint } = this.answer
-    if (usage.error && !this.answer.text) return ""
+    if (usage.error && !this.answer.text) return []
     const parts = []
     if (endpoint && !this.many) parts.push(endpoint)
     if (usage.ttft_ms !== undefined) parts.push(`first token ${Math.round(usage.ttft_ms)} ms`)
@@ -99,7 +99,7 @@ export class AnswerView {
     if (usage.completion_tokens !== undefined) parts.push(usage.completion_tokens === 1 ? "1 token" : `${usage.completion_tokens.toLocaleString("en")} tokens`)
     if (usage.cost_usd !== undefined) parts.push(usage.cost_usd < 0.0001 ? "under $0.0001" : `$${usage.cost_usd.toFixed(usage.cost_usd < 0.01 ? 4 : 2)}`)
     if (ENDS[usage.finish_reason]) parts.push(ENDS[usage.finish_reason])
-    return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ")
+    return parts
   }
 
   tools() {
@@ -140,6 +140,13 @@ export class AnswerView {
     this.text.dataset.mode = "tokens"
     this.text.replaceChildren(view.root)
   }
+}
+
+// Figures on one line, which breaks between two of them alone.
+function joined(figures) {
+  const line = element("p", "pg-figures")
+  figures.forEach((figure, at) => line.append(...(at ? [" · "] : []), element("span", "", figure)))
+  return line
 }
 
 function waiting(isTogether) {
