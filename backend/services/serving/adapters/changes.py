@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Deployment, Endpoint
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Run
 from backend.domain.serving.upstream import UPSTREAM
+from backend.domain.training.config import Objective
 from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.infra.replicas import change_adapters
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, require_writer
@@ -99,14 +100,16 @@ def list_adapter_endpoints(ctx: Context) -> list[EndpointView]:
     with ctx.db.read() as session:
         adapters = list(served_adapters(session).values())
         ids = [adapter.checkpoint_id for adapter in adapters]
-        names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all())
+        query = select(Checkpoint.id, Checkpoint.name, Run.objective).outerjoin(Run, Run.id == Checkpoint.run_id)
+        trained = {id_: (name, objective) for id_, name, objective in session.execute(query.where(Checkpoint.id.in_(ids)))}
     views = {name: get_endpoint(ctx, name) for name in {adapter.endpoint for adapter in adapters}}
     return [
         replace(
             views[adapter.endpoint],
             name=adapter.model,
             checkpoint_id=adapter.checkpoint_id,
-            checkpoint_name=names.get(adapter.checkpoint_id, ""),
+            checkpoint_name=trained.get(adapter.checkpoint_id, ("", None))[0],
+            chats=trained.get(adapter.checkpoint_id, ("", None))[1] != Objective.PRETRAIN,
         )
         for adapter in adapters
     ]

@@ -13,7 +13,13 @@ from backend.gateway.installed import InstalledDirectory
 from backend.services.checkpoints.checkpoints import delete_checkpoint
 from backend.services.context import LOCAL, Context
 from backend.services.serving.adapters import changes
-from backend.services.serving.adapters.changes import add_adapter, list_adapter_checkpoints, list_adapters, remove_adapter
+from backend.services.serving.adapters.changes import (
+    add_adapter,
+    list_adapter_checkpoints,
+    list_adapter_endpoints,
+    list_adapters,
+    remove_adapter,
+)
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import deployed_endpoints, get_endpoint
@@ -59,6 +65,7 @@ def test_an_adapter_of_the_base_becomes_a_model_at_every_replica(scene: ServingW
     assert [target.adapter for target in ready_targets(scene.ctx)["tales"]] == [None] * 2
     assert [name for name, _ in deployed_endpoints(scene.ctx)] == ["tales", "tales:poems"]
     assert endpoint_facts(scene.ctx, ["tales:poems"])["tales:poems"].checkpoint_id == red
+    assert [(view.name, view.checkpoint_name, view.num_ready) for view in list_adapter_endpoints(scene.ctx)] == [("tales:poems", "red", 2)]
     with pytest.raises(Conflict, match="as an adapter"):
         delete_checkpoint(scene.ctx, red, person=LOCAL)
     assert remove_adapter(scene.ctx, "tales", "poems", person=LOCAL) == []
