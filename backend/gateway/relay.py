@@ -185,6 +185,9 @@ class Relay:
                     async for sign in signs:
                         yield sign
                 replicas = await self._replicas(trace)
+            if not replicas:  # the first may be ready since the list was read
+                await asyncio.sleep(REREAD_S)
+                replicas = await self._replicas(trace)
             async with aclosing(self._try_replicas(replicas, request, trace)) as events:
                 async for event in events:
                     self._note(event, trace)

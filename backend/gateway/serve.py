@@ -10,13 +10,20 @@ import socket
 import uvicorn
 
 DRAIN_S = 10
+KEEP_ALIVE_S = 75  # longer than proxies (60 s) and clients keep idle connections, so that none is closed as a request comes
 
 
 def main() -> None:
     """Serve until a signal arrives."""
     # Family and protocol are read from the descriptor; asyncio switches Nagle's algorithm off only for a socket that states them.
     listener = socket.socket(fileno=0)
-    config = uvicorn.Config("backend.gateway.main:app", log_level="warning", server_header=False, timeout_graceful_shutdown=DRAIN_S)
+    config = uvicorn.Config(
+        "backend.gateway.main:app",
+        log_level="warning",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -7,7 +7,9 @@ Results differ from those of the library's layers in the last digits of float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend.domain.serving.memory import PAGE_TOKENS
 from jobs.serving.native.library import STEP, Layer, Library, compile_library, is_native, matrix_of
-from jobs.serving.paged_attention import Step, has_plain_pages
+from jobs.serving.paged_attention import Rows, Step, has_plain_pages
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 FUSIBLE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -36,7 +38,7 @@ def speed_up(network: Any) -> Library | None:
 def fuse_layers(network: Any, *, library: Library | None = None) -> int:
     """Replace the layers of a network on a CPU in place; return how many were. Others, and layers with adapters, stay as they are.
 
-    With a compiled library, steps in which every request has one new token run in it.
+    With a compiled library, the rows of requests with one new token run in it.
     """
     layers = getattr(network.base_model, "layers", None)
     if network.device.type != "cpu" or not isinstance(layers, nn.ModuleList) or not all(map(_is_fusible, layers)):
@@ -91,16 +93,30 @@ class FusedLayer(nn.Module):
         assert position_embeddings is not None
         batch, tokens, hidden = hidden_states.shape
         rows = hidden_states.view(batch * tokens, hidden)
-        is_paged = has_plain_pages(cache)
         rotation = self._step.rotation(position_embeddings)
-        if is_paged:
-            if self.layer_idx == 0:
-                self._step.begin(cache, kwargs)
-            decoded = None
-            if not any(getattr(product, "has_active_adapters", False) for product in self._products):
-                decoded = self._step.decode(rows, layer=self.layer_idx, describe=self._describe)
-            if decoded is not None:
-                return decoded.view(batch, tokens, hidden)
+        if not has_plain_pages(cache):
+            attend = partial(self._attend, mask=attention_mask, cache=cache, kwargs=kwargs, batch=batch)
+            return self._compute(rows, rotation, attend).view(batch, tokens, hidden)
+        step = self._step
+        if self.layer_idx == 0:
+            step.begin(cache, kwargs)
+        has_adapters = any(getattr(product, "has_active_adapters", False) for product in self._products)
+        decoded = None if has_adapters else step.decode(rows, layer=self.layer_idx, describe=self._describe)
+        if decoded is None:
+            decoded = self._compute_paged(rows, step.every)
+        elif step.decoded is not None and step.rest is not None:
+            result = torch.empty_like(rows)
+            result[step.decoded.numbers] = decoded
+            result[step.rest.numbers] = self._compute_paged(rows[step.rest.numbers], step.rest)
+            decoded = result
+        return decoded.view(batch, tokens, hidden)
+
+    def _compute_paged(self, hidden_states: torch.Tensor, rows: Rows) -> torch.Tensor:
+        attend = partial(self._step.attend, rows=rows, layer=self.layer_idx, scale=self.scaling)
+        return self._compute(hidden_states, rows.rotation, attend)
+
+    def _compute(self, rows: torch.Tensor, rotation: torch.Tensor, attend: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """Return rows [rows, hidden] behind this layer by torch's operators."""
         norm = self.input_layernorm
         mixed = self.qkv_proj(_rms_norm(rows, norm.weight, norm.variance_epsilon))
         num_rotated = self.num_heads + self.num_key_value_heads
@@ -108,18 +124,15 @@ class FusedLayer(nn.Module):
         rotated = mixed[:, :width].view(-1, num_rotated, self.head_dim)
         if self.head_norm is not None:
             rotated = _rms_norm(rotated, self.head_norm, self._head_eps)
-        rotated = torch.view_as_real(torch.view_as_complex(rotated.view(batch, tokens, num_rotated, -1, 2)) * rotation)
+        pairs = rotated.view(-1, rotation.shape[1], num_rotated, self.head_dim // 2, 2)
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * rotation)
         rotated = rotated.view(-1, num_rotated, self.head_dim)
         queries, keys = rotated[:, : self.num_heads], rotated[:, self.num_heads :]
-        values = mixed[:, width:].view(-1, self.num_key_value_heads, self.head_dim)
-        if is_paged:
-            attended = self._step.attend(queries, keys, values, layer=self.layer_idx, scale=self.scaling)
-        else:
-            attended = self._attend(queries, keys, values, attention_mask, cache, kwargs, batch)
+        attended = attend(queries, keys, mixed[:, width:].view(-1, self.num_key_value_heads, self.head_dim))
         rows = _add_product(rows, attended, self.o_proj)
         norm = self.post_attention_layernorm
         gate, up = self.gate_up_proj(_rms_norm(rows, norm.weight, norm.variance_epsilon)).chunk(2, dim=-1)
-        return _add_product(rows, silu(gate).mul_(up), self.down_proj).view(batch, tokens, hidden)
+        return _add_product(rows, silu(gate).mul_(up), self.down_proj)
 
     @property
     def _products(self) -> tuple[nn.Module, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,9 +31,39 @@ class Span:
     pages: torch.Tensor | None
     mask: torch.Tensor | None
 
+    @property
+    def is_decoded(self) -> bool:
+        """Return whether the request has one new token behind others in pages."""
+        return self.pages is not None and self.end - self.begin == 1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a batch: numbers (None: all), requests, tokens of the pages to write, rotary embeddings [1, rows, 1, channels / 2]."""
+
+    numbers: torch.Tensor | None
+    spans: list[Span]
+    write: torch.Tensor
+    rotation: torch.Tensor
+
+    def select(self, spans: list[Span]) -> Rows:
+        """Return the rows of some of the requests."""
+        chosen = torch.cat([torch.arange(span.begin, span.end) for span in spans])
+        ends = list(itertools.accumulate((span.end - span.begin for span in spans), initial=0))
+        moved = [replace(span, begin=begin, end=end) for span, begin, end in zip(spans, ends, ends[1:], strict=False)]
+        return Rows(chosen, moved, self.write[chosen], self.rotation[:, chosen])
+
 
 class Step:
-    """State that the layers of a network share during one forward pass."""
+    """State that the layers of a network share during one forward pass.
+
+    `every` are the rows of a batch, `decoded` those whose request has one new token, which the compiled library computes, and `rest` the
+    others. A prompt in the batch does not change how the others' tokens are rounded.
+    """
+
+    every: Rows
+    decoded: Rows | None = None
+    rest: Rows | None = None
 
     def __init__(self, library: Library | None = None) -> None:
         self.library = library
@@ -42,8 +72,6 @@ class Step:
         self._layers: dict[int, Layer] = {}
         self._cosines: torch.Tensor | None = None
         self._rotation = torch.empty(0)
-        self._spans: list[Span] = []
-        self._write = torch.empty(0)
         self._tokens: Views = {}
         self._pages: Views = {}
 
@@ -65,10 +93,10 @@ class Step:
         """Read the requests of a batch of the library: `cu_seq_lens_q`, `cu_seq_lens_k`, `read_index` and `write_index`."""
         allocator = cache.cache_allocators[FULL]
         self._tokens, self._pages = allocator._kv_token_views, allocator._kv_page_views
-        self._write, read = batch["write_index"][0], batch["read_index"][0]
+        read = batch["read_index"][0]
         rows, keys = batch["cu_seq_lens_q"].tolist(), batch["cu_seq_lens_k"][FULL].tolist()
         size = allocator.tokens_per_page
-        self._spans = []
+        spans = []
         for begin, end, first, last in zip(rows, rows[1:], keys, keys[1:], strict=False):
             if end == begin:
                 continue
@@ -77,23 +105,35 @@ class Step:
                 pages = read[first:last:size] // size
             if 1 < end - begin < num_keys:
                 mask = torch.ones(end - begin, num_keys, dtype=torch.bool).tril_(num_keys - (end - begin))
-            self._spans.append(Span(begin, end, num_keys, pages, mask))
-        self._batch = self._native_batch() if self.library is not None else None
+            spans.append(Span(begin, end, num_keys, pages, mask))
+        self.every = Rows(None, spans, batch["write_index"][0], self._rotation)
+        self.decoded = self.rest = self._batch = None
+        if self.library is not None:
+            self._split()
 
-    def _native_batch(self) -> Batch | None:
-        """Return a batch in which every request has one new token and pages; None for others."""
-        pages = [span.pages for span in self._spans if span.pages is not None and span.end - span.begin == 1]
-        if len(pages) < len(self._spans):
-            return None
+    def _split(self) -> None:
+        """Divide the rows into those for the library and the others."""
+        spans = self.every.spans
+        new = [span for span in spans if span.is_decoded]
+        if len(new) == len(spans):
+            self.decoded = self.every
+        elif new:
+            self.decoded = self.every.select(new)
+            self.rest = self.every.select([span for span in spans if not span.is_decoded])
+        if self.decoded is not None:
+            self._batch = self._native_batch(self.decoded)
+
+    def _native_batch(self, rows: Rows) -> Batch:
+        pages = [span.pages for span in rows.spans if span.pages is not None]
         ends = list(itertools.accumulate((len(ids) for ids in pages), initial=0))
-        rotation = torch.view_as_real(self._rotation).contiguous()
-        counts = torch.tensor([span.num_keys for span in self._spans])
-        self._held = [rotation, self._write.contiguous(), torch.cat(pages), torch.tensor(ends), counts]
+        rotation = torch.view_as_real(rows.rotation).contiguous()
+        counts = torch.tensor([span.num_keys for span in rows.spans])
+        self._held = [rotation, rows.write.contiguous(), torch.cat(pages), torch.tensor(ends), counts]
         return Batch(len(pages), *(tensor.data_ptr() for tensor in self._held), None, None)
 
     def decode(self, rows: torch.Tensor, *, layer: int, describe: Callable[[], Layer | None]) -> torch.Tensor | None:
-        """Return the rows behind a layer by the compiled library; None where it doesn't apply."""
-        if self._batch is None or self.library is None:
+        """Return the decoded rows behind a layer by the compiled library; None where it doesn't apply."""
+        if self._batch is None or self.decoded is None or self.library is None:
             return None
         if layer not in self._layers:
             described = describe()
@@ -102,14 +142,16 @@ class Step:
                 return None
             self._layers[layer] = described
         self._batch.keys, self._batch.values = (states.data_ptr() for states in self._tokens[layer])
-        return self.library.decode(self._layers[layer], self._batch, rows)
+        return self.library.decode(self._layers[layer], self._batch, rows if self.decoded.numbers is None else rows[self.decoded.numbers])
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, layer: int, scale: float) -> torch.Tensor:
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, rows: Rows, layer: int, scale: float
+    ) -> torch.Tensor:
         """Write a layer's new keys and values [rows, heads, channels] into its pages; return what the rows attend to [rows, channels]."""
         for states, tokens in zip((keys, values), self._tokens[layer], strict=True):
-            tokens.index_copy_(0, self._write, states)
+            tokens.index_copy_(0, rows.write, states)
         parts = []
-        for span in self._spans:
+        for span in rows.spans:
             new = slice(span.begin, span.end)
             read = [keys[new], values[new]] if span.pages is None else [_read(pages, span) for pages in self._pages[layer]]
             parts.append(_attend(queries[new], *read, mask=span.mask, scale=scale))

@@ -32,6 +32,7 @@ from jobs.serving.start import start_engine
 CANCEL_S = 10.0  # open answers of a replica that is cancelled, rather than drained
 LINGER_S = 1.0  # gateways send requests to a replica as long as they cache its address
 GAUGE_S = 2.0
+KEEP_ALIVE_S = 75  # longer than gateways keep idle connections, so that none is closed as a request comes
 POLL_S = 0.1
 
 
@@ -92,7 +93,9 @@ def add_end_token(network: Any, token: int | None) -> None:
 
 async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, host: str, ready: ReadyEvent) -> str:
     app = create_replica_app(replica, internal_token=internal_token, host=host)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="off")
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=2, lifespan="off"
+    )
     server = uvicorn.Server(config)
     with listen_on(host) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"

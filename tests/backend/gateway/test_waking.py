@@ -55,9 +55,19 @@ def test_a_wait_that_is_too_long_ends_with_an_error(scene: tuple[str, MemoryDire
     assert (response.status_code, response.headers.get("retry-after")) == ((200, None) if stream else (503, "5"))
 
 
-def test_an_endpoint_that_never_sleeps_answers_at_once_that_it_has_no_replica(scene: tuple[str, MemoryDirectory, ReplicaAddress]) -> None:
+def test_an_endpoint_that_never_sleeps_answers_soon_that_it_has_no_replica(scene: tuple[str, MemoryDirectory, ReplicaAddress]) -> None:
     url, directory, _ = scene
     directory.sleeping.clear()
     response = httpx.post(f"{url}/v1/chat/completions", json=BODY | {"stream": True}, timeout=20)
     assert response.status_code == 503
     assert len(directory.woken) == 1
+
+
+def test_a_replica_that_is_ready_since_the_list_was_read_gets_the_request(scene: tuple[str, MemoryDirectory, ReplicaAddress]) -> None:
+    url, directory, address = scene
+    directory.sleeping.clear()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=BODY, timeout=20)
+        eventually(lambda: bool(directory.woken))
+        directory.endpoints["m"] = [address]
+        assert answer.result().status_code == 200

@@ -152,13 +152,14 @@ async def kill(up: Installation) -> dict[str, Any]:
         victim.send_signal(signal.SIGKILL)
         late += [asyncio.create_task(ask(session, up.gateway_url, number=200 + n, max_tokens=8)) for n in range(STREAMS // 2)]
         outcomes, after = await asyncio.gather(*first), await asyncio.gather(*late)
-        wait_settled(up.ctx, 3)
+        await asyncio.to_thread(wait_settled, up.ctx, 3)
         again = await asyncio.gather(*[ask(session, up.gateway_url, number=n, max_tokens=1500) for n in range(STREAMS)])
         async with session.get(up.gateway_url.removesuffix("/v1") + "/metrics") as response:
             retries = [line for line in (await response.text()).splitlines() if line.startswith("roundhouse_upstream_retries_total")]
     return {
         "open": count(outcomes),
         "equal_to_an_undisturbed_answer": sum(a.text == b.text and a.end == "done" for a, b in zip(outcomes, again, strict=True)),
+        "undisturbed": count(again),
         "started_meanwhile": count(after),
         "tries_on_another_replica": retries,
         "longest_s": round(max(o.seconds for o in outcomes), 1),

@@ -48,6 +48,7 @@ def make_family(name: str) -> Any:
     return network
 
 
+PROMPTS = ["Tell me a longer story: " * 4, "Once upon", "Tell me a story: " * 9]
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
 
 
@@ -80,6 +81,29 @@ def test_requests_that_share_steps_get_the_tokens_of_generate(family: str, is_co
         assert [request.wait().ids for request in requests] == expected
     finally:
         engine.close()
+
+
+def test_the_library_decodes_every_token_also_while_a_prompt_is_in_the_batch(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = make_llama()
+    expected = [reference(network, prompt, tokens=24) for prompt in PROMPTS]
+    num_decoded = []
+
+    def decode(layer: Any, batch: Any, rows: torch.Tensor) -> torch.Tensor:
+        num_decoded.append(len(rows))
+        return Library.decode(library, layer, batch, rows)
+
+    fuse_layers(network, library=library)
+    monkeypatch.setattr(library, "decode", decode)
+    engine = BatchingEngine(network, make_tokenizer())
+    try:
+        requests = []
+        for prompt in PROMPTS:  # each begins while the one before is decoded
+            requests.append(Caught(engine, prompt))
+            assert requests[-1].first.wait(30)
+        assert [request.wait().ids for request in requests] == expected
+    finally:
+        engine.close()
+    assert sum(num_decoded) == 2 * sum(len(ids) - 1 for ids in expected)  # two layers; a prompt's step gives the first token
 
 
 def test_layers_with_adapters_stay_as_they_are() -> None:
