@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,22 @@ def children_of(worker: subprocess.Popen[bytes], *, count: int = 1) -> list[psut
 
     children: list[psutil.Process] = wait_until(there, timeout_s=60, what=f"{count} children")
     return children
+
+
+def freeze(worker: subprocess.Popen[bytes], ctx: Context) -> None:
+    """Stop a worker between two of its transactions: in one it would hold SQLite's lock, and nobody else could write."""
+
+    def is_frozen() -> bool:
+        worker.send_signal(signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(str(ctx.db.engine.url.database), timeout=1)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            worker.send_signal(signal.SIGCONT)
+            return False
+        return True
+
+    wait_until(is_frozen, what="a moment without a transaction")
 
 
 def most_at_once(lines: list[dict[str, Any]]) -> int:
