@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from backend.domain.csv_text import safe_cell
+
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 STYLE = (
     ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
@@ -67,11 +69,5 @@ def write_csv(rows: Sequence[Mapping[str, object]]) -> str:
     writer = csv.DictWriter(out, titles, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({title: _plain(value) for title, value in row.items()})
+        writer.writerow({title: safe_cell(value) for title, value in row.items()})
     return out.getvalue()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return "" if value is None else value

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Campaign, FrozenBoard, User
 from backend.domain.battles.frozen import Verification, digest_of, freeze_document, verify_document
 from backend.domain.battles.options import RatingOptions
+from backend.domain.csv_text import safe_cell
 from backend.domain.names import clean_name
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.battles.exclusions import list_exclusions
-from backend.services.battles.standings import safe_cell
 from backend.services.battles.views import find_campaign
 from backend.services.battles.vote_records import read_board_votes
 from backend.services.context import Context, Person, require_builder
@@ -126,7 +126,7 @@ def _csv(board: FrozenBoardView) -> str:
     rows = board.ratings
     writer.writerow(list(rows[0]))
     for row in rows:
-        writer.writerow([safe_cell(str(value)) if isinstance(value, str) else value for value in row.values()])
+        writer.writerow([safe_cell(value) for value in row.values()])
     return out.getvalue()
 
 

@@ -24,6 +24,7 @@ from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import of_category, rate
 from backend.domain.battles.verdicts import PairVerdict, judge_pair
 from backend.domain.battles.votes import LABELS, Label, VoteColumns
+from backend.domain.csv_text import safe_cell
 from backend.domain.statistics.agreement import Resampling
 from backend.services.battles.exclusions import excluded_raters
 from backend.services.battles.views import contestant_names, find_campaign, valid_votes
@@ -209,8 +210,3 @@ def _checkpoints(session: Session, campaign_id: str) -> dict[str, str | None]:
         )
     )
     return {names[contestant_id]: checkpoint_id for contestant_id, checkpoint_id in rows}
-
-
-def safe_cell(cell: str) -> str:
-    """Return a cell that no spreadsheet reads as a formula."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell

@@ -22,6 +22,7 @@ import numpy as np
 from sqlalchemy import select
 
 from backend.db.tables import Run
+from backend.domain.csv_text import safe_cell
 from backend.services.context import Context
 from backend.services.metrics.blocks import Points, metric_names, read_points
 from backend.services.metrics.points import MAX_POINTS, downsample
@@ -169,9 +170,6 @@ COLUMNS = ("run", "name", "metric", "step", "time", "value")
 ROWS_AT_ONCE = 5000
 
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
 def stream_csv(ctx: Context, run_ids: Sequence[str]) -> Iterator[str]:
     """Yield a CSV with one line per point: run id, run name, metric, step, time (Unix seconds), value in full precision.
 
@@ -187,7 +185,7 @@ def stream_csv(ctx: Context, run_ids: Sequence[str]) -> Iterator[str]:
         for metric_id, metric in metrics:
             with ctx.db.read() as session:  # one metric a transaction: the reader may be slow
                 points = read_points(session, run_id, metric_id)
-            head = _cells(run_id, _harmless(name), _harmless(metric))
+            head = _cells(run_id, safe_cell(name), safe_cell(metric))
             for low in range(0, len(points), ROWS_AT_ONCE):
                 part = slice(low, low + ROWS_AT_ONCE)
                 columns = zip(points.steps[part].tolist(), points.times[part].tolist(), points.values[part].tolist(), strict=True)
@@ -198,7 +196,3 @@ def _cells(*texts: str) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(texts)
     return line.getvalue()
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from backend.domain.csv_text import safe_cell
 from backend.domain.serving.costs import Forecast
 from backend.errors import InvalidInput
 from backend.services.context import Context
@@ -87,13 +88,8 @@ def report_csv(ledger: Ledger) -> str:
         writer.writerows({"table": "days", "day": day.isoformat(), "category": name, "usd": costs[name]} for name in CATEGORIES)
     for table in TABLES:
         for row in table_rows(getattr(ledger, table)):
-            writer.writerow({"table": table, **row, "name": _inert(str(row["name"]))})
+            writer.writerow({"table": table, **row, "name": safe_cell(str(row["name"]))})
     return out.getvalue()
-
-
-def _inert(text: str) -> str:
-    """Keep a spreadsheet from reading a name as a formula."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" and text else text
 
 
 def _month(text: str) -> datetime:

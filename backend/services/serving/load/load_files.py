@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from backend.domain.csv_text import safe_cell
 from backend.domain.serving.load import LoadConfig
 from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
@@ -74,12 +75,16 @@ def load_test_csv(test: LoadTestView) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, ["test", "endpoint", "users", "target", *RATES, *percentiles, *added], restval="")
     writer.writeheader()
-    safe = f"'{test.endpoint}" if test.endpoint[:1] in "=+-@" else test.endpoint
     for level in test.result.get("levels", []):
         for target in ("gateway", "replica"):
             if level.get(target) is None:
                 continue
-            row: dict[str, Any] = {"test": test.id, "endpoint": safe, "users": level["users"] or "open", "target": target}
+            row: dict[str, Any] = {
+                "test": test.id,
+                "endpoint": safe_cell(test.endpoint),
+                "users": level["users"] or "open",
+                "target": target,
+            }
             row |= {name: level[target].get(name) for name in RATES}
             for name in SPREADS:
                 row |= _percentiles(name, level[target].get(name))

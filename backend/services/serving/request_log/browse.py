@@ -18,6 +18,7 @@ from sqlalchemy import String, and_, cast, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Checkpoint, Deployment, Endpoint, Feedback, LoggedRequest, Replica, Usage
+from backend.domain.csv_text import safe_cell
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.rollout import STABLE
@@ -159,7 +160,7 @@ def requests_csv(ctx: Context, filters: RequestFilter, *, person: Person) -> str
     writer = csv.DictWriter(out, names)
     writer.writeheader()
     for row in browse_requests(ctx, filters, person=person, limit=MAX_EXPORTED).rows:
-        writer.writerow({name: _inert(getattr(row, name)) for name in names})
+        writer.writerow({name: safe_cell(getattr(row, name)) for name in names})
     return out.getvalue()
 
 
@@ -242,8 +243,3 @@ def _rated(ctx: Context, rows: list[RequestRow]) -> list[RequestRow]:
         query = select(Feedback.request_id, Feedback.rating).where(Feedback.request_id.in_([row.id for row in rows]))
         ratings = dict(session.execute(query.order_by(Feedback.created_at)).all())
     return [replace(row, rating=ratings.get(row.id)) for row in rows]
-
-
-def _inert(value: object) -> object:
-    """Keep a spreadsheet from reading a name as a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
