@@ -15,6 +15,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from backend.domain.data.versions.card import plain_markdown
+from backend.domain.markdown_text import fenced
 from backend.domain.training.report_curves import Trace, draw_curves
 
 TRL_TAGS = {"sft": "sft", "dpo": "dpo", "kto": "kto", "orpo": "orpo", "simpo": "cpo", "reward": "reward-trainer", "grpo": "grpo"}
@@ -139,7 +140,7 @@ def _halves(report: RunReport, escape: Escape, *, level: int = 2, title: bool = 
         parts += [f"{mark} Evaluations", _table(("benchmark", "metric", "value", "95 % interval"), rows, escape)]
     if report.samples:
         parts.append(f"{mark} Samples{f' at step {report.sample_step:,}' if report.sample_step is not None else ''}")
-        parts += [f"Prompt\n\n{_fenced(prompt)}\n\nCompletion\n\n{_fenced(completion)}" for prompt, completion in report.samples]
+        parts += [f"Prompt\n\n{fenced(prompt)}\n\nCompletion\n\n{fenced(completion)}" for prompt, completion in report.samples]
     for heading, pairs in (("Data", report.data), ("Cost", report.cost), ("Environment", report.environment)):
         parts += [f"{mark} {heading}", _pairs(pairs, escape)] if pairs else []
     if report.checkpoints:
@@ -154,8 +155,8 @@ def _halves(report: RunReport, escape: Escape, *, level: int = 2, title: bool = 
     parts += [
         f"{mark} Config",
         "Saved as `run.yaml`, this launches the same run:",
-        _fenced("roundhouse run launch run.yaml", "sh"),
-        _fenced(report.config_yaml.rstrip("\n"), "yaml"),
+        fenced("roundhouse run launch run.yaml", "sh"),
+        fenced(report.config_yaml.rstrip("\n"), "yaml"),
     ]
     return before, "\n\n".join(part for part in parts if part)
 
@@ -177,13 +178,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], escape: Escape) -
         return ""
     lines = [head, ["---"] * len(head), *([escape(" ".join(cell.split())) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _fenced(text: str, language: str = "") -> str:
-    """Put text into a code block whose fence is longer than any in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _curve_table(curves: Sequence[Trace], escape: Escape, *, rows: int = 9) -> str:

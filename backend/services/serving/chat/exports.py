@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, Literal
 
 from backend.domain.data.rows.tool_calls import call_text, tools_text
+from backend.domain.markdown_text import fenced
 from backend.services.context import Context, Person
 from backend.services.serving.chat.reading import ChatView, read_chat
 from backend.services.serving.conversations import MessageView, build_prompt
@@ -61,13 +61,6 @@ def _markdown(view: ChatView) -> str:
             calls = [fenced(call_text(call)) for call in message.tool_calls]
             parts.append("\n\n".join([f"**{name}**", *([message.content] if message.content else []), *calls]))
     return "\n\n".join(parts) + "\n"
-
-
-def fenced(text: str) -> str:
-    """Return text as a block of code whose fence no line of it can close."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}\n{fence}"
 
 
 def _row(view: ChatView) -> str:
