@@ -56,14 +56,20 @@ class RolloutView:
 
 
 @dataclass(frozen=True)
-class CanaryView:
-    """A canary that gets `percent` of the traffic, and its rules (backend.domain.serving.canary)."""
+class BesideView:
+    """A deployment beside the stable one."""
 
     revision: int
     checkpoint_id: str
     checkpoint_name: str
     num_ready: int
     num_replicas: int
+
+
+@dataclass(frozen=True)
+class CanaryView(BesideView):
+    """A canary that gets `percent` of the traffic, and its rules (backend.domain.serving.canary)."""
+
     traffic: dict[str, Any]
     since: datetime
 
@@ -74,15 +80,10 @@ class CanaryView:
 
 
 @dataclass(frozen=True)
-class ShadowView:
+class ShadowView(BesideView):
     """A shadow that gets copies of `percent` of the requests. `endpoint` names the one that answers them; empty for replicas of its own."""
 
-    revision: int
-    checkpoint_id: str
-    checkpoint_name: str
     percent: float
-    num_ready: int
-    num_replicas: int
     endpoint: str
 
 
@@ -188,6 +189,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         )
     ).one()
     replicas = _replica_views(session, endpoint, now=ctx.now()) if deployment.stopped_at is None else ()
+    canary, shadow = _beside(session, endpoint, replicas)
     return EndpointView(
         name=endpoint.name,
         checkpoint_id=checkpoint.id,
@@ -206,8 +208,8 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         precision=deployment.config.get("precision", "float32"),
         precision_check=PrecisionCheck.model_validate(check) if (check := deployment.config.get(PRECISION_CHECK)) else None,
         rollout=_rollout(deployment, replicas),
-        canary=_canary(session, endpoint, replicas),
-        shadow=_shadow(session, endpoint, replicas),
+        canary=canary,
+        shadow=shadow,
         upstream=Upstream.of(deployment.config),
     )
 
@@ -226,45 +228,29 @@ def _rollout(deployment: Deployment, replicas: tuple[ReplicaView, ...]) -> Rollo
     )
 
 
-def _beside(session: Session, endpoint: Endpoint, *, role: str) -> tuple[Deployment, str] | None:
-    """Return the deployment of a role beside the stable one, with its checkpoint's name."""
-    row = session.execute(
+def _beside(session: Session, endpoint: Endpoint, replicas: tuple[ReplicaView, ...]) -> tuple[CanaryView | None, ShadowView | None]:
+    """Return the canary and the shadow beside the stable deployment."""
+    canary, shadow = None, None
+    rows = session.execute(
         select(Deployment, Checkpoint.name)
         .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
-        .where(Deployment.endpoint_id == endpoint.id, Deployment.role == role, Deployment.stopped_at.is_(None))
-        .order_by(Deployment.revision.desc())
-    ).first()
-    return None if row is None else (row[0], row[1])
-
-
-def _shadow(session: Session, endpoint: Endpoint, replicas: tuple[ReplicaView, ...]) -> ShadowView | None:
-    if (row := _beside(session, endpoint, role="shadow")) is None:
-        return None
-    shadow, checkpoint_name = row
-    return ShadowView(
-        revision=shadow.revision,
-        checkpoint_id=shadow.checkpoint_id,
-        checkpoint_name=checkpoint_name,
-        percent=float(shadow.traffic.get("percent") or 0),
-        num_ready=sum(replica.status == "ready" and replica.revision == shadow.revision for replica in replicas),
-        num_replicas=shadow.num_replicas,
-        endpoint=str(shadow.traffic.get("endpoint") or ""),
+        .where(Deployment.endpoint_id == endpoint.id, Deployment.role != "stable", Deployment.stopped_at.is_(None))
+        .order_by(Deployment.revision)
     )
-
-
-def _canary(session: Session, endpoint: Endpoint, replicas: tuple[ReplicaView, ...]) -> CanaryView | None:
-    if (row := _beside(session, endpoint, role="canary")) is None:
-        return None
-    canary, checkpoint_name = row
-    return CanaryView(
-        revision=canary.revision,
-        checkpoint_id=canary.checkpoint_id,
-        checkpoint_name=checkpoint_name,
-        num_ready=sum(replica.status == "ready" and replica.revision == canary.revision for replica in replicas),
-        num_replicas=canary.num_replicas,
-        traffic=dict(canary.traffic),
-        since=canary.created_at,
-    )
+    for row, checkpoint_name in rows:
+        shared: dict[str, Any] = {
+            "revision": row.revision,
+            "checkpoint_id": row.checkpoint_id,
+            "checkpoint_name": checkpoint_name,
+            "num_ready": sum(replica.status == "ready" and replica.revision == row.revision for replica in replicas),
+            "num_replicas": row.num_replicas,
+        }
+        if row.role == "canary":
+            canary = CanaryView(**shared, traffic=dict(row.traffic), since=row.created_at)
+        else:
+            percent, other = float(row.traffic.get("percent") or 0), str(row.traffic.get("endpoint") or "")
+            shadow = ShadowView(**shared, percent=percent, endpoint=other)
+    return canary, shadow
 
 
 def _chats(session: Session, checkpoint: Checkpoint) -> bool:
