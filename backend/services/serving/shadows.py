@@ -111,10 +111,10 @@ def read_shadow(ctx: Context, name: str) -> ShadowReport:
         shadow = session.scalar(query.order_by(Deployment.revision.desc()).limit(1))
         if shadow is None:
             raise Conflict(f"{name!r} has had no shadow.", remedy="Start one with `roundhouse endpoint shadow start`.")
-        compared = select(ShadowComparison).where(ShadowComparison.deployment_id == shadow)
-        rows = session.scalars(compared.order_by(ShadowComparison.created_at.desc()).limit(MAX_READ)).all()
-        fields = Comparison.__dataclass_fields__
-        return report_shadow([Comparison(**{key: getattr(row, key) for key in fields}) for row in rows])
+        columns = [getattr(ShadowComparison, name) for name in Comparison.__dataclass_fields__]
+        compared = select(*columns).where(ShadowComparison.deployment_id == shadow)
+        rows = session.execute(compared.order_by(ShadowComparison.created_at.desc()).limit(MAX_READ))
+        return report_shadow([Comparison(*row) for row in rows])
 
 
 def record_comparisons(ctx: Context, rows: Sequence[ComparedRequest]) -> None:

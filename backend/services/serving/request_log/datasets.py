@@ -175,9 +175,10 @@ def _read(ctx: Context, name: str, rules: TrafficRules) -> list[Exchange]:
             )
     listed = set(rules.only) or exchanges.keys()
     merged: dict[tuple[str, str], Exchange] = {}
-    for exchange in (
-        exchange for id_, exchange in exchanges.items() if id_ in listed
-    ):  # a logged request and a thumb on its copy are one exchange
+    for id_, exchange in exchanges.items():
+        if id_ not in listed:
+            continue
+        # a logged request and a thumb on its copy are one exchange
         key = json.dumps(exchange.messages, sort_keys=True), exchange.answer
         if key not in merged or not (merged[key].rating or merged[key].correction):
             merged[key] = exchange
