@@ -31,16 +31,14 @@ def choose_endpoint(ctx: Context) -> str | None:
 
 def draw_load_tests(ctx: Context, person: Person, endpoint: str) -> None:
     """Draw the active test or the form, then the results."""
-    job = find_load_job(ctx, endpoint)
+    job, tests = find_load_job(ctx, endpoint), list_load_tests(ctx, endpoint, limit=50)
     if job is not None and job.is_active:
         draw_job(ctx, person, job.id, doing="Starting")
     else:
         if job is not None and job.status is Status.FAILED:
             show_problem(job.error.cause or "The load test failed.", job.error.remedy)
-        tests = list_load_tests(ctx, endpoint, limit=1)
         with st.expander("New load test", icon=":material/speed:", expanded=not tests, key="load_new"):
             draw_start(ctx, person, endpoint)
-    tests = list_load_tests(ctx, endpoint, limit=50)
     if tests:
         st.subheader("Results", anchor=False)
         draw_results(tests)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import streamlit as st
 
 from backend.domain.serving.canary import CanaryRules
-from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions, Policy
+from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions, Policy
 from backend.domain.serving.precision import Precision
 from backend.domain.wording import plural
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -98,29 +98,19 @@ def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str
     rules = options.scaling
     scales = grid.toggle("Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue.")
     values: dict[str, Any] = {"min_replicas": rules.least, "max_replicas": None, "sleep_after_minutes": None}
+
+    def draw_limit(label: str, most: float, value: float, *, field: str, help: str | None = None) -> float:
+        limit: float = grid.number_input(label, SHORTEST, most, max(SHORTEST, value), format="%g", key=f"{key}_{field}", help=help)
+        return limit
+
     if scales:
         values["min_replicas"] = int(grid.number_input("Min replicas", 1, MAX_REPLICAS, rules.least, key=f"{key}_least"))
         most = rules.most or min(MAX_REPLICAS, rules.least + 3)
         least = values["min_replicas"]
         values["max_replicas"] = int(grid.number_input("Max replicas", least, MAX_REPLICAS, max(least, most), key=f"{key}_most"))
-        values["target_queue_s"] = grid.number_input(
-            "Target queue (s)",
-            SHORTEST,
-            600.0,
-            max(SHORTEST, rules.target_queue_s),
-            format="%g",
-            key=f"{key}_target",
-            help="Replicas are added above this wait.",
-        )
-        values["cool_down_s"] = grid.number_input(
-            "Cool-down (s)",
-            SHORTEST,
-            86_400.0,
-            max(SHORTEST, rules.cool_down_s),
-            format="%g",
-            key=f"{key}_cool_down",
-            help="Without a queue, before one is taken away.",
-        )
+        wait, pause = "Replicas are added above this wait.", "Without a queue, before one is taken away."
+        values["target_queue_s"] = draw_limit("Target queue (s)", 600.0, rules.target_queue_s, field="target", help=wait)
+        values["cool_down_s"] = draw_limit("Cool-down (s)", 86_400.0, rules.cool_down_s, field="cool_down", help=pause)
     sleeps = grid.toggle(
         "Sleep while idle",
         rules.sleep_after_s is not None,
@@ -128,10 +118,8 @@ def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str
         help="All replicas stop; the next request starts them and waits.",
     )
     if sleeps:
-        minutes = 15.0 if rules.sleep_after_s is None else max(SHORTEST, rules.sleep_after_s / 60)
-        values["sleep_after_minutes"] = grid.number_input(
-            "Sleep after (min)", SHORTEST, 43_200.0, minutes, format="%g", key=f"{key}_minutes"
-        )
+        minutes = SLEEP_MINUTES if rules.sleep_after_s is None else rules.sleep_after_s / 60
+        values["sleep_after_minutes"] = draw_limit("Sleep after (min)", 43_200.0, minutes, field="minutes")
     return values
 
 

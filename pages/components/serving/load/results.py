@@ -167,8 +167,7 @@ def draw_figures(tests: Sequence[LoadTestView]) -> None:
     figure = course_figure(curves, field="goodput_per_s", title="Goodput over time", unit="requests/s")
     grid.plotly_chart(figure, key="load_good_figure", config=STATIC, alt="Requests within the objectives per second over the test")
     every = [curve for number, test in enumerate(tests) for level in levels for curve in _curves(test, number, level, many=len(tests) > 1)]
-    named = [Curve(f"{curve.label}", curve.side, curve.number, curve.summary) for curve in every]
-    st.plotly_chart(goodput_figure(named), key="load_goodput_figure", config=STATIC, alt="Goodput by level and target")
+    st.plotly_chart(goodput_figure(every), key="load_goodput_figure", config=STATIC, alt="Goodput by level and target")
 
 
 def _curves(test: LoadTestView, number: int, users: int | None, *, many: bool) -> list[Curve]:
