@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,20 +17,20 @@ import httpx
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import ApiKey, Checkpoint, Deployment, Endpoint, Job, LoadTest, User
+from backend.db.tables import ApiKey, Checkpoint, Deployment, Job, LoadTest, User
 from backend.domain.jobs.load_test import LoadTarget, LoadTestPayload, LoadTestResult
 from backend.domain.jobs.states import ACTIVE, JobKind
 from backend.domain.serving.key_limits import KeyScopes
 from backend.domain.serving.load import LoadConfig
 from backend.domain.wording import plural
-from backend.errors import Conflict, NotFound, Unavailable
+from backend.errors import Conflict, Unavailable
 from backend.infra.load_generator import LoadProgress, run_load
 from backend.services.context import Context, Person, require_builder
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import JobView, add_job, get_job, view, wake
-from backend.services.people.keys import create_key, hash_key, list_keys, revoke_key
+from backend.services.people.keys import create_key, hash_key
 from backend.services.serving.endpoints import find_endpoint
-from backend.services.serving.replicas import ready_targets
+from backend.services.serving.replicas import Target, ready_targets
 
 KEY_NAME = "Load test"
 KEY_LASTS = timedelta(hours=12)
@@ -53,13 +53,14 @@ class LoadTestView:
 
 
 def start_load_test(ctx: Context, name: str, config: LoadConfig, *, person: Person) -> JobView:
-    """Queue a load test of an endpoint. Raises Unavailable without a ready replica, and Conflict while another one loads it."""
+    """Queue a load test of an endpoint. Raises Unavailable without a ready replica, and Conflict while another one loads it or where a
+    target can't be reached.
+    """
     require_builder(person)
-    if not ready_targets(ctx).get(name):
-        find_endpoint_id(ctx, name)
-        raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
-    with ctx.db.write() as session:
+    with ctx.db.read() as session:
         endpoint_id, deployment_id = _deployment(session, name)
+    _replicas(ctx, name, config)
+    with ctx.db.write() as session:
         if session.scalar(_jobs_of(endpoint_id).where(Job.status.in_(ACTIVE)).limit(1)) is not None:
             raise Conflict(f"A load test of {name!r} is active; two at once would measure each other.", remedy="Wait for it, or stop it.")
         payload = LoadTestPayload(endpoint=name, endpoint_id=endpoint_id, deployment_id=deployment_id, config=config)
@@ -85,7 +86,7 @@ def fill_targets(ctx: Context, claim: Claim[LoadTestPayload]) -> LoadTestPayload
         key = _key_of(ctx, claim.job_id, claim.attempt)
         with ctx.db.write() as session:
             owner = session.scalar(select(Job.created_by).where(Job.id == claim.job_id))
-            scopes = KeyScopes(endpoints=("completions",), models=(payload.endpoint,)).model_dump(mode="json")
+            scopes = _scopes(payload.endpoint).model_dump(mode="json")
             expires = ctx.now() + KEY_LASTS
             values = {"name": KEY_NAME, "key_hash": hash_key(key), "hint": key[-4:], "user_id": owner, "scopes": scopes}
             session.add(ApiKey(**values, expires_at=expires, created_at=ctx.now()))
@@ -106,9 +107,7 @@ def record_load_test(session: Session, ctx: Context, claim: Claim[LoadTestPayloa
 
 def revoke_keys(session: Session, ctx: Context, claim: Claim[LoadTestPayload]) -> None:
     """Revoke the keys of a job's attempts."""
-    hashes = [hash_key(_key_of(ctx, claim.job_id, attempt)) for attempt in range(1, claim.attempt + 1)]
-    for key in session.scalars(select(ApiKey).where(ApiKey.key_hash.in_(hashes), ApiKey.revoked_at.is_(None))):
-        key.revoked_at = ctx.now()
+    _revoke(session, ctx, [_key_of(ctx, claim.job_id, attempt) for attempt in range(1, claim.attempt + 1)])
 
 
 def run_load_test(
@@ -136,7 +135,7 @@ def run_load_test(
 
     url = gateway_url or ctx.gateway_url
     _targets(ctx, name, config=config, gateway_url=url, key="")
-    with _key(ctx, person, key=key) as secret:
+    with _key(ctx, name, person, key=key) as secret:
         targets = _targets(ctx, name, config=config, gateway_url=url, key=secret)
         levels = run_load(config, targets, on_progress=report)
     result = {"replicas": sum(target.kind == "replica" for target in targets), "levels": levels, "stopped": None}
@@ -149,37 +148,17 @@ def run_load_test(
 def list_load_tests(ctx: Context, name: str, *, limit: int = 10) -> list[LoadTestView]:
     """Return the load tests of an endpoint, newest first."""
     with ctx.db.read() as session:
-        query = _views().where(LoadTest.endpoint_id == find_endpoint(session, name).id).order_by(LoadTest.created_at.desc())
-        return [_view(*row) for row in session.execute(query.limit(limit))]
-
-
-def get_load_test(ctx: Context, load_test_id: str) -> LoadTestView:
-    """Return a load test. Raises NotFound."""
-    with ctx.db.read() as session:
-        row = session.execute(_views().where(LoadTest.id == load_test_id)).one_or_none()
-    if row is None:
-        raise NotFound(f"There is no load test {load_test_id!r}.", remedy="Choose one of the list.", field="test")
-    return _view(*row)
-
-
-def find_endpoint_id(ctx: Context, name: str) -> str:
-    """Return an endpoint's id. Raises NotFound."""
-    with ctx.db.read() as session:
-        return find_endpoint(session, name).id
-
-
-def _views() -> Any:
-    return (
-        select(LoadTest, Endpoint.name, Deployment.revision, Checkpoint.name, User.name)
-        .join(Endpoint, Endpoint.id == LoadTest.endpoint_id)
-        .outerjoin(Deployment, Deployment.id == LoadTest.deployment_id)
-        .outerjoin(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
-        .outerjoin(User, User.id == LoadTest.created_by)
-    )
-
-
-def _view(row: LoadTest, endpoint: str, revision: int | None, checkpoint: str | None, author: str | None) -> LoadTestView:
-    return LoadTestView(row.id, endpoint, dict(row.config), dict(row.result), row.created_at, revision, checkpoint or "", author)
+        query = (
+            select(LoadTest, Deployment.revision, Checkpoint.name, User.name)
+            .outerjoin(Deployment, Deployment.id == LoadTest.deployment_id)
+            .outerjoin(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
+            .outerjoin(User, User.id == LoadTest.created_by)
+            .where(LoadTest.endpoint_id == find_endpoint(session, name).id)
+        )
+        return [
+            LoadTestView(row.id, name, dict(row.config), dict(row.result), row.created_at, revision, checkpoint or "", author)
+            for row, revision, checkpoint, author in session.execute(query.order_by(LoadTest.created_at.desc()).limit(limit))
+        ]
 
 
 def _jobs_of(endpoint_id: str) -> Any:
@@ -199,18 +178,24 @@ def _deployment(session: Session, name: str) -> tuple[str, str]:
 def _targets(ctx: Context, name: str, *, config: LoadConfig, gateway_url: str, key: str) -> list[LoadTarget]:
     """Return the addresses that a test loads. Raises Unavailable where one does not answer."""
     url = gateway_url.rstrip("/").removesuffix("/v1")
-    replicas = ready_targets(ctx).get(name, [])
-    if not replicas:
-        raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
-    is_elsewhere = any(target.upstream for target in replicas)
-    if is_elsewhere and "replica" in config.targets:
-        raise Conflict(f"{name!r} is answered by another server, which only the gateway reaches.", remedy="Choose the gateway as target.")
-    own = [] if is_elsewhere else replicas
-    direct = [LoadTarget(kind="replica", url=target.url, model=name, token=target.internal_token) for target in own]
+    replicas = _replicas(ctx, name, config)
+    direct = [LoadTarget(kind="replica", url=target.url, model=name, token=target.internal_token) for target in replicas]
     if "gateway" not in config.targets:
         return direct
     _require_gateway(url)
     return [LoadTarget(kind="gateway", url=url, model=name, token=key), *direct]
+
+
+def _replicas(ctx: Context, name: str, config: LoadConfig) -> list[Target]:
+    """Return the ready replicas of an endpoint; none for a model on another server, which only the gateway reaches."""
+    replicas = ready_targets(ctx).get(name, [])
+    if not replicas:
+        raise Unavailable(f"No replica of {name!r} is ready.", remedy="Deploy or start it first.")
+    if not any(target.upstream for target in replicas):
+        return replicas
+    if "replica" in config.targets:
+        raise Conflict(f"{name!r} is answered by another server, which only the gateway reaches.", remedy="Choose the gateway as target.")
+    return []
 
 
 def _add(session: Session, ctx: Context, payload: LoadTestPayload, result: dict[str, Any], *, author: str | None) -> LoadTest:
@@ -241,16 +226,24 @@ def _key_of(ctx: Context, job_id: str, attempt: int) -> str:
 
 
 @contextmanager
-def _key(ctx: Context, person: Person, *, key: str) -> Iterator[str]:
+def _key(ctx: Context, name: str, person: Person, *, key: str) -> Iterator[str]:
     """Give the key of a load test: the one that is given, none where none is needed, else one of its own that is revoked at the end."""
     if key or not ctx.sign_in:
         yield key
         return
-    before = {view.id for view in list_keys(ctx, person=person)}
-    secret = create_key(ctx, KEY_NAME, person=person, scopes=KeyScopes(endpoints=("completions",)), expires_at=ctx.now() + KEY_LASTS)
+    secret = create_key(ctx, KEY_NAME, person=person, scopes=_scopes(name), expires_at=ctx.now() + KEY_LASTS)
     try:
         yield secret
     finally:
-        for view in list_keys(ctx, person=person):
-            if view.id not in before and view.name == KEY_NAME:
-                revoke_key(ctx, view.id, person=person)
+        with ctx.db.write() as session:
+            _revoke(session, ctx, [secret])
+
+
+def _scopes(name: str) -> KeyScopes:
+    return KeyScopes(endpoints=("completions",), models=(name,))
+
+
+def _revoke(session: Session, ctx: Context, keys: Sequence[str]) -> None:
+    hashes = [hash_key(key) for key in keys]
+    for row in session.scalars(select(ApiKey).where(ApiKey.key_hash.in_(hashes), ApiKey.revoked_at.is_(None))):
+        row.revoked_at = ctx.now()

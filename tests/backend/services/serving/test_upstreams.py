@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from backend.domain.serving.canary import CanaryRules
+from backend.domain.serving.load import LoadConfig
 from backend.domain.serving.upstream import Upstream
 from backend.errors import Conflict, InvalidInput, NotAllowed, Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints, resolve_checkpoint
@@ -19,6 +20,7 @@ from backend.services.serving.canaries import start_canary
 from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.deployments import deploy, rollback_endpoint, scale_endpoint, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, get_endpoint, list_revisions
+from backend.services.serving.load.load_tests import start_load_test
 from backend.services.serving.replicas import ready_targets
 from backend.services.serving.upstreams import check_upstreams, connect_upstream, resolve_deployable
 from tests.support.fake_api import FakeApi, serve_api
@@ -46,6 +48,13 @@ def test_a_model_that_answers_a_token_is_ready_at_once(ctx: Context, api: FakeAp
     assert view.upstream.capabilities.completions
     assert targets(ctx) == ["qwen"]
     assert endpoint_facts(ctx, ["tales"])["tales"].context == 4096
+
+
+def test_a_load_test_of_another_server_goes_through_the_gateway_alone(ctx: Context, api: FakeApi) -> None:
+    connect(ctx, api)
+    with pytest.raises(Conflict, match="only the gateway"):
+        start_load_test(ctx, "tales", LoadConfig(), person=LOCAL)
+    assert start_load_test(ctx, "tales", LoadConfig(targets=("gateway",)), person=LOCAL).is_active
 
 
 def test_a_server_that_does_not_answer_is_not_connected(ctx: Context, api: FakeApi) -> None:

@@ -18,10 +18,10 @@ from backend.services import job_events as outcomes
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import claim_job
 from backend.services.jobs.jobs import stop_job
-from backend.services.people.keys import check_key, list_keys
+from backend.services.people.keys import check_key, create_key, list_keys
 from backend.services.serving.deployments import deploy
 from backend.services.serving.load.load_files import load_test_csv, load_test_json, read_arrivals, read_load_config, read_numbers
-from backend.services.serving.load.load_tests import find_load_job, get_load_test, list_load_tests, run_load_test, start_load_test
+from backend.services.serving.load.load_tests import find_load_job, list_load_tests, run_load_test, start_load_test
 from tests.support.gateway_fixtures import MemoryDirectory, gateway, scripted
 from tests.support.job_work import do_job
 from tests.support.jobs import finish_job
@@ -63,7 +63,7 @@ def test_a_load_test_is_a_job_whose_result_stays_with_the_deployment(served: Con
     assert float(rows[0]["ttft_p50_ms"]) == pytest.approx(level["gateway"]["ttft"]["p50_ms"])
     run_load_test(served, "tales", LoadConfig(users=(1,), requests=2, warmup=0, targets=("replica",)), person=LOCAL)
     newest = list_load_tests(served, "tales")[0]
-    assert get_load_test(served, newest.id).result["levels"][0]["gateway"] is None
+    assert newest.result["levels"][0]["gateway"] is None
 
 
 def test_its_key_is_known_to_the_attempt_alone_and_revoked_at_the_end(served: Context) -> None:
@@ -84,6 +84,20 @@ def test_its_key_is_known_to_the_attempt_alone_and_revoked_at_the_end(served: Co
     assert check_key(closed, key) is None
     assert [view.state(closed.now()) for view in list_keys(closed, person=LOCAL)] == ["revoked"]
     assert list_load_tests(closed, "tales") == [], "a test that was stopped in its first level has no result"
+
+
+def test_a_load_test_in_a_shell_revokes_its_own_key_alone(served: Context) -> None:
+    """Two at once had one name for their keys, and the first to end cut the other one off."""
+    closed, others = replace(served, sign_in=True), list[str]()
+    config = LoadConfig(users=(1,), requests=1, warmup=0, targets=("gateway",))
+
+    def start_another(_: str) -> None:
+        others.append(create_key(closed, "Load test", person=LOCAL))
+
+    run_load_test(closed, "tales", config, person=LOCAL, on_progress=start_another)
+    assert check_key(closed, others[0]) is not None
+    keys = list_keys(closed, person=LOCAL)
+    assert [view.state(closed.now()) for view in keys if view.scopes.models == ("tales",)] == ["revoked"]
 
 
 def test_who_may_not_build_and_what_does_not_serve_are_refused(ctx: Context, served: Context) -> None:
