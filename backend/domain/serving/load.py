@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -127,8 +126,3 @@ def iterate_asks(config: LoadConfig, *, phase: int = 0) -> Iterator[Ask]:
         elif config.rate is not None:
             now += lengths.expovariate(config.rate)
         yield Ask(" ".join(words.choices(WORDS, k=num_words)), max_tokens, now)
-
-
-def make_asks(config: LoadConfig, *, count: int, phase: int = 0) -> list[Ask]:
-    """Return the first requests."""
-    return list(islice(iterate_asks(config, phase=phase), count))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from backend.domain.serving.load import LevelRun, LoadConfig, Record, make_asks
+from backend.domain.serving.load import Ask, LevelRun, LoadConfig, Record, iterate_asks
 from backend.domain.serving.load_summary import overhead, spread, summarise
 
 
@@ -36,21 +38,25 @@ def test_percentiles_are_those_of_numpy_by_inverted_cdf(values: list[float]) -> 
     assert [made.p50_ms, made.p95_ms, made.p99_ms] == pytest.approx(expected)
 
 
+def first_asks(config: LoadConfig, *, count: int, phase: int = 0) -> list[Ask]:
+    return list(islice(iterate_asks(config, phase=phase), count))
+
+
 def test_arrivals_are_poisson_by_rate_and_repeatable_by_seed() -> None:
     config = LoadConfig(rate=50.0, prompt_words=(4, 9), max_tokens=(1, 7))
-    asks = make_asks(config, count=4000)
+    asks = first_asks(config, count=4000)
     gaps = np.diff([ask.arrival_s for ask in asks])
     assert np.mean(gaps) == pytest.approx(0.02, rel=0.05)
     assert np.std(gaps) == pytest.approx(np.mean(gaps), rel=0.05)  # an exponential's deviation is its mean
     assert {len(ask.prompt.split()) for ask in asks} == {4, 9}
-    assert make_asks(config, count=9) == asks[:9]
-    assert [ask.arrival_s for ask in make_asks(LoadConfig(arrivals=(0.0, 2.5)), count=9)] == [0.0, 2.5]
+    assert first_asks(config, count=9) == asks[:9]
+    assert [ask.arrival_s for ask in first_asks(LoadConfig(arrivals=(0.0, 2.5)), count=9)] == [0.0, 2.5]
 
 
 def test_phases_have_the_same_lengths_and_arrivals_but_share_no_prompt() -> None:
     """A replica keeps prompts that it has read: the second target would answer them from its cache, and look faster."""
     config = LoadConfig(rate=5.0, prompt_words=(9, 30))
-    first, second = make_asks(config, count=50), make_asks(config, count=50, phase=1)
+    first, second = first_asks(config, count=50), first_asks(config, count=50, phase=1)
     assert [(len(a.prompt.split()), a.max_tokens, a.arrival_s) for a in first] == [
         (len(a.prompt.split()), a.max_tokens, a.arrival_s) for a in second
     ]
