@@ -44,11 +44,16 @@ def add_adapter(ctx: Context, endpoint: str, name: str, *, checkpoint_id: str, p
     require_builder(person)
     if not NAME.fullmatch(name):
         raise InvalidInput(
-            f"{name!r} can't be an adapter's name.", remedy="Use up to 40 letters, digits and . _ - and begin with a letter.", field="name"
+            f"{name!r} can't be an adapter's name.",
+            remedy="Use up to 40 letters, digits and . _ - behind a letter or digit.",
+            field="name",
         )
     with ctx.db.read() as session:
         row = find_endpoint(session, endpoint)
-        folder = _check_fit(session, row, current_deployment(session, row), checkpoint_id)
+        deployment = current_deployment(session, row)
+        folder = _check_fit(session, row, deployment, checkpoint_id)
+        if len({*deployment.config.get(ADAPTERS, {}), name}) > MAX_ADAPTERS:
+            raise Conflict(f"{endpoint!r} has {MAX_ADAPTERS} adapters.", remedy="Remove one, or deploy the base under another name.")
         if session.scalar(select(Endpoint.id).where(Endpoint.name == f"{endpoint}:{name}")) is not None:
             raise Conflict(f"There is an endpoint {endpoint}:{name} already.", remedy="Choose another name.")
     refuse_undeployable(ctx, name=endpoint, checkpoint_id=checkpoint_id, person=person)
@@ -56,8 +61,6 @@ def add_adapter(ctx: Context, endpoint: str, name: str, *, checkpoint_id: str, p
     with ctx.db.write() as session:
         deployment = current_deployment(session, find_endpoint(session, endpoint))
         adapters = {**deployment.config.get(ADAPTERS, {}), name: {"checkpoint_id": checkpoint_id, "folder": folder}}
-        if len(adapters) > MAX_ADAPTERS:
-            raise Conflict(f"{endpoint!r} has {MAX_ADAPTERS} adapters.", remedy="Remove one, or deploy the base under another name.")
         deployment.config = {**deployment.config, ADAPTERS: adapters}
     return list_adapters(ctx, endpoint)
 

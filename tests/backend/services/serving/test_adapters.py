@@ -97,6 +97,19 @@ def test_what_does_not_fit_is_refused_with_the_cure(scene: ServingWorld, told: l
     assert told == []
 
 
+def test_one_adapter_too_many_is_refused_before_a_replica_loads_it(
+    scene: ServingWorld, told: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "MAX_ADAPTERS", 1)
+    red, blue = (adapter(scene, name, base=oak(scene)) for name in ("red", "blue"))
+    add_adapter(scene.ctx, "tales", "poems", checkpoint_id=red, person=LOCAL)
+    with pytest.raises(Conflict, match="has 1 adapters"):
+        add_adapter(scene.ctx, "tales", "prose", checkpoint_id=blue, person=LOCAL)
+    assert told == [{"load": "bases/red"}] * 2
+    add_adapter(scene.ctx, "tales", "poems", checkpoint_id=blue, person=LOCAL)
+    assert [view.checkpoint_name for view in list_adapters(scene.ctx, "tales")] == ["blue"]
+
+
 def test_a_replica_that_can_not_serve_it_leaves_everything_as_it_was(scene: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(url: str, *, token: str, change: dict[str, Any]) -> None:
         raise InvalidInput("red is no plain LoRA adapter (use_dora).")
