@@ -14,6 +14,7 @@ from backend.services.serving.endpoints import find_endpoint
 from backend.services.serving.rollout import CANARY, STABLE
 
 MAX_VOTES = 5000
+"""Thumbs of each source that are read, the first ones: which they are must not depend on how they came out."""
 CHUNK = 500
 
 
@@ -43,14 +44,15 @@ def canary_votes(ctx: Context, name: str) -> Votes:
 
 
 def _rated_requests(session: Session, *, since: datetime) -> list[tuple[datetime, str, bool]]:
-    """Return (when, request, liked) of every thumb since a moment. A message of the playground names the request that answered it."""
+    """Return (when, request, liked) of the thumbs since a moment. A message of the playground names the request that answered it."""
     recent = (Feedback.rating.is_not(None), Feedback.created_at >= since)
     api = select(Feedback.created_at, Feedback.request_id, Feedback.rating).where(Feedback.source == "api", *recent)
     played = select(Feedback.created_at, Message.usage, Feedback.rating).join(Message, Message.id == Feedback.request_id)
-    rows = [(at, request, rating) for at, request, rating in session.execute(api.limit(MAX_VOTES))]
+    rows = [(at, request, rating) for at, request, rating in session.execute(api.order_by(Feedback.created_at).limit(MAX_VOTES))]
+    played = played.where(Feedback.source == "playground", *recent).order_by(Feedback.created_at)
     rows += [
         (at, usage["request_id"], rating)
-        for at, usage, rating in session.execute(played.where(Feedback.source == "playground", *recent).limit(MAX_VOTES))
+        for at, usage, rating in session.execute(played.limit(MAX_VOTES))
         if (usage or {}).get("request_id")
     ]
     return sorted((at, request, (rating or 0) > 0) for at, request, rating in rows)

@@ -11,6 +11,7 @@ from backend.db.tables import Conversation, Feedback, Message
 from backend.domain.serving.canary import CanaryRules
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
+from backend.services.serving import canary_votes as canary_votes_module
 from backend.services.serving.canaries import abort_canary, change_canary, judge_canaries, promote_canary, start_canary
 from backend.services.serving.canary_votes import canary_votes
 from backend.services.serving.deployments import deploy
@@ -132,6 +133,18 @@ def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_n
     assert get_endpoint(world.ctx, "tales").canary is None
     note = list_revisions(world.ctx, "tales")[0].note
     assert note == "canary, aborted: thumbs up on 1 of 10 answers, 12 of 12 of the stable revision (e-value 51)"
+
+
+def test_the_first_thumbs_count_where_there_are_too_many(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary_votes_module, "MAX_VOTES", 3)
+    rate(world, role="canary", ratings=[-1] * 6, prefix="c")
+    with world.ctx.db.write() as session:
+        for number, thumb in enumerate(session.query(Feedback).order_by(Feedback.id)):
+            is_early = number % 2 == 0
+            thumb.rating, thumb.created_at = (1, world.ctx.now()) if is_early else (-1, world.ctx.now() + timedelta(seconds=9))
+            thumb.source, thumb.request_id = "api", f"c{number}"
+    votes = canary_votes(world.ctx, "tales")
+    assert (votes.up, votes.total) == (3, 3)
 
 
 def test_a_canary_that_steps_on_votes_grows_once_its_answers_are_liked_more(world: ServingWorld) -> None:
