@@ -38,6 +38,12 @@ def is_term(word: str) -> bool:
     return word in terms or any(word.endswith(end) and word.removesuffix(end) + one in terms for end, one in PLURALS.items())
 
 
+def test_a_term_has_one_row() -> None:
+    words = (PROJECT / "docs" / "glossary.md").read_text().split("## Retired words")[0]
+    terms = re.findall(r"^\| ([^|]+) \|", words, flags=re.MULTILINE)
+    assert sorted(set(terms)) == sorted(terms)
+
+
 @pytest.mark.parametrize("name", sorted(mapper.class_.__name__ for mapper in Table.registry.mappers))
 def test_a_table_is_a_term_of_the_glossary(name: str) -> None:
     words = split_words(name)
