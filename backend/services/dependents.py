@@ -29,6 +29,7 @@ from backend.db.tables import (
 )
 from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.errors import Conflict
+from backend.services.serving.adapters.served import ADAPTERS
 
 SHOWN = 5
 
@@ -143,7 +144,7 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
     loaded = {
         name
         for name, config in session.execute(beside.where(Deployment.stopped_at.is_(None)))
-        if any(entry["checkpoint_id"] == checkpoint_id for entry in config.get("adapters", {}).values())
+        if any(entry["checkpoint_id"] == checkpoint_id for entry in config.get(ADAPTERS, {}).values())
     }
     evaluations = session.scalars(
         select(Dataset.name)
