@@ -22,7 +22,7 @@ from backend.services.serving.request_log.browse import (
     requests_jsonl,
 )
 from pages.components import routes
-from pages.components.frame import empty_state, errors_shown, page_frame
+from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link
 from pages.components.serving.request_table import RESULTS, draw_request, draw_request_rows, label_of
 from pages.components.serving.traffic_dataset import TRAFFIC_OF, draw_traffic_dataset
@@ -152,8 +152,7 @@ def draw_list(ctx: Context, person: Person) -> None:
 
 
 with page_frame("Requests", "Requests to endpoints, with the texts that their log keeps.", way_back=True) as (context_, person_):
-    with errors_shown():
-        draw_traffic_dataset(context_, person_)
+    draw_traffic_dataset(context_, person_)
     if request_ := st.query_params.get("request"):
         draw_one(context_, person_, request_)
     else:

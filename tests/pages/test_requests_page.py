@@ -9,12 +9,13 @@ from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
 from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
-from backend.services.context import LOCAL, Context
+from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.deployments import deploy
 from backend.services.serving.request_log.policies import set_log_policy
 from backend.services.serving.usage import UsageRow, add_usage
 from backend.settings import PROJECT
 from pages.components import visitor
+from pages.components.serving.traffic_dataset import TRAFFIC_OF
 from tests.support.serving.serving_world import ServingWorld
 
 HOSTILE = "<img src=x onerror=alert(1)> ![x](http://evil/x.png) :red[hi]"
@@ -62,3 +63,14 @@ def test_hostile_text_is_drawn_as_text() -> None:
     assert [text.value for text in app.text] == [HOSTILE, HOSTILE]
     assert not any("evil" in str(element.value) for element in (*app.markdown, *app.caption))
     assert "no request" in draw(request="nothing").error[0].value
+
+
+@pytest.mark.parametrize("page", ["requests", "endpoints"])
+def test_a_dataset_that_only_the_owner_may_make_is_refused_in_its_dialog(monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    monkeypatch.setattr(visitor, "current_person", lambda: Person("ben", "Ben", "engineer"))
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30)
+    app.switch_page(f"serve/{page}.py")
+    app.session_state[TRAFFIC_OF] = ("tales", ())
+    app.run()
+    assert not app.exception
+    assert "deployed by another person" in app.error[0].value
