@@ -14,8 +14,7 @@ from typing import Any
 import yaml
 from markdown_it import MarkdownIt
 
-from backend.domain.data.versions.card import plain_markdown
-from backend.domain.markdown_text import fenced
+from backend.domain.markdown_text import fenced, plain_markdown
 from backend.domain.training.report_curves import Trace, draw_curves
 
 TRL_TAGS = {"sft": "sft", "dpo": "dpo", "kto": "kto", "orpo": "orpo", "simpo": "cpo", "reward": "reward-trainer", "grpo": "grpo"}

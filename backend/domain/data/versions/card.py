@@ -11,6 +11,7 @@ import pyarrow
 import yaml
 
 from backend.domain.data.export_formats import SPLIT_NAMES
+from backend.domain.markdown_text import plain_markdown
 from backend.errors import InvalidInput
 
 LICENCES = (
@@ -131,11 +132,6 @@ def front_matter(source: CardSource, facts: CardFacts) -> dict[str, Any]:
             "dataset_size": source.text_bytes or stored,
         },
     }
-
-
-def plain_markdown(text: str) -> str:
-    """Escape a text, so that Markdown shows it verbatim."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
 
 
 def write_card(source: CardSource, facts: CardFacts) -> str:
