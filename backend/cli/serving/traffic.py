@@ -12,6 +12,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
+from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.request_log.browse import STATUSES, RequestFilter, browse_requests
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 
@@ -44,7 +45,7 @@ def requests(
     status: Annotated[str, typer.Option(help="finished, aborted, lost or refused.")] = "",
     text: Annotated[str, typer.Option(help="Text of a logged prompt or answer, or an id.")] = "",
     min_ms: Annotated[float | None, typer.Option(help="Milliseconds that a request took at least.")] = None,
-    days: Annotated[float, typer.Option(help="The last days.")] = 1.0,
+    days: Annotated[float, typer.Option(min=0, max=36_500, help="The last days.")] = 1.0,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Requests at most.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
@@ -53,7 +54,7 @@ def requests(
     if status and status not in STATUSES:
         raise InvalidInput(f"There is no result {status!r}.", remedy=f"Choose from {', '.join(STATUSES)}.", field="status")
     since = ctx.now() - timedelta(days=days)
-    filters = RequestFilter(endpoint=name, status=status, text=text, min_total_ms=min_ms, since=since)
+    filters = RequestFilter(endpoint=get_endpoint(ctx, name).name, status=status, text=text, min_total_ms=min_ms, since=since)
     rows = browse_requests(ctx, filters, person=LOCAL, limit=limit).rows
     lines = [
         f"{row.created_at:%Y-%m-%d %H:%M:%S}  {row.status:<9}{row.completion_tokens:>6} tokens{row.total_ms or 0:>9,.0f} ms  {row.id}"

@@ -1,0 +1,26 @@
+"""`roundhouse endpoint requests` lists what an endpoint was asked, and knows no other name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.bootstrap import get_context
+from backend.services.context import LOCAL, Context
+from backend.services.serving.deployments import deploy
+from backend.services.serving.usage import UsageRow, add_usage
+from tests.support.command_line import roundhouse
+from tests.support.serving.serving_world import ServingWorld
+
+
+def test_a_name_without_requests_is_told_from_a_wrong_one(ctx: Context, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUNDHOUSE_HOME", str(home))
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{home / 'models.db'}")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    get_context.cache_clear()
+    deploy(ctx, checkpoint_id=ServingWorld(ctx).checkpoint("oak"), name="tales", person=LOCAL)
+    assert roundhouse("endpoint", "requests", "tales")["requests"] == []
+    add_usage(ctx, [UsageRow("r1", "tales", None, None, 3, 5, 5.0, 9.0, "finished", ctx.now())])
+    assert [row["id"] for row in roundhouse("endpoint", "requests", "tales")["requests"]] == ["r1"]
+    assert "Endpoints: tales" in str(roundhouse("endpoint", "requests", "tails", status=2))
