@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import math
 import socket
 import time
@@ -26,7 +25,7 @@ from backend.errors import Unavailable
 from backend.infra.keys import read_key
 from backend.infra.replicas import ReplicaLost, ReplicaRefused
 from backend.infra.upstream.bodies import to_call
-from backend.infra.upstream.events import Reader, estimate_prompt, read_embeddings, read_tokens
+from backend.infra.upstream.events import Reader, estimate_prompt, read_embeddings, read_json, read_tokens
 
 CONNECT_S = 5.0
 MAX_LINE_BYTES = 1 << 20
@@ -37,7 +36,7 @@ PROBED_S = 10.0
 UPSTREAM_LIMIT = "upstream_limit"
 """Error code: the other server has reached a limit of its own (429)."""
 REFUSED_ADDRESS = "its name resolves to a link-local, metadata or multicast address"
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
 class UpstreamClient:
@@ -64,12 +63,12 @@ class UpstreamClient:
         try:
             async for event in events:
                 yield event
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise ReplicaLost(f"{name} can't be reached ({type(error).__name__}).", reason="connection") from error
         except TimeoutError as error:
             if not clock.is_over:
                 raise ReplicaLost(f"{name} did not answer in time.", reason="timeout") from error
             yield ErrorEvent(message=f"The answer took longer than {upstream.answer_limit_s:g} s.", code=ANSWER_LIMIT)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise ReplicaLost(f"{name} can't be reached ({type(error).__name__}).", reason="connection") from error
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise ReplicaLost(f"{name} broke off ({type(error).__name__}).", reason="broken") from error
         finally:
@@ -205,7 +204,7 @@ async def _next_data(lines: aiohttp.StreamReader) -> bytes | None:
 
 def _parse(data: bytes, reader: Reader, name: str) -> list[GenerationEvent]:
     try:
-        chunk = json.loads(data)
+        chunk = read_json(data)
         if isinstance(chunk, dict) and chunk.get("error"):
             raise ReplicaLost(f"{name} failed: {_message(chunk)}", reason="failed")
         return list(reader.read(chunk))
@@ -221,8 +220,8 @@ async def _read_whole(response: aiohttp.ClientResponse, name: str) -> dict[str, 
             raise ReplicaLost(f"{name} sent more than {MAX_ANSWER_BYTES >> 20} MiB.", reason="protocol")
         pieces.append(piece)
     try:
-        answer = json.loads(b"".join(pieces))
-    except (ValueError, RecursionError) as error:
+        answer = read_json(b"".join(pieces))
+    except ValueError as error:
         raise ReplicaLost(f"{name} sent no JSON.", reason="protocol") from error
     if not isinstance(answer, dict):
         raise ReplicaLost(f"{name} sent no answer.", reason="protocol")
@@ -256,8 +255,8 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstre
     """Return what an answer other than 200 means for the client: its own mistake, a limit, or a fault of the server or its config."""
     status = response.status
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = read_json(body)
+    except ValueError:
         document = None
     message = _message(document)
     if status == 429:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic_core import from_json
+
 from backend.domain.serving.protocol import (
     UNKNOWN,
     ChoiceEvent,
@@ -25,6 +27,7 @@ from backend.domain.serving.protocol import (
 
 REASONS = {"length": FinishReason.LENGTH, "tool_calls": FinishReason.TOOL_CALLS, "function_call": FinishReason.TOOL_CALLS}
 CHARACTERS_PER_TOKEN = 4
+MAX_COUNT = 2**31 - 1  # of the database's integers
 
 
 @dataclass
@@ -128,11 +131,16 @@ def _prompt_length(prompt: str | Sequence[int], scored: Sequence[ScoredToken]) -
     return count
 
 
+def read_json(document: bytes) -> Any:
+    """Return a document. Raises ValueError for what is none, also for NaN, a lone surrogate and deep nesting."""
+    return from_json(document, allow_inf_nan=False)
+
+
 def read_usage(counted: dict[str, Any]) -> TokenUsage:
-    """Return the counts of an answer; 0 where one is no number."""
+    """Return the counts of an answer; 0 where one is no number that can be stored."""
 
     def count(value: Any) -> int:
-        return max(0, value) if isinstance(value, int) else 0
+        return value if isinstance(value, int) and 0 <= value <= MAX_COUNT else 0
 
     details = counted.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -140,6 +141,7 @@ def test_errors_have_openais_shape(scene: Scene, status: int, body: str, expecte
         ['data: {"choices": [{"index": 5, "delta": {"content": "x"}}]}\n\n'],
         ['data: {"choices": {"0": 1}}\n\n'],
         ['data: {"choices": [{"index": 0, "delta": "text"}]}\n\n'],
+        ['data: {"choices": [{"index": 0, "delta": {"content": "\\ud83d"}}]}\n\n'],
         ['data: {"error": {"message": "out of memory"}}\n\n'],
         [b"data: " + b"x" * (3 << 20)],
         [": ping\n\n", 1.0],
@@ -153,6 +155,28 @@ def test_a_broken_stream_ends_with_an_error_and_never_with_done(scene: Scene, pi
     assert "[DONE]" not in answer.text
     assert "upstream_failed" in answer.text
     assert scene.record("lost").replica_id
+
+
+def test_a_server_that_takes_no_connection_counts_as_unreachable(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.infra.upstream.client.CONNECT_S", 0.2)
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = silent.getsockname()[1]
+        for _ in range(3):  # a full backlog: further connections get no answer
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", port))
+        scene.connect(url=f"http://127.0.0.1:{port}/v1", first_token_s=5.0)
+        assert "can't be reached" in scene.post().text
+    eventually(
+        lambda: any((lost.replica_id, lost.reason) == (scene.record("lost").replica_id, "connection") for lost in scene.directory.lost)
+    )
+
+
+def test_a_count_that_no_database_holds_is_not_stored(scene: Scene) -> None:
+    scene.api.answer(event(content="a", finish="stop"), usage(2**31, 10**30))
+    assert scene.post().json()["usage"]["total_tokens"] == 0
+    assert scene.record("finished").completion_tokens == 0
 
 
 def test_an_answer_that_takes_too_long_ends_by_its_limit(scene: Scene) -> None:
