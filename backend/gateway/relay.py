@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
 
 from backend.domain.serving.latency import bucket_of
@@ -181,7 +182,9 @@ class Relay:
         trace.copied = self.shadows.draw(trace.endpoint, request)
         try:
             if not replicas:
-                async with aclosing(wait_for_replicas(self._directory, trace.endpoint, is_streamed=trace.is_streamed)) as signs:
+                read = partial(self._replicas, trace)
+                waiting = wait_for_replicas(self._directory, trace.endpoint, read=read, is_streamed=trace.is_streamed)
+                async with aclosing(waiting) as signs:
                     async for sign in signs:
                         yield sign
                 replicas = await self._replicas(trace)

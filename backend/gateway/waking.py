@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from backend.domain.serving.protocol import FinishEvent, OpenEvent
-from backend.gateway.directory import Directory
+from backend.gateway.directory import Directory, ReplicaAddress
 from backend.services.serving.autoscaling import Waking
 
 LOOK_S = 0.25
@@ -26,10 +26,12 @@ Progress = OpenEvent | FinishEvent | Starting
 Events = AsyncGenerator[Progress, None]
 
 
-async def wait_for_replicas(directory: Directory, endpoint: str, *, is_streamed: bool) -> AsyncGenerator[Starting, None]:
-    """Wake an endpoint that sleeps and wait until a replica answers, or the request has waited for as long as it may.
+async def wait_for_replicas(
+    directory: Directory, endpoint: str, *, read: Callable[[], Awaitable[Sequence[ReplicaAddress]]], is_streamed: bool
+) -> AsyncGenerator[Starting, None]:
+    """Wake an endpoint that sleeps and wait until `read` returns a replica, or the request has waited for as long as it may.
 
-    Ends at once for an endpoint that does not sleep.
+    Ends at once for an endpoint that does not sleep. Raises what `read` does.
     """
     began = said = time.monotonic()
     waking = await _wake(directory, endpoint)
@@ -37,7 +39,7 @@ async def wait_for_replicas(directory: Directory, endpoint: str, *, is_streamed:
         return
     yield Starting(endpoint)
     until = began + (waking.stream_s if is_streamed else waking.whole_s)
-    while not await asyncio.to_thread(directory.replicas_for, endpoint):
+    while not await read():
         if time.monotonic() >= until:
             return
         if time.monotonic() - said >= SAY_S:

@@ -55,6 +55,20 @@ def test_a_wait_that_is_too_long_ends_with_an_error(scene: tuple[str, MemoryDire
     assert (response.status_code, response.headers.get("retry-after")) == ((200, None) if stream else (503, "5"))
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_endpoint_that_is_removed_while_a_request_waits_does_not_exist(
+    scene: tuple[str, MemoryDirectory, ReplicaAddress], stream: bool
+) -> None:
+    url, directory, _ = scene
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=BODY | {"stream": stream}, timeout=20)
+        eventually(lambda: bool(directory.woken))
+        del directory.endpoints["m"]
+        response = answer.result()
+    assert '"code":"model_not_found"' in response.text
+    assert response.status_code == (200 if stream else 404)
+
+
 def test_an_endpoint_that_never_sleeps_answers_soon_that_it_has_no_replica(scene: tuple[str, MemoryDirectory, ReplicaAddress]) -> None:
     url, directory, _ = scene
     directory.sleeping.clear()
