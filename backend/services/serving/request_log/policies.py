@@ -79,7 +79,7 @@ def log_requests(session: Session, requests: Iterable[Usage], bodies: Mapping[st
         messages, answer, count = None, None, 0
         if config.mode == "bodies" and body.messages is not None:
             messages, count = redact_messages(body.messages, config)
-            answer, more = redact(body.answer or "", config)
+            answer, more = redact((body.answer or "").replace("\x00", ""), config)  # PostgreSQL holds no NUL
             count += more
         session.add(
             LoggedRequest(

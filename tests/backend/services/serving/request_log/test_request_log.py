@@ -44,6 +44,13 @@ def log(ctx: Context, mode: LogMode, **values: object) -> None:
     set_log_policy(ctx, "tales", RequestLogConfig(mode=mode, **values), person=LOCAL)  # type: ignore[arg-type]
 
 
+def test_a_null_character_in_an_answer_keeps_no_request_from_being_stored(ctx: Context) -> None:
+    log(ctx, "bodies")
+    ask(ctx, "null", "a\x00b", "c\x00d")
+    (request,) = browse_requests(ctx, RequestFilter(endpoint="tales"), person=LOCAL).rows
+    assert request.answer == "cd"
+
+
 def test_the_mode_decides_what_is_kept_and_a_stricter_one_erases_what_was(ctx: Context) -> None:
     ask(ctx, "none", "Hello", "Hi")
     log(ctx, "bodies")
