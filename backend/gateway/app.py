@@ -156,7 +156,7 @@ class Gateway:
         async def build() -> Response:
             return JSONResponse(await collect_embeddings(events, trace=trace, as_base64=body.encoding_format == "base64"))
 
-        return WholeAnswer(build)
+        return WholeAnswer(build, self._holding(request, principal))
 
     async def tokenize(self, request: Request) -> Response:
         """Answer POST /v1/tokenize."""
@@ -168,7 +168,7 @@ class Gateway:
         async def build() -> Response:
             return JSONResponse(await collect_tokens(events))
 
-        return WholeAnswer(build)
+        return WholeAnswer(build, self._holding(request, principal))
 
     async def feedback(self, request: Request) -> Response:
         """Answer POST /v1/feedback."""

@@ -140,3 +140,18 @@ def test_the_running_answer_of_a_revoked_key_ends_with_an_error_and_counts_what_
         assert "[DONE]" not in response.text
         assert (row.key_id, row.status) == ("k1", "aborted")
         assert 0 < row.completion_tokens < 3000
+
+
+@pytest.mark.parametrize(("path", "name"), [("embeddings", "input"), ("tokenize", "prompt")])
+def test_a_request_of_a_revoked_key_that_is_no_chat_ends_as_well(path: str, name: str) -> None:
+    with scripted() as (replica, address), ThreadPoolExecutor(1) as pool:
+        replica.tokens, replica.delay_s = 3000, 0.01
+        directory = MemoryDirectory({"m": [ReplicaAddress(id="r", url=address, token="t")]})
+        with gateway(directory) as url:
+            body, headers = {"model": "m", name: "x"}, {"Authorization": f"Bearer {KEY}"}
+            answer = pool.submit(httpx.post, f"{url}/v1/{path}", json=body, headers=headers, timeout=60)
+            eventually(lambda: replica.seen == 1)
+            time.sleep(0.1)
+            del directory.principals[KEY]
+            directory.version = 1
+            assert answer.result().json()["error"]["code"] == "key_revoked"
