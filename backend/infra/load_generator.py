@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -60,7 +60,7 @@ def run_load(
             position = level * len(kinds) + number
 
             def report(progress: LoadProgress, position: int = position) -> None:
-                on_progress(LoadProgress(**{**progress.__dict__, "share": (position + progress.share) / count}))
+                on_progress(replace(progress, share=(position + progress.share) / count))
 
             chosen = [target for target in targets if target.kind == kind]
             part = config.part(1 / kinds.count(kind))

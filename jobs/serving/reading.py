@@ -40,7 +40,7 @@ class PromptReader:
     """Reads prompts with a loaded network. Thread-safe; prompts wait for each other."""
 
     def __init__(self, network: Any) -> None:
-        self.network = self._network = twin_of(network)
+        self.network = twin_of(network)
         self.bank: AdapterBank | None = None
         self._lock = threading.Lock()
         self.num_passes = 0  # since the start
@@ -50,7 +50,7 @@ class PromptReader:
     def score(self, ids: Sequence[int], *, top: int, adapter: LoadedAdapter | None = None) -> list[Record | None]:
         """Return each token's natural-log probability given those before it, and the `top` most likely ones; None for the first."""
         records: list[Record | None] = [None]
-        targets = torch.tensor(ids[1:], device=self._network.device)
+        targets = torch.tensor(ids[1:], device=self.network.device)
         with self._lock, self._using(adapter):
             start = 0
             for logits in self._logits(list(ids[:-1])):
@@ -65,7 +65,7 @@ class PromptReader:
 
     def _logits(self, ids: list[int]) -> Any:
         """Yield float32 logits [tokens of a part, vocabulary] of all positions in order."""
-        network = self._network
+        network = self.network
         if not ids:
             return
         inputs = torch.tensor([ids], device=network.device)
@@ -82,8 +82,8 @@ class PromptReader:
     def embed(self, ids: Sequence[int], *, adapter: LoadedAdapter | None = None) -> list[float]:
         """Return the mean of the last layer's hidden states over a prompt's tokens, of length 1 (Euclidean)."""
         with self._lock, self._using(adapter):
-            inputs = torch.tensor([list(ids)], device=self._network.device)
-            output = self._network.base_model(input_ids=inputs, use_cache=False)
+            inputs = torch.tensor([list(ids)], device=self.network.device)
+            output = self.network.base_model(input_ids=inputs, use_cache=False)
             self.num_passes += 1
         mean = output.last_hidden_state[0].float().mean(0)
         vector: list[float] = torch.nn.functional.normalize(mean, dim=0).tolist()
