@@ -44,7 +44,7 @@ def draw_last_hour(ctx: Context, endpoint: EndpointView) -> None:
     if not total.requests:
         return
     p50, p95 = total.ttft_ms[:2]
-    grid = st.grid(4, min_column_width=140)
+    grid = st.grid(4, min_column_width=190)  # two latencies fit
     grid.metric("Requests, 1 h", f"{total.requests:,}", chart_data=[point.requests for point in points], chart_type="bar")
     grid.metric("Tokens/s, 1 h", f"{total.tokens_per_s:,.1f}", chart_data=[point.tokens_per_s for point in points], chart_type="area")
     grid.metric(

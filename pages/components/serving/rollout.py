@@ -46,22 +46,15 @@ def draw_options() -> DeploymentOptions:
             key="deploy_surge",
             help="Extra replicas during a rollout; 0 stops one before it starts one.",
         )
-        limit = grid.number_input(
+        limit = draw_limit(
+            grid,
             "Answer limit (s)",
-            1.0,
-            86_400.0,
+            (1.0, 86_400.0),
             default.answer_limit_s,
             key="deploy_answer_limit",
             help="Replaced replicas finish theirs.",
         )
-        queue = grid.number_input(
-            "Queue timeout (s)",
-            1.0,
-            3600.0,
-            default.queue_timeout_s,
-            key="deploy_queue_timeout",
-            help="Then 429.",
-        )
+        queue = draw_limit(grid, "Queue timeout (s)", (1.0, 3600.0), default.queue_timeout_s, key="deploy_queue_timeout", help="Then 429.")
         precision = grid.segmented_control(
             "Precision on a CPU",
             get_args(Precision),
@@ -93,24 +86,30 @@ def draw_options() -> DeploymentOptions:
     )
 
 
+def draw_limit(grid: Any, label: str, limits: tuple[float, float], value: float, *, key: str, help: str | None = None) -> float:
+    """Draw a field for a time; return it."""
+    least, most = limits
+    limit: float = grid.number_input(label, least, most, max(least, value), format="%g", key=key, help=help)
+    return limit
+
+
 def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str, Any]:
     """Draw the fields of autoscaling and sleep; return the options that they set."""
     rules = options.scaling
     scales = grid.toggle("Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue.")
     values: dict[str, Any] = {"min_replicas": rules.least, "max_replicas": None, "sleep_after_minutes": None}
-
-    def draw_limit(label: str, most: float, value: float, *, field: str, help: str | None = None) -> float:
-        limit: float = grid.number_input(label, SHORTEST, most, max(SHORTEST, value), format="%g", key=f"{key}_{field}", help=help)
-        return limit
-
     if scales:
         values["min_replicas"] = int(grid.number_input("Min replicas", 1, MAX_REPLICAS, rules.least, key=f"{key}_least"))
         most = rules.most or min(MAX_REPLICAS, rules.least + 3)
         least = values["min_replicas"]
         values["max_replicas"] = int(grid.number_input("Max replicas", least, MAX_REPLICAS, max(least, most), key=f"{key}_most"))
         wait, pause = "Replicas are added above this wait.", "Without a queue, before one is taken away."
-        values["target_queue_s"] = draw_limit("Target queue (s)", 600.0, rules.target_queue_s, field="target", help=wait)
-        values["cool_down_s"] = draw_limit("Cool-down (s)", 86_400.0, rules.cool_down_s, field="cool_down", help=pause)
+        values["target_queue_s"] = draw_limit(
+            grid, "Target queue (s)", (SHORTEST, 600.0), rules.target_queue_s, key=f"{key}_target", help=wait
+        )
+        values["cool_down_s"] = draw_limit(
+            grid, "Cool-down (s)", (SHORTEST, 86_400.0), rules.cool_down_s, key=f"{key}_cool_down", help=pause
+        )
     sleeps = grid.toggle(
         "Sleep while idle",
         rules.sleep_after_s is not None,
@@ -119,7 +118,7 @@ def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str
     )
     if sleeps:
         minutes = SLEEP_MINUTES if rules.sleep_after_s is None else rules.sleep_after_s / 60
-        values["sleep_after_minutes"] = draw_limit("Sleep after (min)", 43_200.0, minutes, field="minutes")
+        values["sleep_after_minutes"] = draw_limit(grid, "Sleep after (min)", (SHORTEST, 43_200.0), minutes, key=f"{key}_minutes")
     return values
 
 

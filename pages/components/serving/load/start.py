@@ -33,7 +33,7 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     if kind == CLOSED:
         users = fields.text_input("Users", "1, 8", key="load_users", help="One level each.")
     elif kind == POISSON:
-        values["rate"] = fields.number_input("Requests per second", 0.01, 100_000.0, 2.0, key="load_rate")
+        values["rate"] = fields.number_input("Requests per second", 0.01, 100_000.0, 2.0, format="%g", key="load_rate")
     else:
         upload = fields.file_uploader("Arrivals", type=["txt", "csv"], key="load_arrivals", help="A number of seconds per line.")
         arrivals = b"" if upload is None else upload.getvalue()
@@ -46,8 +46,8 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     ]
     prompt_words = fields.text_input("Words of a prompt", "48", key="load_words", help=MIX)
     max_tokens = fields.text_input("Tokens of an answer at most", "32", key="load_tokens", help=MIX)
-    values["slo_ttft_ms"] = fields.number_input("Objective: first token, ms", 1.0, 600_000.0, 1000.0, key="load_ttft")
-    values["slo_itl_ms"] = fields.number_input("Objective: between tokens, ms", 1.0, 600_000.0, 100.0, key="load_itl")
+    values["slo_ttft_ms"] = fields.number_input("Objective: first token, ms", 1.0, 600_000.0, 1000.0, format="%g", key="load_ttft")
+    values["slo_itl_ms"] = fields.number_input("Objective: between tokens, ms", 1.0, 600_000.0, 100.0, format="%g", key="load_itl")
     values["warmup"] = fields.number_input(
         "Warm-up requests", 0, 1000, 4, key="load_warmup", help="Not counted; with users, at least one each."
     )
