@@ -21,6 +21,7 @@ from backend.services.serving.request_log.browse import (
     requests_csv,
     requests_jsonl,
 )
+from backend.services.serving.request_log.owners import why_not_own
 from pages.components import routes
 from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link
@@ -117,8 +118,12 @@ def draw_actions(ctx: Context, person: Person, filters: RequestFilter, page: Req
                 icon=":material/download:",
                 key=f"requests_{kind}",
             )
-        has_texts = any(row.messages for row in page.rows)
-        if filters.endpoint and st.button("Dataset from these", icon=":material/database:", key="requests_dataset", disabled=not has_texts):
+        if not filters.endpoint:
+            return
+        reason = why_not_own(ctx, filters.endpoint, person=person)
+        if not reason and not any(row.messages for row in page.rows):
+            reason = "The log of these requests holds no texts."
+        if st.button("Dataset from these", icon=":material/database:", key="requests_dataset", disabled=bool(reason), help=reason or None):
             only = browse_requests(ctx, filters, person=person, limit=10_000).rows
             st.session_state[TRAFFIC_OF] = (filters.endpoint, tuple(row.id for row in only))
             st.rerun()
@@ -129,7 +134,10 @@ def draw_one(ctx: Context, person: Person, request_id: str) -> None:
     back_link("Requests", page=routes.REQUESTS, key="requests_back")
     detail = get_request(ctx, request_id, person=person)
     draw_request(detail)
-    if detail.row.messages is not None and st.button("To dataset", icon=":material/database:", key="request_dataset"):
+    if detail.row.messages is None:
+        return
+    reason = why_not_own(ctx, detail.row.endpoint, person=person)
+    if st.button("To dataset", icon=":material/database:", key="request_dataset", disabled=bool(reason), help=reason or None):
         st.session_state[TRAFFIC_OF] = (detail.row.endpoint, (detail.row.id,))
         st.rerun()
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import update
 from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
+from backend.db.tables import ApiKey, Usage, User
 from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
 from backend.services.context import LOCAL, Context, Person
 from backend.services.serving.deployments import deploy
@@ -74,3 +76,20 @@ def test_a_dataset_that_only_the_owner_may_make_is_refused_in_its_dialog(monkeyp
     app.run()
     assert not app.exception
     assert "deployed by another person" in app.error[0].value
+
+
+def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_why(monkeypatch: pytest.MonkeyPatch, ctx: Context) -> None:
+    assert not draw(endpoint="tales").button(key="requests_dataset").disabled
+    with ctx.db.write() as session:
+        session.add(User(id="ben", name="Ben", role="engineer", password_hash="x"))
+        session.flush()
+        session.add(ApiKey(id="k", name="app", key_hash="h", hint="abcd", user_id="ben"))
+        session.flush()
+        session.execute(update(Usage).values(key_id="k"))
+    monkeypatch.setattr(visitor, "current_person", lambda: Person("ben", "Ben", "engineer"))
+    for button in (draw(endpoint="tales").button(key="requests_dataset"), draw(request="r00").button(key="request_dataset")):
+        assert button.disabled
+        assert "deployed by another person" in button.help
+    app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30).switch_page("serve/endpoints.py").run()
+    assert "log_mode_tales" not in app.session_state
+    assert any("deployed by another person" in caption.value for caption in app.caption)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import streamlit as st
 
+from backend.domain.wording import plural
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView
 from backend.services.serving.load.load_tests import list_load_tests
 from backend.services.serving.monitoring.traffic import find_window, read_traffic
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests
+from backend.services.serving.request_log.owners import why_not_own
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 from pages.components import routes
-from pages.components.frame import errors_shown
+from pages.components.frame import errors_shown, plain
 from pages.components.serving.client_code import client_code
 from pages.components.serving.request_table import draw_request_rows
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
@@ -66,8 +68,13 @@ def draw_requests(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 
 
 def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
-    """Draw the settings of the log, and the way to a dataset."""
+    """Draw the settings of the log, and the way to a dataset; to others than the owner and admins, what is kept and why."""
     config = get_log_policy(ctx, endpoint.name)
+    if reason := why_not_own(ctx, endpoint.name, person=person):
+        days = "" if config.mode == "off" else f", {plural(config.retention_days, 'day')}"
+        st.markdown(f"Keep: {MODES[config.mode].lower()}{days}")
+        st.caption(plain(reason))
+        return
     with st.form(f"log_form_{endpoint.name}", border=False):
         fields = st.grid(2, min_column_width=200)
         modes = list(MODES)

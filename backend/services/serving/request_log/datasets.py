@@ -17,11 +17,12 @@ from backend.db.tables import Feedback, LoggedRequest
 from backend.domain.battles.preferences.rows import label_row, preference_row, rewrite_row
 from backend.domain.serving.request_log import RequestLogConfig, redact
 from backend.domain.validation import field_at_fault, validation_message
-from backend.errors import InvalidInput, NotAllowed
+from backend.errors import InvalidInput
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
 from backend.services.data.views import VersionView
 from backend.services.serving.endpoints import find_endpoint
+from backend.services.serving.request_log.owners import find_own_endpoint
 from backend.services.serving.request_log.policies import redact_messages
 
 TrafficObjective = Literal["sft", "kto", "preference"]
@@ -90,7 +91,8 @@ def read_traffic_rules(values: Mapping[str, Any]) -> TrafficRules:
 
 def preview_traffic(ctx: Context, name: str, *, objective: TrafficObjective, rules: TrafficRules, person: Person) -> TrafficPreview:
     """Return what a dataset of an endpoint's traffic would hold. Only its owner and admins may see it."""
-    _require_traffic(ctx, name, person)
+    with ctx.db.read() as session:
+        find_own_endpoint(session, name, person=person)
     left_out: Counter[str] = Counter()
     admitted = [exchange for exchange in _read(ctx, name, rules) if _admits(exchange, rules, left_out)]
     if rules.sample is not None and len(admitted) > rules.sample:
@@ -130,13 +132,6 @@ def make_traffic_dataset(
     }
     version = add_rows_dataset(ctx, name=name, kind=KINDS[objective], rows=preview.rows, provenance=provenance, person=person)
     return version, len(preview.rows)
-
-
-def _require_traffic(ctx: Context, name: str, person: Person) -> None:
-    require_builder(person)
-    with ctx.db.read() as session:
-        if not person.is_admin and find_endpoint(session, name).created_by != person.id:
-            raise NotAllowed(f"{name!r} was deployed by another person.", remedy="Ask its owner, or an admin, for a dataset.")
 
 
 def _read(ctx: Context, name: str, rules: TrafficRules) -> list[Exchange]:

@@ -14,16 +14,19 @@ from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy, Usage
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, redact
 from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
-from backend.services.context import Context, Person, require_builder
+from backend.services.context import Context, Person
 from backend.services.serving.adapters.served import served_adapters
 from backend.services.serving.endpoints import endpoints_of_aliases, find_endpoint
+from backend.services.serving.request_log.owners import find_own_endpoint
 
 
 def set_log_policy(ctx: Context, name: str, config: RequestLogConfig, *, person: Person) -> None:
-    """Set what an endpoint logs from now on. Switching bodies off, or the log, erases the bodies that are stored."""
-    require_builder(person)
+    """Set what an endpoint logs from now on. Switching bodies off, or the log, erases the bodies that are stored.
+
+    Raises NotAllowed for anyone but the endpoint's owner and admins, who alone read the texts.
+    """
     with ctx.db.erase() as session:
-        endpoint = find_endpoint(session, name)
+        endpoint = find_own_endpoint(session, name, person=person)
         policy = session.get(RequestLogPolicy, endpoint.id)
         if policy is None:
             policy = RequestLogPolicy(endpoint_id=endpoint.id)

@@ -96,6 +96,16 @@ def test_others_see_requests_of_their_keys_and_of_endpoints_that_they_deployed(c
     assert len(preview_traffic(ctx, "tales", objective="sft", rules=TrafficRules(only=(own,)), person=ADA).rows) == 1
 
 
+def test_a_request_log_is_set_by_the_owner_of_its_endpoint_and_admins(ctx: Context) -> None:
+    ask(ctx, 0, key="k")
+    with pytest.raises(NotAllowed, match="deployed by another person"):
+        set_log_policy(ctx, "tales", RequestLogConfig(mode="off"), person=BEN)
+    assert get_request(ctx, "r000", person=ADA).row.answer == "Grüße 100%", "nothing was erased"
+    set_log_policy(ctx, "tales", RequestLogConfig(mode="off"), person=ADA)
+    assert get_request(ctx, "r000", person=ADA).row.answer is None
+    set_log_policy(ctx, "tales", RequestLogConfig(mode="bodies"), person=LOCAL)
+
+
 def test_one_request_has_its_timings_parameters_texts_and_thumb(ctx: Context) -> None:
     id_ = ask(ctx, 0, key="k", total_ms=45.0)
     store_feedback(ctx, id_, key_id="k", rating=-1, correction="Better")
