@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Deployment, Feedback, Message, Replica, Usage
+from backend.db.tables import Deployment, Feedback, Replica, Usage
 from backend.domain.serving.canary import Votes, pair_votes
 from backend.services.context import Context
 from backend.services.serving.endpoints import find_endpoint
+from backend.services.serving.feedback import RATED_REQUEST, given_feedback
 from backend.services.serving.rollout import CANARY, STABLE
 
 MAX_VOTES = 5000
-"""Thumbs of each source that are read, the first ones: which they are must not depend on how they came out."""
-CHUNK = 500
+"""Thumbs on the answers of both sides that are read, the first ones: which they are must not depend on how they came out."""
 
 
 def read_votes(session: Session, canary: Deployment) -> Votes:
     """Return the thumbs since a canary began, from the playground and from `POST /v1/feedback`, in the order in which they came."""
-    rated = _rated_requests(session, since=canary.created_at)
-    if not rated:
-        return Votes()
-    sides = _sides(session, canary, [request for _, request, _ in rated])
-    mine = [liked for _, request, liked in rated if sides.get(request) == CANARY]
-    stable = [liked for _, request, liked in rated if sides.get(request) == STABLE]
+    rated = _rated(session, canary)
+    mine = [thumb > 0 for side, thumb in rated if side == CANARY]
+    stable = [thumb > 0 for side, thumb in rated if side == STABLE]
     wins, losses = pair_votes(mine, stable)
     evidence = 1.0
     if wins + losses:
@@ -43,34 +38,20 @@ def canary_votes(ctx: Context, name: str) -> Votes:
         return Votes() if canary is None else read_votes(session, canary)
 
 
-def _rated_requests(session: Session, *, since: datetime) -> list[tuple[datetime, str, bool]]:
-    """Return (when, request, liked) of the thumbs since a moment. A message of the playground names the request that answered it."""
-    recent = (Feedback.rating.is_not(None), Feedback.created_at >= since)
-    api = select(Feedback.created_at, Feedback.request_id, Feedback.rating).where(Feedback.source == "api", *recent)
-    played = select(Feedback.created_at, Message.usage, Feedback.rating).join(Message, Message.id == Feedback.request_id)
-    rows = [(at, request, rating) for at, request, rating in session.execute(api.order_by(Feedback.created_at).limit(MAX_VOTES))]
-    played = played.where(Feedback.source == "playground", *recent).order_by(Feedback.created_at)
-    rows += [
-        (at, usage["request_id"], rating)
-        for at, usage, rating in session.execute(played.limit(MAX_VOTES))
-        if (usage or {}).get("request_id")
-    ]
-    return sorted((at, request, (rating or 0) > 0) for at, request, rating in rows)
-
-
-def _sides(session: Session, canary: Deployment, requests: list[str]) -> dict[str, str]:
-    """Return which side answered each request of the canary's endpoint."""
-    sides: dict[str, str] = {}
-    for start in range(0, len(requests), CHUNK):
-        rows = session.execute(
-            select(Usage.id, Deployment.role)
-            .join(Replica, Replica.id == Usage.replica_id)
-            .join(Deployment, Deployment.id == Replica.deployment_id)
-            .where(
-                Usage.id.in_(requests[start : start + CHUNK]),
-                Deployment.endpoint_id == canary.endpoint_id,
-                (Deployment.id == canary.id) | (Deployment.role == STABLE),
-            )
+def _rated(session: Session, canary: Deployment) -> list[tuple[str, int]]:
+    """Return (side, thumb) of the thumbs since a canary began, on answers of it and of its endpoint's stable revisions."""
+    query = (
+        given_feedback(Deployment.role, Feedback.rating)
+        .join(Usage, Usage.id == RATED_REQUEST)
+        .join(Replica, Replica.id == Usage.replica_id)
+        .join(Deployment, Deployment.id == Replica.deployment_id)
+        .where(
+            Feedback.rating.is_not(None),
+            Feedback.created_at >= canary.created_at,
+            Deployment.endpoint_id == canary.endpoint_id,
+            (Deployment.id == canary.id) | (Deployment.role == STABLE),
         )
-        sides.update((request, role) for request, role in rows)
-    return sides
+        .order_by(Feedback.created_at, RATED_REQUEST)
+        .limit(MAX_VOTES)
+    )
+    return [(role, thumb) for _, role, thumb in session.execute(query)]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, and_, delete, func, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Feedback
+from backend.db.tables import Feedback, Message
 from backend.domain.serving.protocol import ChatMessage
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 
 Source = Literal["playground", "api"]
+RATED_REQUEST = func.coalesce(Message.usage["request_id"].as_string(), Feedback.request_id)
+"""The request that a row of `given_feedback` is on."""
 
 
 def give_feedback(
@@ -57,3 +59,17 @@ def thumbs_of(session: Session, source: Source, source_ids: Collection[str]) -> 
     """Return the thumbs on answers by their ids."""
     query = select(Feedback.request_id, Feedback.rating).where(Feedback.source == source, Feedback.request_id.in_(source_ids))
     return {source_id: rating for source_id, rating in session.execute(query) if rating is not None}
+
+
+def given_feedback(*columns: Any) -> Select[Any]:
+    """Return a query for the request that each feedback is on, before other columns. A message of the playground names its request."""
+    of_message = and_(Feedback.source == "playground", Message.id == Feedback.request_id)
+    return select(RATED_REQUEST, *columns).select_from(Feedback).outerjoin(Message, of_message)
+
+
+def feedback_of_requests(session: Session, request_ids: Collection[str]) -> dict[str, Feedback]:
+    """Return the newest feedback on requests by their ids, that of the playground too."""
+    direct = given_feedback(Feedback).where(Feedback.source == "api", Feedback.request_id.in_(request_ids))
+    played = given_feedback(Feedback).where(Feedback.source == "playground", RATED_REQUEST.in_(request_ids))
+    rows = [(request, row) for query in (direct, played) for request, row in session.execute(query)]
+    return dict(sorted(rows, key=lambda pair: pair[1].created_at))

@@ -17,10 +17,11 @@ from typing import Any
 from sqlalchemy import String, and_, cast, or_, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import ApiKey, Checkpoint, Deployment, Endpoint, Feedback, LoggedRequest, Replica, Usage
+from backend.db.tables import ApiKey, Checkpoint, Deployment, Endpoint, LoggedRequest, Replica, Usage
 from backend.domain.csv_text import safe_cell
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
+from backend.services.serving.feedback import feedback_of_requests
 from backend.services.serving.rollout import STABLE
 
 PAGE_SIZE = 25
@@ -129,7 +130,7 @@ def get_request(ctx: Context, request_id: str, *, person: Person) -> RequestDeta
         row = _row(session, person, *parts)
         replica = session.get(Replica, usage.replica_id) if usage.replica_id else None
         checkpoint = session.get(Checkpoint, usage.checkpoint_id) if usage.checkpoint_id else None
-        said = session.scalar(select(Feedback).where(Feedback.request_id == request_id).order_by(Feedback.created_at.desc()).limit(1))
+        said = feedback_of_requests(session, [request_id]).get(request_id)
         return RequestDetail(
             row=replace(row, rating=None if said is None else said.rating),
             replica=usage.replica_id,
@@ -240,6 +241,5 @@ def variant_name(session: Session, variant: str) -> str:
 
 def _rated(ctx: Context, rows: list[RequestRow]) -> list[RequestRow]:
     with ctx.db.read() as session:
-        query = select(Feedback.request_id, Feedback.rating).where(Feedback.request_id.in_([row.id for row in rows]))
-        ratings = dict(session.execute(query.order_by(Feedback.created_at)).all())
-    return [replace(row, rating=ratings.get(row.id)) for row in rows]
+        given = feedback_of_requests(session, [row.id for row in rows])
+    return [replace(row, rating=given[row.id].rating) if row.id in given else row for row in rows]

@@ -22,6 +22,7 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.imports import add_rows_dataset
 from backend.services.data.views import VersionView
 from backend.services.serving.endpoints import find_endpoint
+from backend.services.serving.feedback import given_feedback
 from backend.services.serving.request_log.owners import find_own_endpoint
 from backend.services.serving.request_log.policies import redact_messages
 
@@ -147,18 +148,19 @@ def _read(ctx: Context, name: str, rules: TrafficRules) -> list[Exchange]:
                 LoggedRequest.status == "finished",
             )
         ).all()
-        given = session.scalars(select(Feedback).where(Feedback.endpoint == name, Feedback.created_at >= since)).all()
-    feedback = {row.request_id: row for row in given}
+        query = given_feedback(Feedback).where(Feedback.endpoint == name, Feedback.created_at >= since)
+        given = [(request, row) for request, row in session.execute(query)]
+    feedback = dict(given)
     exchanges = {}
     for row in logged:
         said = feedback.get(row.id)
-        rating, correction = (said.rating, said.correction) if said is not None else (None, "")
+        source, rating, correction = ("api", None, "") if said is None else (said.source, said.rating, said.correction)
         exchanges[row.id] = Exchange(
-            row.id, "api", list(row.messages or []), row.answer or "", rating, correction, row.checkpoint_id, row.created_at
+            row.id, source, list(row.messages or []), row.answer or "", rating, correction, row.checkpoint_id, row.created_at
         )
-    for said in given:
-        if said.messages and said.answer is not None and said.request_id not in exchanges:
-            exchanges[said.request_id] = Exchange(
+    for request, said in given:
+        if said.messages and said.answer is not None and request not in exchanges:
+            exchanges[request] = Exchange(
                 said.request_id,
                 said.source,
                 list(said.messages),

@@ -147,6 +147,14 @@ def test_the_first_thumbs_count_where_there_are_too_many(world: ServingWorld, mo
     assert (votes.up, votes.total) == (3, 3)
 
 
+def test_thumbs_on_other_endpoints_take_no_room(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary_votes_module, "MAX_VOTES", 3)
+    with world.ctx.db.write() as session:
+        session.add_all(Feedback(source="api", request_id=f"other{n}", rating=1, created_at=world.ctx.now()) for n in range(5))
+    rate(world, role="canary", ratings=[-1, -1], prefix="c")
+    assert canary_votes(world.ctx, "tales").total == 2
+
+
 def test_a_canary_that_steps_on_votes_grows_once_its_answers_are_liked_more(world: ServingWorld) -> None:
     ctx = replace(world.ctx, now=lambda: world.ctx.now() + timedelta(minutes=6))
     change_canary(world.ctx, "tales", rules=RULES.model_copy(update={"step_on_votes": True}), person=LOCAL)

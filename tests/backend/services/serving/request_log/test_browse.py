@@ -9,15 +9,18 @@ from datetime import timedelta
 import pytest
 
 from backend.db.tables import ApiKey, Deployment, Endpoint, User
+from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
 from backend.errors import NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
+from backend.services.serving.feedback import give_feedback
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request, requests_csv, requests_jsonl
 from backend.services.serving.request_log.datasets import TrafficRules, preview_traffic
 from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import set_log_policy
 from backend.services.serving.usage import UsageRow, UsageStatus, add_usage
 from tests.support.battle_world import add_checkpoint
+from tests.support.serving.stored_chat import add_message, start_conversation
 
 ADA, BEN = Person("ada", "Ada", "engineer"), Person("ben", "Ben", "engineer")
 
@@ -114,6 +117,29 @@ def test_one_request_has_its_timings_parameters_texts_and_thumb(ctx: Context) ->
     assert (detail.params, detail.row.rating, detail.correction) == ({"temperature": 0.5}, -1, "Better")
     assert detail.row.answer == "Grüße 100%"
     assert browse_requests(ctx, RequestFilter(), person=LOCAL).rows[0].rating == -1
+
+
+def test_a_thumb_given_in_the_playground_is_that_of_the_request_behind_its_message(ctx: Context) -> None:
+    id_ = ask(ctx, 0)
+    ask(ctx, 1, prompt="unrated")
+    conversation = start_conversation(ctx, endpoint="tales", person=ADA)
+    answer = add_message(ctx, conversation.id, role="assistant", content="Grüße 100%", usage={"request_id": id_}, person=ADA)
+    asked = [ChatMessage(role=Role.USER, content="Hi")]
+    give_feedback(
+        ctx,
+        source="playground",
+        source_id=answer,
+        endpoint="tales",
+        checkpoint_id=None,
+        messages=asked,
+        answer="Grüße 100%",
+        value=-1,
+        person=ADA,
+    )
+    assert [row.rating for row in browse_requests(ctx, RequestFilter(), person=LOCAL).rows] == [None, -1]
+    assert get_request(ctx, id_, person=LOCAL).row.rating == -1
+    listed = preview_traffic(ctx, "tales", objective="kto", rules=TrafficRules(only=(id_,), source="playground"), person=LOCAL)
+    assert [row["label"] for row in listed.rows] == [False], "a dataset of what a list shows has the thumb too"
 
 
 def test_files_hold_what_the_list_shows_and_no_formula(ctx: Context) -> None:
