@@ -175,6 +175,12 @@ def scale(
     given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     if sleep_after_minutes == 0:
         given["sleep_after_minutes"] = None
+    if fixed and given:
+        raise InvalidInput(
+            "--fixed keeps the number of replicas, and excludes limits and sleep.",
+            remedy="Leave out --fixed, or the other options.",
+            field="fixed",
+        )
     if fixed:
         given = {"min_replicas": 1, "max_replicas": None, "sleep_after_minutes": None}
     if num_replicas is None and not given:

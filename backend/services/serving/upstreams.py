@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import datetime
 
 from sqlalchemy import select
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 FAILURES = "failed_checks"
 MAX_FAILED_CHECKS = 2
 TICK_S = 5.0
+MAX_CHECKS_AT_ONCE = 8
 
 
 def connect_upstream(ctx: Context, *, name: str, upstream: Upstream, person: Person) -> EndpointView:
@@ -96,7 +98,8 @@ def _store(ctx: Context, upstream: Upstream) -> str:
 def check_upstreams(ctx: Context, *, endpoint: str | None = None) -> None:
     """Ask other servers for a token where their last check is too long ago, or those of one endpoint at once.
 
-    Two failures in a row take a server's requests away; the next token brings them back.
+    Up to 8 are asked at a time, so that one that hangs holds up no check of a round. Two failures in a row take a server's
+    requests away; the next token brings them back.
     """
     with ctx.db.read() as session:
         query = select(Replica, Deployment).join(Deployment, Deployment.id == Replica.deployment_id)
@@ -104,9 +107,18 @@ def check_upstreams(ctx: Context, *, endpoint: str | None = None) -> None:
         if endpoint is not None:
             query = query.where(Deployment.endpoint_id == find_endpoint(session, endpoint).id)
         rows = [(replica.id, replica.gauges or {}, Upstream.of(deployment.config)) for replica, deployment in session.execute(query)]
-    for replica_id, gauges, upstream in rows:
-        if upstream is not None and (endpoint is not None or _is_due(gauges, upstream, now=ctx.now())):
-            _check(ctx, replica_id, upstream)
+    due = [
+        (replica_id, upstream)
+        for replica_id, gauges, upstream in rows
+        if upstream is not None and (endpoint is not None or _is_due(gauges, upstream, now=ctx.now()))
+    ]
+    if not due:
+        return
+    with ThreadPoolExecutor(max_workers=min(len(due), MAX_CHECKS_AT_ONCE)) as pool:
+        checks = {pool.submit(_ask, upstream): replica_id for replica_id, upstream in due}
+        for check in as_completed(checks):
+            seconds, problem = check.result()
+            _store_check(ctx, checks[check], seconds=seconds, problem=problem)
 
 
 def watch_upstreams(ctx: Context, stopping: threading.Event) -> None:
@@ -124,12 +136,15 @@ def _is_due(gauges: dict[str, object], upstream: Upstream, *, now: datetime) -> 
     return not isinstance(checked, str) or (now - datetime.fromisoformat(checked)).total_seconds() >= wait_s
 
 
-def _check(ctx: Context, replica_id: str, upstream: Upstream) -> None:
-    seconds, problem = None, ""
+def _ask(upstream: Upstream) -> tuple[float | None, str]:
+    """Return the seconds of a token, or the problem."""
     try:
-        seconds = ask_token(upstream)
+        return ask_token(upstream), ""
     except RoundhouseError as error:
-        problem = str(error)
+        return None, str(error)
+
+
+def _store_check(ctx: Context, replica_id: str, *, seconds: float | None, problem: str) -> None:
     with ctx.db.write() as session:
         replica = session.get(Replica, replica_id)
         if replica is not None and replica.status in ALIVE:

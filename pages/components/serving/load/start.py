@@ -8,6 +8,7 @@ import streamlit as st
 
 from backend.domain.serving.load import LoadConfig
 from backend.domain.wording import format_duration
+from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 from backend.services.serving.load.load_files import read_arrivals, read_load_config, read_numbers
 from backend.services.serving.load.load_tests import start_load_test
@@ -51,8 +52,7 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     values["warmup"] = fields.number_input(
         "Warm-up requests", 0, 1000, 4, key="load_warmup", help="Not counted; with users, at least one each."
     )
-    if kind != TRACE:
-        levels = users.count(",") + 1 if kind == CLOSED else 1
+    if kind != TRACE and (levels := _num_levels(users) if kind == CLOSED else 1):
         st.caption(f"Takes about {format_duration(levels * float(values['duration_s']) * len(values['targets']))}, and the warm-up.")
     if st.button("Start load test", type="primary", key="load_start", icon=":material/speed:", disabled=kind == TRACE and not arrivals):
         with errors_shown():
@@ -65,3 +65,11 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
             start_load_test(ctx, endpoint, config, person=person)
             st.toast(f"Load test of {plain(endpoint)} queued.", icon=":material/speed:")
             st.rerun()
+
+
+def _num_levels(users: str) -> int:
+    """Return the number of levels, 0 for a text that is refused."""
+    try:
+        return len(read_numbers(users, field="users"))
+    except InvalidInput:
+        return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -88,6 +89,16 @@ def test_two_failed_checks_take_its_requests_away_until_a_token_arrives(ctx: Con
     assert targets(ctx) == []
     check_upstreams(replace(ctx, now=lambda: ctx.now() + timedelta(minutes=5)))
     assert targets(ctx) == ["qwen"]
+
+
+def test_servers_are_checked_at_the_same_time(ctx: Context, api: FakeApi) -> None:
+    for number in range(3):
+        connect_upstream(ctx, name=f"tales-{number}", upstream=Upstream(url=api.url, model=f"m{number}"), person=LOCAL)
+    together = threading.Barrier(3, timeout=10)
+    api.answer = lambda _: str(together.wait())
+    check_upstreams(replace(ctx, now=lambda: ctx.now() + timedelta(minutes=9)))
+    assert not together.broken
+    assert [get_endpoint(ctx, f"tales-{number}").replicas[0].problem for number in range(3)] == ["", "", ""]
 
 
 def test_it_replaces_a_checkpoint_and_is_rolled_back(ctx: Context, api: FakeApi) -> None:
