@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import streamlit as st
 
-from backend.services.context import Context
+from backend.services.context import Context, Person
 from backend.services.jobs.workers import WorkerView, list_slots
 from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
 from pages.components.frame import empty_state, page_frame, plain
@@ -15,7 +15,9 @@ from pages.components.tables import draw_table
 from pages.components.words import ago, size
 
 
-def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, str, str | None]], replicas: list[ReplicaGauges]) -> None:
+def draw_machine(
+    host: str, workers: list[WorkerView], slots: list[tuple[str, str, str | None]], replicas: list[ReplicaGauges], *, person: Person
+) -> None:
     """Draw one machine: its gauges, its GPUs, its workers and the replicas that they hold."""
     gauges = next((worker.gauges for worker in workers if worker.gauges), {})
     with st.container(border=True):
@@ -58,11 +60,11 @@ def draw_machine(host: str, workers: list[WorkerView], slots: list[tuple[str, st
         )
         if replicas:
             st.markdown("**Replicas**")
-            draw_replica_table(replicas, key=f"replicas_{host}", alt=f"Replicas on {host}", with_machine=False)
+            draw_replica_table(replicas, key=f"replicas_{host}", alt=f"Replicas on {host}", person=person, with_machine=False)
 
 
 @st.fragment(run_every=2)
-def draw_workers(ctx: Context) -> None:
+def draw_workers(ctx: Context, person: Person) -> None:
     """Draw every machine, refreshed every two seconds."""
     live = read_live(ctx)
     workers = list(live.workers)
@@ -73,12 +75,12 @@ def draw_workers(ctx: Context) -> None:
         machines[worker.host].append(worker)
     slots = list_slots(ctx)
     for host, group in machines.items():
-        draw_machine(host, group, slots, [replica for replica in live.replicas if replica.host == host])
+        draw_machine(host, group, slots, [replica for replica in live.replicas if replica.host == host], person=person)
     elsewhere = [replica for replica in live.replicas if replica.host not in machines]
     if elsewhere:
         st.markdown("**Replicas without a machine that reports**")
         st.caption("They wait for a worker, ran on a machine that is silent, or are models on other servers.")
-        draw_replica_table(elsewhere, key="replicas_elsewhere", alt="Replicas without a machine that reports")
+        draw_replica_table(elsewhere, key="replicas_elsewhere", alt="Replicas without a machine that reports", person=person)
 
 
 def draw_how_to_add(ctx: Context) -> None:
@@ -114,6 +116,6 @@ def draw_job_folders(ctx: Context) -> None:
 
 
 with page_frame("Workers", "Worker processes and the machines they run on.") as (context_, person_):
-    draw_workers(context_)
+    draw_workers(context_, person_)
     draw_job_folders(context_)
     draw_how_to_add(context_)

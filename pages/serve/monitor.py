@@ -8,7 +8,7 @@ from datetime import datetime
 import plotly.graph_objects as go
 import streamlit as st
 
-from backend.services.context import Context
+from backend.services.context import Context, Person
 from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.monitoring.alerts import AlertView, list_alerts
 from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
@@ -27,10 +27,10 @@ ICONS = {"critical": "error", "warning": "warning", "info": "info"}
 
 
 @st.fragment(run_every=10)
-def draw_monitor(ctx: Context) -> None:
+def draw_monitor(ctx: Context, person: Person) -> None:
     """Draw the choices, alerts, what happens now, and the figures."""
     names = [endpoint.name for endpoint in list_endpoints(ctx)]
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="top"):
         labels = [window.label for window in WINDOWS]
         label = st.segmented_control("Window", labels, default="1 h", key="monitor_window", required=True) or "1 h"
         chosen = st.selectbox("Endpoint", [ALL, *names], key="monitor_endpoint", width=260)
@@ -51,7 +51,7 @@ def draw_monitor(ctx: Context) -> None:
         return
     draw_traffic(traffic)
     draw_gauges(read_gauges(ctx, window, endpoint=endpoint, variant=variant or None), traffic)
-    draw_replica_table(shown, key="monitor_replicas_table", alt="Replicas now")
+    draw_replica_table(shown, key="monitor_replicas_table", alt="Replicas now", person=person)
 
 
 def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
@@ -155,5 +155,5 @@ def _step_words(traffic: Traffic) -> str:
     return "minute" if minutes == 1 else f"{minutes} min" if minutes < 60 else "hour" if minutes == 60 else f"{minutes // 60} h"
 
 
-with page_frame("Monitor", "Traffic, latencies and machines.") as (context_, _):
-    draw_monitor(context_)
+with page_frame("Monitor", "Traffic, latencies and machines.") as (context_, person_):
+    draw_monitor(context_, person_)

@@ -14,7 +14,7 @@ from backend import bootstrap
 from backend.db.tables import Checkpoint, Deployment
 from backend.domain.jobs.events import ReadyEvent
 from backend.services.checkpoints.checkpoints import list_checkpoints
-from backend.services.context import LOCAL, Context
+from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
@@ -253,12 +253,15 @@ def test_a_server_with_the_openai_api_is_connected_in_the_form(ctx: Context) -> 
         assert "chat, completions" in texts(draw("serve/endpoints.py"))
 
 
-def test_the_workers_page_lists_replicas_with_their_machine_and_address(ctx: Context) -> None:
+def test_the_workers_page_lists_replicas_with_their_machine_and_address(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     make_ready(ctx)
     beat(ctx, name="lab/serve", host="lab", pid=1, queues=["serve"], concurrency=2, devices=[], gauges={"cpu_percent": 5.0})
     (row,) = [row for table in draw("admin/workers.py").table for row in table.value.to_dict("records") if "Address" in row]
     assert (row["Endpoint"], row["State"]) == ("tales", "ready")
     assert row["Address"].endswith(":1")
+    with monkeypatch.context() as patch:
+        patch.setattr(services, "current_person", lambda: Person("ben", "Ben", "engineer"))
+        assert not any("Address" in table.value for page in ("admin/workers.py", "serve/monitor.py") for table in draw(page).table)
     lost = replace(ctx, now=lambda: ctx.now() + timedelta(minutes=5))
     assert [replica.status for replica in read_live(lost).replicas] == ["lost"]
     deploy(ctx, checkpoint_id=list_checkpoints(ctx)[0].id, name="second", person=LOCAL)

@@ -71,8 +71,8 @@ def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the settings of the log, and the way to a dataset; to others than the owner and admins, what is kept and why."""
     config = get_log_policy(ctx, endpoint.name)
     if reason := why_not_own(ctx, endpoint.name, person=person):
-        days = "" if config.mode == "off" else f", {plural(config.retention_days, 'day')}"
-        st.markdown(f"Keep: {MODES[config.mode].lower()}{days}")
+        time_kept = "" if config.mode == "off" else f", {plural(config.retention_days, 'day')}"
+        st.markdown(f"Keep: {MODES[config.mode].lower()}{time_kept}")
         st.caption(plain(reason))
         return
     with st.form(f"log_form_{endpoint.name}", border=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backend.services.context import Person
 from backend.services.serving.monitoring.gauges import ReplicaGauges
 from pages.components.tables import draw_table
 from pages.components.words import size
@@ -11,8 +12,8 @@ from pages.components.words import size
 FORMATS = {"Running": ",.0f", "Queue": ",.0f", "Tokens/s": ",.0f", "Cores": ".2f"}
 
 
-def draw_replica_table(replicas: Sequence[ReplicaGauges], *, key: str, alt: str, with_machine: bool = True) -> None:
-    """Draw a row per replica; columns that no replica fills are left out."""
+def draw_replica_table(replicas: Sequence[ReplicaGauges], *, key: str, alt: str, person: Person, with_machine: bool = True) -> None:
+    """Draw a row per replica; columns that no replica fills are left out, and addresses for all but admins."""
     rows = [
         {
             "Endpoint": replica.endpoint,
@@ -33,5 +34,7 @@ def draw_replica_table(replicas: Sequence[ReplicaGauges], *, key: str, alt: str,
         for replica in replicas
     ]
     hidden = {name for name in ("Device", "GPU memory") if all(row[name] is None for row in rows)}
-    shown = [name for name in rows[0] if name not in hidden and (with_machine or name != "Machine")] if rows else []
+    hidden |= set() if with_machine else {"Machine"}
+    hidden |= set() if person.is_admin else {"Address"}
+    shown = [name for name in rows[0] if name not in hidden] if rows else []
     draw_table([{name: row[name] for name in shown} for row in rows], key=key, alt=alt, formats=FORMATS)

@@ -78,7 +78,9 @@ class RequestPage:
 
 @dataclass(frozen=True)
 class RequestDetail:
-    """A request with all that is known of it. `params` are its sampling parameters where they were logged."""
+    """A request with all that is known of it. `address` is the replica's, for admins alone. `params` are its sampling parameters where they
+    were logged.
+    """
 
     row: RequestRow
     replica: str | None
@@ -134,7 +136,7 @@ def get_request(ctx: Context, request_id: str, *, person: Person) -> RequestDeta
         return RequestDetail(
             row=replace(row, rating=None if said is None else said.rating),
             replica=usage.replica_id,
-            address=None if replica is None else replica.url,
+            address=replica.url if replica is not None and person.is_admin else None,
             checkpoint=None if checkpoint is None else checkpoint.name,
             checkpoint_id=usage.checkpoint_id if checkpoint is not None else None,
             device_s=usage.device_s,

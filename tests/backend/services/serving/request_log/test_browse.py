@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from backend.db.tables import ApiKey, Deployment, Endpoint, User
+from backend.db.tables import ApiKey, Deployment, Endpoint, Replica, Usage, User
 from backend.domain.serving.protocol import ChatMessage, Role
 from backend.domain.serving.request_log import LoggedBody, RequestLogConfig
 from backend.errors import NotAllowed, NotFound
@@ -88,7 +88,12 @@ def test_others_see_requests_of_their_keys_and_of_endpoints_that_they_deployed(c
     own, other = ask(ctx, 0, key="k"), ask(ctx, 1)
     assert ids(ctx, BEN) == [own]
     assert sorted(ids(ctx, ADA)) == [own, other]
+    with ctx.db.write() as session:
+        deployment = session.query(Deployment.id).scalar()
+        session.add(Replica(id="rep", deployment_id=deployment, url="http://10.0.0.7:4711", internal_token="t"))
+        session.get_one(Usage, own).replica_id = "rep"
     assert get_request(ctx, own, person=BEN).row.key == "=1+1"
+    assert (get_request(ctx, own, person=BEN).address, get_request(ctx, own, person=LOCAL).address) == (None, "http://10.0.0.7:4711")
     assert get_request(ctx, own, person=ADA).row.key is None, "the key of another person"
     with pytest.raises(NotFound):
         get_request(ctx, other, person=BEN)
