@@ -1,4 +1,4 @@
-"""Who may set an endpoint's request log and make datasets of it: who deployed the endpoint, and admins, as they alone read its texts."""
+"""Owners of request logs: who deployed an endpoint, and admins, set its log and make datasets of it, as they alone read its texts."""
 
 from __future__ import annotations
 
