@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
-from backend.db.tables import Deployment, Endpoint, LoadTest
-from backend.domain.serving.load import LevelRun, LoadConfig, Record
-from backend.domain.serving.load_summary import overhead, summarise
 from backend.services.context import LOCAL, Context
 from backend.services.serving.deployments import deploy
 from backend.services.serving.load.load_tests import find_load_job
 from backend.settings import PROJECT
 from pages.components import visitor
 from tests.support.serving.serving_world import ServingWorld
+from tests.support.serving.stored_traffic import store_load_test
 
 
 @pytest.fixture(autouse=True)
@@ -36,28 +33,6 @@ def draw() -> AppTest:
     app.run()
     assert not app.exception
     return app
-
-
-def store(ctx: Context, *, speed: float) -> str:
-    """Store a load test of two users, whose every time is divided by `speed`."""
-
-    def run(added: float) -> LevelRun:
-        records = [Record(n / speed, (n + 0.9) / speed, (0.1 + added) / speed, (0.1 / speed,) * 5, 9, 6) for n in range(20)]
-        return LevelRun(tuple(records), 0.0, 20 / speed)
-
-    gateway, replica = run(0.01), run(0.0)
-    summaries = [asdict(summarise([side], slo_ttft_ms=105, slo_itl_ms=200)) for side in (gateway, replica)]
-    level = {"users": 2, "gateway": summaries[0], "replica": summaries[1], "gateway_overhead": overhead([gateway], [replica])}
-    with ctx.db.write() as session:
-        row = LoadTest(
-            endpoint_id=session.query(Endpoint.id).scalar(),
-            deployment_id=session.query(Deployment.id).scalar(),
-            config=LoadConfig(users=(2,)).model_dump(mode="json"),
-            result={"replicas": 1, "levels": [level]},
-        )
-        session.add(row)
-        session.flush()
-        return row.id
 
 
 def test_the_form_starts_a_job_and_says_what_is_wrong_with_a_field(ctx: Context) -> None:
@@ -80,7 +55,7 @@ def test_the_form_starts_a_job_and_says_what_is_wrong_with_a_field(ctx: Context)
 
 
 def test_a_result_is_drawn_with_its_figures_and_compared_with_another(ctx: Context) -> None:
-    slow, fast = store(ctx, speed=1.0), store(ctx, speed=2.0)
+    slow, fast = (store_load_test(ctx, "tales", speed=speed) for speed in (1.0, 2.0))
     app = draw()
     assert len(app.get("plotly_chart")) == 5
     app.selectbox(key="load_result").select(fast).run()

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from backend.db.tables import DatasetVersion, Replica, Worker
 from backend.domain.jobs.events import ReadyEvent
 from backend.domain.jobs.states import Status
+from backend.domain.serving.request_log import RequestLogConfig
 from backend.domain.training.sweep import parse_sweep
 from backend.services.battles.raters import rater_for
 from backend.services.context import LOCAL, Context
@@ -21,11 +22,13 @@ from backend.services.people.accounts import add_user
 from backend.services.people.keys import create_key
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.replicas import record_ready
+from backend.services.serving.request_log.policies import set_log_policy
 from backend.services.training.sweeps import launch_sweep
 from backend.services.training.views import RunView
 from tests.support import battle_world, run_world
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, evaluated, predicted
 from tests.support.serving.stored_chat import add_message, start_conversation
+from tests.support.serving.stored_traffic import store_load_test, store_requests
 
 LONG = "a-rather-long-name-of-a-network-that-somebody-chose-with-care"
 
@@ -59,13 +62,14 @@ class Filled:
     campaign: str
     sweep: str
     conversation: str
+    request: str
 
     @property
     def addresses(self) -> dict[str, str]:
         """Every page by a short name, and what is shown one at a time."""
         pages = (
             "datasets architectures tokenizers planner launch runs checkpoints inspect evaluations battles endpoints "
-            "playground workers people costs monitor"
+            "playground workers people costs monitor load_tests requests"
         )
         return {
             "overview": "/",
@@ -87,6 +91,7 @@ class Filled:
             "ballot": f"/ballot?campaign={self.campaign}",
             "sweep": f"/sweep?sweep={self.sweep}",
             "conversation": f"/playground?conversation={self.conversation}",
+            "request": f"/requests?request={self.request}",
         }
 
 
@@ -99,9 +104,9 @@ def fill(ctx: Context) -> Filled:
     campaign = battle_world.make_campaign(ctx, contestants=("smol-village-base", LONG), num_prompts=4)
     battle_world.vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), battle_world.prefer("smol"), limit=2)
     evaluation, other = _add_evaluations(ctx)
-    conversation = _add_serving(ctx)
+    conversation, request = _add_serving(ctx)
     _add_people(ctx)
-    return Filled(dataset, running.id, finished.id, failed.id, checkpoint, evaluation, other, campaign.id, sweep, conversation)
+    return Filled(dataset, running.id, finished.id, failed.id, checkpoint, evaluation, other, campaign.id, sweep, conversation, request)
 
 
 def _add_build_parts(ctx: Context) -> str:
@@ -150,7 +155,7 @@ def _add_evaluations(ctx: Context) -> tuple[str, str]:
     return first.id, second.id
 
 
-def _add_serving(ctx: Context) -> str:
+def _add_serving(ctx: Context) -> tuple[str, str]:
     for name, checkpoint in (("tales", "smol-village-base"), ("once-deployed", LONG)):
         deploy(ctx, checkpoint_id=battle_world.add_checkpoint(ctx, f"{checkpoint}-served"), name=name, person=LOCAL)
     stop_endpoint(ctx, "once-deployed", person=LOCAL)
@@ -160,11 +165,15 @@ def _add_serving(ctx: Context) -> str:
     assert claim is not None
     with ctx.db.write() as session:
         record_ready(session, ctx, claim, ReadyEvent(url="http://127.0.0.1:1"))
+        replica = session.scalars(select(Replica.id).where(Replica.job_id == job)).one()
+    set_log_policy(ctx, "tales", RequestLogConfig(mode="bodies"), person=LOCAL)
+    request = store_requests(ctx, "tales", replica_id=replica, prompt="Tell me of the mill. " * 20, answer=HOSTILE_ANSWER)
+    store_load_test(ctx, "tales", speed=1.0)
     conversation = start_conversation(ctx, endpoint="tales", person=LOCAL)
     add_message(ctx, conversation.id, role="user", content="Tell me of the mill. " * 12, person=LOCAL)
     usage = {"completion_tokens": 30, "ttft_ms": 12.0, "tok_per_sec": 88.0, "finish_reason": "stop"}
     add_message(ctx, conversation.id, role="assistant", content=HOSTILE_ANSWER, endpoint="tales", usage=usage, person=LOCAL)
-    return conversation.id
+    return conversation.id, request
 
 
 def _add_people(ctx: Context) -> None:
