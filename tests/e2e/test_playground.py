@@ -1,0 +1,108 @@
+"""The playground in a browser: four answers side by side, blind, with hostile Markdown; and a tool that is called and answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from backend.bootstrap import build_context
+from tests.support.browser import SETTLED, Visitor, visit
+from tests.support.filled_installation import HOSTILE_ANSWER
+from tests.support.gateway_fixtures import eventually
+from tests.support.networks.chat_world import ChatWorld, chat_world
+from tests.support.page_server import page_server
+from tests.support.settings import make_settings
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+ENDPOINTS = ("oak", "elm", "ash", "fir")
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+TOOLS = json.dumps([{"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}}])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[ChatWorld]:
+    """Four endpoints with scripted replicas behind a gateway."""
+    home = tmp_path_factory.mktemp("playground")
+    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    context = build_context(make_settings(home), migrate=False)
+    with chat_world(context, *ENDPOINTS) as world:
+        yield world
+    context.db.dispose()
+
+
+@pytest.fixture(scope="module")
+def visitor(browser: Browser, world: ChatWorld) -> Iterator[Visitor]:
+    """A visitor of the pages over these endpoints."""
+    home, port = world.ctx.artifacts.root.parent, urlsplit(world.ctx.gateway_url).port
+    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1", ROUNDHOUSE_GATEWAY_PORT=str(port)) as server, visit(browser, server.url) as person:
+        yield person
+
+
+def send(tab: Page, text: str) -> None:
+    """Write a message and press Enter."""
+    tab.get_by_label("Message", exact=True).fill(text)
+    tab.get_by_label("Message", exact=True).press("Enter")
+
+
+def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_vote(visitor: Visitor, world: ChatWorld) -> None:
+    for replica in world.replicas.values():
+        replica.word, replica.tokens = HOSTILE_ANSWER, 1
+    tab = visitor.page
+    visitor.go("/playground?endpoint=oak")
+    for name in ENDPOINTS[1:]:
+        tab.get_by_role("combobox", name="Endpoints").fill(name)
+        tab.get_by_role("combobox", name="Endpoints").press("Enter")
+    tab.keyboard.press("Escape")
+    visitor.settle()
+    tab.get_by_text("Blind", exact=True).click()
+    visitor.settle()
+    send(tab, "Tell me of the river.")
+    tab.get_by_role("button", name="D is best").wait_for()
+    answers, turn = tab.locator(".pg-answer"), tab.locator(".pg-turn")
+    assert answers.count() == 4
+    tops = {round(answers.nth(number).bounding_box()["y"]) for number in range(4)}  # type: ignore[index]
+    assert len(tops) == 1, "side by side"
+    assert not [name for name in ENDPOINTS if name in turn.inner_text()]
+    assert answers.locator("math").count() == 4, "drawn as Markdown"
+    assert answers.locator("a, img, script, iframe, object, [onerror], [href], [src]").count() == 0
+    assert tab.evaluate("window.evil") is None
+    tab.get_by_role("button", name="B is best").click()
+    expect(turn).to_contain_text("Your vote: B is best")
+    assert [name for name in ENDPOINTS if name in turn.inner_text()] == list(ENDPOINTS)
+    tab.set_viewport_size({"width": 390, "height": 900})
+    tab.wait_for_function(SETTLED)
+    assert tab.evaluate("document.querySelector('.stMain').scrollWidth - innerWidth") <= 0
+    tab.set_viewport_size({"width": 1440, "height": 1000})
+    assert visitor.findings == [], "no request left this machine"
+
+
+def test_a_call_of_a_tool_is_shown_and_its_result_continues_the_answer(visitor: Visitor, world: ChatWorld) -> None:
+    replica = world.replicas["oak"]
+    replica.word, replica.tokens, replica.script = None, 3, 'call:weather:{"city": "Graz"}'
+    tab = visitor.page
+    visitor.go("/playground?endpoint=oak")
+    tab.get_by_role("button", name="Settings").click()
+    tab.get_by_text("JSON schema and tools").click()
+    tab.get_by_label("Tools, in OpenAI's format").fill(TOOLS)
+    tab.get_by_label("Tools, in OpenAI's format").press("Tab")
+    visitor.settle()
+    tab.keyboard.press("Escape")
+    send(tab, "Weather in Graz?")
+    call = tab.locator(".pg-call")
+    expect(call).to_contain_text("Calls weather")
+    expect(call).to_contain_text('"city": "Graz"')
+    replica.script = "finish"
+    tab.get_by_label("Result of weather").fill('{"temperature": 12} <img src=http://evil.example/x.png>')
+    tab.get_by_role("button", name="Send result").click()
+    expect(tab.locator(".pg-answer").last).to_contain_text("w0 w1 w2")
+    expect(tab.locator(".pg-result")).to_contain_text('{"temperature": 12} <img')
+    roles = eventually(lambda: [message["role"] for message in replica.bodies[-1]["messages"]])
+    assert roles == ["user", "assistant", "tool"]
+    assert replica.bodies[-1]["messages"][-1]["content"].startswith('{"temperature": 12}')
+    assert visitor.findings == []
