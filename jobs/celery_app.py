@@ -25,6 +25,7 @@ from backend.services.jobs.recovery import Recovery, recover_jobs
 from backend.services.jobs.workers import beat
 from backend.services.serving.autoscaling import autoscale_endpoints
 from backend.services.serving.monitoring.tick import run_monitor
+from backend.services.serving.prepared import remove_prepared_weights
 from backend.services.serving.rollout import advance_endpoints, has_canary
 from backend.services.training.open_sweeps import list_open_sweeps
 from backend.settings import Settings
@@ -100,6 +101,7 @@ def _heartbeat_loop(queues: list[str]) -> None:
             beaten = now
             _recover(queues, takes_back=now >= patient_until)
             if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context()):  # a few per heartbeat
+                remove_prepared_weights(get_context())
                 tidied = time.monotonic()
         except Exception as error:  # the heartbeat must survive a locked database and a missing broker
             log.warning("heartbeat missed: %s", error)

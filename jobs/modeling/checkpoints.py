@@ -21,7 +21,15 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from backend.errors import InvalidInput, JobFailed, NotFound
 from jobs.modeling.build import allow_any_experts
@@ -289,6 +297,26 @@ def load_network(
         raise InvalidInput(f"The network in {folder.name} can't be loaded: {one_line(error)}") from error
     allow_any_experts(network)
     return network.to(device).eval()
+
+
+def build_without_weights(folder: Path) -> PreTrainedModel:
+    """Build a checkpoint's network as `load_network` does, of an adapter its base's, with all tensors on torch's meta device.
+
+    Raises InvalidInput if the config can't be read.
+    """
+    while is_adapter(folder):
+        folder = base_folder_of(folder)
+    safely: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(str(folder), **safely)
+        with torch.device("meta"):
+            network: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        if (folder / GENERATION_CONFIG_NAME).is_file():
+            network.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    except UNUSABLE as error:
+        raise InvalidInput(f"The network in {folder.name} can't be built: {one_line(error)}") from error
+    allow_any_experts(network)
+    return network.eval()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -38,10 +38,10 @@ def speed_up(network: Any) -> Library | None:
 def fuse_layers(network: Any, *, library: Library | None = None) -> int:
     """Replace the layers of a network on a CPU in place; return how many were. Others, and layers with adapters, stay as they are.
 
-    With a compiled library, the rows of requests with one new token run in it.
+    With a compiled library, the rows of requests with one new token run in it. On torch's meta device, the layers have no weights.
     """
     layers = getattr(network.base_model, "layers", None)
-    if network.device.type != "cpu" or not isinstance(layers, nn.ModuleList) or not all(map(_is_fusible, layers)):
+    if network.device.type not in ("cpu", "meta") or not isinstance(layers, nn.ModuleList) or not all(map(_is_fusible, layers)):
         return 0
     step = Step(library)
     for index, layer in enumerate(layers):

@@ -74,7 +74,7 @@ def quantise_and_check(network: Any, *, library: Library | None = None) -> Preci
         raise InvalidInput("int8 is served on CPUs only.", remedy="Deploy with precision float32.", field="precision")
     texts = _write_texts(network)
     before = _log_probabilities(network, texts)
-    num_layers = _replace(network, library=library)
+    num_layers = replace_layers(network, library=library)
     after = _log_probabilities(network, texts)
     divergence = float((before.exp() * (before - after)).sum(-1).mean())
     return PrecisionCheck(
@@ -98,8 +98,8 @@ def _weight(module: Any) -> torch.Tensor:
     return weight.t() if isinstance(module, Conv1D) else weight
 
 
-def _replace(network: Any, *, library: Library | None) -> int:
-    """Put int8 layers in the place of the linear ones; return their number."""
+def replace_layers(network: Any, *, library: Library | None) -> int:
+    """Put int8 layers in the place of the linear ones; return their number. On torch's meta device they have no weights."""
     layers = list(_linear_layers(network))
     for name, module in layers:
         parent, _, child = name.rpartition(".")

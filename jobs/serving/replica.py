@@ -17,13 +17,12 @@ from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
 from backend.errors import JobFailed
 from jobs.modeling.chat.render import turn_end
-from jobs.modeling.checkpoints import load_network, load_tokenizer
-from jobs.modeling.devices import pick_device, pick_inference_dtype, set_threads
+from jobs.modeling.checkpoints import load_tokenizer
+from jobs.modeling.devices import pick_device, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.shelf import AdapterShelf
-from jobs.serving.fused_layers import speed_up
-from jobs.serving.precision import quantise_and_check
+from jobs.serving.prepared.weights import PreparedFolder, load_prepared
 from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
 from jobs.serving.replica_app import AnswerLimits, Replica, create_replica_app
@@ -40,7 +39,8 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     """Serve until asked to stop; return {"stopped": request, "requests": served, "generated_tokens": n}.
 
     Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine and device (default auto),
-    max_running, max_waiting, queue_timeout_s (60), answer_limit_s (600), precision (float32 or int8) and max_perplexity_ratio (1.05).
+    max_running, max_waiting, queue_timeout_s (60), answer_limit_s (600), precision (float32 or int8), max_perplexity_ratio (1.05) and
+    keep_free_bytes (disk space that prepared weights leave).
     Events: `ready` {url, engine, context_length, load_s, precision_check} and `gauge` {running, waiting, tokens_per_second}.
     Raises JobFailed when the engine dies or stalls, so that the job is started again, and where int8 costs more quality than allowed.
     """
@@ -50,11 +50,11 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     started = time.monotonic()
     folder = spec.path(payload.checkpoint)
     device = pick_device(payload.device)
-    network = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
+    prepared = PreparedFolder.of(spec.artifacts, payload.checkpoint, keep_free_bytes=payload.keep_free_bytes)
+    loaded = load_prepared(folder, device=device, precision=payload.precision, prepared=prepared)
+    network, check = loaded.network, loaded.check
     tokenizer = load_tokenizer(folder)
     add_end_token(network, turn_end(tokenizer))
-    library = speed_up(network)
-    check = quantise_and_check(network, library=library) if payload.precision == "int8" else None
     if check is not None:
         check.require(max_perplexity_ratio=payload.max_perplexity_ratio)
     reader = PromptReader(network)

@@ -189,6 +189,7 @@ class ReplicaPayload(Payload):
     max_waiting: int = Field(default=64, ge=0)
     queue_timeout_s: float = Field(default=60.0, gt=0)
     answer_limit_s: float = Field(default=600.0, gt=0)
+    keep_free_bytes: int = Field(default=0, ge=0)
 
 
 class HubSource(Record):

@@ -15,6 +15,7 @@ from backend.domain.jobs.progress import Progress, read_progress
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import not_found
+from backend.domain.serving.prepared import prepared_folder
 from backend.domain.serving.upstream import UPSTREAM
 from backend.domain.training.config import Objective
 from backend.errors import Conflict, InvalidInput
@@ -214,6 +215,7 @@ def delete_checkpoint(ctx: Context, checkpoint_id: str, *, person: Person) -> No
         folder = row.folder
     if folder:
         ctx.artifacts.remove(folder)
+        ctx.artifacts.remove(prepared_folder(folder))
 
 
 def retired_name(row: Checkpoint) -> str:

@@ -112,6 +112,7 @@ def _add_replica(
         checkpoint=require_folder(checkpoint.folder, what="checkpoint"),
         name=name,
         internal_token=token,
+        keep_free_bytes=ctx.policy.keep_free_bytes,
         **options.model_dump(include=set(ReplicaPayload.model_fields)),
     )
     job = add_job(

@@ -100,15 +100,23 @@ class Int8Weights(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self._library = library
-        scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
-        self.register_buffer("scale", scale.contiguous())
-        self.register_buffer("weight", (weight / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8).contiguous())
+        scale, rounded = _quantise(weight)
+        self.register_buffer("scale", scale)
+        self.register_buffer("weight", rounded)
         self.register_buffer("bias", bias)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs` [..., in] times the weights [..., out]."""
         result = self._library.multiply(inputs.reshape(-1, self.in_features), matrix_of(self))
         return result.view(*inputs.shape[:-1], self.out_features)
+
+
+def _quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scales [out] and int8 weights [out, in]; for a weight on torch's meta device, where arithmetic takes long, tensors there."""
+    if weight.is_meta:
+        return weight.new_empty(len(weight)), torch.empty_like(weight, dtype=torch.int8)
+    scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+    return scale.contiguous(), (weight / scale.unsqueeze(1)).round().clamp(-127, 127).to(torch.int8).contiguous()
 
 
 def matrix_of(layer: Any) -> Matrix:

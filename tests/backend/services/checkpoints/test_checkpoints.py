@@ -240,8 +240,10 @@ def test_base_of_an_unfinished_run_is_not_deleted(ctx: Context, network: Path) -
         delete_checkpoint(ctx, own.id, person=LOCAL)
     with ctx.db.write() as session:
         end_job(session, ctx, claim, Status.FINISHED)
+    prepared = ctx.artifacts.folder("prepared", str(base.folder))
     delete_checkpoint(ctx, base.id, person=LOCAL)
     assert not ctx.artifacts.path(str(base.folder)).exists()
+    assert not prepared.exists(), "weights that replicas prepared of it"
     assert [c.id for c in list_lineage(ctx, own.id)] == [base.id, own.id]
     assert added(ctx, network, "tiny").name == "tiny", "the name is free again"
 

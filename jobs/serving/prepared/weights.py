@@ -1,0 +1,208 @@
+"""Load a checkpoint for serving: prepared by its first replica, mapped by the others.
+
+Preparing fuses layers, quantises, and measures the price of int8. What it gives is written to a file below the artifacts, which replicas
+map: N of them hold the weights once. Whatever is wrong with that file, the replica serves from weights of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from backend.domain.serving.precision import Precision, PrecisionCheck
+from backend.domain.serving.prepared import prepared_folder
+from backend.errors import InvalidInput
+from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, hash_weights, is_adapter, load_network
+from jobs.modeling.devices import pick_inference_dtype
+from jobs.serving.fused_layers import fuse_layers
+from jobs.serving.native.library import Library, compile_library
+from jobs.serving.precision import quantise_and_check
+from jobs.serving.prepared.file import Damaged, map_tensors, write_tensors
+from jobs.serving.prepared.network import build_empty, fill, fits, list_tensors
+
+logger = logging.getLogger(__name__)
+FORMAT = "1"
+ROOM = Path(__file__).parents[1]
+CODE = (ROOM / "fused_layers.py", ROOM / "precision.py", ROOM / "native", ROOM / "prepared")
+LOCK = ".lock"
+PARTIAL = ".partial"
+WAIT_S = 600.0
+POLL_S = 0.1
+STALE_S = 3600.0
+OTHER_WEIGHTS = "; the replica keeps its weights in memory of its own."
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network that is ready to serve. `file` is the one that its weights are mapped from; None where they are its own."""
+
+    network: Any
+    check: PrecisionCheck | None = None
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class PreparedFolder:
+    """Where prepared weights of a checkpoint lie, and the disk space in bytes that they may not eat into."""
+
+    path: Path
+    keep_free_bytes: int = 0
+
+    @staticmethod
+    def of(artifacts: Path, checkpoint: str, *, keep_free_bytes: int) -> PreparedFolder:
+        """Return the folder for a checkpoint's folder relative to the artifacts."""
+        return PreparedFolder(artifacts / prepared_folder(checkpoint), keep_free_bytes)
+
+
+def load_prepared(folder: Path, *, device: torch.device, precision: Precision, prepared: PreparedFolder) -> LoadedNetwork:
+    """Return a checkpoint's network as it is served: on a CPU with fused layers, in `precision`, from mapped weights where possible.
+
+    Raises NotFound and InvalidInput as `load_network`, and InvalidInput for int8 off the CPU.
+    """
+    if device.type != "cpu":
+        return load_own(folder, device=device, precision=precision, library=None)
+    check_folder(folder)
+    library = compile_library()
+    if precision == "int8" and library is None:  # torch's operator packs weights into memory of its own
+        return load_own(folder, device=device, precision=precision, library=None)
+    path = prepared.path / f"{precision}-{_key(folder, precision)}.safetensors"
+    if (mapped := _map(path, folder, precision=precision, library=library)) is not None:
+        return mapped
+    with _locked(prepared.path) as is_locked:
+        if (mapped := _map(path, folder, precision=precision, library=library)) is not None:
+            return mapped
+        own = load_own(folder, device=device, precision=precision, library=library)
+        if not is_locked or not _write(path, own, folder, precision=precision, library=library, keep_free_bytes=prepared.keep_free_bytes):
+            return own
+        if (mapped := _map(path, folder, precision=precision, library=library)) is None:
+            return own
+    del own
+    gc.collect()
+    return mapped
+
+
+def load_own(folder: Path, *, device: torch.device, precision: Precision, library: Library | None) -> LoadedNetwork:
+    """Return a checkpoint's network as it is served, with weights in memory of its own."""
+    loaded = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
+    if device.type == "cpu":
+        fuse_layers(loaded, library=library)
+    return LoadedNetwork(loaded, quantise_and_check(loaded, library=library) if precision == "int8" else None)
+
+
+def _key(folder: Path, precision: Precision) -> str:
+    """Return a hash of what prepared weights depend on: the checkpoint's contents, the code that changes them, and the libraries."""
+    bases = [folder]
+    while is_adapter(bases[-1]):
+        bases.append(base_folder_of(bases[-1]))
+    configs = [path for base in bases for path in sorted(base.glob("*config.json"))]
+    code = [source for path in CODE for source in (sorted(path.glob("*.[chp]*")) if path.is_dir() else [path])]
+    words = (FORMAT, precision, hash_weights(folder), torch.__version__, transformers.__version__, platform.machine())
+    digest = hashlib.sha256()
+    for part in (*(word.encode() for word in words), *(path.read_bytes() for path in (*configs, *code))):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:24]
+
+
+def _map(path: Path, folder: Path, *, precision: Precision, library: Library | None) -> LoadedNetwork | None:
+    """Return the network with weights mapped from a file; None without a usable one, which is deleted."""
+    try:
+        tensors, about = map_tensors(path)
+        empty = build_empty(folder, precision=precision, library=library)
+        shared = {str(name): str(first) for name, first in json.loads(about["shared"]).items()}
+        if not fits(empty, tensors, shared):
+            raise Damaged(f"{path.name} holds other tensors than the network has.")
+        check = PrecisionCheck.model_validate_json(about["check"]) if about["check"] else None
+    except FileNotFoundError:
+        return None
+    except (KeyError, *UNUSABLE, InvalidInput) as error:
+        logger.warning("Prepared weights are made again: %s", error)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        return None
+    fill(empty, tensors, shared)
+    with suppress(OSError):
+        os.utime(path)  # files that no replica has started from for long are deleted
+    return LoadedNetwork(empty, check, path)
+
+
+def _write(path: Path, own: LoadedNetwork, folder: Path, *, precision: Precision, library: Library | None, keep_free_bytes: int) -> bool:
+    """Write a network's weights in place of older ones of its precision; return whether they are there to be mapped."""
+    tensors, shared = list_tensors(own.network)
+    try:
+        if not fits(build_empty(folder, precision=precision, library=library), tensors, shared):
+            raise InvalidInput("its layers hold more than their weights")
+    except (*UNUSABLE, InvalidInput) as error:
+        logger.info("Weights of this network can't be shared (%s)%s", error, OTHER_WEIGHTS)
+        return False
+    about = {"shared": json.dumps(shared), "check": "" if own.check is None else own.check.model_dump_json()}
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
+    try:
+        needed, free = sum(tensor.nbytes for tensor in tensors.values()), shutil.disk_usage(path.parent).free
+        if free - needed < keep_free_bytes:
+            logger.warning("Prepared weights need %.0f MB of disk, and %.0f MB are free%s", needed / 1e6, free / 1e6, OTHER_WEIGHTS)
+            return False
+        write_tensors(partial, tensors, about=about)
+        partial.replace(path)  # not synced: the checksum notices what a crash loses
+    except (OSError, ValueError) as error:
+        logger.warning("Prepared weights can't be written: %s%s", error, OTHER_WEIGHTS)
+        return False
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+    _remove_older(path, precision=precision)
+    return True
+
+
+def _remove_older(path: Path, *, precision: Precision) -> None:
+    """Delete the checkpoint's other files of a precision, and what killed replicas left. Replicas that have mapped one keep it."""
+    with suppress(OSError):
+        for other in path.parent.iterdir():
+            is_left = other.name.endswith(PARTIAL) and other.stat().st_mtime < time.time() - STALE_S
+            if is_left or (other.name.startswith(f"{precision}-") and other != path):
+                other.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Let one process at a time prepare; yield False where that is impossible, or takes another one too long."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        logger.warning("Prepared weights can't be written: %s%s", error, OTHER_WEIGHTS)
+        yield False
+        return
+    try:
+        yield _lock(handle)
+    finally:
+        os.close(handle)  # and with it the lock, as when the process is killed
+
+
+def _lock(handle: int) -> bool:
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(POLL_S)
+        except OSError:  # a file system without locks: two may write, each a file of its own, and the later one stays
+            return True
