@@ -1,4 +1,4 @@
-"""Where the weights that a replica has prepared for serving lie below the artifacts."""
+"""Folders of the weights that replicas have prepared for serving, below the artifacts."""
 
 from __future__ import annotations
 

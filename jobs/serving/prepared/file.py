@@ -82,9 +82,9 @@ def _checksum(tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> 
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         data = _bytes_of(tensor)
-        whole = len(data) // PAGE_BYTES * PAGE_BYTES
-        digest.update(data[:whole].view(torch.int64).view(-1, PAGE_BYTES // 8).sum(1).numpy().data)
-        digest.update(data[whole:].numpy().data)
+        num_paged = len(data) // PAGE_BYTES * PAGE_BYTES
+        digest.update(data[:num_paged].view(torch.int64).view(-1, PAGE_BYTES // 8).sum(1).numpy().data)
+        digest.update(data[num_paged:].numpy().data)
     return digest.hexdigest()
 
 

@@ -59,7 +59,7 @@ class LoadedNetwork:
 
 @dataclass(frozen=True)
 class PreparedFolder:
-    """Where prepared weights of a checkpoint lie, and the disk space in bytes that they may not eat into."""
+    """The folder of a checkpoint's prepared weights, and the disk space in bytes that they may not eat into."""
 
     path: Path
     keep_free_bytes: int = 0
