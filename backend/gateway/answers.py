@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
 import struct
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from pydantic_core import to_json
 
 from backend.domain.serving.protocol import (
     ChoiceEvent,
     EmbeddingEvent,
     FinishEvent,
+    OpenEvent,
     PromptEvent,
     ScoredToken,
     TokenEvent,
@@ -25,7 +27,7 @@ from backend.gateway.relay import Trace
 from backend.gateway.waking import Events, Starting
 
 Kind = Literal["chat", "text"]
-_LINE_SEPARATORS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
+_LINE_SEPARATORS = [(char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029"]
 DONE = b"data: [DONE]\n\n"
 
 
@@ -34,8 +36,10 @@ def sse(document: dict[str, Any]) -> bytes:
 
     Line separators that JSON leaves unescaped are escaped, because many clients split a stream at them.
     """
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).translate(_LINE_SEPARATORS)
-    return f"data: {text}\n\n".encode()
+    text = to_json(document, inf_nan_mode="null")
+    for raw, escaped in _LINE_SEPARATORS:
+        text = text.replace(raw, escaped)
+    return b"data: " + text + b"\n\n"
 
 
 def comment(text: str) -> bytes:
@@ -105,37 +109,46 @@ class ChoiceState:
 
 
 async def stream_answer(events: Events, *, form: Form, trace: Trace) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks of a streamed answer, `[DONE]` last. Exceptions of `events` pass through, so a broken stream has no `[DONE]`."""
+    """Yield the chunks of a streamed answer; the last holds `[DONE]`. Exceptions of `events` pass through, so a broken stream has none."""
     base = _head(trace, "chat.completion.chunk" if form.kind == "chat" else "text_completion")
     if form.include_usage:
         base["usage"] = None
     states: dict[int, ChoiceState] = {}
+    end = b""  # sent at once with `[DONE]`, after the request has been accounted for
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Starting):
                 yield comment(f"starting {event.endpoint}")
                 continue
-            number = 0 if isinstance(event, FinishEvent) else event.choice
-            state = states.setdefault(number, ChoiceState())
-            if not state.is_open and form.kind == "chat":
-                yield sse({**base, "choices": [_delta(number, {"role": "assistant", "content": ""})]})
-            state.is_open = True
-            if isinstance(event, TokenEvent):
-                choice = _token_choice(event, state, form)
-                if choice is not None:
-                    yield sse({**base, "choices": [choice]})
-            elif isinstance(event, PromptEvent):
-                yield sse({**base, "choices": [_prompt_choice(event, state, form)]})
-            elif isinstance(event, ChoiceEvent):
-                state.finish_reason = event.finish_reason.value
-                yield sse({**base, "choices": [_end(number, form, state.finish_reason)]})
-            elif isinstance(event, FinishEvent):
-                choices = [] if state.finish_reason else [_end(0, form, event.finish_reason.value)]
-                if choices:
-                    yield sse({**base, "choices": choices, "timings": trace.timings()})
-                if form.include_usage:
-                    yield sse({**base, "choices": [], "usage": _usage(event.usage, states)})
-    yield DONE
+            chunks = b"".join(sse({**base, **part}) for part in _parts(event, states, form=form, trace=trace))
+            if isinstance(event, FinishEvent):
+                end = chunks
+            elif chunks:
+                yield chunks
+    yield end + DONE
+
+
+def _parts(event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: Form, trace: Trace) -> Iterator[dict[str, Any]]:
+    """Yield what the chunks of an event hold beside their head."""
+    number = 0 if isinstance(event, FinishEvent) else event.choice
+    state = states.setdefault(number, ChoiceState())
+    if not state.is_open and form.kind == "chat":
+        yield {"choices": [_delta(number, {"role": "assistant", "content": ""})]}
+    state.is_open = True
+    if isinstance(event, TokenEvent):
+        choice = _token_choice(event, state, form)
+        if choice is not None:
+            yield {"choices": [choice]}
+    elif isinstance(event, PromptEvent):
+        yield {"choices": [_prompt_choice(event, state, form)]}
+    elif isinstance(event, ChoiceEvent):
+        state.finish_reason = event.finish_reason.value
+        yield {"choices": [_end(number, form, state.finish_reason)]}
+    elif isinstance(event, FinishEvent):
+        if not state.finish_reason:
+            yield {"choices": [_end(0, form, event.finish_reason.value)], "timings": trace.timings()}
+        if form.include_usage:
+            yield {"choices": [], "usage": _usage(event.usage, states)}
 
 
 def _delta(number: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -8,17 +8,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from backend.domain.serving.protocol import GenerateRequest
 from backend.errors import Unavailable
 from backend.gateway.answers import Form, collect_answer, collect_embeddings, collect_tokens, stream_answer
 from backend.gateway.bodies import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
-from backend.gateway.connection import Holding, LimitBody, StreamedAnswer, WholeAnswer
+from backend.gateway.connection import Holding, StreamedAnswer, WholeAnswer, read_json
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, invalid_key, unavailable
 from backend.gateway.exporter import render_live
@@ -48,42 +50,38 @@ def create_gateway(
     max_body_bytes: int = MAX_BODY_BYTES,
     hosts: HostRules | None = None,
     limits: LimitStore | None = None,
-) -> FastAPI:
+) -> Starlette:
     """Return the gateway's app over a directory. It answers only to loopback names unless `hosts` adds others."""
-    routes = Gateway(directory, client=client or ReplicaClient(), limits=limits or MemoryLimits())
-    app = FastAPI(
-        title="Roundhouse gateway",
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        lifespan=routes.lifespan,
-        middleware=[
-            Middleware(HostGuard, rules=hosts or HostRules(), check_origin=False, refuse=_refuse_host),
-            Middleware(LimitBody, max_bytes=max_body_bytes),
+    gateway = Gateway(directory, client=client or ReplicaClient(), limits=limits or MemoryLimits(), max_body_bytes=max_body_bytes)
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", gateway.chat, methods=["POST"]),
+            Route("/v1/completions", gateway.complete, methods=["POST"]),
+            Route("/v1/embeddings", gateway.embed, methods=["POST"]),
+            Route("/v1/tokenize", gateway.tokenize, methods=["POST"]),
+            Route("/tokenize", gateway.tokenize, methods=["POST"]),  # vLLM's address
+            Route("/v1/feedback", gateway.feedback, methods=["POST"]),
+            Route("/v1/models", gateway.list_models),
+            Route("/v1/models/{name:path}", gateway.show_model),
+            Route("/health", gateway.health),
+            Route("/metrics", gateway.show_metrics),
         ],
+        lifespan=gateway.lifespan,
+        middleware=[Middleware(HostGuard, rules=hosts or HostRules(), check_origin=False, refuse=_refuse_host)],
+        exception_handlers={
+            ApiError: _answer_api_error,
+            Unavailable: _answer_unavailable,
+            HTTPException: _answer_http_error,
+            Exception: _answer_crash,
+        },
     )
-    app.add_route("/v1/models", routes.list_models, methods=["GET"])
-    app.add_route("/v1/models/{name:path}", routes.show_model, methods=["GET"])
-    app.add_route("/v1/chat/completions", routes.chat, methods=["POST"])
-    app.add_route("/v1/completions", routes.complete, methods=["POST"])
-    app.add_route("/v1/embeddings", routes.embed, methods=["POST"])
-    app.add_route("/v1/tokenize", routes.tokenize, methods=["POST"])
-    app.add_route("/tokenize", routes.tokenize, methods=["POST"])  # vLLM's address
-    app.add_route("/v1/feedback", routes.feedback, methods=["POST"])
-    app.add_route("/health", routes.health, methods=["GET"])
-    app.add_route("/metrics", routes.show_metrics, methods=["GET"])
-    app.add_exception_handler(ApiError, _answer_api_error)
-    app.add_exception_handler(Unavailable, _answer_unavailable)
-    app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(Exception, _answer_crash)
-    return app
 
 
 class Gateway:
     """The routes and what they share."""
 
-    def __init__(self, directory: Directory, *, client: ReplicaClient, limits: LimitStore) -> None:
-        self._directory, self._client = directory, client
+    def __init__(self, directory: Directory, *, client: ReplicaClient, limits: LimitStore, max_body_bytes: int) -> None:
+        self._directory, self._client, self._max_body_bytes = directory, client, max_body_bytes
         self._keys = KeyCheck(directory)
         self._open = OpenAnswers(directory, self._keys)
         self._gate = KeyGate(directory, limits)
@@ -93,7 +91,7 @@ class Gateway:
         self._relay = Relay(directory, client=client, upstreams=self._upstreams, metrics=self._metrics, usage=self._usage)
 
     @asynccontextmanager
-    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Write usage while the app runs, and the rest at shutdown."""
         del app
         self._usage.start()
@@ -127,14 +125,14 @@ class Gateway:
     async def chat(self, request: Request) -> Response:
         """Answer POST /v1/chat/completions."""
         principal = await self._authenticate(request)
-        body = parse_body(await _read_json(request), ChatBody)
+        body = parse_body(await self._read(request), ChatBody)
         form = Form(kind="chat", logprobs=bool(body.logprobs), include_usage=body.include_usage)
         return self._answer(request, body, form=form, principal=principal)
 
     async def complete(self, request: Request) -> Response:
         """Answer POST /v1/completions."""
         principal = await self._authenticate(request)
-        body = parse_body(await _read_json(request), CompletionBody)
+        body = parse_body(await self._read(request), CompletionBody)
         form = Form(
             kind="text",
             prompts=body.prompts,
@@ -148,7 +146,7 @@ class Gateway:
     async def embed(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
         principal = await self._authenticate(request)
-        body = parse_body(await _read_json(request), EmbeddingsBody)
+        body = parse_body(await self._read(request), EmbeddingsBody)
         check_scope(principal, endpoint="embeddings", model=body.model)
         trace = Trace(endpoint=body.model, principal=principal, prefix="embd")
         events = self._events(body.to_request(), trace)
@@ -161,7 +159,7 @@ class Gateway:
     async def tokenize(self, request: Request) -> Response:
         """Answer POST /v1/tokenize."""
         principal = await self._authenticate(request)
-        body = parse_body(await _read_json(request), TokenizeBody)
+        body = parse_body(await self._read(request), TokenizeBody)
         check_scope(principal, endpoint="tokenize", model=body.model)
         events = self._events(body.to_request(), Trace(endpoint=body.model, principal=principal, prefix="tok"))
 
@@ -174,7 +172,7 @@ class Gateway:
         """Answer POST /v1/feedback."""
         principal = await self._authenticate(request)
         check_scope(principal, endpoint="feedback")
-        body = parse_body(await _read_json(request), FeedbackBody)
+        body = parse_body(await self._read(request), FeedbackBody)
         return JSONResponse(await give_feedback(self._directory, body, principal=principal))
 
     async def health(self, request: Request) -> Response:
@@ -225,6 +223,9 @@ class Gateway:
             raise invalid_key()  # a wrong key is refused even if none is required, so that the client notices
         return principal
 
+    async def _read(self, request: Request) -> bytes:
+        return await read_json(request, max_bytes=self._max_body_bytes)
+
     def _holding(self, request: Request, principal: Principal | None) -> Holding | None:
         """Return what keeps an answer among those that end when their key is revoked."""
         if principal is None:
@@ -235,13 +236,6 @@ class Gateway:
 def _key_of(request: Request) -> tuple[str, bool]:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return key.strip(), scheme.lower() == "bearer"
-
-
-async def _read_json(request: Request) -> bytes:
-    # A cross-origin page can make a browser post text/plain, but not this type without a preflight request.
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "Send the body with Content-Type: application/json.", code="unsupported_media_type")
-    return await request.body()
 
 
 def _describe(model: ModelEntry) -> dict[str, Any]:

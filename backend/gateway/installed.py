@@ -48,9 +48,9 @@ class Snapshot:
 class InstalledDirectory:
     """Implement `Directory` over a context.
 
-    Addresses come from a snapshot at most 0.4 s old. A key is looked up unless no key has changed since it last was, so that revoking takes
-    effect at once. While the database is away, both come from the last snapshot; a key that was revoked or had expired before then stays
-    invalid.
+    Addresses come from a snapshot, as a rule of the last second. A key is looked up unless no key has changed since it last was, so that
+    revoking takes effect at once. While the database is away, both come from the last snapshot; a key that was revoked or had expired
+    before then stays invalid.
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -127,7 +127,7 @@ class InstalledDirectory:
         return self._latest().models
 
     def known_replicas(self, endpoint: str) -> Sequence[ReplicaAddress] | None:
-        """Return the ready replicas of an endpoint; None where the snapshot is too old or knows no such endpoint."""
+        """Return the ready replicas of an endpoint; None where no snapshot knows the endpoint, or the database hangs."""
         snapshot = self._keeper.peek()
         targets = None if snapshot is None else snapshot.targets.get(endpoint)
         return None if targets is None else [_address(target) for target in targets]

@@ -189,8 +189,7 @@ class Relay:
                         yield sign
                 replicas = await self._replicas(trace)
             if not replicas:  # the first may be ready since the list was read
-                await asyncio.sleep(REREAD_S)
-                replicas = await self._replicas(trace)
+                replicas = await self._replicas_again(trace)
             async with aclosing(self._try_replicas(replicas, request, trace)) as events:
                 async for event in events:
                     self._note(event, trace)
@@ -214,8 +213,14 @@ class Relay:
     async def _replicas(self, trace: Trace) -> list[ReplicaAddress]:
         """Return the ready replicas of an endpoint. Raises ApiError for an unknown one."""
         known = self._directory.known_replicas(trace.endpoint)
-        if known is not None:
-            return list(known)
+        return await self._read_replicas(trace) if known is None else list(known)
+
+    async def _replicas_again(self, trace: Trace) -> list[ReplicaAddress]:
+        """Return the ready replicas as read since a list that did not help."""
+        await asyncio.sleep(REREAD_S)
+        return await self._read_replicas(trace)
+
+    async def _read_replicas(self, trace: Trace) -> list[ReplicaAddress]:
         try:
             return list(await asyncio.to_thread(self._directory.replicas_for, trace.endpoint))
         except NotFound as error:
@@ -243,8 +248,7 @@ class Relay:
             lease = choose()
             if lease is None and replicas and last.status != 429 and trace.upstream is None:
                 # They just stopped: their successors may not be in the cached list yet.
-                await asyncio.sleep(REREAD_S)
-                replicas = await self._replicas(trace)
+                replicas = await self._replicas_again(trace)
                 lease = choose()
             if lease is None:
                 break

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 logger = logging.getLogger(__name__)
 FRESH_S = 0.4
 SOON_S = 0.3
+MOST_S = 1.5  # longer than IDLE_S and a reading
 IDLE_S = 1.0
 PATIENCE_S = 1.0
 MAX_QUESTIONS = 8
@@ -54,14 +55,14 @@ class Keeper(Generic[T]):
         return self._snapshot
 
     def peek(self) -> T | None:
-        """Return a snapshot of the last 0.4 s, or the last one while the database is away; None where that needs a reading. Never waits.
+        """Return the last snapshot; None where there is none, or the database hangs since. Never waits.
 
-        One that is soon too old is read again in the background, so that under load no request waits for a reading.
+        One that is older than 0.3 s is read again in the background. Where it leads to no replica, a request asks for the `latest`.
         """
         age = time.monotonic() - self._read_at
         if age > SOON_S:
             self._wanted.set()
-        return self._snapshot if age <= FRESH_S or self._is_away else None
+        return self._snapshot if age <= MOST_S or self._is_away else None
 
     def latest(self) -> T:
         """Return a snapshot of the last 0.4 s, or the last one while the database is away. Raises Away where there is none."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from pydantic import ValidationError
 
 from backend.domain.serving.protocol import PROMPT_TOKENS, ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, parse_event
@@ -54,6 +55,7 @@ class ReplicaClient:
 
     def __init__(self, *, timeouts: ReplicaTimeouts | None = None) -> None:
         self._timeouts = timeouts or ReplicaTimeouts()
+        self._connect_timeout = aiohttp.ClientTimeout(connect=self._timeouts.connect_s, sock_connect=self._timeouts.connect_s)
         self._session: aiohttp.ClientSession | None = None
 
     async def stream(
@@ -65,9 +67,12 @@ class ReplicaClient:
         Raises ReplicaRefused before the first event, and ReplicaLost at any time. Close the iterator to cancel.
         """
         try:
-            async with self._post(url, token, request) as response:
+            async with asyncio.timeout(self._timeouts.first_token_s):
+                response = await self._post(url, token, request)
+            async with response:
                 if response.status != 200:
-                    raise _refusal(response.status, await response.read())
+                    async with asyncio.timeout(self._timeouts.first_token_s):
+                        raise _refusal(response.status, await response.read())
                 counted = response.headers.get(PROMPT_TOKENS, "")
                 if on_accept is not None and counted.isdigit():
                     on_accept(int(counted))
@@ -109,8 +114,7 @@ class ReplicaClient:
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=MAX_LINE_BYTES, trust_env=False)
+            self._session = open_session()
         return self._session
 
     def _post(self, url: str, token: str, request: GenerateRequest) -> Any:
@@ -118,11 +122,20 @@ class ReplicaClient:
             f"{url}/generate",
             data=request.model_dump_json(),
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self._timeouts.connect_s, sock_connect=self._timeouts.connect_s, sock_read=self._timeouts.first_token_s
-            ),
+            timeout=self._connect_timeout,
             allow_redirects=False,
         )
+
+
+def open_session(resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
+    """Return a connection pool without proxies of the environment; cookies of a server are not kept, as they would be sent with the
+    requests of others."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=MAX_LINE_BYTES,
+        trust_env=False,
+    )
 
 
 def change_adapters(url: str, *, token: str, change: dict[str, Any]) -> None:

@@ -23,12 +23,11 @@ from backend.domain.serving.protocol import ANSWER_LIMIT, ErrorEvent, GenerateRe
 from backend.domain.serving.upstream import Upstream, is_forbidden
 from backend.errors import Unavailable
 from backend.infra.keys import read_key
-from backend.infra.replicas import ReplicaLost, ReplicaRefused
+from backend.infra.replicas import ReplicaLost, ReplicaRefused, open_session
 from backend.infra.upstream.bodies import to_call
 from backend.infra.upstream.events import Reader, estimate_prompt, read_embeddings, read_json, read_tokens
 
 CONNECT_S = 5.0
-MAX_LINE_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 64 * 2**20
 MAX_ERROR_BYTES = 64 * 2**10
 SHOWN = 300
@@ -125,8 +124,7 @@ class UpstreamClient:
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, resolver=GuardedResolver())
-            self._session = aiohttp.ClientSession(connector=connector, read_bufsize=MAX_LINE_BYTES, trust_env=False)
+            self._session = open_session(GuardedResolver())
         return self._session
 
 

@@ -31,7 +31,7 @@ def test_help_lists_every_command_and_imports_neither_scipy_nor_pandas_nor_sqlal
 
 def test_endpoint_list_imports_what_a_query_needs_and_no_more(home: Path) -> None:
     imported = imports_of_command("endpoint", "list", home=home)
-    assert imported & (HEAVY | {"alembic", "celery", "redis", "fastapi", "numpy"}) == set()
+    assert imported & (HEAVY | {"alembic", "celery", "redis", "starlette", "numpy"}) == set()
     assert "sqlalchemy" in imported
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import GaugeRollup, TrafficRollup, Usage
+from backend.db.tables import GaugeRollup, TrafficRollup
 from backend.domain.serving.latency import add_counts, bucket_of
 
 KEPT = {60: timedelta(hours=26), 600: timedelta(days=8), 3600: timedelta(days=400)}
@@ -34,12 +34,12 @@ def interval_start(moment: datetime, width_s: int) -> datetime:
     return datetime.fromtimestamp(seconds - seconds % width_s, UTC)
 
 
-def add_traffic(session: Session, rows: Sequence[Usage], gaps: Mapping[str, Mapping[int, int]]) -> None:
-    """Add requests to their rollups, `gaps` being the times between tokens by request. Several gateways may do so at once."""
+def add_traffic(session: Session, rows: Sequence[Mapping[str, Any]], gaps: Mapping[str, Mapping[int, int]]) -> None:
+    """Add requests, as the values of their rows, to rollups; `gaps` are the times between tokens by request. Several gateways may do so."""
     for width_s in KEPT:
-        groups: dict[tuple[datetime, str, str], list[Usage]] = {}
+        groups: dict[tuple[datetime, str, str], list[Mapping[str, Any]]] = {}
         for row in rows:
-            key = (interval_start(row.created_at, width_s), row.endpoint_id or "", row.variant)
+            key = (interval_start(row["created_at"], width_s), row["endpoint_id"] or "", row["variant"])
             groups.setdefault(key, []).append(row)
         for (start, endpoint_id, variant), members in sorted(groups.items()):
             rollup = session.scalar(
@@ -93,22 +93,22 @@ def _empty(width_s: int, start: datetime, endpoint_id: str, variant: str) -> Tra
     )
 
 
-def _add(rollup: TrafficRollup, rows: Sequence[Usage], gaps: Mapping[str, Mapping[int, int]]) -> None:
+def _add(rollup: TrafficRollup, rows: Sequence[Mapping[str, Any]], gaps: Mapping[str, Mapping[int, int]]) -> None:
     rollup.requests += len(rows)
     for status, column in STATUS_COLUMNS.items():
-        setattr(rollup, column, getattr(rollup, column) + sum(row.status == status for row in rows))
-    rollup.prompt_tokens += sum(row.prompt_tokens for row in rows)
-    rollup.cached_tokens += sum(row.cached_tokens or 0 for row in rows)
-    rollup.completion_tokens += sum(row.completion_tokens for row in rows)
-    rollup.device_s += sum(row.device_s or 0.0 for row in rows)
-    rollup.cost_usd += sum(row.cost_usd or 0.0 for row in rows)
-    first = [{bucket_of(row.ttft_ms / 1000): 1} for row in rows if row.ttft_ms is not None]
-    total = [{bucket_of(row.total_ms / 1000): 1} for row in rows if row.total_ms is not None and row.status == "finished"]
-    queue = [{bucket_of(row.queue_ms / 1000): 1} for row in rows if row.queue_ms is not None]
+        setattr(rollup, column, getattr(rollup, column) + sum(row["status"] == status for row in rows))
+    rollup.prompt_tokens += sum(row["prompt_tokens"] for row in rows)
+    rollup.cached_tokens += sum(row["cached_tokens"] for row in rows)
+    rollup.completion_tokens += sum(row["completion_tokens"] for row in rows)
+    rollup.device_s += sum(row["device_s"] or 0.0 for row in rows)
+    rollup.cost_usd += sum(row["cost_usd"] or 0.0 for row in rows)
+    first = [{bucket_of(row["ttft_ms"] / 1000): 1} for row in rows if row["ttft_ms"] is not None]
+    total = [{bucket_of(row["total_ms"] / 1000): 1} for row in rows if row["total_ms"] is not None and row["status"] == "finished"]
+    queue = [{bucket_of(row["queue_ms"] / 1000): 1} for row in rows if row["queue_ms"] is not None]
     rollup.ttft = _merged(rollup.ttft, first)
     rollup.queue = _merged(rollup.queue, queue)
     rollup.total = _merged(rollup.total, total)
-    rollup.itl = _merged(rollup.itl, [gaps.get(row.id, {}) for row in rows])
+    rollup.itl = _merged(rollup.itl, [gaps.get(row["id"], {}) for row in rows])
 
 
 def _merged(stored: dict[str, Any], counts: list[Any]) -> dict[str, Any]:

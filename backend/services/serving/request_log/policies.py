@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy, Usage
+from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, redact
 from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
@@ -70,14 +70,16 @@ def log_modes(ctx: Context) -> dict[str, LogMode]:
         return modes | {alias: modes[name] for alias, name in endpoints_of_aliases(session).items() if name in modes}
 
 
-def log_requests(session: Session, requests: Iterable[Usage], bodies: Mapping[str, LoggedBody]) -> None:
-    """Store the requests that their endpoints log, after redaction. The policy of now decides, not that of the request's start."""
+def log_requests(session: Session, requests: Iterable[Mapping[str, Any]], bodies: Mapping[str, LoggedBody]) -> None:
+    """Store the requests, as the values of their rows, that their endpoints log, after redaction. The policy of now decides, not the one
+    at a request's start.
+    """
     if not bodies:
         return
     configs = {policy.endpoint_id: RequestLogConfig.model_validate(policy.config) for policy in session.scalars(select(RequestLogPolicy))}
     for request in requests:
-        body, config = bodies.get(request.id), configs.get(request.endpoint_id or "", RequestLogConfig())
-        if body is None or request.endpoint_id is None or config.mode == "off":
+        body, config = bodies.get(request["id"]), configs.get(request["endpoint_id"] or "", RequestLogConfig())
+        if body is None or request["endpoint_id"] is None or config.mode == "off":
             continue
         messages, answer, count = None, None, 0
         if config.mode == "bodies" and body.messages is not None:
@@ -86,18 +88,18 @@ def log_requests(session: Session, requests: Iterable[Usage], bodies: Mapping[st
             count += more
         session.add(
             LoggedRequest(
-                id=request.id,
-                endpoint_id=request.endpoint_id,
-                key_id=request.key_id,
-                checkpoint_id=request.checkpoint_id,
+                id=request["id"],
+                endpoint_id=request["endpoint_id"],
+                key_id=request["key_id"],
+                checkpoint_id=request["checkpoint_id"],
                 kind=body.kind,
                 params=body.params,
                 messages=messages,
                 answer=answer,
-                status=request.status,
+                status=request["status"],
                 redactions=count,
-                created_at=request.created_at,
-                expires_at=request.created_at + timedelta(days=config.retention_days),
+                created_at=request["created_at"],
+                expires_at=request["created_at"] + timedelta(days=config.retention_days),
             )
         )
 
