@@ -83,7 +83,11 @@ def draw_form(
     suggest_name(checkpoints[chosen].name, [endpoint.name for endpoint in endpoints])
     fields = st.grid(2, min_column_width=200)
     name = fields.text_input("Endpoint name", key="deploy_name", help="Clients send it as `model=`.").strip()
-    replicas = int(fields.number_input("Replicas", 1, 64, 1, key="deploy_replicas", help="Each holds the weights once and uses one core."))
+    replicas = int(
+        fields.number_input(
+            "Replicas", 1, 64, 1, key="deploy_replicas", help="Each uses one core. On CPUs, those of one machine share the weights."
+        )
+    )
     required = requirement_of(ctx, name)
     gate = st.checkbox(
         "Require the safety gate",
@@ -95,7 +99,7 @@ def draw_form(
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
     options = draw_options()
-    draw_memory(deployment_memory(ctx, chosen), replicas)
+    draw_memory(deployment_memory(ctx, chosen, precision=options.precision), replicas)
     draw_speed(ctx, person, chosen)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
@@ -170,7 +174,13 @@ def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
     else:
         cache = "unknown" if need.cache_bytes is None else size(need.cache_bytes)
         runtime = "the CUDA context comes on top" if need.runtime_bytes is None else f"runtime {size(need.runtime_bytes)}"
-        needs = f"Memory per replica: about {size(need.total_bytes)} (weights {size(need.weight_bytes)}, KV cache {cache}, {runtime})."
+        parts = f"weights {size(need.weight_bytes)}, KV cache {cache}, {runtime}"
+        needs = f"Memory per replica: about {size(need.total_bytes)} ({parts})."
+        if need.shared_bytes:
+            needs = f"Memory of the first replica: about {size(need.total_bytes)} ({parts}). "
+            needs += f"Each further one on the same machine shares the weights: about {size(need.further_bytes)}."
+        if need.preparing_bytes > need.total_bytes:
+            needs += f" While the first one prepares the weights: up to {size(need.preparing_bytes)}."
     has = (
         f"Free {'on a GPU of' if free.device == 'cuda' else 'on'} {free.host}: {size(free.free_bytes)}."
         if free

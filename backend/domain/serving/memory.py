@@ -8,6 +8,8 @@ from typing import Literal
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.architectures.kv_cache import kv_bytes_per_token
+from backend.domain.architectures.parameters import list_matrices
+from backend.domain.serving.precision import Precision
 
 PAGE_TOKENS = 64
 MAX_RUNNING = 16
@@ -20,26 +22,43 @@ NUMBER_BYTES = {"cpu": 4, "cuda": 2}
 RUNTIME_BYTES = {"cpu": 440 << 20}
 """Resident size of a replica process without weights and cache, measured on x86-64 Linux. The size of a CUDA context was not measured."""
 
+SHARE_WEIGHTS = frozenset({"cpu"})
+"""Devices on which the replicas of one checkpoint, precision and machine map the same weights (see docs/decisions/0066)."""
+
 
 @dataclass(frozen=True)
 class ReplicaMemory:
     """Bytes of one replica.
 
-    Unknown parts are None and left out of the sum: the cache of a network of unknown shape, the runtime on a GPU.
+    Unknown parts are None and left out of the sum: the cache of a network of unknown shape, the runtime on a GPU. `shared_bytes` of the
+    weights are held once by all replicas of a machine. `preparing_bytes`: at most as much as the first replica holds before it serves.
     """
 
     weight_bytes: int
     cache_bytes: int | None
     runtime_bytes: int | None
+    shared_bytes: int = 0
+    preparing_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """Sum of what is known."""
-        return self.weight_bytes + (self.cache_bytes or 0) + (self.runtime_bytes or 0)
+        """Sum of what is known, for the first replica of a machine."""
+        return self.further_bytes + self.shared_bytes
+
+    @property
+    def further_bytes(self) -> int:
+        """Sum of what is known, for a further replica on the same machine."""
+        return self.weight_bytes - self.shared_bytes + (self.cache_bytes or 0) + (self.runtime_bytes or 0)
+
+    def of_replicas(self, count: int) -> int:
+        """Return the most bytes that replicas on one machine hold together, also while the first one prepares the weights."""
+        return max(self.shared_bytes + count * self.further_bytes, self.preparing_bytes + (count - 1) * (self.runtime_bytes or 0))
 
 
-def replica_memory(*, parameters: int, shape: ArchitectureConfig | None, device: Literal["cpu", "cuda"]) -> ReplicaMemory:
-    """Return the memory of one replica on a device.
+def replica_memory(
+    *, parameters: int, shape: ArchitectureConfig | None, device: Literal["cpu", "cuda"], precision: Precision = "float32"
+) -> ReplicaMemory:
+    """Return the memory of one replica on a device; without a shape, int8 counts as float32.
 
     >>> replica_memory(parameters=1_000_000, shape=None, device="cpu").weight_bytes
     4000000
@@ -52,7 +71,23 @@ def replica_memory(*, parameters: int, shape: ArchitectureConfig | None, device:
         else:
             page_bytes = per_token * PAGE_TOKENS
             cache = page_bytes * cache_pages(page_bytes, tokens=shape.context * MAX_RUNNING, context=shape.context, device=device)
-    return ReplicaMemory(parameters * NUMBER_BYTES[device], cache, RUNTIME_BYTES.get(device))
+    weights, runtime = parameters * NUMBER_BYTES[device], RUNTIME_BYTES.get(device)
+    if device not in SHARE_WEIGHTS:
+        return ReplicaMemory(weights, cache, runtime)
+    served = int8_bytes(parameters, shape) if precision == "int8" and shape is not None else weights
+    preparing = weights + (served if precision == "int8" else 0) + (runtime or 0)
+    return ReplicaMemory(served, cache, runtime, shared_bytes=served, preparing_bytes=preparing)
+
+
+def int8_bytes(parameters: int, shape: ArchitectureConfig) -> int:
+    """Return the bytes of a network in int8: a byte per weight of a linear layer and a scale per output, four for every other parameter.
+
+    A tied head is a matrix of its own then. Stacked experts and their routers stay float32.
+    """
+    linear = [matrix for matrix in list_matrices(shape) if not matrix.folded]
+    quantised = sum(matrix.size * matrix.copies for matrix in linear)
+    others = parameters - quantised + (shape.vocab_size * shape.width if shape.tie_embeddings else 0)
+    return quantised + 4 * sum(matrix.outputs * matrix.copies for matrix in linear) + 4 * max(0, others)
 
 
 def cache_pages(page_bytes: int, *, tokens: int, context: int, device: str) -> int:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint
 from backend.domain.serving.memory import ReplicaMemory, replica_memory
+from backend.domain.serving.precision import Precision
 from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_workers
@@ -36,11 +37,10 @@ class DeploymentMemory:
         """Return whether the replicas fit into the free memory; on GPUs each takes one GPU. None if unknown."""
         if self.replica is None or self.free is None:
             return None
-        sharing = num_replicas if self.free.device == "cpu" else 1
-        return self.replica.total_bytes * sharing <= self.free.free_bytes
+        return self.replica.of_replicas(num_replicas if self.free.device == "cpu" else 1) <= self.free.free_bytes
 
 
-def deployment_memory(ctx: Context, checkpoint_id: str) -> DeploymentMemory:
+def deployment_memory(ctx: Context, checkpoint_id: str, *, precision: Precision = "float32") -> DeploymentMemory:
     """Return needed and free memory, for comparison before a deployment."""
     free = most_free(list_workers(ctx))
     with ctx.db.read() as session:
@@ -49,7 +49,8 @@ def deployment_memory(ctx: Context, checkpoint_id: str) -> DeploymentMemory:
     if parameters is None:
         return DeploymentMemory(None, free)
     shape = read_network(ctx, folder) if folder else None
-    return DeploymentMemory(replica_memory(parameters=parameters, shape=shape, device=free.device if free else "cpu"), free)
+    device = free.device if free else "cpu"
+    return DeploymentMemory(replica_memory(parameters=parameters, shape=shape, device=device, precision=precision), free)
 
 
 def most_free(workers: list[WorkerView]) -> FreeMemory | None:

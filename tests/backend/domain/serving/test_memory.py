@@ -15,6 +15,27 @@ def test_weights_are_fp32_on_a_cpu_and_bf16_on_a_gpu() -> None:
     assert replica_memory(parameters=10**9, shape=None, device="cuda").weight_bytes == 2 * 10**9
 
 
+def test_replicas_of_one_machine_hold_the_weights_once_on_a_cpu_and_each_on_a_gpu() -> None:
+    memory = replica_memory(parameters=10**9, shape=SMALL, device="cpu")
+    assert memory.of_replicas(1) == memory.total_bytes
+    assert memory.of_replicas(3) == memory.total_bytes + 2 * memory.further_bytes
+    assert memory.further_bytes == (memory.cache_bytes or 0) + (memory.runtime_bytes or 0)
+    on_gpu = replica_memory(parameters=10**9, shape=SMALL, device="cuda")
+    assert on_gpu.further_bytes == on_gpu.total_bytes
+
+
+def test_int8_has_a_byte_per_weight_of_a_linear_layer_and_is_prepared_beside_float32() -> None:
+    # of each layer 4 x 128 x 128 for attention and 3 x 128 x 384 for the feed-forward, with 4 x 128 + 2 x 384 + 128 outputs; the head
+    linear, outputs, embedding, norms = 4 * (4 * 128**2 + 3 * 128 * 384) + 2048 * 128, 4 * (5 * 128 + 2 * 384) + 2048, 2048 * 128, 9 * 128
+    shape = SMALL.model_copy(update={"tie_embeddings": False})
+    memory = replica_memory(parameters=linear + embedding + norms, shape=shape, device="cpu", precision="int8")
+    assert memory.weight_bytes == linear + 4 * (outputs + embedding + norms)
+    tied = SMALL.model_copy(update={"tie_embeddings": True})
+    assert replica_memory(parameters=linear + norms, shape=tied, device="cpu", precision="int8").weight_bytes == memory.weight_bytes
+    large = replica_memory(parameters=10**9, shape=None, device="cpu", precision="int8")
+    assert large.of_replicas(2) == large.preparing_bytes + (large.runtime_bytes or 0) > large.total_bytes + large.further_bytes
+
+
 def test_the_cache_holds_sixteen_contexts_of_a_small_network() -> None:
     # 2 (key and value) x 4 layers x 4 heads x 32 numbers x 4 bytes = 4,096 bytes per token; 16 x 256 tokens
     assert replica_memory(parameters=10**6, shape=SMALL, device="cpu").cache_bytes == 4096 * 16 * 256

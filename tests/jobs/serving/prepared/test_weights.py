@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from backend.domain.serving.memory import replica_memory
 from backend.domain.serving.precision import Precision
 from backend.domain.serving.protocol import GenerationEvent, SamplingParams, TokenEvent
+from jobs.modeling.build import config_from_checkpoint
 from jobs.modeling.checkpoints import load_network
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.weights import LoadedAdapter
@@ -109,6 +111,15 @@ def test_a_mapped_network_is_fused_and_has_the_checkpoints_generation_config(fol
     assert all(isinstance(layer, FusedLayer) for layer in network.model.layers)
     assert network.generation_config.to_dict() == load_network(folder).generation_config.to_dict()
     assert not network.training
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_size_of_the_file_is_the_estimate_of_a_replicas_weights(folder: Path, prepared: PreparedFolder, precision: Precision) -> None:
+    file = load(folder, prepared, precision).file
+    assert file is not None
+    parameters = sum(weight.numel() for weight in load_network(folder).parameters())
+    estimate = replica_memory(parameters=parameters, shape=config_from_checkpoint(folder), device="cpu", precision=precision)
+    assert sum(tensor.nbytes for tensor in map_tensors(file)[0].values()) == pytest.approx(estimate.weight_bytes, rel=0.01)
 
 
 def test_the_price_of_int8_is_measured_once(folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
