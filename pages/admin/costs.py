@@ -122,10 +122,11 @@ def draw_endpoints(report: LedgerReport) -> None:
     ]
     draw_table(rows, key="costs_endpoints", alt="Costs of endpoints", formats={"Device-hours": ",.2f"})
     if report.standing:
-        st.markdown("**Deployed now, without requests**")
+        st.markdown("**Deployments without requests**")
         standing = [
             {
                 "Endpoint": line.endpoint,
+                "Revision": str(line.revision) if line.role == "stable" else f"{line.revision}, {line.role}",
                 "Replicas": str(line.replicas) if line.replicas else "asleep",
                 "Per hour": None if line.hour_usd is None else money(line.hour_usd),
                 "Per month": None if line.month_usd is None else money(line.month_usd),
@@ -134,7 +135,7 @@ def draw_endpoints(report: LedgerReport) -> None:
             for line in report.standing
         ]
         draw_table(standing, key="costs_standing", alt="Standing costs of endpoints")
-        st.caption("Asleep: scaled to zero, the checkpoint's disk alone.")
+        st.caption("What each deployment costs while it waits. Asleep: scaled to zero, the checkpoint's disk alone.")
 
 
 def _row(report: LedgerReport, line: Line, *, table: str) -> dict[str, object]:

@@ -280,7 +280,7 @@ def draw_gauges(endpoint: EndpointView) -> None:
             if replica.problem:
                 st.warning(f"Health check: {plain(replica.problem)}", icon=":material/error:")
         return
-    grid = st.grid(3, min_column_width=140)
+    grid = st.grid(4, min_column_width=140)  # of the four of the last hour below
     grid.metric("Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}")
     grid.metric("Running requests", sum(int(r.gauges.get("running") or 0) for r in endpoint.replicas))
     grid.metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")

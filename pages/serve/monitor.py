@@ -45,10 +45,10 @@ def draw_monitor(ctx: Context, person: Person) -> None:
     live = read_live(ctx)
     traffic = read_traffic(ctx, window, endpoint=endpoint, variant=variant or None)
     shown = [r for r in live.replicas if endpoint in (None, r.endpoint) and variant in ("", r.variant)]
-    draw_now(shown, traffic)
     if not traffic.total.requests and not names:
         empty_state("No endpoint yet. Deploy a checkpoint, and its requests appear here.", page=routes.ENDPOINTS, label="Endpoints")
         return
+    draw_now(shown, traffic)
     draw_traffic(traffic)
     draw_gauges(read_gauges(ctx, window, endpoint=endpoint, variant=variant or None), traffic)
     draw_replica_table(shown, key="monitor_replicas_table", alt="Replicas now", person=person)
@@ -123,11 +123,11 @@ def draw_gauges(gauges: Sequence[GaugeSeries], traffic: Traffic) -> None:
     grid.plotly_chart(figure, key="monitor_queue_ms", config=STATIC, alt="Time in the queue over time")
     load: list[Series] = [(name, by_name["endpoint", name]) for name in ("running", "waiting") if ("endpoint", name) in by_name]
     if load:
-        figure = lines_figure(load, title="Running and waiting requests", start=start, end=end)
+        figure = lines_figure(load, title="Running and waiting requests", is_count=True, start=start, end=end)
         grid.plotly_chart(figure, key="monitor_load", config=STATIC, alt="Running and waiting requests over time")
     ready = by_name.get(("endpoint", "replicas_ready"))
     if ready:
-        figure = lines_figure([("ready", ready)], title="Replicas ready", start=start, end=end)
+        figure = lines_figure([("ready", ready)], title="Replicas ready", is_count=True, start=start, end=end)
         grid.plotly_chart(figure, key="monitor_replicas", config=STATIC, alt="Ready replicas over time")
     cache = by_name.get(("endpoint", "cache_ratio"))
     if cache:

@@ -148,7 +148,9 @@ def draw_list(ctx: Context, person: Person) -> None:
     page = read_page(ctx, person, filters)
     if not page.rows:
         if filters == RequestFilter(since=filters.since):
-            empty_state("No request yet. Call an endpoint, and its requests are listed here.", page=routes.ENDPOINTS, label="Endpoints")
+            period = "yet" if filters.since is None else f"in the last {str(st.session_state['requests_span']).removeprefix('1 ')}"
+            words = f"No request {period}. Call an endpoint, and its requests are listed here."
+            empty_state(words, page=routes.ENDPOINTS, label="Endpoints")
         else:
             st.caption("No request passes these filters.")
         draw_pages(page)

@@ -18,7 +18,8 @@ from pages.components.words import ago, date_time
 
 RESULTS = {"finished": "finished", "aborted": "cut off by the client", "lost": "failed", "refused": "refused"}
 THUMBS = {1: "up", -1: "down"}
-SHOWN_CHARACTERS = 80
+SHOWN_CHARACTERS = 60
+NO_BREAK = "\N{NO-BREAK SPACE}"
 FORMATS = {"First token, ms": ",.0f", "Total, ms": ",.0f", "Cost, US$": ",.6f"}
 
 
@@ -42,9 +43,9 @@ def draw_request_rows(rows: Sequence[RequestRow], *, key: str, now: datetime, wi
 
 def _cells(row: RequestRow, now: datetime) -> dict[str, object]:
     return {
-        "When": ago(row.created_at, now=now),
+        "When": ago(row.created_at, now=now).replace(" ", NO_BREAK),
         "Endpoint": row.endpoint,
-        "Variant": row.variant,
+        "Variant": row.variant.replace(" ", NO_BREAK),
         "Key": row.key,
         "Result": RESULTS.get(row.status, row.status),
         "Prompt tokens": row.prompt_tokens,
@@ -53,7 +54,7 @@ def _cells(row: RequestRow, now: datetime) -> dict[str, object]:
         "Total, ms": row.total_ms,
         "Cost, US$": row.cost_usd,
         "Thumb": THUMBS.get(row.rating or 0),
-        "Prompt": last_prompt(row)[:SHOWN_CHARACTERS] or None,
+        "Prompt": shorten(last_prompt(row)) or None,
     }
 
 
@@ -66,6 +67,12 @@ def label_of(row: RequestRow) -> str:
 def last_prompt(row: RequestRow) -> str:
     """Return the text of the last message, empty where it is not logged."""
     return text_of(row.messages[-1]) if row.messages else ""
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a text in one line."""
+    line = " ".join(text[: 4 * SHOWN_CHARACTERS].split())
+    return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1].rstrip() + "…"
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -92,7 +99,8 @@ def draw_request(detail: RequestDetail) -> None:
         ("When", date_time(row.created_at)),
         ("Endpoint", f"{row.endpoint} · {row.variant}"),
         ("Key", row.key),
-        ("Result", " · ".join(filter(None, [RESULTS.get(row.status, row.status), row.finish_reason]))),
+        ("Result", RESULTS.get(row.status, row.status)),
+        ("Finish reason", row.finish_reason),
         ("Tokens", f"{row.prompt_tokens:,} in the prompt ({row.cached_tokens:,} from the cache), {row.completion_tokens:,} generated"),
         ("Replica", " · ".join(filter(None, [detail.replica, detail.address]))),
         ("Device time", None if detail.device_s is None else f"{detail.device_s:,.3f} s"),
@@ -107,7 +115,8 @@ def draw_request(detail: RequestDetail) -> None:
         row_link(detail.checkpoint or "Checkpoint", page=routes.CHECKPOINTS, query=query, icon="deployed_code", key="request_checkpoint")
     if row.messages is None:
         cause = "The log keeps the metadata of this endpoint alone." if detail.is_logged else "This request was not logged."
-        st.caption(f"{cause} Prompts and answers are kept where the endpoint's request log is set to them.")
+        st.caption(f"{cause} The endpoint's request log decides whether prompts and answers are kept.")
+        st.page_link(routes.ENDPOINTS, label="Request log of the endpoint", icon=":material/dns:", query_params={"name": row.endpoint})
         return
     for number, message in enumerate(row.messages):
         st.caption(plain(str(message.get("role") or "prompt")))

@@ -45,8 +45,10 @@ def draw_speed(ctx: Context, person: Person, checkpoint_id: str) -> None:
         st.caption(f"{plain(speed.conditions)}{memory}. Measured {ago(speed.measured_at)}. {PRICED}")
     label = "Measure speed" if speed is None else "Measure again"
     kind = "secondary" if speed is None else "tertiary"
-    with_int8 = st.checkbox("Measure int8 too", key="measure_int8", help="On CPUs: its speed, and its perplexity against float32.")
-    if st.button(label, key="measure_speed", icon=":material/speed:", help=HELP, type=kind):  # type: ignore[arg-type]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        is_requested = st.button(label, key="measure_speed", icon=":material/speed:", help=HELP, type=kind)  # type: ignore[arg-type]
+        with_int8 = st.checkbox("int8 too", key="measure_int8", help="On CPUs: its speed, and its perplexity against float32.")
+    if is_requested:
         with errors_shown():
             launch_speed_probe(ctx, checkpoint_id, person=person, with_int8=with_int8)
             st.rerun()

@@ -18,9 +18,11 @@ HISTORY = timedelta(days=28)
 
 @dataclass(frozen=True)
 class StandingPrice:
-    """Dollars an hour and a month of a deployed endpoint without requests; `asleep_usd_month`: its disk alone, without replicas."""
+    """Dollars an hour and a month of a deployment without requests; `asleep_usd_month`: its disk alone, without replicas."""
 
     endpoint: str
+    revision: int
+    role: str
     replicas: int
     hour_usd: float | None
     month_usd: float | None
@@ -48,24 +50,28 @@ def standing_costs(ctx: Context) -> list[StandingPrice]:
     """Return what each deployed endpoint costs whether or not it is called."""
     with ctx.db.read() as session:
         deployed = session.execute(
-            select(Endpoint.name, Deployment.id, Deployment.num_replicas, Checkpoint.bytes)
+            select(Endpoint.name, Deployment, Checkpoint.bytes)
             .join(Deployment, Deployment.endpoint_id == Endpoint.id)
             .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
             .where(Deployment.stopped_at.is_(None))
-            .order_by(Endpoint.name)
+            .order_by(Endpoint.name, Deployment.revision)
         ).all()
         uses = session.execute(
             select(Replica.deployment_id, DeviceUse).join(DeviceUse, DeviceUse.job_id == Replica.job_id).where(DeviceUse.ended_at.is_(None))
         ).all()
     costs = []
-    for name, deployment_id, replicas, size in deployed:
-        prices = [use_hour_usd(ctx, use) for owner, use in uses if owner == deployment_id]
+    for name, deployment, size in deployed:
+        prices = [use_hour_usd(ctx, use) for owner, use in uses if owner == deployment.id]
         known = [price for price in prices if price is not None]
-        hour = sum(known) if replicas <= len(known) == len(prices) else None  # one that starts, or another server, has no price yet
+        hour = (
+            sum(known) if deployment.num_replicas <= len(known) == len(prices) else None
+        )  # one that starts, or another server, has no price yet
         costs.append(
             StandingPrice(
                 endpoint=name,
-                replicas=replicas,
+                revision=deployment.revision,
+                role=deployment.role,
+                replicas=deployment.num_replicas,
                 hour_usd=hour,
                 month_usd=None if hour is None else hour * HOURS_PER_MONTH,
                 asleep_usd_month=(size or 0) / 1e9 * ctx.policy.disk_gb_month_usd,

@@ -91,7 +91,7 @@ def goodput_figure(curves: Sequence[Curve]) -> go.Figure:
     good = [float(curve.summary["goodput_per_s"]) for curve in curves]
     slow = [max(0.0, float(curve.summary["requests_per_s"]) - value) for curve, value in zip(curves, good, strict=True)]
     figure = go.Figure()
-    for name, values, color in (("within the objectives", good, COLORS[2]), ("beyond them", slow, MUTED)):
+    for name, values, color in (("within the objectives", good, COLORS[2]), ("beyond the objectives", slow, MUTED)):
         figure.add_bar(
             y=labels,
             x=values,

@@ -45,13 +45,13 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
             "Target", list(TARGETS), key="load_targets", help="Both in turn: the difference of their medians is what the gateway adds."
         )
     ]
-    prompt_words = fields.text_input("Words of a prompt", "48", key="load_words", help=MIX)
-    max_tokens = fields.text_input("Tokens of an answer at most", "32", key="load_tokens", help=MIX)
-    values["slo_ttft_ms"] = fields.number_input("Objective: first token, ms", 1.0, 600_000.0, 1000.0, format="%g", key="load_ttft")
-    values["slo_itl_ms"] = fields.number_input("Objective: between tokens, ms", 1.0, 600_000.0, 100.0, format="%g", key="load_itl")
+    prompt_words = fields.text_input("Words per prompt", "48", key="load_words", help=MIX)
+    max_tokens = fields.text_input("Max new tokens", "32", key="load_tokens", help=MIX)
     values["warmup"] = fields.number_input(
         "Warm-up requests", 0, 1000, 4, key="load_warmup", help="Not counted; with users, at least one each."
     )
+    values["slo_ttft_ms"] = fields.number_input("Objective: first token, ms", 1.0, 600_000.0, 1000.0, format="%g", key="load_ttft")
+    values["slo_itl_ms"] = fields.number_input("Objective: between tokens, ms", 1.0, 600_000.0, 100.0, format="%g", key="load_itl")
     if kind != TRACE and (levels := _num_levels(users) if kind == CLOSED else 1):
         st.caption(f"Takes about {format_duration(levels * float(values['duration_s']) * len(values['targets']))}, and the warm-up.")
     if st.button("Start load test", type="primary", key="load_start", icon=":material/speed:", disabled=kind == TRACE and not arrivals):

@@ -11,13 +11,21 @@ from pages.components.charts.style import ACCENT, BLUE, COLORS, LEGEND_BELOW, MA
 from pages.components.words import figure_text
 
 HEIGHT = 240
+FEW = 5
 Series = tuple[str, Sequence[tuple[datetime, float | None]]]
 
 
 def lines_figure(
-    series: Sequence[Series], *, title: str, unit: str = "", is_share: bool = False, start: datetime, end: datetime
+    series: Sequence[Series],
+    *,
+    title: str,
+    unit: str = "",
+    is_share: bool = False,
+    is_count: bool = False,
+    start: datetime,
+    end: datetime,
 ) -> go.Figure:
-    """Return a line per series over the whole window; a missing value is a gap."""
+    """Return a line per series over the whole window; a missing value is a gap. Counts have no ticks between whole numbers."""
     figure = go.Figure()
     scale, suffix = (100.0, " %") if is_share else (1.0, f" {unit}".rstrip())
     for number, (name, points) in enumerate(series):
@@ -30,6 +38,9 @@ def lines_figure(
             hovertemplate=f"%{{x|%-d %b %H:%M}}: %{{y:,.3~g}}{suffix} {figure_text(name)}<extra></extra>",
         )
     _lay_out(figure, title=title, unit="%" if is_share else unit, start=start, end=end, legend=len(series) > 1)
+    top = max((value for _, points in series for _, value in points if value is not None), default=0.0)
+    if is_count and top <= FEW:
+        figure.update_yaxes(dtick=1, range=[0, max(1.0, top) * 1.08])
     return figure
 
 
