@@ -311,6 +311,7 @@ def draw_history(ctx: Context, endpoint: EndpointView) -> None:
 
 
 @st.fragment(run_every=2)
+@errors_shown()
 def draw_endpoints(ctx: Context, person: Person) -> None:
     """Draw every endpoint, running ones first, refreshed every two seconds."""
     named = st.query_params.get("name")

@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from backend import bootstrap
 from backend.db.tables import Checkpoint, Deployment
 from backend.domain.jobs.events import ReadyEvent
+from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import claim_next
@@ -21,6 +22,7 @@ from backend.services.people.accounts import add_user, get_account
 from backend.services.people.keys import create_key
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
+from backend.services.serving.monitoring import gauges as gauges_module
 from backend.services.serving.monitoring.gauges import read_live
 from backend.services.serving.replicas import record_ready
 from backend.settings import PROJECT
@@ -251,6 +253,15 @@ def test_a_server_with_the_openai_api_is_connected_in_the_form(ctx: Context) -> 
         assert not app.exception
         assert get_endpoint(ctx, "far").state == "ready"
         assert "chat, completions" in texts(draw("serve/endpoints.py"))
+
+
+@pytest.mark.parametrize("page", ["serve/monitor.py", "admin/workers.py"])
+def test_what_fails_in_a_part_that_refreshes_itself_is_said_as_elsewhere(ctx: Context, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    def fail(_: Context) -> None:
+        raise Unavailable("The database is locked.", remedy="Try again.")
+
+    monkeypatch.setattr(gauges_module, "read_live", fail)
+    assert "The database is locked" in texts(draw(page))
 
 
 def test_the_workers_page_lists_replicas_with_their_machine_and_address(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import plotly.graph_objects as go
 
-from pages.components.charts.style import ACCENT, BLUE, COLORS, LEGEND_BELOW, MARGIN, fade
+from pages.components.charts.style import ACCENT, BLUE, COLORS, LEGEND_BELOW, MARGIN
 from pages.components.words import figure_text
 
 HEIGHT = 240
@@ -58,17 +58,6 @@ def stacked_figure(series: Sequence[Series], *, title: str, start: datetime, end
             )
     figure.update_layout(barmode="stack", bargap=0.08)
     _lay_out(figure, title=title, unit="", start=start, end=end, legend=True)
-    return figure
-
-
-def sparkline(points: Sequence[float | None], *, color: str = BLUE) -> go.Figure:
-    """Return a line without axes, a finger high."""
-    figure = go.Figure()
-    figure.add_scatter(y=list(points), mode="lines", line={"color": color, "width": 1.6}, fill="tozeroy", fillcolor=fade(color, 0.12))
-    figure.update_layout(
-        height=46, margin={"l": 0, "r": 0, "t": 2, "b": 2}, xaxis={"visible": False}, yaxis={"visible": False, "rangemode": "tozero"}
-    )
-    figure.update_traces(hoverinfo="skip")
     return figure
 
 

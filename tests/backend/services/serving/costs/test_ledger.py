@@ -133,6 +133,7 @@ def test_a_day_by_hand(priced: Context) -> None:
     assert ledger.keys[0].usd_per_million_tokens == pytest.approx(100.0)
     assert [(line.name, line.usd, line.device_hours) for line in ledger.runs] == [("train run", pytest.approx(3.0), pytest.approx(1.0))]
     (standing,) = standing_costs(priced)
+    assert (standing.revision, standing.role) == (1, "stable")
     assert (standing.endpoint, standing.hour_usd, standing.month_usd) == ("tales", 0.5, pytest.approx(365.25))
 
 
