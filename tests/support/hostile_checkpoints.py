@@ -116,9 +116,9 @@ FOLDERS: dict[str, Make] = {
     "weights: offsets as words": _entry(data_offsets=["a", "b"]),
     "weights: an unknown number format": _entry(dtype="PICKLE"),
     "weights: cut short": lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000]),
-    "weights: hundreds of thousands of tensors": _raw_header(
+    "weights: hundreds of thousands of tensors": lambda folder: _raw_header(
         json.dumps({f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(300_000)}).encode()
-    ),
+    )(folder),
     "weights: an index that leads out": lambda folder: (
         (folder / "model.safetensors").rename(folder / "model-1.safetensors"),
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../../etc/passwd"}})),
