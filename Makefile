@@ -10,7 +10,7 @@ export PIP_ROOT_USER_ACTION := ignore
 # Each process that a test starts would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# One test process more than there are cores: some always wait, for a browser or a process that was killed (tests/support/lanes.py).
+# One test process more than there are cores: some always wait, for a browser or a process that was killed (tests/lanes.py).
 PROCESSES = $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))')
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 # pip would compile one file after another; nothing imports the tests of libraries, nor LiteLLM's server.

@@ -58,7 +58,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Let some processes wait while others compute, where files are handed out whole."""
     if config.getoption("dist") != "loadfile":
         return None
-    from tests.support.lanes import Lanes  # where tests run in one process, xdist may be absent
+    from tests.lanes import Lanes  # where tests run in one process, xdist may be absent
 
     return Lanes(config, log)
 
