@@ -179,7 +179,7 @@ def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
         if need.shared_bytes:
             needs = f"Memory of the first replica: about {size(need.total_bytes)} ({parts}). "
             needs += f"Each further one on the same machine shares the weights: about {size(need.further_bytes)}."
-        if need.preparing_bytes > need.total_bytes:
+        if need.preparing_bytes > 1.1 * need.total_bytes:
             needs += f" While the first one prepares the weights: up to {size(need.preparing_bytes)}."
     has = (
         f"Free {'on a GPU of' if free.device == 'cuda' else 'on'} {free.host}: {size(free.free_bytes)}."

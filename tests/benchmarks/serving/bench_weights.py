@@ -37,17 +37,17 @@ def serve(checkpoint: Path, precision: Any, prepared: Path | None) -> None:
 
     torch.set_num_threads(1)
     device = torch.device("cpu")
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     if prepared is None:
         loaded = load_own(checkpoint, device=device, precision=precision, library=compile_library())
     else:
         loaded = load_prepared(checkpoint, device=device, precision=precision, prepared=PreparedFolder(prepared))
-    weights_s = time.perf_counter() - began
+    weights_s, weights_cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
     tokenizer = load_tokenizer(checkpoint)
     reader = PromptReader(loaded.network)
     reader.bank = AdapterBank(checkpoint, loaded.network, reader.network)
     engine = start_engine(loaded.network, tokenizer, bank=reader.bank)
-    start_s = time.perf_counter() - began
+    start_s, start_cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
     tokens: list[int] = []
     done = threading.Event()
 
@@ -61,7 +61,8 @@ def serve(checkpoint: Path, precision: Any, prepared: Path | None) -> None:
     done.wait()
     read = reader.score(tokens, top=0)[-1]
     answer = {"tokens": hashlib.sha256(str(tokens).encode()).hexdigest()[:12], "logprob": None if read is None else float(read.logprob)}
-    print(json.dumps({"weights_s": weights_s, "start_s": start_s, "is_mapped": loaded.file is not None, **answer}), flush=True)
+    took = {"weights_s": weights_s, "weights_cpu_s": weights_cpu_s, "start_s": start_s, "start_cpu_s": start_cpu_s}
+    print(json.dumps({**took, "is_mapped": loaded.file is not None, **answer}), flush=True)
     sys.stdin.read()
     engine.close()
 
@@ -80,8 +81,9 @@ def measure(checkpoint: Path, precision: str, *, replicas: int, prepared: Path |
         for number, (process, report) in enumerate(zip(processes, reports, strict=True), start=1):
             memory = psutil.Process(process.pid).memory_full_info()
             print(
-                f"{precision}, {'mapped' if report['is_mapped'] else 'own':6}, replica {number}: weights {report['weights_s']:5.2f} s, "
-                f"start {report['start_s']:5.2f} s, USS {memory.uss / 1e6:6.0f} MB, PSS {memory.pss / 1e6:6.0f} MB, "
+                f"{precision}, {'mapped' if report['is_mapped'] else 'own':6}, replica {number}: "
+                f"weights {report['weights_s']:5.2f} s ({report['weights_cpu_s']:5.2f} s of CPU), "
+                f"start {report['start_s']:5.2f} s ({report['start_cpu_s']:5.2f} s), USS {memory.uss / 1e6:6.0f} MB, PSS {memory.pss / 1e6:6.0f} MB, "
                 f"RSS {memory.rss / 1e6:6.0f} MB, tokens {report['tokens']}, logprob {report['logprob']!r}",
                 flush=True,
             )
