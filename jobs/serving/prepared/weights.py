@@ -90,11 +90,10 @@ def load_prepared(folder: Path, *, device: torch.device, precision: Precision, p
         own = load_own(folder, device=device, precision=precision, library=library)
         if not is_locked or not _write(path, own, folder, precision=precision, library=library, keep_free_bytes=prepared.keep_free_bytes):
             return own
-        if (mapped := _map(path, folder, precision=precision, library=library)) is None:
-            return own
-    del own
-    gc.collect()
-    return mapped
+        del own
+        gc.collect()  # layers refer to each other; both copies at once could be more than a job may hold
+        mapped = _map(path, folder, precision=precision, library=library)
+    return mapped or load_own(folder, device=device, precision=precision, library=library)
 
 
 def load_own(folder: Path, *, device: torch.device, precision: Precision, library: Library | None) -> LoadedNetwork:

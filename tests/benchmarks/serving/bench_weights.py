@@ -83,8 +83,9 @@ def measure(checkpoint: Path, precision: str, *, replicas: int, prepared: Path |
             print(
                 f"{precision}, {'mapped' if report['is_mapped'] else 'own':6}, replica {number}: "
                 f"weights {report['weights_s']:5.2f} s ({report['weights_cpu_s']:5.2f} s of CPU), "
-                f"start {report['start_s']:5.2f} s ({report['start_cpu_s']:5.2f} s), USS {memory.uss / 1e6:6.0f} MB, PSS {memory.pss / 1e6:6.0f} MB, "
-                f"RSS {memory.rss / 1e6:6.0f} MB, tokens {report['tokens']}, logprob {report['logprob']!r}",
+                f"start {report['start_s']:5.2f} s ({report['start_cpu_s']:5.2f} s), "
+                f"USS {memory.uss / 1e6:6.0f} MB, PSS {memory.pss / 1e6:6.0f} MB, RSS {memory.rss / 1e6:6.0f} MB, "
+                f"tokens {report['tokens']}, logprob {report['logprob']!r}",
                 flush=True,
             )
     finally:
