@@ -18,8 +18,8 @@ from torch.nn.functional import silu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend.domain.serving.memory import PAGE_TOKENS
-from jobs.serving.native.library import STEP, Layer, Library, compile_library, is_native, matrix_of
-from jobs.serving.paged_attention import Rows, Step, has_plain_pages
+from jobs.serving.native.library import STEP, FloatWeights, Layer, Library, compile_library, is_native, matrix_of
+from jobs.serving.paged_attention import Step, has_plain_pages
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 FUSIBLE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -38,7 +38,7 @@ def speed_up(network: Any) -> Library | None:
 def fuse_layers(network: Any, *, library: Library | None = None) -> int:
     """Replace the layers of a network on a CPU in place; return how many were. Others, and layers with adapters, stay as they are.
 
-    With a compiled library, the rows of requests with one new token run in it. On torch's meta device, the layers have no weights.
+    With a compiled library, the steps of continuous batching run in it. On torch's meta device, the layers have no weights.
     """
     layers = getattr(network.base_model, "layers", None)
     if network.device.type not in ("cpu", "meta") or not isinstance(layers, nn.ModuleList) or not all(map(_is_fusible, layers)):
@@ -46,6 +46,9 @@ def fuse_layers(network: Any, *, library: Library | None = None) -> int:
     step = Step(library)
     for index, layer in enumerate(layers):
         layers[index] = FusedLayer(layer, step)
+    head = network.get_output_embeddings()
+    if library is not None and head is not None and is_native(head):
+        network.set_output_embeddings(FloatWeights(head, library))
     return len(layers)
 
 
@@ -101,19 +104,10 @@ class FusedLayer(nn.Module):
         if self.layer_idx == 0:
             step.begin(cache, kwargs)
         has_adapters = any(getattr(product, "has_active_adapters", False) for product in self._products)
-        decoded = None if has_adapters else step.decode(rows, layer=self.layer_idx, describe=self._describe)
-        if decoded is None:
-            decoded = self._compute_paged(rows, step.every)
-        elif step.decoded is not None and step.rest is not None:
-            result = torch.empty_like(rows)
-            result[step.decoded.numbers] = decoded
-            result[step.rest.numbers] = self._compute_paged(rows[step.rest.numbers], step.rest)
-            decoded = result
-        return decoded.view(batch, tokens, hidden)
-
-    def _compute_paged(self, hidden_states: torch.Tensor, rows: Rows) -> torch.Tensor:
-        attend = partial(self._step.attend, rows=rows, layer=self.layer_idx, scale=self.scaling)
-        return self._compute(hidden_states, rows.rotation, attend)
+        computed = None if has_adapters else step.compute(rows, layer=self.layer_idx, describe=self._describe)
+        if computed is None:
+            computed = self._compute(rows, rotation, partial(step.attend, layer=self.layer_idx, scale=self.scaling))
+        return computed.view(batch, tokens, hidden)
 
     def _compute(self, rows: torch.Tensor, rotation: torch.Tensor, attend: Callable[..., torch.Tensor]) -> torch.Tensor:
         """Return rows [rows, hidden] behind this layer by torch's operators."""

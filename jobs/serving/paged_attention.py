@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,50 +24,29 @@ Views = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Span:
-    """One request of a batch: its rows, its keys and values' number, their pages (None: the batch's own rows) and its causal mask."""
+    """One request of a batch: its rows, the number of its keys and values, and their pages (None: the batch's own rows)."""
 
     begin: int
     end: int
     num_keys: int
     pages: torch.Tensor | None
-    mask: torch.Tensor | None
 
-    @property
-    def is_decoded(self) -> bool:
-        """Return whether the request has one new token behind others in pages."""
-        return self.pages is not None and self.end - self.begin == 1
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a batch: numbers (None: all), requests, tokens of the pages to write, rotary embeddings [1, rows, 1, channels / 2]."""
-
-    numbers: torch.Tensor | None
-    spans: list[Span]
-    write: torch.Tensor
-    rotation: torch.Tensor
-
-    def select(self, spans: list[Span]) -> Rows:
-        """Return the rows of some of the requests."""
-        chosen = torch.cat([torch.arange(span.begin, span.end) for span in spans])
-        ends = list(itertools.accumulate((span.end - span.begin for span in spans), initial=0))
-        moved = [replace(span, begin=begin, end=end) for span, begin, end in zip(spans, ends, ends[1:], strict=False)]
-        return Rows(chosen, moved, self.write[chosen], self.rotation[:, chosen])
+    @cached_property
+    def mask(self) -> torch.Tensor | None:
+        """Which keys each row attends to [rows, keys]; None for a single row and for a prompt's first rows."""
+        num_rows = self.end - self.begin
+        if not 1 < num_rows < self.num_keys:
+            return None
+        return torch.ones(num_rows, self.num_keys, dtype=torch.bool).tril_(self.num_keys - num_rows)
 
 
 class Step:
-    """State that the layers of a network share during one forward pass.
-
-    `every` are the rows of a batch, `decoded` those whose request has one new token, which the compiled library computes, and `rest` the
-    others. A prompt in the batch does not change how the others' tokens are rounded.
-    """
-
-    every: Rows
-    decoded: Rows | None = None
-    rest: Rows | None = None
+    """State that the layers of a network share during one forward pass."""
 
     def __init__(self, library: Library | None = None) -> None:
         self.library = library
+        self._spans: list[Span] = []
+        self._write = torch.empty(0)
         self._batch: Batch | None = None
         self._held: list[torch.Tensor] = []  # the tensors whose addresses the batch has
         self._layers: dict[int, Layer] = {}
@@ -93,47 +73,29 @@ class Step:
         """Read the requests of a batch of the library: `cu_seq_lens_q`, `cu_seq_lens_k`, `read_index` and `write_index`."""
         allocator = cache.cache_allocators[FULL]
         self._tokens, self._pages = allocator._kv_token_views, allocator._kv_page_views
-        read = batch["read_index"][0]
+        read, self._write = batch["read_index"][0], batch["write_index"][0]
         rows, keys = batch["cu_seq_lens_q"].tolist(), batch["cu_seq_lens_k"][FULL].tolist()
         size = allocator.tokens_per_page
-        spans = []
-        for begin, end, first, last in zip(rows, rows[1:], keys, keys[1:], strict=False):
-            if end == begin:
-                continue
-            num_keys, pages, mask = last - first, None, None
-            if read.numel():
-                pages = read[first:last:size] // size
-            if 1 < end - begin < num_keys:
-                mask = torch.ones(end - begin, num_keys, dtype=torch.bool).tril_(num_keys - (end - begin))
-            spans.append(Span(begin, end, num_keys, pages, mask))
-        self.every = Rows(None, spans, batch["write_index"][0], self._rotation)
-        self.decoded = self.rest = self._batch = None
-        if self.library is not None:
-            self._split()
+        self._spans = [
+            Span(begin, end, last - first, read[first:last:size] // size if read.numel() else None)
+            for begin, end, first, last in zip(rows, rows[1:], keys, keys[1:], strict=False)
+            if end > begin
+        ]
+        self._batch = None if self.library is None else self._native_batch(size)
 
-    def _split(self) -> None:
-        """Divide the rows into those for the library and the others."""
-        spans = self.every.spans
-        new = [span for span in spans if span.is_decoded]
-        if len(new) == len(spans):
-            self.decoded = self.every
-        elif new:
-            self.decoded = self.every.select(new)
-            self.rest = self.every.select([span for span in spans if not span.is_decoded])
-        if self.decoded is not None:
-            self._batch = self._native_batch(self.decoded)
+    def _native_batch(self, page_tokens: int) -> Batch:
+        write = self._write.contiguous()
+        pages = [write[span.begin : span.end : page_tokens] // page_tokens if span.pages is None else span.pages for span in self._spans]
+        first_row = torch.tensor([*(span.begin for span in self._spans), self._spans[-1].end])
+        first_page = torch.tensor(list(itertools.accumulate(map(len, pages), initial=0)))
+        counts = torch.tensor([span.num_keys for span in self._spans])
+        rotation = torch.view_as_real(self._rotation).contiguous()
+        self._held = [rotation, write, first_row, torch.cat(pages), first_page, counts]
+        return Batch(self._spans[-1].end, len(pages), *(tensor.data_ptr() for tensor in self._held), None, None)
 
-    def _native_batch(self, rows: Rows) -> Batch:
-        pages = [span.pages for span in rows.spans if span.pages is not None]
-        ends = list(itertools.accumulate((len(ids) for ids in pages), initial=0))
-        rotation = torch.view_as_real(rows.rotation).contiguous()
-        counts = torch.tensor([span.num_keys for span in rows.spans])
-        self._held = [rotation, rows.write.contiguous(), torch.cat(pages), torch.tensor(ends), counts]
-        return Batch(len(pages), *(tensor.data_ptr() for tensor in self._held), None, None)
-
-    def decode(self, rows: torch.Tensor, *, layer: int, describe: Callable[[], Layer | None]) -> torch.Tensor | None:
-        """Return the decoded rows behind a layer by the compiled library; None where it doesn't apply."""
-        if self._batch is None or self.decoded is None or self.library is None:
+    def compute(self, rows: torch.Tensor, *, layer: int, describe: Callable[[], Layer | None]) -> torch.Tensor | None:
+        """Return the rows [rows, hidden] behind a layer by the compiled library; None where it doesn't apply."""
+        if self._batch is None or self.library is None:
             return None
         if layer not in self._layers:
             described = describe()
@@ -142,16 +104,14 @@ class Step:
                 return None
             self._layers[layer] = described
         self._batch.keys, self._batch.values = (states.data_ptr() for states in self._tokens[layer])
-        return self.library.decode(self._layers[layer], self._batch, rows if self.decoded.numbers is None else rows[self.decoded.numbers])
+        return self.library.compute(self._layers[layer], self._batch, rows)
 
-    def attend(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, rows: Rows, layer: int, scale: float
-    ) -> torch.Tensor:
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, layer: int, scale: float) -> torch.Tensor:
         """Write a layer's new keys and values [rows, heads, channels] into its pages; return what the rows attend to [rows, channels]."""
         for states, tokens in zip((keys, values), self._tokens[layer], strict=True):
-            tokens.index_copy_(0, rows.write, states)
+            tokens.index_copy_(0, self._write, states)
         parts = []
-        for span in rows.spans:
+        for span in self._spans:
             new = slice(span.begin, span.end)
             read = [keys[new], values[new]] if span.pages is None else [_read(pages, span) for pages in self._pages[layer]]
             parts.append(_attend(queries[new], *read, mask=span.mask, scale=scale))

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import InvalidInput
-from jobs.serving.native.library import STEP, Int8Weights, Library
+from jobs.serving.native.library import GROUP, STEP, Int8Weights, Library
 
 NUM_TEXTS, TEXT_TOKENS, SEED = 4, 48, 11
 MIN_INPUTS = 32  # layers narrower than this stay float32: they take no time
@@ -105,7 +105,11 @@ def replace_layers(network: Any, *, library: Library | None) -> int:
         parent, _, child = name.rpartition(".")
         weight, bias = _weight(module), getattr(module, "bias", None)
         bias = None if bias is None else bias.detach().float()
-        layer: nn.Module = Int8Linear(weight, bias) if library is None or weight.shape[1] % STEP else Int8Weights(weight, bias, library)
+        layer: nn.Module = (
+            Int8Linear(weight, bias)
+            if library is None or weight.shape[1] % STEP or weight.shape[0] < GROUP
+            else Int8Weights(weight, bias, library)
+        )
         setattr(network.get_submodule(parent), child, layer)
     return len(layers)
 

@@ -1,4 +1,4 @@
-"""Arithmetic of decoding in C++, compiled when the first replica starts: calling an operator for one token costs more than its arithmetic.
+"""Arithmetic of decoder layers in C++, compiled when the first replica starts: for few tokens, operators cost more to call than to compute.
 
 Without a compiler, or where it fails, torch's operators compute the same.
 """
@@ -24,7 +24,7 @@ SOURCE = Path(__file__).with_name("decode.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-associative-math", "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
 COMPILE_S = 120.0
 CACHE = Path("~/.cache/roundhouse").expanduser()
-STEP = 16  # the number of a product's inputs is a multiple of it
+STEP, GROUP = 16, 4  # a product's inputs are a multiple of the one, its outputs no fewer than the other
 
 
 class Matrix(ctypes.Structure):
@@ -55,7 +55,8 @@ class Batch(ctypes.Structure):
 
     _fields_ = (
         ("rows", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("rotation", "write", "pages", "first_page", "num_keys", "keys", "values")),
+        ("requests", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("rotation", "write", "first_row", "pages", "first_page", "num_keys", "keys", "values")),
     )
 
 
@@ -64,10 +65,10 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
-        self._multiply, self._decode = loaded.multiply_rows, loaded.decode_layer
+        self._multiply, self._compute = loaded.multiply_rows, loaded.compute_layer
         self._multiply.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(Matrix), ctypes.c_void_p, ctypes.c_int)
-        self._decode.argtypes = (ctypes.POINTER(Layer), ctypes.POINTER(Batch), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
-        self._multiply.restype = self._decode.restype = None
+        self._compute.argtypes = (ctypes.POINTER(Layer), ctypes.POINTER(Batch), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+        self._multiply.restype = self._compute.restype = None
 
     def multiply(self, inputs: torch.Tensor, matrix: Matrix) -> torch.Tensor:
         """Return float32 `inputs` [rows, in] times a matrix [rows, out]."""
@@ -76,17 +77,29 @@ class Library:
         self._multiply(inputs.data_ptr(), inputs.shape[0], matrix, result.data_ptr(), torch.get_num_threads())
         return result
 
-    def decode(self, layer: Layer, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
+    def compute(self, layer: Layer, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
         """Return the hidden states [rows, hidden] behind a layer, and write the rows' keys and values into their pages."""
         rows = rows.contiguous()
         result = torch.empty_like(rows)
-        self._decode(layer, batch, rows.data_ptr(), result.data_ptr(), torch.get_num_threads())
+        self._compute(layer, batch, rows.data_ptr(), result.data_ptr(), torch.get_num_threads())
         return result
 
     def __deepcopy__(self, memo: object) -> Library:
         """Return the same library."""
         del memo
         return self
+
+
+class FloatWeights(nn.Linear):
+    """A linear layer in float32 whose rows do not depend on each other, over the weights of another one."""
+
+    def __init__(self, layer: nn.Linear, library: Library) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        self.weight, self.bias, self._library = layer.weight, layer.bias, library
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return `inputs` [..., in] times the weights [..., out]."""
+        return _multiply(inputs, self, self._library)
 
 
 class Int8Weights(nn.Module):
@@ -107,8 +120,12 @@ class Int8Weights(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs` [..., in] times the weights [..., out]."""
-        result = self._library.multiply(inputs.reshape(-1, self.in_features), matrix_of(self))
-        return result.view(*inputs.shape[:-1], self.out_features)
+        return _multiply(inputs, self, self._library)
+
+
+def _multiply(inputs: torch.Tensor, layer: Any, library: Library) -> torch.Tensor:
+    result = library.multiply(inputs.reshape(-1, layer.in_features), matrix_of(layer))
+    return result.view(*inputs.shape[:-1], layer.out_features)
 
 
 def _quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,7 +146,7 @@ def is_native(layer: nn.Module) -> bool:
     """Return whether a linear layer can be computed by the library."""
     if isinstance(layer, Int8Weights):
         return True
-    if type(layer) is not nn.Linear or layer.in_features % STEP:
+    if type(layer) is not nn.Linear or layer.in_features % STEP or layer.out_features < GROUP:
         return False
     return layer.weight.dtype is torch.float32 and layer.weight.device.type == "cpu" and layer.weight.is_contiguous()
 

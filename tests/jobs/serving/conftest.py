@@ -9,7 +9,7 @@ from jobs.serving.native.library import Library, compile_library
 
 @pytest.fixture(scope="session")
 def library() -> Library:
-    """The arithmetic of decoding, compiled for this machine."""
+    """The arithmetic of decoder layers, compiled for this machine."""
     compiled = compile_library()
     if compiled is None:
         pytest.skip("There is no C++ compiler.")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from transformers import DynamicCache, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from backend.domain.serving.protocol import ScoredToken, TokenEvent
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import Int8Weights, Library, compile_library
@@ -52,6 +53,22 @@ PROMPTS = ["Tell me a longer story: " * 4, "Once upon", "Tell me a story: " * 9]
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3"]
 
 
+class Request(NamedTuple):
+    ids: list[int]
+    tokens: int
+
+
+def answer(requests: list[Request], network: Any) -> list[list[ScoredToken]]:
+    """Return the greedy tokens of requests that share a new cache."""
+    engine = BatchingEngine(network, make_tokenizer())
+    try:
+        answers = [Caught(engine, request.ids, max_tokens=request.tokens, logprobs=1, ignore_end=True) for request in requests]
+        events = [answer.wait().events for answer in answers]
+    finally:
+        engine.close()
+    return [[token for event in some if isinstance(event, TokenEvent) for token in event.logprobs or ()] for some in events]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_logits_are_those_of_the_library_with_and_without_a_cache(family: str) -> None:
@@ -83,17 +100,17 @@ def test_requests_that_share_steps_get_the_tokens_of_generate(family: str, is_co
         engine.close()
 
 
-def test_the_library_decodes_every_token_also_while_a_prompt_is_in_the_batch(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_computes_prompts_and_new_tokens_in_one_batch(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     network = make_llama()
     expected = [reference(network, prompt, tokens=24) for prompt in PROMPTS]
-    num_decoded = []
+    num_rows = []
 
-    def decode(layer: Any, batch: Any, rows: torch.Tensor) -> torch.Tensor:
-        num_decoded.append(len(rows))
-        return Library.decode(library, layer, batch, rows)
+    def compute(layer: Any, batch: Any, rows: torch.Tensor) -> torch.Tensor:
+        num_rows.append(len(rows))
+        return Library.compute(library, layer, batch, rows)
 
     fuse_layers(network, library=library)
-    monkeypatch.setattr(library, "decode", decode)
+    monkeypatch.setattr(library, "compute", compute)
     engine = BatchingEngine(network, make_tokenizer())
     try:
         requests = []
@@ -103,7 +120,17 @@ def test_the_library_decodes_every_token_also_while_a_prompt_is_in_the_batch(lib
         assert [request.wait().ids for request in requests] == expected
     finally:
         engine.close()
-    assert sum(num_decoded) == 2 * sum(len(ids) - 1 for ids in expected)  # two layers; a prompt's step gives the first token
+    assert sum(num_rows) == 2 * sum(len(prompt) + len(ids) - 1 for prompt, ids in zip(PROMPTS, expected, strict=True))  # two layers
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_a_token_behind_a_prompt_has_the_probability_of_the_same_token_generated_bit_for_bit(family: str, library: Library) -> None:
+    network = make_family(family)
+    fuse_layers(network, library=library)
+    prompt = make_tokenizer()("A story that is longer than a page. " * 4)["input_ids"]
+    generated = answer([Request(prompt, tokens=40)], network)[0]
+    again = [Request([*prompt, *(token.token_id for token in generated[:count])], tokens=1) for count in (1, 9, 25, 39)]
+    assert [tokens[0] for tokens in answer(again, network)] == [generated[count] for count in (1, 9, 25, 39)]
 
 
 def test_layers_with_adapters_stay_as_they_are() -> None:
