@@ -33,7 +33,7 @@ class Span:
 
     @cached_property
     def mask(self) -> torch.Tensor | None:
-        """Which keys each row attends to [rows, keys]; None for a single row and for a prompt's first rows."""
+        """The keys that each row attends to [rows, keys]; None for a single row and for a prompt's first rows."""
         num_rows = self.end - self.begin
         if not 1 < num_rows < self.num_keys:
             return None
