@@ -148,7 +148,7 @@ def is_native(layer: nn.Module) -> bool:
         return True
     if type(layer) is not nn.Linear or layer.in_features % STEP or layer.out_features < GROUP:
         return False
-    return layer.weight.dtype is torch.float32 and layer.weight.device.type == "cpu" and layer.weight.is_contiguous()
+    return layer.weight.dtype is torch.float32 and layer.weight.device.type in ("cpu", "meta") and layer.weight.is_contiguous()
 
 
 def _address(tensor: torch.Tensor | None) -> int | None:
