@@ -14,6 +14,7 @@ from backend.domain.serving.protocol import ScoredToken, TokenEvent
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import Int8Weights, Library, compile_library
+from jobs.serving.precision import replace_layers
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
 from tests.support.serving.requests import Caught, reference
 
@@ -123,10 +124,14 @@ def test_the_library_computes_prompts_and_new_tokens_in_one_batch(library: Libra
     assert sum(num_rows) == 2 * sum(len(prompt) + len(ids) - 1 for prompt, ids in zip(PROMPTS, expected, strict=True))  # two layers
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_a_token_behind_a_prompt_has_the_probability_of_the_same_token_generated_bit_for_bit(family: str, library: Library) -> None:
+@pytest.mark.parametrize(("family", "is_int8"), [("llama", False), ("llama", True), ("qwen2", False), ("qwen3", False)])
+def test_a_token_behind_a_prompt_has_the_probability_of_the_same_token_generated_bit_for_bit(
+    family: str, is_int8: bool, library: Library
+) -> None:
     network = make_family(family)
     fuse_layers(network, library=library)
+    if is_int8:
+        replace_layers(network, library=library)
     prompt = make_tokenizer()("A story that is longer than a page. " * 4)["input_ids"]
     generated = answer([Request(prompt, tokens=40)], network)[0]
     again = [Request([*prompt, *(token.token_id for token in generated[:count])], tokens=1) for count in (1, 9, 25, 39)]
