@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from backend.domain.serving.protocol import GenerateRequest
 from backend.errors import Unavailable
 from backend.gateway.answers import Form, collect_answer, collect_embeddings, collect_tokens, stream_answer
+from backend.gateway.background import every, running
 from backend.gateway.bodies import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
 from backend.gateway.connection import Holding, StreamedAnswer, WholeAnswer, read_json
 from backend.gateway.directory import Directory, ModelEntry, Principal
@@ -40,6 +41,7 @@ from backend.infra.upstream.client import UpstreamClient
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20
 HEALTH_S = 5.0
+FLUSH_S, KEYS_EVERY_S, COMPARE_EVERY_S, PROBE_EVERY_S = 0.5, 0.5, 1.0, 2.0
 NO_KEY = frozenset({"", "local", "none", "not-needed", "EMPTY"})  # placeholder key for clients that require one
 
 
@@ -94,16 +96,17 @@ class Gateway:
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Write usage while the app runs, and the rest at shutdown."""
         del app
-        self._usage.start()
-        self._relay.health.start()
-        self._open.start()
-        self._relay.shadows.start()
-        yield
-        await self._open.stop()
-        await self._relay.shadows.stop()
-        await self._relay.health.stop()
+        shadows = self._relay.shadows
+        async with running(
+            every(FLUSH_S, self._usage.flush),
+            every(PROBE_EVERY_S, self._relay.health.probe_all),
+            every(KEYS_EVERY_S, self._open.end_revoked),
+            every(COMPARE_EVERY_S, shadows.store),
+            shadows.work(),
+        ):
+            yield
         await self._gate.close()
-        await self._usage.stop()
+        await self._usage.close()
         await self._client.close()
         await self._upstreams.close()
 

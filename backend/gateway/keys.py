@@ -15,7 +15,6 @@ from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError, key_revoked
 
 MAX_VERDICTS = 4096
-EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -77,17 +76,6 @@ class OpenAnswers:
         self._directory, self._keys = directory, keys
         self._open: defaultdict[str, set[Endable]] = defaultdict(set)
         self._principals: dict[str, Principal] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin, on the running event loop."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     @contextmanager
     def holding(self, answer: Endable, *, key: str, principal: Principal) -> Iterator[None]:
@@ -101,13 +89,12 @@ class OpenAnswers:
             if not self._open[key]:
                 del self._open[key], self._principals[key]
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            for key, principal in list(self._principals.items()):
-                if await self._is_revoked(key, principal):
-                    for answer in list(self._open.get(key, ())):
-                        answer.end_with(key_revoked())
+    async def end_revoked(self) -> None:
+        """Check every key again, and end the answers of those that were revoked."""
+        for key, principal in list(self._principals.items()):
+            if await self._is_revoked(key, principal):
+                for answer in list(self._open.get(key, ())):
+                    answer.end_with(key_revoked())
 
     async def _is_revoked(self, key: str, principal: Principal) -> bool:
         """Return whether a key is surely no longer valid. One that expired may finish what it began."""

@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 64
 AT_ONCE = 2
 COPY_S = 300.0
-FLUSH_S = 1.0
 
 
 @dataclass
@@ -52,7 +51,6 @@ class Shadows:
         self._queue: asyncio.Queue[Copy] = asyncio.Queue(MAX_WAITING)
         self._turn = itertools.count()
         self._rows: list[ComparedRequest] = []
-        self._tasks: list[asyncio.Task[None]] = []
         self.num_dropped = 0
 
     def draw(self, endpoint: str, request: GenerateRequest) -> Copy | None:
@@ -72,15 +70,9 @@ class Shadows:
         except asyncio.QueueFull:
             self.num_dropped += 1
 
-    def start(self) -> None:
-        """Begin, on the running event loop."""
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(AT_ONCE)] + [asyncio.create_task(self._store())]
-
-    async def stop(self) -> None:
-        """End; copies that wait are dropped."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    async def work(self) -> None:
+        """Answer copies, two at a time. Copies that wait are dropped at the end."""
+        await asyncio.gather(*(self._work() for _ in range(AT_ONCE)))
 
     async def _work(self) -> None:
         while True:
@@ -90,15 +82,11 @@ class Shadows:
             except Exception:  # an edge: the next copy must not depend on this one
                 logger.exception("A copy of a request failed.")
 
-    async def _store(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            rows, self._rows = self._rows, []
-            if rows:
-                try:
-                    await asyncio.to_thread(self._directory.record_comparisons, rows)
-                except Exception:  # an edge: comparisons are dropped while the database is away
-                    logger.exception("Comparisons with a shadow could not be stored.")
+    async def store(self) -> None:
+        """Store how answers compare; comparisons are dropped while the database is away."""
+        rows, self._rows = self._rows, []
+        if rows:
+            await asyncio.to_thread(self._directory.record_comparisons, rows)
 
     async def _compare(self, copy: Copy) -> ComparedRequest:
         began, answer, error = time.perf_counter(), Copy(copy.route, copy.request), ""

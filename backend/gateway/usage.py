@@ -15,7 +15,6 @@ from backend.services.serving.failures import LostRequest
 from backend.services.serving.usage import UsageRow
 
 logger = logging.getLogger(__name__)
-FLUSH_S = 0.5
 MAX_KEPT = 50_000
 STOP_S = 5.0
 BATCH = 500
@@ -29,7 +28,7 @@ class UsageWriter:
         self._directory = directory
         self._waiting: deque[UsageRow] = deque(maxlen=MAX_KEPT)
         self._lost: deque[LostRequest] = deque(maxlen=MAX_KEPT)
-        self._task: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
 
     def add(self, row: UsageRow) -> None:
         """Queue a row."""
@@ -41,29 +40,22 @@ class UsageWriter:
         """Queue a request that a replica lost."""
         self._lost.append(LostRequest(uuid4().hex[:12], replica_id, reason, datetime.now(UTC)))
 
-    def start(self) -> None:
-        """Begin writing, on the running event loop."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Write the remaining rows."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
         try:
             async with asyncio.timeout(STOP_S):
-                await self._flush()
+                await self.flush()
         except TimeoutError:
             logger.error("Usage of %d requests is lost: the database does not answer.", len(self._waiting))
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            await asyncio.shield(self._flush())
+    async def flush(self) -> None:
+        """Write the rows that wait. A batch under way is finished where the caller is cancelled, since its rows may have to wait again."""
+        await asyncio.shield(self._flush())
 
     async def _flush(self) -> None:
-        if await self._write(self._waiting, self._directory.record_usage):
-            await self._write(self._lost, self._directory.record_failures)
+        async with self._lock:
+            if await self._write(self._waiting, self._directory.record_usage):
+                await self._write(self._lost, self._directory.record_failures)
 
     async def _write(self, waiting: deque[R], store: Callable[[Sequence[R]], None]) -> bool:
         """Write all rows; return False where the database does not take them, which are tried again later."""

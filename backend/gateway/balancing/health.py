@@ -10,7 +10,6 @@ from backend.gateway.directory import ReplicaAddress
 from backend.infra.replicas import ReplicaClient
 from backend.infra.upstream.client import UpstreamClient
 
-EVERY_S = 2.0
 PROBE_S = 2.0
 MAX_MISSED = 2
 
@@ -22,22 +21,6 @@ class HealthProbe:
     def __init__(self, balancer: Balancer, client: ReplicaClient, upstreams: UpstreamClient) -> None:
         self._balancer, self._client, self._upstreams = balancer, client, upstreams
         self._missed: Counter[tuple[str, str]] = Counter()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin, on the running event loop."""
-        self._task = asyncio.create_task(self._run())
-
-    async def stop(self) -> None:
-        """End."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(EVERY_S)
-            await self.probe_all()
 
     async def probe_all(self) -> None:
         """Probe the replicas that requests were offered to in the last minute."""

@@ -1,0 +1,58 @@
+"""Work beside the requests: it outlives errors, and ends with the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from backend.gateway.background import every, running
+from backend.gateway.usage import UsageWriter
+from backend.services.serving.usage import UsageRow
+from tests.support.gateway_fixtures import MemoryDirectory
+
+
+def test_a_step_that_fails_is_tried_again_and_none_follows_the_end() -> None:
+    steps: list[int] = []
+
+    async def step() -> None:
+        steps.append(len(steps))
+        if len(steps) < 3:
+            raise RuntimeError("not yet")
+
+    async def run() -> int:
+        async with running(every(0.001, step)):
+            while len(steps) < 4:
+                await asyncio.sleep(0.001)
+        at_the_end = len(steps)
+        await asyncio.sleep(0.01)
+        return at_the_end
+
+    assert asyncio.run(run()) == len(steps)
+
+
+def test_a_batch_that_fails_while_the_gateway_ends_is_written_after_all() -> None:
+    class Slow(MemoryDirectory):
+        tries = 0
+        loop: asyncio.AbstractEventLoop
+        ending: asyncio.Event
+
+        def record_usage(self, rows: Sequence[UsageRow]) -> None:
+            self.tries += 1
+            if self.tries == 1:
+                self.loop.call_soon_threadsafe(self.ending.set)
+                asyncio.run_coroutine_threadsafe(asyncio.sleep(0.02), self.loop).result()
+                raise OSError("the database is away")
+            super().record_usage(rows)
+
+    async def run() -> None:
+        directory.loop, directory.ending = asyncio.get_running_loop(), asyncio.Event()
+        usage = UsageWriter(directory)
+        usage.add(UsageRow("u1", "m", None, None, 1, 1, None, 1.0, "finished", datetime.now(UTC)))
+        async with running(every(0.0, usage.flush)):
+            await directory.ending.wait()
+        await usage.close()
+
+    directory = Slow({})
+    asyncio.run(run())
+    assert [row.id for row in directory.usage] == ["u1"]
