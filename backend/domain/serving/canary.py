@@ -48,7 +48,8 @@ class CanaryRules(BaseModel):
 @dataclass(frozen=True)
 class Votes:
     """Thumbs on the answers of a canary and of the stable revision since the canary began. `wins` and `losses` count the pairs, in order of
-    arrival, in which only the canary's or only the stable answer was liked; `e_value` is their evidence against equal shares of likes."""
+    arrival, in which only the canary's or only the stable answer was liked; `e_value` is their evidence against equal shares of likes.
+    `voters` counts the people and keys that gave them: each thumb counts, since a key may stand for many people, so few voters are said."""
 
     up: int = 0
     total: int = 0
@@ -57,6 +58,7 @@ class Votes:
     wins: int = 0
     losses: int = 0
     e_value: float = 1.0
+    voters: int = 0
 
     def decision(self, alpha: float | None) -> Literal["better", "worse", "undecided"]:
         """Return what the thumbs show; at every moment wrong with a chance of at most `alpha`, however often it is asked."""
@@ -65,8 +67,9 @@ class Votes:
         return "better" if self.wins > self.losses else "worse"
 
     def describe(self) -> str:
-        """Say how many answers were liked."""
-        return f"thumbs up on {self.up} of {self.total} answers, {self.stable_up} of {self.stable_total} of the stable revision"
+        """Say how many answers were liked, and by how many."""
+        likes = f"thumbs up on {self.up} of {self.total} answers, {self.stable_up} of {self.stable_total} of the stable revision"
+        return f"{likes}, by {self.voters} {'voter' if self.voters == 1 else 'voters'}"
 
 
 def pair_votes(canary: Sequence[bool], stable: Sequence[bool]) -> tuple[int, int]:

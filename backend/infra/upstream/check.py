@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
@@ -29,6 +29,34 @@ def refuse_host(url: str) -> None:
             refuse_address(str(address[4][0]))
     except OSError as error:
         raise InvalidInput(f"{parts.hostname} is not called: {REFUSED_ADDRESS}.", field="url") from error
+
+
+def is_same_server(url: str, own: str) -> bool:
+    """Return whether two addresses are one port of one machine, by whatever names. A proxy in front of either hides it."""
+    first, second = urlsplit(url), urlsplit(own)
+    return _port(first) == _port(second) and bool(_machines(first) & _machines(second))
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _machines(parts: SplitResult) -> set[str]:
+    """Return the addresses of a host, empty for one that does not resolve; those of this machine are one."""
+    try:
+        entries = socket.getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return set()
+    return {"here" if _is_here(family, str(address[0])) else str(address[0]) for family, _, _, _, address in entries}
+
+
+def _is_here(family: socket.AddressFamily, address: str) -> bool:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))  # succeeds for addresses of this machine alone
+        except OSError:
+            return False
+    return True
 
 
 def ask_token(upstream: Upstream, *, timeout_s: float = CHECK_S) -> float:

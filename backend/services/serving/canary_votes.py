@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Deployment, Feedback, Replica, Usage
@@ -19,15 +19,15 @@ MAX_VOTES = 5000
 def read_votes(session: Session, canary: Deployment) -> Votes:
     """Return the thumbs since a canary began, from the playground and from `POST /v1/feedback`, in the order in which they came."""
     rated = _rated(session, canary)
-    mine = [thumb > 0 for side, thumb in rated if side == CANARY]
-    stable = [thumb > 0 for side, thumb in rated if side == STABLE]
+    mine = [thumb > 0 for side, thumb, _ in rated if side == CANARY]
+    stable = [thumb > 0 for side, thumb, _ in rated if side == STABLE]
     wins, losses = pair_votes(mine, stable)
     evidence = 1.0
     if wins + losses:
         from backend.domain.battles.inference.evidence import mixture_e_value  # imports scipy, which no command on endpoints needs
 
         evidence = mixture_e_value(wins, losses)
-    return Votes(sum(mine), len(mine), sum(stable), len(stable), wins, losses, evidence)
+    return Votes(sum(mine), len(mine), sum(stable), len(stable), wins, losses, evidence, len({voter for _, _, voter in rated}))
 
 
 def canary_votes(ctx: Context, name: str) -> Votes:
@@ -38,10 +38,10 @@ def canary_votes(ctx: Context, name: str) -> Votes:
         return Votes() if canary is None else read_votes(session, canary)
 
 
-def _rated(session: Session, canary: Deployment) -> list[tuple[str, int]]:
-    """Return (side, thumb) of the thumbs since a canary began, on answers of it and of its endpoint's stable revisions."""
+def _rated(session: Session, canary: Deployment) -> list[tuple[str, int, str | None]]:
+    """Return (side, thumb, voter) of the thumbs since a canary began, on answers of it and of its endpoint's stable revisions."""
     query = (
-        given_feedback(Deployment.role, Feedback.rating)
+        given_feedback(Deployment.role, Feedback.rating, func.coalesce(Feedback.user_id, Feedback.key_id))
         .join(Usage, Usage.id == RATED_REQUEST)
         .join(Replica, Replica.id == Usage.replica_id)
         .join(Deployment, Deployment.id == Replica.deployment_id)
@@ -54,4 +54,4 @@ def _rated(session: Session, canary: Deployment) -> list[tuple[str, int]]:
         .order_by(Feedback.created_at, RATED_REQUEST)
         .limit(MAX_VOTES)
     )
-    return [(role, thumb) for _, role, thumb in session.execute(query)]
+    return [(role, thumb, voter) for _, role, thumb, voter in session.execute(query)]

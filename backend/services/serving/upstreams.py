@@ -21,7 +21,7 @@ from backend.domain.serving.upstream import UPSTREAM, Upstream
 from backend.errors import Conflict, InvalidInput, NotAllowed, RoundhouseError
 from backend.infra.keys import read_key
 from backend.infra.openai_api import ask_capabilities
-from backend.infra.upstream.check import ask_context, ask_token, refuse_host
+from backend.infra.upstream.check import ask_context, ask_token, is_same_server, refuse_host
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.deployments import deploy
@@ -44,7 +44,7 @@ def connect_upstream(ctx: Context, *, name: str, upstream: Upstream, person: Per
     require_builder(person)
     refuse_account(person)
     check_endpoint_name(name)
-    if upstream.url.removesuffix("/v1") == ctx.gateway_url.rstrip("/"):
+    if is_same_server(upstream.url, ctx.gateway_url):
         raise InvalidInput("This is the address of this installation's own gateway.", remedy="Deploy the checkpoint.", field="url")
     model = _store(ctx, discover(upstream))
     deploy(ctx, checkpoint_id=model, name=name, person=person)

@@ -7,10 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from backend.db.tables import Conversation, Feedback, Message
+from backend.db.tables import ApiKey, Conversation, Feedback, Message, User
 from backend.domain.serving.canary import CanaryRules
 from backend.errors import Conflict, NotAllowed
 from backend.services.context import LOCAL, Context, Person
+from backend.services.people.keys import create_key
 from backend.services.serving import canary_votes as canary_votes_module
 from backend.services.serving.canaries import abort_canary, change_canary, judge_canaries, promote_canary, start_canary
 from backend.services.serving.canary_votes import canary_votes
@@ -132,7 +133,7 @@ def test_a_canary_whose_answers_are_liked_less_is_aborted_and_few_votes_decide_n
     judge_canaries(world.ctx)
     assert get_endpoint(world.ctx, "tales").canary is None
     note = list_revisions(world.ctx, "tales")[0].note
-    assert note == "canary, aborted: thumbs up on 1 of 10 answers, 12 of 12 of the stable revision (e-value 51)"
+    assert note == "canary, aborted: thumbs up on 1 of 10 answers, 12 of 12 of the stable revision, by 1 voter (e-value 51)"
 
 
 def test_the_first_thumbs_count_where_there_are_too_many(world: ServingWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +154,21 @@ def test_thumbs_on_other_endpoints_take_no_room(world: ServingWorld, monkeypatch
         session.add_all(Feedback(source="api", request_id=f"other{n}", rating=1, created_at=world.ctx.now()) for n in range(5))
     rate(world, role="canary", ratings=[-1, -1], prefix="c")
     assert canary_votes(world.ctx, "tales").total == 2
+
+
+def test_the_voters_are_counted_as_people_and_keys(world: ServingWorld) -> None:
+    rate(world, role="canary", ratings=[1] * 4, prefix="c")
+    create_key(world.ctx, "app", person=LOCAL)
+    with world.ctx.db.write() as session:
+        people = [User(name=f"{n}", password_hash="") for n in range(2)]
+        session.add_all(people)
+        session.flush()
+        key_id = session.query(ApiKey.id).scalar()
+        for thumb, voter in zip(session.query(Feedback), (people[0].id, people[0].id, people[1].id, None), strict=True):
+            thumb.user_id, thumb.key_id = voter, None if voter else key_id
+    votes = canary_votes(world.ctx, "tales")
+    assert votes.voters == 3
+    assert votes.describe() == "thumbs up on 4 of 4 answers, 0 of 0 of the stable revision, by 3 voters"
 
 
 def test_a_canary_that_steps_on_votes_grows_once_its_answers_are_liked_more(world: ServingWorld) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -71,9 +73,11 @@ def test_only_the_operator_connects_and_never_to_the_own_gateway(ctx: Context, a
     upstream = Upstream(url=api.url, model="m")
     with pytest.raises(NotAllowed):
         connect_upstream(ctx, name="tales", upstream=upstream, person=Person(id="a", name="Ada"))
-    own = upstream.model_copy(update={"url": f"{ctx.gateway_url}/v1"})
-    with pytest.raises(InvalidInput, match="own gateway"):
-        connect_upstream(ctx, name="tales", upstream=own, person=LOCAL)
+    port = urlsplit(ctx.gateway_url).port
+    for host in ("127.0.0.1", "LOCALHOST", "127.1.2.3", "[::ffff:127.0.0.1]", socket.gethostname()):
+        own = Upstream(url=f"http://{host}:{port}/v1", model="m")
+        with pytest.raises(InvalidInput, match="own gateway"):
+            connect_upstream(ctx, name="tales", upstream=own, person=LOCAL)
 
 
 def test_two_failed_checks_take_its_requests_away_until_a_token_arrives(ctx: Context, api: FakeApi) -> None:
