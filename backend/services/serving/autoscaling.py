@@ -16,9 +16,8 @@ from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
-from backend.services.serving.adapters.served import served_adapters
 from backend.services.serving.deployments import awake_replicas, current_deployment
-from backend.services.serving.endpoints import EVENTS, EndpointView, endpoints_of_aliases, find_endpoint, get_endpoint
+from backend.services.serving.endpoints import EVENTS, EndpointView, endpoints_of_aliases, find_endpoint, get_endpoint, served_adapters
 from backend.services.serving.rollout import ALIVE, AWAKE, SHADOW, STABLE, active_deployments, advance
 
 SCALING = "scaling"

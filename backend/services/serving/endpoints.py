@@ -19,7 +19,7 @@ from backend.domain.serving.upstream import Upstream
 from backend.domain.training.config import Objective
 from backend.errors import NotFound
 from backend.services.context import Context
-from backend.services.serving.adapters.served import served_adapters
+from backend.services.serving.adapters.served import ServedAdapter, adapters_of
 
 FOLLOWS = "alias"
 """Key of a deployment's config: the alias that its endpoint follows."""
@@ -349,6 +349,23 @@ def endpoints_of_aliases(session: Session) -> dict[str, str]:
         if following or serving:
             answering[alias] = (following or serving)[-1]
     return answering
+
+
+def served_adapters(session: Session) -> dict[str, ServedAdapter]:
+    """Return the adapters of deployments that are not stopped, by what clients send: `ENDPOINT:ADAPTER`, or `ALIAS:ADAPTER` for an alias
+    that the endpoint answers for. An endpoint of the same name comes first.
+    """
+    rows = session.execute(
+        select(Endpoint.name, Deployment.config)
+        .join(Deployment, Deployment.endpoint_id == Endpoint.id)
+        .where(Deployment.stopped_at.is_(None), Deployment.role == "stable")
+        .order_by(Deployment.revision)
+    ).all()
+    endpoints = {name for name, _ in rows}
+    adapters = [adapter for name, config in rows for adapter in adapters_of(name, config) if adapter.model not in endpoints]
+    aliases = endpoints_of_aliases(session) if adapters else {}
+    names = [(name, name) for name in endpoints] + list(aliases.items())
+    return {f"{name}:{adapter.name}": adapter for name, endpoint in names for adapter in adapters if adapter.endpoint == endpoint}
 
 
 def list_alias_endpoints(ctx: Context) -> list[EndpointView]:

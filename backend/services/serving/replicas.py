@@ -19,7 +19,7 @@ from backend.domain.serving.upstream import Upstream
 from backend.services.context import Context
 from backend.services.jobs.claims import Claim
 from backend.services.serving.adapters.served import adapters_of
-from backend.services.serving.endpoints import endpoints_of_aliases
+from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
 from backend.services.serving.rollout import ALIVE, CANARY, STABLE, advance
 
 
@@ -79,6 +79,7 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
             for adapter in adapters_of(name, deployment.config):
                 if adapter.model not in endpoints:
                     targets[adapter.model].append(replace(target, adapter=adapter.folder))
+        targets |= {model: targets[adapter.model] for model, adapter in served_adapters(session).items()}
         return targets | {alias: targets[name] for alias, name in endpoints_of_aliases(session).items() if name in targets}
 
 

@@ -12,8 +12,8 @@ from sqlalchemy import insert, select
 from backend.db.tables import Deployment, Endpoint, Replica, Usage
 from backend.domain.serving.request_log import LoggedBody
 from backend.services.context import Context
-from backend.services.serving.adapters.served import ServedAdapter, served_adapters
-from backend.services.serving.endpoints import endpoints_of_aliases
+from backend.services.serving.adapters.served import ServedAdapter
+from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
 from backend.services.serving.monitoring.rollups import add_traffic
 from backend.services.serving.request_log.policies import log_requests
 

@@ -16,9 +16,9 @@ from backend.errors import Conflict, InvalidInput, NotFound, Unavailable
 from backend.infra.replicas import change_adapters
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, require_writer
 from backend.services.context import Context, Person, require_builder
-from backend.services.serving.adapters.served import ADAPTERS, adapters_of, served_adapters
+from backend.services.serving.adapters.served import ADAPTERS, adapters_of
 from backend.services.serving.deployments import current_deployment, refuse_undeployable
-from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint
+from backend.services.serving.endpoints import EndpointView, find_endpoint, get_endpoint, served_adapters
 from backend.services.serving.replicas import ready_targets
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
@@ -101,20 +101,20 @@ def list_adapter_checkpoints(ctx: Context, endpoint: EndpointView) -> list[Check
 def list_adapter_endpoints(ctx: Context) -> list[EndpointView]:
     """Return a view for every adapter that is served: its endpoint's, under what clients send, with the adapter's checkpoint."""
     with ctx.db.read() as session:
-        adapters = list(served_adapters(session).values())
-        ids = [adapter.checkpoint_id for adapter in adapters]
+        adapters = served_adapters(session)
+        ids = [adapter.checkpoint_id for adapter in adapters.values()]
         query = select(Checkpoint.id, Checkpoint.name, Run.objective).outerjoin(Run, Run.id == Checkpoint.run_id)
         trained = {id_: (name, objective) for id_, name, objective in session.execute(query.where(Checkpoint.id.in_(ids)))}
-    views = {name: get_endpoint(ctx, name) for name in {adapter.endpoint for adapter in adapters}}
+    views = {name: get_endpoint(ctx, name) for name in {adapter.endpoint for adapter in adapters.values()}}
     return [
         replace(
             views[adapter.endpoint],
-            name=adapter.model,
+            name=model,
             checkpoint_id=adapter.checkpoint_id,
             checkpoint_name=trained.get(adapter.checkpoint_id, ("", None))[0],
             chats=trained.get(adapter.checkpoint_id, ("", None))[1] != Objective.PRETRAIN,
         )
-        for adapter in adapters
+        for model, adapter in adapters.items()
     ]
 
 

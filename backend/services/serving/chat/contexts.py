@@ -14,8 +14,7 @@ from backend.db.tables import Checkpoint, Deployment, Endpoint
 from backend.domain.serving.upstream import Upstream
 from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context
-from backend.services.serving.adapters.served import served_adapters
-from backend.services.serving.endpoints import endpoints_of_aliases
+from backend.services.serving.endpoints import endpoints_of_aliases, served_adapters
 
 LONGEST_TEMPLATE = 20_000
 MAX_FILE_BYTES = 2**20

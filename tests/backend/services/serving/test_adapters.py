@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backend.db.tables import Checkpoint, Usage
+from backend.db.tables import Alias, Checkpoint, Usage
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.gateway.installed import InstalledDirectory
 from backend.services.checkpoints.checkpoints import delete_checkpoint
@@ -74,6 +74,28 @@ def test_an_adapter_of_the_base_becomes_a_model_at_every_replica(scene: ServingW
     assert [model.name for model in directory.list_models()] == ["tales"]
     with pytest.raises(NotFound):
         directory.replicas_for("tales:poems")
+
+
+def test_an_alias_stands_for_its_endpoint_before_the_adapter_too(scene: ServingWorld, told: list[dict[str, Any]]) -> None:
+    red = adapter(scene, "red", base=oak(scene))
+    with scene.ctx.db.write() as session:
+        session.add(Alias(name="story@production", checkpoint_id=oak(scene)))
+    assert "story@production:poems" not in ready_targets(scene.ctx)
+    add_adapter(scene.ctx, "tales", "poems", checkpoint_id=red, person=LOCAL)
+    targets = ready_targets(scene.ctx)
+    assert targets["story@production:poems"] == targets["tales:poems"]
+    assert [target.adapter for target in targets["story@production:poems"]] == ["bases/red"] * 2
+    assert [name for name, _ in deployed_endpoints(scene.ctx)] == ["story@production", "story@production:poems", "tales", "tales:poems"]
+    assert {view.name: view.checkpoint_id for view in list_adapter_endpoints(scene.ctx)} == dict.fromkeys(
+        ["tales:poems", "story@production:poems"], red
+    )
+    row = UsageRow("u1", "story@production:poems", None, targets["tales"][0].replica_id, 3, 4, 1.0, 2.0, "finished", datetime.now(UTC))
+    add_usage(scene.ctx, [row])
+    with scene.ctx.db.read() as session:
+        used = session.get_one(Usage, "u1")
+        assert (used.checkpoint_id, used.variant) == (red, "poems")
+        assert used.endpoint_id is not None
+    assert len(told) == 2, "each replica loads it once"
 
 
 def test_what_does_not_fit_is_refused_with_the_cure(scene: ServingWorld, told: list[dict[str, Any]]) -> None:
