@@ -29,5 +29,5 @@ async def every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(seconds)
         try:
             await step()
-        except Exception:  # an edge: nobody waits for this work, and the next step may succeed
+        except Exception:  # an edge: no request waits for this work, and the next step may succeed
             logger.exception("Work in the background failed; it is tried again.")
