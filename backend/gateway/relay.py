@@ -49,7 +49,7 @@ from backend.gateway.resume import Resumption
 from backend.gateway.shadow import Copy, Shadows
 from backend.gateway.shares import BusyShares
 from backend.gateway.usage import UsageWriter
-from backend.gateway.waking import Events, wait_for_replicas
+from backend.gateway.waking import Events, Starting, wait_for_replicas
 from backend.infra.replicas import ReplicaClient, ReplicaLost, ReplicaRefused
 from backend.infra.upstream.client import UpstreamClient
 from backend.services.serving.usage import UsageRow, UsageStatus
@@ -182,9 +182,7 @@ class Relay:
         trace.copied = self.shadows.draw(trace.endpoint, request)
         try:
             if not replicas:
-                read = partial(self._replicas, trace)
-                waiting = wait_for_replicas(self._directory, trace.endpoint, read=read, is_streamed=trace.is_streamed)
-                async with aclosing(waiting) as signs:
+                async with aclosing(self._wait(trace)) as signs:
                     async for sign in signs:
                         yield sign
                 replicas = await self._replicas(trace)
@@ -192,7 +190,8 @@ class Relay:
                 replicas = await self._replicas_again(trace)
             async with aclosing(self._try_replicas(replicas, request, trace)) as events:
                 async for event in events:
-                    self._note(event, trace)
+                    if not isinstance(event, Starting):
+                        self._note(event, trace)
                     yield event
             trace.status = "finished"
             self._offer(trace)
@@ -220,6 +219,11 @@ class Relay:
         await asyncio.sleep(REREAD_S)
         return await self._read_replicas(trace)
 
+    def _wait(self, trace: Trace) -> AsyncGenerator[Starting, None]:
+        """Wait for the replicas of an endpoint that sleeps."""
+        read = partial(self._replicas, trace)
+        return wait_for_replicas(self._directory, trace.endpoint, read=read, is_streamed=trace.is_streamed)
+
     async def _read_replicas(self, trace: Trace) -> list[ReplicaAddress]:
         try:
             return list(await asyncio.to_thread(self._directory.replicas_for, trace.endpoint))
@@ -228,9 +232,7 @@ class Relay:
         except Unavailable as error:
             raise unavailable(error) from error
 
-    async def _try_replicas(
-        self, replicas: list[ReplicaAddress], request: GenerateRequest, trace: Trace
-    ) -> AsyncGenerator[OpenEvent | FinishEvent, None]:
+    async def _try_replicas(self, replicas: list[ReplicaAddress], request: GenerateRequest, trace: Trace) -> Events:
         last: ApiError = no_replica(trace.endpoint)
         tried: list[ReplicaAddress] = []
         broken = 0
@@ -249,6 +251,11 @@ class Relay:
             if lease is None and replicas and last.status != 429 and trace.upstream is None:
                 # They just stopped: their successors may not be in the cached list yet.
                 replicas = await self._replicas_again(trace)
+                if not replicas and trace.first_token is None:  # it has fallen asleep
+                    async with aclosing(self._wait(trace)) as signs:
+                        async for sign in signs:
+                            yield sign
+                    replicas = await self._read_replicas(trace)
                 lease = choose()
             if lease is None:
                 break

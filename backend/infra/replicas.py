@@ -160,6 +160,8 @@ def _refusal(status: int, body: bytes) -> ReplicaRefused | ReplicaLost:
         message, code, field = str(error["message"]), str(error["code"]), error.get("field")
     except (ValueError, KeyError, TypeError):
         return ReplicaLost(f"The replica answered with status {status}.", reason="protocol")
+    if status == 401:  # another replica has taken its port since
+        return ReplicaLost(message, reason="connection")
     if status >= 500 and code != "draining":
         return ReplicaLost(message, reason="failed")
     return ReplicaRefused(message, status=status, code=code, field=field)

@@ -38,6 +38,9 @@ class _Rates:
             self.usd_per_token += (SLOWLY if self.usd_per_token else 1.0) * (usd / tokens - self.usd_per_token)
 
 
+UNKNOWN = _Rates()
+
+
 class KeyGate:
     """Admits requests of a key. A reservation holds prompt and `max_tokens`; at the end, what was used replaces it."""
 
@@ -72,7 +75,7 @@ class KeyGate:
     def _demand(self, request: GenerateRequest, trace: Trace) -> Demand | None:
         if trace.principal is None or not trace.principal.limits.is_limited:
             return None
-        rates = self._rates[trace.endpoint]
+        rates = self._rates.get(trace.endpoint, UNKNOWN)
         tokens = num_token_ids(request) + math.ceil(prompt_bytes(request) * rates.tokens_per_byte)
         if request.task is Task.GENERATE:
             limit = request.params.max_tokens
@@ -91,7 +94,8 @@ class KeyGate:
         tokens = row.prompt_tokens + row.completion_tokens
         usd = trace.cost_usd()
         size = 0 if num_token_ids(request) else prompt_bytes(request)
-        self._rates[trace.endpoint].learn(prompt_bytes=size, prompt_tokens=row.prompt_tokens, tokens=tokens, usd=usd)
+        if tokens:  # else the model may not exist, and a client can think of any number of names
+            self._rates[trace.endpoint].learn(prompt_bytes=size, prompt_tokens=row.prompt_tokens, tokens=tokens, usd=usd)
         # A task of its own: the request may be cancelled, which must not cancel its settlement.
         task = asyncio.create_task(self._store.settle(demand, tokens=tokens, usd=usd))
         self._settling.add(task)

@@ -66,6 +66,11 @@ def test_a_replica_that_breaks_before_its_first_token_is_replaced_unseen(scene: 
     assert scene.directory.last(4).status == "finished"
 
 
+def test_a_port_that_another_replica_has_taken_since_is_no_fault_of_the_client(scene: Scene) -> None:
+    scene.script("refuse:401:unauthorized", "refuse:401:unauthorized", "finish")
+    assert [scene.post().status_code for _ in range(3)] == [200, 200, 200]
+
+
 def test_a_request_that_may_have_brought_down_two_replicas_is_not_sent_to_a_third(scene: Scene) -> None:
     scene.script("break", "break", "break")
     for replica in scene.replicas:

@@ -85,3 +85,19 @@ def test_a_replica_that_is_ready_since_the_list_was_read_gets_the_request(scene:
         eventually(lambda: bool(directory.woken))
         directory.endpoints["m"] = [address]
         assert answer.result().status_code == 200
+
+
+def test_an_endpoint_that_has_fallen_asleep_since_its_list_was_read_is_woken(scene: tuple[str, MemoryDirectory, ReplicaAddress]) -> None:
+    url, directory, address = scene
+    with scripted() as (ending, ending_url), ThreadPoolExecutor(1) as pool:
+        ending.script = "refuse:503:draining"
+        directory.endpoints["m"] = [ReplicaAddress(id="old", url=ending_url, token="t")]
+        answer = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=BODY | {"stream": True}, timeout=20)
+        eventually(lambda: ending.seen == 1)
+        directory.endpoints["m"] = []
+        eventually(lambda: bool(directory.woken))
+        directory.endpoints["m"] = [address]
+        response = answer.result()
+    assert response.status_code == 200
+    assert ": starting m" in response.text
+    assert response.text.endswith("data: [DONE]\n\n")
