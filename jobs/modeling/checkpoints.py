@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -37,6 +36,7 @@ from jobs.modeling.chat.render import ensure_template
 from jobs.modeling.dropout import set_dropout
 from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.modeling.pissa import save_as_lora
+from jobs.modeling.publishing import hash_file, publish
 
 CARD = "roundhouse.json"
 STATE_FOLDER = "training_state"
@@ -130,34 +130,6 @@ def write_card(folder: Path, *, meta: dict[str, Any]) -> dict[str, Any]:
     }
     (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True, default=str) + "\n")
     return card
-
-
-def publish(partial: Path, folder: Path) -> None:
-    """Sync a finished folder to disk, then rename it to its final name."""
-    for path in [*partial.rglob("*"), partial]:
-        _sync(path)
-    replaced = None
-    if folder.exists():
-        replaced = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.replaced"
-        folder.rename(replaced)
-    partial.rename(folder)
-    _sync(folder.parent)
-    if replaced is not None:
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_weights(folder: Path) -> str:

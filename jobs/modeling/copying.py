@@ -13,7 +13,8 @@ from typing import Any
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.checkpoints.candidates import TERMS, check_links, weight_files
 from jobs.modeling.chat.render import ensure_template
-from jobs.modeling.checkpoints import STATE_FOLDER, check_folder, load_tokenizer, publish, write_card
+from jobs.modeling.checkpoints import STATE_FOLDER, check_folder, load_tokenizer, write_card
+from jobs.modeling.publishing import publish
 
 DATA_ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model", ".md")
 """Weights, configs, tokenizers, templates and cards. Python files and pickles stay behind."""

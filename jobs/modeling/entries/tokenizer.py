@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from backend.domain.jobs.payloads import TrainTokenizerPayload
 from backend.domain.jobs.results import TrainTokenizerResult
 from backend.errors import InvalidInput, JobFailed, NotFound
-from jobs.modeling.checkpoints import publish
+from jobs.modeling.publishing import publish
 from jobs.modeling.text_sample import TextSample
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, largest_alphabet, train_bpe, train_unigram
 from jobs.reporter import JobSpec, Reporter

@@ -24,7 +24,7 @@ from backend.errors import Conflict, InvalidInput, JobFailed, Unavailable
 from backend.infra.checkpoints.candidates import weight_files
 from backend.infra.hub.bases import HubBase, HubFile, HubRevision, look_up_base, open_file
 from backend.infra.hub.errors import BASE, hub_errors
-from jobs.modeling.checkpoints import hash_file
+from jobs.modeling.publishing import hash_file
 from jobs.reporter import Reporter
 
 SILENCE_S = 15.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.entries.tokenizer import choose_alphabet, only_frequent, run, run_watched, short_runs
 from jobs.modeling.text_sample import TextSample
 from jobs.modeling.tokenizers import byte_tokenizer, encode_texts, piece_form, token_bytes, train_bpe, train_unigram
+from tests.support.installation import PROJECT
 from tests.support.training_rooms import Recorder, Rooms, make_stories, write_dataset
 
 STORIES = make_stories(100)
@@ -198,3 +201,16 @@ def test_the_job_names_what_is_missing(tmp_path: Path) -> None:
         run(rooms.spec({"dataset": "empty", "kind": "bpe", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"), Recorder())
     with pytest.raises(InvalidInput, match="'bpe', 'unigram' or 'byte'"):
         run(rooms.spec({"dataset": "d", "kind": "word", "vocab_size": 300, "out": "x"}, kind="train_tokenizer"), Recorder())
+
+
+def test_a_tokenizer_is_trained_and_saved_without_an_import_of_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; import jobs.modeling.entries.tokenizer as entry; entry.train_bpe(['a b'], vocab_size=300).save_pretrained(sys.argv[1])"
+    )
+    names = "print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; {names}", str(tmp_path)], capture_output=True, text=True, check=True, cwd=PROJECT
+    )
+    imported = set(done.stdout.split())
+    assert "tokenizers" in imported
+    assert imported & {"torch", "peft", "scipy", "sklearn", "accelerate"} == set()

@@ -1,0 +1,37 @@
+"""Publish a finished folder, of a checkpoint or a tokenizer. Imports no torch: a job that needs none starts in a quarter of the time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Sync a finished folder to disk, then rename it to its final name."""
+    for path in [*partial.rglob("*"), partial]:
+        _sync(path)
+    replaced = None
+    if folder.exists():
+        replaced = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}.replaced"
+        folder.rename(replaced)
+    partial.rename(folder)
+    _sync(folder.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
