@@ -32,8 +32,8 @@ hypothesis_settings.load_profile("steady")
 # A second thread gains nothing in networks this small, and spins while it waits for a core that another test holds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-SLOWEST_FIRST = ("e2e", "faults", "clients", "jobs", "pages")
-"""Folders with long files: started last, one of them would run alone at the end."""
+SLOWEST_FIRST = ("e2e", "faults", "test_dependencies.py", "clients", "jobs", "pages")
+"""Folders with long files, and a long file: started last, one of them would run alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

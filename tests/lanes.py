@@ -8,8 +8,8 @@ from __future__ import annotations
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-WAITING = ("tests/e2e/", "tests/faults/", "tests/clients/")
-"""Folders whose tests wait for other processes most of their time."""
+WAITING = ("tests/e2e/", "tests/faults/", "tests/test_dependencies.py", "tests/clients/")
+"""Folders and files whose tests wait most of their time, for other processes or for a package index."""
 
 
 class Lanes(LoadFileScheduling):  # type: ignore[misc]
