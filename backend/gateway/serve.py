@@ -19,6 +19,7 @@ def main() -> None:
     listener = socket.socket(fileno=0)
     config = uvicorn.Config(
         "backend.gateway.main:app",
+        http="h11",  # httptools, which uvicorn prefers where it is installed, reads heads of any size into memory
         log_level="warning",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
