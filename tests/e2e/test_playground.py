@@ -65,16 +65,19 @@ def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_
     send(tab, "Tell me of the river.")
     tab.get_by_role("button", name="D is best").wait_for()
     answers, turn = tab.locator(".pg-answer"), tab.locator(".pg-turn")
-    assert answers.count() == 4
-    tops = {round(answers.nth(number).bounding_box()["y"]) for number in range(4)}  # type: ignore[index]
-    assert len(tops) == 1, "side by side"
+    expect(answers).to_have_count(4)
+    tops = answers.evaluate_all("nodes => nodes.map(node => Math.round(node.getBoundingClientRect().y))")
+    assert len(set(tops)) == 1, "side by side"
     assert not [name for name in ENDPOINTS if name in turn.inner_text()]
-    assert answers.locator("math").count() == 4, "drawn as Markdown"
+    expect(answers.locator("math")).to_have_count(4)
     assert answers.locator("a, img, script, iframe, object, [onerror], [href], [src]").count() == 0
     assert tab.evaluate("window.evil") is None
     tab.get_by_role("button", name="B is best").click()
     expect(turn).to_contain_text("Your vote: B is best")
     assert [name for name in ENDPOINTS if name in turn.inner_text()] == list(ENDPOINTS)
+    tab.get_by_role("button", name="Settings").click()
+    expect(tab.get_by_label("Max new tokens")).to_have_value("160")  # after several runs of the page with the menu closed
+    tab.keyboard.press("Escape")
     tab.set_viewport_size({"width": 390, "height": 900})
     tab.wait_for_function(SETTLED)
     assert tab.evaluate("document.querySelector('.stMain').scrollWidth - innerWidth") <= 0

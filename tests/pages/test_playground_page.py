@@ -66,13 +66,13 @@ def test_a_preset_fills_in_the_settings_of_the_next_turn(site: Context) -> None:
     settings = chat_data(app)["settings"]
     assert (settings["system"], settings["temperature"], settings["seed"]) == ("Be brief.", 0.3, 7)
     assert all("broker" in warning.value for warning in app.warning), "no widget has both a value and a state"
-    app.text_area(key="schema_new").set_value("{").run()
+    app.text_area(key="schema_new_1").set_value("{").run()
     assert len(app.error) == 2, "in the menu, and on the page under it"
     assert all("JSON schema: not JSON" in error.value.replace("\\", "") for error in app.error)
-    app.text_area(key="schema_new").set_value('{"type": "wizard"}').run()
+    app.text_area(key="schema_new_1").set_value('{"type": "wizard"}').run()
     assert "Invalid type: wizard" in app.error[0].value.replace("\\", "")
-    app.text_area(key="schema_new").set_value("").run()
-    app.text_area(key="tools_new").set_value('[{"type": "function", "function": {"name": "to morrow"}}]').run()
+    app.text_area(key="schema_new_1").set_value("").run()
+    app.text_area(key="tools_new_1").set_value('[{"type": "function", "function": {"name": "to morrow"}}]').run()
     assert "tool 1 is named 'to morrow'" in app.error[0].value.replace("\\", "")
 
 

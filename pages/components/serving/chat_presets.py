@@ -19,6 +19,8 @@ WIDGETS |= {"token_view": "token_view", "json_schema": "schema", "tools": "tools
 def draw_preset_choice(ctx: Context, person: Person, *, scope: str) -> None:
     """Draw the presets; choosing one fills in the fields below."""
     presets = {preset.id: preset for preset in list_presets(ctx, person=person)}
+    if f"preset_{scope}" not in st.session_state:  # the form begins again, as after another page
+        st.session_state.pop(f"filled_{scope}", None)
     if not presets:
         return
     st.selectbox(
@@ -54,9 +56,26 @@ def _label(preset: PresetView) -> str:
     return preset.name if preset.is_own else f"{preset.name} (by {preset.owner})"
 
 
+def filled_values(scope: str) -> dict[str, Any]:
+    """Return the values that an applied preset fills in, by field; none without one."""
+    values: dict[str, Any] = st.session_state.get(f"filled_{scope}", {}).get("values", {})
+    return values
+
+
+def widget_key(widget: str, *, scope: str) -> str:
+    """Return the key of a setting's widget. An applied preset begins new widgets, which start with its values: the browser shows a value
+    set in the session's state only where the menu is open in that run.
+    """
+    times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
+    return f"{widget}_{scope}_{times}" if times else f"{widget}_{scope}"
+
+
 def _apply(presets: dict[str, PresetView], scope: str) -> None:
     chosen = presets.get(st.session_state.get(f"preset_{scope}") or "")
-    values: dict[str, Any] = chosen.settings if chosen else {}
-    for field, widget in WIDGETS.items():
-        if field in values:
-            st.session_state[f"{widget}_{scope}"] = values[field]
+    if chosen is None:
+        return
+    keys = {field: widget_key(widget, scope=scope) for field, widget in WIDGETS.items()}
+    values = {field: st.session_state[key] for field, key in keys.items() if key in st.session_state}
+    values |= {field: value for field, value in chosen.settings.items() if field in WIDGETS}
+    times = st.session_state.get(f"filled_{scope}", {}).get("times", 0)
+    st.session_state[f"filled_{scope}"] = {"times": times + 1, "values": values}

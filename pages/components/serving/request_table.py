@@ -18,7 +18,7 @@ from pages.components.words import ago, date_time
 
 RESULTS = {"finished": "finished", "aborted": "cut off by the client", "lost": "failed", "refused": "refused"}
 THUMBS = {1: "up", -1: "down"}
-SHOWN_CHARACTERS = 60
+SHOWN_CHARACTERS = 48
 NO_BREAK = "\N{NO-BREAK SPACE}"
 FORMATS = {"First token, ms": ",.0f", "Total, ms": ",.0f", "Cost, US$": ",.6f"}
 
