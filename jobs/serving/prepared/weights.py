@@ -28,6 +28,7 @@ import transformers
 from backend.domain.serving.precision import Precision, PrecisionCheck
 from backend.domain.serving.prepared import prepared_folder
 from backend.errors import InvalidInput
+from backend.infra.processes import return_freed_memory
 from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, hash_weights, is_adapter, load_network
 from jobs.modeling.devices import pick_inference_dtype
 from jobs.serving.fused_layers import fuse_layers
@@ -92,6 +93,7 @@ def load_prepared(folder: Path, *, device: torch.device, precision: Precision, p
             return own
         del own
         gc.collect()  # layers refer to each other; both copies at once could be more than a job may hold
+        return_freed_memory()
         mapped = _map(path, folder, precision=precision, library=library)
     return mapped or load_own(folder, device=device, precision=precision, library=library)
 
