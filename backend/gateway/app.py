@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -52,10 +52,11 @@ def create_gateway(
     max_body_bytes: int = MAX_BODY_BYTES,
     hosts: HostRules | None = None,
     limits: LimitStore | None = None,
-) -> Starlette:
+) -> FastAPI:
     """Return the gateway's app over a directory. It answers only to loopback names unless `hosts` adds others."""
     gateway = Gateway(directory, client=client or ReplicaClient(), limits=limits or MemoryLimits(), max_body_bytes=max_body_bytes)
-    return Starlette(
+    return FastAPI(
+        openapi_url=None,
         routes=[
             Route("/v1/chat/completions", gateway.chat, methods=["POST"]),
             Route("/v1/completions", gateway.complete, methods=["POST"]),
@@ -93,7 +94,7 @@ class Gateway:
         self._relay = Relay(directory, client=client, upstreams=self._upstreams, metrics=self._metrics, usage=self._usage)
 
     @asynccontextmanager
-    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Write usage while the app runs, and the rest at shutdown."""
         del app
         shadows = self._relay.shadows
