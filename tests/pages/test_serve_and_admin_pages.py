@@ -119,6 +119,7 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     app.button(key="scale_tales").click().run()
     assert get_endpoint(ctx, "tales").target == 2
     elm = next(c.id for c in list_checkpoints(ctx) if c.name == "elm")
+    assert app.selectbox(key="canary_checkpoint_tales").options == ["elm", "tiny (serves now)"]
     app.selectbox(key="canary_checkpoint_tales").select(elm).run()
     app.number_input(key="canary_percent_tales").set_value(25.0).run()
     app.button(key="canary_tales").click().run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import streamlit as st
@@ -10,7 +11,7 @@ from backend.domain.serving.canary import CanaryRules
 from backend.domain.serving.options import MAX_REPLICAS, SLEEP_MINUTES, DeploymentOptions, Policy
 from backend.domain.serving.precision import Precision
 from backend.domain.wording import plural
-from backend.services.checkpoints.checkpoints import list_checkpoints
+from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.serving.autoscaling import change_scaling
 from backend.services.serving.canaries import abort_canary, promote_canary, start_canary
@@ -175,8 +176,11 @@ def draw_rollback(ctx: Context, person: Person, endpoint: EndpointView) -> None:
 
 def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the choice of another checkpoint, which is served with the same options."""
-    with st.popover("Swap checkpoint", icon=":material/swap_horiz:", key=f"swap_menu_{endpoint.name}"):
+    with st.popover("Swap", icon=":material/swap_horiz:", key=f"swap_menu_{endpoint.name}"):
         checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes and c.id != endpoint.checkpoint_id}
+        if not checkpoints:
+            st.caption("There is no other checkpoint. Train a network or add a base.")
+            return
         chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=checkpoints.__getitem__, key=f"swap_checkpoint_{endpoint.name}")
         st.caption("Replicas and options stay; replicas are replaced one by one. Rollback brings this checkpoint back.")
         if st.button("Swap", type="primary", key=f"swap_{endpoint.name}", disabled=chosen is None) and chosen:
@@ -185,12 +189,18 @@ def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
                 st.rerun()
 
 
+def label_beside(checkpoints: Sequence[CheckpointView], *, served: str) -> dict[str, str]:
+    """Return the checkpoints that can answer beside the one that is served, by id; that one last, and named so."""
+    writers = sorted((c for c in checkpoints if c.writes), key=lambda c: c.id == served)
+    return {c.id: f"{c.name} (serves now)" if c.id == served else c.name for c in writers}
+
+
 def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the form that starts a canary; nothing while one runs."""
     if endpoint.canary is not None:
         return
     with st.popover("Canary", icon=":material/call_split:", key=f"canary_menu_{endpoint.name}"):
-        checkpoints = {c.id: c.name for c in [*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)] if c.writes}
+        checkpoints = label_beside([*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id)
         chosen = st.selectbox(
             "Checkpoint", list(checkpoints), format_func=lambda id: checkpoints[id], key=f"canary_checkpoint_{endpoint.name}"
         )

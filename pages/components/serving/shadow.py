@@ -11,6 +11,7 @@ from backend.services.serving.shadows import read_shadow, start_shadow, stop_sha
 from pages.components import routes
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
+from pages.components.serving.rollout import label_beside
 
 OWN, OTHER = "Checkpoint", "Endpoint"
 
@@ -27,7 +28,7 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         if kind == OTHER:
             chosen = st.selectbox("Endpoint", others, key=f"shadow_endpoint_{name}")
         else:
-            checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True) if c.writes}
+            checkpoints = label_beside(list_checkpoints(ctx, ready=True), served=endpoint.checkpoint_id)
             chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=lambda id: checkpoints[id], key=f"shadow_checkpoint_{name}")
         percent = st.number_input("Percent of requests", 0.1, 100.0, 10.0, format="%g", key=f"shadow_percent_{name}")
         if st.button("Start shadow", type="primary", key=f"shadow_{name}", disabled=chosen is None) and chosen:
