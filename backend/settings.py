@@ -120,7 +120,8 @@ class Settings(BaseSettings):
     keep_job_folders_days: float = Field(
         default=30.0,
         ge=0,
-        description="Days after which working folders of ended jobs (token caches, event files) are deleted; 0 keeps them.",
+        description="Days after which working folders of ended jobs (token caches, event files) are deleted, and prepared weights that no "
+        "replica has started from; 0 keeps them.",
     )
     device_hour_price: float | None = Field(
         default=None, gt=0, description="US dollars for an hour of one device, for plans and costs; when unset, none are shown."
