@@ -23,6 +23,7 @@ from backend.errors import InvalidInput
 from jobs.serving.native.library import GROUP, STEP, Int8Weights, Library
 
 NUM_TEXTS, TEXT_TOKENS, SEED = 4, 48, 11
+MAX_DIVERGENCE = 50.0  # nats; a perplexity of 10^21 times
 MIN_INPUTS = 32  # layers narrower than this stay float32: they take no time
 LEVELS, DIGIT_LEVELS = 127, 63  # the largest integers of 8 and 7 bits
 SECOND_DIGIT = 2 * DIGIT_LEVELS  # a remainder is at most half a level, and its digit has as many levels as the first
@@ -68,7 +69,7 @@ def quantise_and_check(network: Any, *, library: Library | None = None) -> Preci
 
     The texts are draws at temperature 1 from the network itself, so that the check fits any domain and language and needs no data. The
     expected log of the perplexity ratio over the original's next tokens is the Kullback-Leibler divergence, which is computed at each
-    position: drawn tokens would add their noise. Raises InvalidInput off the CPU.
+    position: drawn tokens would add their noise. Raises InvalidInput off the CPU, and for a network that int8 destroys.
     """
     if network.device.type != "cpu":
         raise InvalidInput("int8 is served on CPUs only.", remedy="Deploy with precision float32.", field="precision")
@@ -77,6 +78,10 @@ def quantise_and_check(network: Any, *, library: Library | None = None) -> Preci
     num_layers = replace_layers(network, library=library)
     after = _log_probabilities(network, texts)
     divergence = float((before.exp() * (before - after)).sum(-1).mean())
+    if not divergence < MAX_DIVERGENCE:  # also for what is no number
+        raise InvalidInput(
+            "In int8 this network gives no usable probabilities.", remedy="Deploy with precision float32.", field="precision"
+        )
     return PrecisionCheck(
         precision="int8",
         perplexity_ratio=round(math.exp(divergence), 5),

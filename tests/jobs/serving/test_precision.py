@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from backend.domain.serving.precision import PrecisionCheck
-from backend.errors import JobFailed
+from backend.errors import InvalidInput, JobFailed
+from jobs.serving import precision
 from jobs.serving.fused_layers import fuse_layers
 from jobs.serving.native.library import Int8Weights, Library
 from jobs.serving.precision import Int8Linear, quantise_and_check
@@ -51,6 +52,18 @@ def test_a_quantised_network_is_served_and_its_check_is_near_one(make: Any, is_c
         generate_one_token(engine)
     finally:
         engine.close()
+
+
+def test_a_network_that_int8_destroys_is_refused_and_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def destroy(network: Any, *, library: Library | None) -> int:
+        network.get_output_embeddings().weight.fill_(float("nan"))
+        return 1
+
+    network = make_llama()
+    network.lm_head.weight = torch.nn.Parameter(network.lm_head.weight.detach().clone())  # no longer the embedding
+    monkeypatch.setattr(precision, "replace_layers", destroy)
+    with pytest.raises(InvalidInput, match="no usable probabilities"):
+        quantise_and_check(network)
 
 
 def test_a_check_beyond_its_limit_is_refused_with_its_figures() -> None:
