@@ -60,9 +60,10 @@ static inline Four totals(const Floats v[GROUP]) {
 #endif
 }
 
-// e to the power of x, to 2 units in the last place (the polynomial of Cephes' expf).
+// e to the power of x, to 1 unit in the last place (the polynomial of Cephes' expf).
 static inline Floats exponential(Floats x) {
-    x = x < -87.0f ? x * 0.0f - 87.0f : x > 88.0f ? x * 0.0f + 88.0f : x;
+    const Floats least = Floats{} - 87.0f, most = Floats{} + 88.0f;
+    x = x < least ? least : x > most ? most : x;
     const float rounder = 12582912.0f;  // adding it leaves no digits behind the point
     const Floats power = (x * 1.44269504f + rounder) - rounder;
     const Floats rest = (x - power * 0.693359375f) + power * 2.12194440e-4f;
