@@ -69,8 +69,9 @@ def test_equal_answers_are_seldom_judged_by_their_votes_however_often_one_looks(
 
 def test_votes_end_a_canary_or_let_it_grow_by_the_sign_of_their_evidence() -> None:
     observed = Observed(requests=50, failures=0, p95_s=None, step_s=600)
-    worse = replace(observed, votes=Votes(1, 10, 9, 10, wins=0, losses=8, e_value=28.4))
-    assert judge_canary(CanaryRules(), worse).reason == "thumbs up on 1 of 10 answers, 9 of 10 of the stable revision (e-value 28)"
+    worse = replace(observed, votes=Votes(1, 10, 9, 10, wins=0, losses=8, e_value=28.4, voters=12))
+    reason = "thumbs up on 1 of 10 answers, 9 of 10 of the stable revision, by 12 voters (e-value 28)"
+    assert judge_canary(CanaryRules(), worse).reason == reason
     assert judge_canary(CanaryRules(vote_alpha=None), worse).action == "wait"
     patient = CanaryRules(step_up=True, step_on_votes=True)
     assert judge_canary(patient, observed).action == "wait"
