@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 logger = logging.getLogger(__name__)
-SOURCE = Path(__file__).with_name("decode.cpp")
+SOURCE = Path(__file__).with_name("decoder.cpp")
 # Without its start files, fast arithmetic does not change how torch treats tiny numbers on the same thread.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-associative-math", "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
 COMPILE_S = 120.0
@@ -40,7 +40,7 @@ class Matrix(ctypes.Structure):
 
 
 class Layer(ctypes.Structure):
-    """One decoder layer; see decode.cpp."""
+    """One decoder layer; see decoder.cpp."""
 
     _fields_ = (
         *((name, Matrix) for name in ("qkv", "out", "gate_up", "down")),
@@ -51,7 +51,7 @@ class Layer(ctypes.Structure):
 
 
 class Batch(ctypes.Structure):
-    """The rows of a step; see decode.cpp."""
+    """The rows of a step; see decoder.cpp."""
 
     _fields_ = (
         ("rows", ctypes.c_int64),
@@ -157,13 +157,13 @@ def _address(tensor: torch.Tensor | None) -> int | None:
 
 def compile_library(cache: Path = CACHE) -> Library | None:
     """Return the library, compiled for this processor or found in a folder of such; None without a C++ compiler or where it fails."""
-    path = cache / f"decode-{_fingerprint()}.so"
+    path = cache / f"decoder-{_fingerprint()}.so"
     try:
         if path.is_file():
             return Library(path)
         compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
         if compiler is None:
-            logger.warning("There is no C++ compiler: decoding runs operator by operator, more slowly.")
+            logger.warning("There is no C++ compiler: decoder layers run operator by operator, more slowly.")
             return None
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as folder:
@@ -173,7 +173,7 @@ def compile_library(cache: Path = CACHE) -> Library | None:
             compiled.replace(path)
         return Library(path)
     except (subprocess.SubprocessError, OSError) as error:
-        logger.warning("Decoding runs operator by operator: %s %s", error, getattr(error, "stderr", "") or "")
+        logger.warning("Decoder layers run operator by operator: %s %s", error, getattr(error, "stderr", "") or "")
         return None
 
 
