@@ -13,6 +13,10 @@ const RETRY_MS = 1500
 const NEAR_END_PX = 120
 const RENEWAL_MS = 8000
 const PATIENCE_MS = 15_000 // for the first words of a response
+const CHANGE_MS = 400 // until the page's script runs for a changed setting
+const MAX_CHANGE_MS = 5000
+
+const CHANGES = ["click", "input", "change", "keydown"]
 
 class Chat {
   constructor(root) {
@@ -42,6 +46,9 @@ class Chat {
     window.addEventListener("keydown", this.onKey, { capture: true })
     this.onDrag = (event) => this.drop(event)
     for (const name of ["dragover", "drop"]) window.addEventListener(name, this.onDrag)
+    this.changedAt = -Infinity
+    this.onChange = ({ target }) => { if (!root.contains(target)) this.changedAt = performance.now() }
+    for (const name of CHANGES) document.addEventListener(name, this.onChange, { capture: true })
   }
 
   // A file that is dropped beside the field would open in place of the page.
@@ -60,6 +67,7 @@ class Chat {
     this.transcript.voteNote = data.vote_note
     this.composer.limit = data.limit
     this.composer.maxTokens = data.settings?.max_tokens || 0
+    this.composer.address(data.settings)
     this.drawExamples(data.examples)
     if (data.document) { this.showFixed(data.document); return }
     this.composer.offer(Boolean(data.settings))
@@ -161,9 +169,17 @@ class Chat {
     return true
   }
 
+  // Settings changed just before, such as Blind, arrive only with the next run of the page's script.
+  async applyChanges() {
+    const age = () => performance.now() - this.changedAt
+    const isRunning = () => document.querySelector("[data-testid=stApp]")?.dataset.testScriptState !== "notRunning"
+    while (age() < CHANGE_MS || (age() < MAX_CHANGE_MS && isRunning())) await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+
   // Send what begins answers, and follow them in the same response.
   async begin(path, body) {
     this.quiet()
+    await this.applyChanges()
     const following = new AbortController()
     const wait = setTimeout(() => following.abort(), PATIENCE_MS)
     try {
@@ -260,6 +276,7 @@ class Chat {
     this.leave()
     window.removeEventListener("keydown", this.onKey, { capture: true })
     for (const name of ["dragover", "drop"]) window.removeEventListener(name, this.onDrag)
+    for (const name of CHANGES) document.removeEventListener(name, this.onChange, { capture: true })
     this.root.remove()
   }
 }

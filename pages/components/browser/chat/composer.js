@@ -57,6 +57,12 @@ export class Composer {
     return meter
   }
 
+  // Say who gets the message, where there is a choice.
+  address(settings) {
+    const count = settings?.endpoints.length || 0
+    this.field.placeholder = count > 1 ? `Write a message to ${count} endpoints${settings.blind ? ", blind" : ""}` : "Write a message"
+  }
+
   offer(isOffered) {
     this.root.hidden = !isOffered
   }
