@@ -15,6 +15,7 @@ from backend.services.serving.aliases import list_aliases
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import EndpointView, list_endpoints, list_revisions
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
+from backend.services.serving.owners import why_not_delete
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, required_gates, requirement_of
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, warn_unknown, with_code
@@ -264,6 +265,9 @@ def draw_stopped_actions(ctx: Context, person: Person, endpoint: EndpointView) -
         with errors_shown():
             start_endpoint(ctx, endpoint.name, person=person)
             st.rerun()
+    if reason := why_not_delete(ctx, endpoint.name, person=person):
+        st.button("Delete", icon=":material/delete:", disabled=True, help=plain(reason), key=f"delete_menu_{endpoint.name}")
+        return
     with st.popover("Delete", icon=":material/delete:", key=f"delete_menu_{endpoint.name}"):
         st.markdown(f"Delete {plain(endpoint.name)} and its history? The checkpoint and conversations stay.")
         if st.button("Delete it", type="primary", key=f"delete_{endpoint.name}"):

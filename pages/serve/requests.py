@@ -10,6 +10,7 @@ import streamlit as st
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.monitoring.traffic import find_window, list_variants
+from backend.services.serving.owners import why_not_own
 from backend.services.serving.request_log.browse import (
     PAGE_SIZE,
     STATUSES,
@@ -21,7 +22,6 @@ from backend.services.serving.request_log.browse import (
     requests_csv,
     requests_jsonl,
 )
-from backend.services.serving.request_log.owners import why_not_own
 from pages.components import routes
 from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link

@@ -159,6 +159,16 @@ def test_stop_and_delete_ask_first(ctx: Context) -> None:
     assert "The checkpoint and conversations stay" in texts(draw("serve/endpoints.py"))
 
 
+def test_another_persons_stopped_endpoint_can_be_started_and_says_who_may_delete_it(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_ready(ctx)
+    stop_endpoint(ctx, "tales", person=LOCAL)
+    monkeypatch.setattr(services, "current_person", lambda: Person("ben", "Ben", "engineer"))
+    app = draw("serve/endpoints.py")
+    button = app.button(key="delete_menu_tales")
+    assert (button.disabled, "Its owner and admins delete it" in button.help) == (True, True)
+    assert not app.button(key="start_tales").disabled
+
+
 def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Context) -> None:
     make_ready(ctx)
     with ctx.db.write() as session:

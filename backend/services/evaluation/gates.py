@@ -10,20 +10,22 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate, User
 from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better
 from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, GateDecision, Verdict, decide_gate, describe_procedure
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
-from backend.errors import Conflict, InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.comparisons import column_key, comparison_at, refuse_unlike
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.safety.runs import unjudged
+from backend.services.serving.owners import is_in_charge
 
 ENDPOINT_PREFIX = "endpoint:"
+RELEASE_REMEDY = "That account and admins release the endpoint."
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,29 @@ def require_gate(ctx: Context, name_or_id: str, *, endpoint: str, person: Person
 
 
 def release_endpoint(ctx: Context, name_or_id: str, *, endpoint: str, person: Person) -> GateView:
-    """Let an endpoint accept checkpoints without this gate."""
+    """Let an endpoint accept checkpoints without this gate. Raises NotAllowed where another person required it."""
     require_builder(person)
     with ctx.db.write() as session:
         gate = _find(session, name_or_id)
+        if reason := _why_not_release(session, gate.id, endpoint, person):
+            raise NotAllowed(reason, remedy=RELEASE_REMEDY)
         session.execute(delete(RequiredGate).where(RequiredGate.gate_id == gate.id, RequiredGate.endpoint == endpoint))
     return get_gate(ctx, name_or_id)
+
+
+def why_not_release(ctx: Context, gate_id: str, *, endpoint: str, person: Person) -> str:
+    """Return why a person may not release an endpoint from a gate, empty where they may."""
+    with ctx.db.read() as session:
+        reason = _why_not_release(session, gate_id, endpoint, person)
+    return f"{reason} {RELEASE_REMEDY}" if reason else ""
+
+
+def _why_not_release(session: Session, gate_id: str, endpoint: str, person: Person) -> str:
+    row = session.scalar(select(RequiredGate).where(RequiredGate.gate_id == gate_id, RequiredGate.endpoint == endpoint))
+    if row is None or is_in_charge(session, row.created_by, person=person):
+        return ""
+    owner = session.get(User, row.created_by) if row.created_by else None
+    return f"The gate was required {'without an account' if owner is None else f'by {owner.name}'}."
 
 
 def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOutcome:

@@ -29,6 +29,7 @@ from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.adapters.served import ADAPTERS
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
+from backend.services.serving.owners import find_deletable_endpoint
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
 from backend.services.serving.rollout import AWAKE, CANARY, SHADOW, STABLE, active_deployments, advance, retire
 
@@ -270,11 +271,10 @@ def stop_endpoint(ctx: Context, name: str, *, person: Person) -> EndpointView:
 def delete_endpoint(ctx: Context, name: str, *, person: Person) -> None:
     """Delete a stopped endpoint with its history. Conversations stay, and so do counts of requests, without the endpoint's name.
 
-    Raises NotFound for an unknown endpoint, Conflict for one that is not stopped.
+    Raises NotFound for an unknown endpoint, Conflict for one that is not stopped, NotAllowed for another person's.
     """
-    require_builder(person)
     with ctx.db.write() as session:
-        endpoint = find_endpoint(session, name)
+        endpoint = find_deletable_endpoint(session, name, person=person)
         deployments = select(Deployment.id).where(Deployment.endpoint_id == endpoint.id)
         if session.scalar(deployments.where(Deployment.stopped_at.is_(None)).limit(1)) is not None:
             raise Conflict(f"The endpoint {name!r} is not stopped.", remedy="Stop it before you delete it.")

@@ -24,6 +24,7 @@ from backend.services.evaluation.gates import (
     list_gates,
     release_endpoint,
     require_gate,
+    why_not_release,
 )
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
@@ -219,8 +220,14 @@ def _draw_endpoints(ctx: Context, person: Person, gate: GateView) -> None:
     for endpoint in gate.endpoints:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.text(endpoint, width="content")
+            reason = why_not_release(ctx, gate.id, endpoint=endpoint, person=person)
             if person.may_build and st.button(
-                "Release", type="tertiary", key=f"gate_release_{gate.id}_{endpoint}", icon=":material/lock_open:"
+                "Release",
+                type="tertiary",
+                disabled=bool(reason),
+                help=plain(reason) or None,
+                key=f"gate_release_{gate.id}_{endpoint}",
+                icon=":material/lock_open:",
             ):
                 with errors_shown():
                     release_endpoint(ctx, gate.id, endpoint=endpoint, person=person)

@@ -9,8 +9,8 @@ from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView
 from backend.services.serving.load.load_tests import list_load_tests
 from backend.services.serving.monitoring.traffic import find_window, read_traffic
+from backend.services.serving.owners import why_not_own
 from backend.services.serving.request_log.browse import RequestFilter, browse_requests
-from backend.services.serving.request_log.owners import why_not_own
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 from pages.components import routes
 from pages.components.frame import errors_shown, plain

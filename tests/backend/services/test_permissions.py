@@ -20,7 +20,7 @@ from backend.services.serving.chat.turns import send_message
 from backend.services.serving.deployments import deploy, stop_endpoint
 
 SERVICES = Path(__file__).resolve().parents[3] / "backend" / "services"
-CHECKS = ("require_builder(", "require_admin(", "own_conversation(", "find_own_endpoint(")
+CHECKS = ("require_builder(", "require_admin(", "own_conversation(", "find_own_endpoint(", "find_deletable_endpoint(")
 
 NOBODY_ASKS = {
     "undo": "its rater's own vote; the rater comes from a link or a cookie",

@@ -16,7 +16,7 @@ from backend.domain.validation import field_at_fault, validation_message
 from backend.errors import InvalidInput
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import endpoints_of_aliases, find_endpoint, served_adapters
-from backend.services.serving.request_log.owners import find_own_endpoint
+from backend.services.serving.owners import find_own_endpoint
 
 
 def set_log_policy(ctx: Context, name: str, config: RequestLogConfig, *, person: Person) -> None:

@@ -18,7 +18,17 @@ from backend.domain.evaluation.gates import GateBenchmark, GateConfig, Verdict
 from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
-from backend.services.evaluation.gates import create_gate, delete_gate, get_gate, judge, judge_config, release_endpoint, require_gate
+from backend.services.evaluation.gates import (
+    create_gate,
+    delete_gate,
+    get_gate,
+    judge,
+    judge_config,
+    release_endpoint,
+    require_gate,
+    why_not_release,
+)
+from backend.services.people.accounts import add_user
 from backend.services.serving.deployments import deploy, start_endpoint, stop_endpoint
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark, evaluated, predicted
@@ -119,6 +129,18 @@ def test_an_endpoint_refuses_a_checkpoint_whose_required_gate_it_has_not_passed(
     release_endpoint(world, "release", endpoint="tales", person=LOCAL)
     delete_gate(world, "release", person=LOCAL)
     assert deploy(world, checkpoint_id=checkpoint_id(world, "Yew"), name="tales", person=LOCAL).checkpoint_name == "Yew"
+
+
+def test_an_endpoint_is_released_by_who_required_the_gate_and_by_admins(world: Context) -> None:
+    ada = add_user(world, "Ada", "a long password", role="engineer", person=LOCAL)
+    ben = add_user(world, "Ben", "a long password", role="lead", person=LOCAL)
+    create_gate(world, name="release", config=config(), person=ben)
+    gate = require_gate(world, "release", endpoint="tales", person=ada)
+    assert why_not_release(world, gate.id, endpoint="tales", person=ben).startswith("The gate was required by Ada.")
+    with pytest.raises(NotAllowed, match="required by Ada"):
+        release_endpoint(world, "release", endpoint="tales", person=ben)
+    assert why_not_release(world, gate.id, endpoint="tales", person=ada) == ""
+    assert release_endpoint(world, "release", endpoint="tales", person=ada).endpoints == ()
 
 
 def test_a_stopped_endpoint_starts_again_only_with_a_checkpoint_that_passes(world: Context) -> None:

@@ -14,8 +14,10 @@ from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import Claim, claim_next
-from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
+from backend.services.people.accounts import add_user, change_role, disable_account
+from backend.services.serving.deployments import delete_endpoint, deploy, scale_endpoint, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_endpoints, list_revisions
+from backend.services.serving.owners import why_not_delete, why_not_own
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge, record_ready
 from backend.services.serving.usage import UsageRow, add_usage
 
@@ -170,3 +172,39 @@ def test_a_rater_can_neither_start_nor_delete(ctx: Context, checkpoint: str) -> 
     for act in (start_endpoint, delete_endpoint):
         with pytest.raises(NotAllowed):
             act(ctx, "tales", person=Person("x", "r", "rater"))
+
+
+def test_builders_run_each_others_endpoints_and_only_who_deployed_one_and_admins_delete_it(ctx: Context, checkpoint: str) -> None:
+    ada = add_user(ctx, "Ada", "a long password", role="engineer", person=LOCAL)
+    ben = add_user(ctx, "Ben", "a long password", role="lead", person=LOCAL)
+    for name, person in (("hers", ada), ("bare", LOCAL)):
+        deploy(ctx, checkpoint_id=checkpoint, name=name, person=person)
+        assert scale_endpoint(ctx, name, 2, person=ben).target == 2
+        assert deploy(ctx, checkpoint_id=checkpoint, name=name, person=ben).revision > 1
+        assert stop_endpoint(ctx, name, person=ben).state == "stopped"
+    assert start_endpoint(ctx, "hers", person=ben).state == "starting"
+    stop_endpoint(ctx, "hers", person=ben)
+    for name, cause in (("hers", "by Ada"), ("bare", "without an account")):
+        assert why_not_delete(ctx, name, person=ben) == f"'{name}' was deployed {cause}. Its owner and admins delete it."
+        with pytest.raises(NotAllowed, match=cause):
+            delete_endpoint(ctx, name, person=ben)
+    assert why_not_delete(ctx, "hers", person=ada) == why_not_delete(ctx, "hers", person=LOCAL) == ""
+    delete_endpoint(ctx, "hers", person=ada)
+    assert [endpoint.name for endpoint in list_endpoints(ctx)] == ["bare"]
+
+
+@pytest.mark.parametrize("leave", ["disabled", "rater"])
+def test_any_builder_deletes_an_endpoint_of_an_account_that_left_but_does_not_read_its_log(
+    ctx: Context, checkpoint: str, leave: str
+) -> None:
+    ada = add_user(ctx, "Ada", "a long password", role="engineer", person=LOCAL)
+    ben = add_user(ctx, "Ben", "a long password", role="lead", person=LOCAL)
+    deploy(ctx, checkpoint_id=checkpoint, name="hers", person=ada)
+    stop_endpoint(ctx, "hers", person=ada)
+    if leave == "disabled":
+        disable_account(ctx, str(ada.id), person=LOCAL)
+    else:
+        change_role(ctx, str(ada.id), "rater", person=LOCAL)
+    assert why_not_own(ctx, "hers", person=ben)
+    delete_endpoint(ctx, "hers", person=ben)
+    assert list_endpoints(ctx) == []

@@ -106,7 +106,7 @@ def test_others_see_requests_of_their_keys_and_of_endpoints_that_they_deployed(c
 
 def test_a_request_log_is_set_by_the_owner_of_its_endpoint_and_admins(ctx: Context) -> None:
     ask(ctx, 0, key="k")
-    with pytest.raises(NotAllowed, match="deployed by another person"):
+    with pytest.raises(NotAllowed, match="was deployed by Ada"):
         set_log_policy(ctx, "tales", RequestLogConfig(mode="off"), person=BEN)
     assert get_request(ctx, "r000", person=ADA).row.answer == "Grüße 100%", "nothing was erased"
     set_log_policy(ctx, "tales", RequestLogConfig(mode="off"), person=ADA)
