@@ -7,6 +7,7 @@ Results differ from those of the library's layers in the last digits of float32.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend.domain.serving.memory import PAGE_TOKENS
-from jobs.serving.native.library import STEP, FloatWeights, Layer, Library, compile_library, is_native, matrix_of
+from jobs.serving.native.library import STEP, Change, FloatWeights, Layer, Library, Pair, compile_library, is_native, matrix_of
 from jobs.serving.paged_attention import Step, has_plain_pages
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -103,8 +104,7 @@ class FusedLayer(nn.Module):
         step = self._step
         if self.layer_idx == 0:
             step.begin(cache, kwargs)
-        has_adapters = any(getattr(product, "has_active_adapters", False) for product in self._products)
-        computed = None if has_adapters else step.compute(rows, layer=self.layer_idx, describe=self._describe)
+        computed = step.compute(rows, layer=self.layer_idx, describe=self._describe, changes=self._changes())
         if computed is None:
             computed = self._compute(rows, rotation, partial(step.attend, layer=self.layer_idx, scale=self.scaling))
         return computed.view(batch, tokens, hidden)
@@ -129,7 +129,7 @@ class FusedLayer(nn.Module):
         return _add_product(rows, silu(gate).mul_(up), self.down_proj)
 
     @property
-    def _products(self) -> tuple[nn.Module, ...]:
+    def _products(self) -> tuple[Any, ...]:
         return self.qkv_proj, self.o_proj, self.gate_up_proj, self.down_proj
 
     def part(self, name: str) -> Part | None:
@@ -165,6 +165,18 @@ class FusedLayer(nn.Module):
             self.head_dim,
             PAGE_TOKENS,
         )
+
+    def _changes(self) -> list[Change]:
+        """Return what adapters change in this batch, for the compiled library."""
+        groups = next((product.active_groups for product in self._products if hasattr(product, "active_groups")), ())
+        return [Change(*rows, ctypes.addressof(self._addresses(group.adapter))) for group in groups for rows in group.ranges]
+
+    def _addresses(self, adapter: Any) -> ctypes.Array[Pair]:
+        addresses: dict[int, ctypes.Array[Pair]] = adapter.addresses
+        if self.layer_idx not in addresses:
+            pairs = [product.pair_of(adapter) if hasattr(product, "pair_of") else None for product in self._products]
+            addresses[self.layer_idx] = (Pair * len(pairs))(*(_address_of(pair) for pair in pairs))
+        return addresses[self.layer_idx]
 
     def _attend(self, queries: Any, keys: Any, values: Any, mask: Any, cache: Any, kwargs: dict[str, Any], batch: int) -> torch.Tensor:
         """Return the library's attention over its own caches, or none."""
@@ -208,7 +220,21 @@ def fuse_pairs(network: Any, pairs: Pairs) -> Pairs:
         wide = b.new_zeros(getattr(layer, part.product).out_features, b.shape[1])
         wide[part.start : part.start + part.size] = b
         fused.setdefault(f"{name.rsplit('.', 2)[0]}.{part.product}", []).append((a, wide))
-    return {name: (torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)) for name, parts in fused.items()}
+    return {name: _stacked(parts) for name, parts in fused.items()}
+
+
+def _stacked(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pairs as one, its rank a multiple of STEP, which the compiled library needs."""
+    a, b = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], dim=1)
+    missing = -len(a) % STEP
+    return pad(a, (0, 0, 0, missing)), pad(b, (0, missing))
+
+
+def _address_of(pair: tuple[torch.Tensor, torch.Tensor] | None) -> Pair:
+    if pair is None:
+        return Pair(None, None, 0)
+    down, up = pair
+    return Pair(down.data_ptr(), up.data_ptr(), len(down))
 
 
 def _part_of(network: Any, name: str) -> tuple[FusedLayer | None, Part | None]:

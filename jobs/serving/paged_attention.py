@@ -6,8 +6,9 @@ the square of the number of users. Here each request reads its own pages.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
-from jobs.serving.native.library import Batch, Layer, Library
+from jobs.serving.native.library import Batch, Change, Layer, Library
 
 FULL = "full_attention"
 Views = dict[int, tuple[torch.Tensor, torch.Tensor]]
@@ -91,9 +92,11 @@ class Step:
         counts = torch.tensor([span.num_keys for span in self._spans])
         rotation = torch.view_as_real(self._rotation).contiguous()
         self._held = [rotation, write, first_row, torch.cat(pages), first_page, counts]
-        return Batch(self._spans[-1].end, len(pages), *(tensor.data_ptr() for tensor in self._held), None, None)
+        return Batch(self._spans[-1].end, len(pages), *(tensor.data_ptr() for tensor in self._held), None, None, None, 0)
 
-    def compute(self, rows: torch.Tensor, *, layer: int, describe: Callable[[], Layer | None]) -> torch.Tensor | None:
+    def compute(
+        self, rows: torch.Tensor, *, layer: int, describe: Callable[[], Layer | None], changes: Sequence[Change] = ()
+    ) -> torch.Tensor | None:
         """Return the rows [rows, hidden] behind a layer by the compiled library; None where it doesn't apply."""
         if self._batch is None or self.library is None:
             return None
@@ -104,6 +107,8 @@ class Step:
                 return None
             self._layers[layer] = described
         self._batch.keys, self._batch.values = (states.data_ptr() for states in self._tokens[layer])
+        array = (Change * len(changes))(*changes)
+        self._batch.changes, self._batch.num_changes = ctypes.addressof(array), len(changes)
         return self.library.compute(self._layers[layer], self._batch, rows)
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, *, layer: int, scale: float) -> torch.Tensor:

@@ -17,13 +17,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from backend.errors import InvalidInput
-from jobs.serving.adapters.weights import LoadedAdapter, read_adapter
+from jobs.serving.adapters.weights import Group, LoadedAdapter, read_adapter
 from jobs.serving.fused_layers import fuse_pairs, fused_shape
 
 MAX_LOADED = 16
 MAX_NUMBER = 8000
-Group = tuple[LoadedAdapter, torch.Tensor | None]
-"""An adapter and the indices of its tokens in the batch; None stands for all of them."""
+ALL_ROWS = ((0, 2**62),)
 
 
 class AdapterBank:
@@ -91,7 +90,7 @@ class AdapterBank:
     @contextmanager
     def use(self, adapter: LoadedAdapter | None) -> Iterator[None]:
         """Compute with one adapter, or none, on this thread."""
-        self.activate(() if adapter is None else ((adapter, None),))
+        self.activate(() if adapter is None else (Group(adapter, None, ALL_ROWS),))
         try:
             yield
         finally:
@@ -130,9 +129,13 @@ class LoraLayer(nn.Module):
         self._bank, self._name = bank, name
 
     @property
-    def has_active_adapters(self) -> bool:
-        """Return whether the batch that this thread computes has rows of an adapter."""
-        return bool(self._bank.active)
+    def active_groups(self) -> Sequence[Group]:
+        """The adapters of the batch that this thread computes."""
+        return self._bank.active
+
+    def pair_of(self, adapter: LoadedAdapter) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return an adapter's pair (A, B) for this layer; None where it has none."""
+        return adapter.pairs.get(self._name)
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of its own, else the base layer's, which networks read (`weight`, `in_features`)."""
@@ -148,8 +151,8 @@ class LoraLayer(nn.Module):
         if not groups:
             return result
         flat_inputs, flat_result = inputs.flatten(0, -2), result.view(-1, result.shape[-1])
-        for adapter, rows in groups:
-            if (pair := adapter.pairs.get(self._name)) is None:
+        for adapter, rows, _ in groups:
+            if (pair := self.pair_of(adapter)) is None:
                 continue
             a, b = pair
             if rows is None:
@@ -161,15 +164,18 @@ class LoraLayer(nn.Module):
 
 def groups_of(adapters: Sequence[tuple[LoadedAdapter | None, int]], *, device: torch.device) -> list[Group]:
     """Return the groups of a packed batch from (adapter, number of tokens) of its requests in order."""
-    rows: dict[int, list[int]] = {}
+    ranges: dict[int, list[tuple[int, int]]] = {}
     by_number: dict[int, LoadedAdapter] = {}
     start = 0
     for adapter, count in adapters:
         if adapter is not None:
             by_number[adapter.number] = adapter
-            rows.setdefault(adapter.number, []).extend(range(start, start + count))
+            own = ranges.setdefault(adapter.number, [])
+            begin = own.pop()[0] if own and own[-1][1] == start else start
+            own.append((begin, start + count))
         start += count
-    return [(by_number[number], torch.tensor(indices, device=device)) for number, indices in rows.items()]
+    rows = {number: torch.cat([torch.arange(*each, device=device) for each in own]) for number, own in ranges.items()}
+    return [Group(by_number[number], rows[number], tuple(own)) for number, own in ranges.items()]
 
 
 def salted(ids: list[int], adapter: LoadedAdapter | None, *, vocab_size: int) -> list[int]:

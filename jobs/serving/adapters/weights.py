@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -26,6 +26,7 @@ Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 class LoadedAdapter:
     """An adapter in memory. `pairs`: (A [rank, in], B [out, rank]) by layer, B times the scale. `number` is the same for the same files.
     `tokenizer` renders its prompts, since training may have taught it another chat template, whose `end_ids` end its answers.
+    `addresses`: those of the pairs, by fused layer, for the compiled library.
     """
 
     folder: str
@@ -33,6 +34,15 @@ class LoadedAdapter:
     pairs: Pairs
     tokenizer: Any = None
     end_ids: frozenset[int] = frozenset()
+    addresses: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+class Group(NamedTuple):
+    """An adapter and its tokens in the batch: their indices, None for all of them, and the same as ranges."""
+
+    adapter: LoadedAdapter
+    rows: torch.Tensor | None
+    ranges: tuple[tuple[int, int], ...]
 
 
 def read_adapter(folder: Path, *, base: Path, shape_of: Callable[[str], tuple[int, int] | None]) -> Pairs:

@@ -32,6 +32,12 @@ struct Layer {
     int64_t num_heads, num_kv_heads, channels, page_tokens;
 };
 
+// One product's change by a LoRA adapter: up (down x), of [rank, inputs] and [outputs, rank], rank a multiple of STEP; 0 changes nothing.
+struct Pair { const float *down, *up; int64_t rank; };
+
+// Rows with one adapter, and its pairs for a layer's qkv, out, gate_up and down.
+struct Change { int64_t begin, end; const Pair *pairs; };
+
 struct Batch {
     int64_t rows, requests;
     const float *rotation;         // [rows, channels / 2] pairs of cosine and sine
@@ -41,6 +47,8 @@ struct Batch {
     const int64_t *first_page;     // [requests + 1]
     const int64_t *num_keys;       // [requests], the new ones included
     float *keys, *values;          // this layer's views of the cache, [slots, kv heads, channels]
+    const Change *changes;         // of this layer
+    int64_t num_changes;
 };
 
 // Tokens of one request and one key head, whose queries attend together.
@@ -337,7 +345,22 @@ class Rows {
     const Batch &b;
     const int threads;
     const int64_t width = l.qkv.inputs, inner = l.down.inputs;
-    std::vector<float> normed, mixed, attended, middle, gate_up, active;
+    std::vector<float> normed, mixed, attended, middle, gate_up, active, narrow;
+
+    // Multiply the rows from `first` to `last` by a matrix, and add `plus` or null and what adapters change.
+    void multiply(const Matrix Layer::*which, int pair_of, int64_t first, int64_t last, const float *x, float *y, const float *plus) {
+        const Matrix &m = l.*which;
+        product(x, last - first, m, y, plus, threads);
+        for (int64_t c = 0; c < b.num_changes; c++) {
+            const Pair &pair = b.changes[c].pairs[pair_of];
+            const int64_t begin = std::max(first, b.changes[c].begin), rows = std::min(last, b.changes[c].end) - begin;
+            if (!pair.rank || rows <= 0) continue;
+            float *changed = y + (begin - first) * m.outputs;
+            narrow.resize(rows * pair.rank);
+            product(x + (begin - first) * m.inputs, rows, {pair.down, nullptr, nullptr, pair.rank, m.inputs}, narrow.data(), nullptr, threads);
+            product(narrow.data(), rows, {pair.up, nullptr, nullptr, m.outputs, pair.rank}, changed, changed, threads);
+        }
+    }
 
     void attend(int64_t first, int64_t last) {
         const std::vector<Tile> tiles = tiles_of(l, b, first, last);
@@ -357,18 +380,18 @@ public:
     void compute(int64_t first, int64_t last, const float *hidden, float *result) {
         const int64_t rows = last - first;
         for (int64_t r = 0; r < rows; r++) rms_norm(hidden + r * width, l.input_norm, l.norm_eps, width, normed.data() + r * width);
-        product(normed.data(), rows, l.qkv, mixed.data(), nullptr, threads);
+        multiply(&Layer::qkv, 0, first, last, normed.data(), mixed.data(), nullptr);
         for (int64_t r = 0; r < rows; r++) rotate_and_write(l, b, first + r, mixed.data() + r * l.qkv.outputs);
         attend(first, last);
-        product(attended.data(), rows, l.out, middle.data(), hidden, threads);
+        multiply(&Layer::out, 1, first, last, attended.data(), middle.data(), hidden);
         for (int64_t r = 0; r < rows; r++) rms_norm(middle.data() + r * width, l.after_norm, l.norm_eps, width, normed.data() + r * width);
-        product(normed.data(), rows, l.gate_up, gate_up.data(), nullptr, threads);
+        multiply(&Layer::gate_up, 2, first, last, normed.data(), gate_up.data(), nullptr);
         for (int64_t r = 0; r < rows; r++) {
             const float *gate = gate_up.data() + r * 2 * inner, *up = gate + inner;
             for (int64_t i = 0; i < inner; i += WIDTH)
                 store(active.data() + r * inner + i, load(gate + i) / (1.0f + exponential(-load(gate + i))) * load(up + i));
         }
-        product(active.data(), rows, l.down, result, middle.data(), threads);
+        multiply(&Layer::down, 3, first, last, active.data(), result, middle.data());
     }
 };
 

@@ -50,13 +50,29 @@ class Layer(ctypes.Structure):
     )
 
 
+class Pair(ctypes.Structure):
+    """Addresses of one product's change by an adapter: A [rank, inputs] and B [outputs, rank], the rank a multiple of STEP or 0."""
+
+    _fields_ = (("down", ctypes.c_void_p), ("up", ctypes.c_void_p), ("rank", ctypes.c_int64))
+
+
+class Change(ctypes.Structure):
+    """The rows from `begin` to `end`, and the address of their adapter's four pairs for a layer."""
+
+    _fields_ = (("begin", ctypes.c_int64), ("end", ctypes.c_int64), ("pairs", ctypes.c_void_p))
+
+
 class Batch(ctypes.Structure):
     """The rows of a step; see decoder.cpp."""
 
     _fields_ = (
         ("rows", ctypes.c_int64),
         ("requests", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("rotation", "write", "first_row", "pages", "first_page", "num_keys", "keys", "values")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("rotation", "write", "first_row", "pages", "first_page", "num_keys", "keys", "values", "changes")
+        ),
+        ("num_changes", ctypes.c_int64),
     )
 
 

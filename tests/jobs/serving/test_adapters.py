@@ -19,7 +19,7 @@ from jobs.serving.adapters.shelf import AdapterShelf
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Choice, Engine
-from jobs.serving.fused_layers import fuse_layers
+from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import Library
 from jobs.serving.precision import quantise_and_check
 from jobs.serving.reading import PromptReader
@@ -121,6 +121,24 @@ def test_engines_answer_requests_of_all_adapters_at_once(folders: dict[str, Path
             assert ids == logits.argmax(-1).tolist(), name
             assert logprobs == pytest.approx(logits.log_softmax(-1).amax(-1).tolist(), abs=1e-4)
         assert scores(generate(engine, IDS, None)[0]) == before
+    finally:
+        engine.close()
+
+
+def test_in_the_library_a_token_has_the_same_bits_whatever_adapters_are_beside_it(
+    folders: dict[str, Path], library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_network(folders["base"])
+    fuse_layers(network, library=library)
+    bank = AdapterBank(folders["base"], network)
+    engine = BatchingEngine(network, make_tokenizer(), bank=bank)
+    monkeypatch.setattr(FusedLayer, "_compute", None)  # no step is left to operators
+    try:
+        adapters = [None, bank.load(folders["red"]), bank.load(folders["blue"])]
+        alone = [scores(generate(engine, IDS, adapter)[0]) for adapter in adapters]
+        waits = [start(engine, IDS, adapter) for _ in range(3) for adapter in adapters]
+        assert [scores(wait()[0]) for wait in waits] == alone * 3
+        assert len({tuple(ids) for ids, _ in alone}) > 1
     finally:
         engine.close()
 
