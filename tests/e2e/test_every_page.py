@@ -15,7 +15,7 @@ from backend.bootstrap import build_context
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 from tests.support import run_world
-from tests.support.browser import SETTLED
+from tests.support.browser import open_tab, settle
 from tests.support.filled_installation import Filled, fill
 from tests.support.page_server import page_server
 from tests.support.settings import make_settings
@@ -91,7 +91,7 @@ def resize(tab: Page, width: int) -> None:
     """Make the window as wide as another, and wait until what follows its size does."""
     tab.set_viewport_size({"width": width, "height": 900})
     tab.evaluate(DRAWN_TWICE)
-    tab.wait_for_function(SETTLED, timeout=60_000)
+    settle(tab)
 
 
 def raw_values(tab: Page, name: str) -> dict[str, object]:
@@ -120,18 +120,17 @@ def misfits_now(tab: Page) -> dict[str, object]:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_page_shows_a_raw_value_overflows_hides_a_button_or_breaks_a_word(browser: Browser, installation: Pages, part: int) -> None:
     url, filled = installation.url, installation.filled
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, timezone_id=TIME_ZONE)
-    tab = context.new_page()
+    tab = open_tab(browser, time_zone=TIME_ZONE)
     faults: dict[str, object] = {}
     for name, address in list(filled.addresses.items())[part::PARTS]:
         tab.set_viewport_size({"width": 1440, "height": 900})
         tab.goto(url + address)
-        tab.wait_for_function(SETTLED, timeout=60_000)
+        settle(tab)
         faults |= {f"{name}: {what}": value for what, value in raw_values(tab, name).items()}
         for width in (820, 390):
             resize(tab, width)
             faults |= {f"{name} at {width}: {what}": value for what, value in misfits(tab).items()}
-    context.close()
+    tab.context.close()
     assert faults == {}
 
 
@@ -141,9 +140,9 @@ def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_scre
         "() => getComputedStyle(document.querySelector('[class*=st-key-tablerow-datasets-] .stColumn:nth-child(2)'), '::before').content"
     )
     for width, content, head in ((390, '"Kind"', False), (1440, "none", True)):
-        tab = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        tab = open_tab(browser, width=width)
         tab.goto(url + filled.addresses["datasets"])
-        tab.wait_for_function(SETTLED, timeout=60_000)
+        settle(tab)
         tab.locator("[class*=st-key-tablerow-datasets-]").first.wait_for()
         assert tab.evaluate(label) == content
         assert tab.locator(".st-key-tablehead-datasets").is_visible() is head
@@ -152,9 +151,9 @@ def test_lists_are_labelled_cards_on_a_phone_and_rows_with_a_head_on_a_wide_scre
 
 def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: Pages) -> None:
     url, filled = installation.url, installation.filled
-    tab = browser.new_context(timezone_id=TIME_ZONE, viewport={"width": 1440, "height": 900}).new_page()
+    tab = open_tab(browser, time_zone=TIME_ZONE)
     tab.goto(url + filled.addresses["endpoints"])
-    tab.wait_for_function(SETTLED, timeout=60_000)
+    settle(tab)
     tab.get_by_text("History").first.click()
     times = tab.locator("td", has_text="just now").or_(tab.locator("td", has_text=" ago)"))
     text = times.filter(visible=True).first.inner_text()  # the table is hidden until the expander has opened
@@ -166,7 +165,7 @@ def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: P
 
 
 def test_nothing_in_an_answer_comes_to_life_and_its_code_is_coloured(browser: Browser, installation: Pages) -> None:
-    tab = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    tab = open_tab(browser)
     addresses: list[str] = []
     tab.on("request", lambda request: addresses.append(request.url))
     tab.goto(installation.url + installation.filled.addresses["conversation"])
@@ -183,9 +182,9 @@ def test_nothing_in_an_answer_comes_to_life_and_its_code_is_coloured(browser: Br
 
 
 def test_the_overview_updates_without_a_reload(browser: Browser, installation: Pages) -> None:
-    tab = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    tab = open_tab(browser)
     tab.goto(installation.url)
-    tab.wait_for_function(SETTLED, timeout=60_000)
+    settle(tab)
     tab.evaluate("window.mark = 'kept'")
     tab.get_by_text("3 jobs queued").wait_for()
     run = run_world.launch(installation.ctx, name="launched-meanwhile", seed=9)

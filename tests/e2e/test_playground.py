@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from backend.bootstrap import build_context
-from tests.support.browser import SETTLED, Visitor, visit
+from tests.support.browser import Visitor, visit
 from tests.support.filled_installation import HOSTILE_ANSWER
 from tests.support.gateway_fixtures import eventually
 from tests.support.networks.chat_world import ChatWorld, chat_world
@@ -79,7 +79,7 @@ def test_four_blind_answers_tell_nothing_run_nothing_and_load_nothing_until_the_
     expect(tab.get_by_label("Max new tokens")).to_have_value("160")  # after several runs of the page with the menu closed
     tab.keyboard.press("Escape")
     tab.set_viewport_size({"width": 390, "height": 900})
-    tab.wait_for_function(SETTLED)
+    visitor.settle()
     assert tab.evaluate("document.querySelector('.stMain').scrollWidth - innerWidth") <= 0
     tab.set_viewport_size({"width": 1440, "height": 1000})
     assert visitor.findings == [], "no request left this machine"

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg, ForwardMsgMetadata, RunIdentity
 
 FLAGS = [
     "--no-sandbox",
@@ -21,12 +26,96 @@ FLAGS = [
     "--disable-sync",
 ]
 LOCAL = re.compile(r"(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:")
-SETTLED = """() => {
-  const app = document.querySelector('[data-testid=stApp]');
-  return app?.getAttribute('data-test-script-state') === 'notRunning' && document.querySelector('h1')
-    && ![...document.querySelectorAll('[data-testid=stSkeleton]')].some(skeleton => skeleton.checkVisibility());
+
+NUMBERS = {
+    "rerun": BackMsg.RERUN_SCRIPT_FIELD_NUMBER,
+    "askedFragment": ClientState.FRAGMENT_ID_FIELD_NUMBER,
+    "isAuto": ClientState.IS_AUTO_RERUN_FIELD_NUMBER,
+    "metadata": ForwardMsg.METADATA_FIELD_NUMBER,
+    "run": ForwardMsgMetadata.RUN_FIELD_NUMBER,
+    "ranFragments": RunIdentity.FRAGMENT_IDS_FIELD_NUMBER,
+    "begun": ForwardMsg.NEW_SESSION_FIELD_NUMBER,
+    "ended": ForwardMsg.SCRIPT_FINISHED_FIELD_NUMBER,
+    "early": ForwardMsg.FINISHED_EARLY_FOR_RERUN,
+}
+
+WATCH = (
+    "const N = "
+    + json.dumps(NUMBERS)
+    + """;
+const read = (bytes) => {
+  const fields = {};
+  let at = 0;
+  const number = () => {
+    let value = 0, factor = 1, byte;
+    do { byte = bytes[at++]; value += (byte & 127) * factor; factor *= 128 } while (byte & 128);
+    return value;
+  };
+  while (at < bytes.length) {
+    const tag = number(), kind = tag % 8;
+    const value = kind === 0 ? number() : kind === 2 ? ((size) => bytes.subarray(at, at += size))(number()) : (at += kind === 1 ? 8 : 4);
+    (fields[Math.floor(tag / 8)] ??= []).push(value);
+  }
+  return fields;
+};
+const text = (bytes) => new TextDecoder().decode(bytes);
+const asks = window.scriptAsks = [];  // what this page asked the script for and has no whole answer to
+
+const sent = (bytes) => {
+  const rerun = read(bytes)[N.rerun]?.[0];
+  if (!rerun) return;
+  const state = read(rerun);
+  asks.push({fragment: state[N.askedFragment] ? text(state[N.askedFragment][0]) : '', isAuto: Boolean(state[N.isAuto]?.[0])});
+};
+const received = (bytes) => {
+  const message = read(bytes);
+  if (message[N.begun]) {
+    const run = message[N.metadata] && read(message[N.metadata][0])[N.run];
+    const fragments = (run && read(run[0])[N.ranFragments] || []).map(text);
+    const fitting = asks.filter((ask) => !ask.isSure && (fragments.length ? fragments.includes(ask.fragment) : true));
+    for (const ask of fitting) ask.isBegun = true;
+    const first = fitting.find((ask) => fragments.length || !ask.fragment) ?? fitting[0];
+    if (first) first.isSure = true;  // the server may have taken the others into the same run, or gives each a run of its own
+  } else if (message[N.ended] && message[N.ended][0] !== N.early) {
+    for (const ask of [...asks]) {
+      if (ask.isSure) asks.splice(asks.indexOf(ask), 1);
+      else if (ask.isBegun) ask.endedAt ??= performance.now();
+    }
+  }
+};
+window.WebSocket = class extends WebSocket {
+  constructor(...parts) {
+    super(...parts);
+    asks.length = 0;
+    this.addEventListener('message', (event) => { if (event.data instanceof ArrayBuffer) received(new Uint8Array(event.data)) });
+  }
+  send(data) {
+    if (data instanceof Uint8Array || data instanceof ArrayBuffer) sent(new Uint8Array(data));
+    super.send(data);
+  }
+};"""
+)
+"""Script that follows what a page asks Streamlit's server for and what comes back."""
+
+DRAWN = """document.querySelector('[data-testid=stApp]')?.getAttribute('data-test-script-state') === 'notRunning'
+  && document.querySelector('h1')
+  && ![...document.querySelectorAll('[data-testid=stSkeleton]')].some(skeleton => skeleton.checkVisibility())"""
+"""Condition of a page whose elements have all been drawn, after it was opened."""
+
+SETTLED = (
+    """(call) => {
+  const now = performance.now(), waits = (ask) => !ask.isAuto && !(ask.endedAt < now - 1000);
+  const isCalm = !window.scriptAsks.some(waits) && """
+    + DRAWN
+    + """;
+  if (!isCalm || window.calm?.call !== call) window.calm = {call, since: now, frames: 0};
+  window.calm.frames += 1;
+  return isCalm && window.calm.frames > 3 && now - window.calm.since > 100;
 }"""
-"""Condition of a page whose script has ended and whose elements have all been drawn."""
+)
+"""Condition of a page that rests, and has for a moment: a click may lead to a message only some frames later."""
+
+calls = count()
 
 
 def chromium() -> str:
@@ -35,6 +124,19 @@ def chromium() -> str:
         if binary := shutil.which(name):
             return binary
     raise FileNotFoundError("Chromium is not installed (Debian: apt install chromium)")
+
+
+def watch(context: BrowserContext) -> None:
+    """Follow the messages of all pages that a context will open."""
+    context.add_init_script("{" + WATCH + "}")
+
+
+def settle(page: Page, *, timeout_s: float = 60.0) -> None:
+    """Wait until a page that is watched rests: all that its visitor did has been answered by a run of the script, and is drawn.
+
+    The page's own state tells too little: after a click it says that no script runs until the first message of the run arrives.
+    """
+    page.wait_for_function(SETTLED, arg=next(calls), timeout=timeout_s * 1000)
 
 
 class Visitor:
@@ -53,7 +155,7 @@ class Visitor:
 
     def settle(self) -> None:
         """Wait for the script's end and look at what it drew."""
-        self.page.wait_for_function(SETTLED, timeout=60_000)
+        settle(self.page)
         self.look()
 
     def look(self) -> None:
@@ -96,12 +198,19 @@ class Visitor:
         self.settle()
 
 
+def open_tab(browser: Browser, *, width: int = 1440, height: int = 900, time_zone: str | None = None) -> Page:
+    """Open a window of its own, with cookies of its own, whose pages are watched: `settle` may wait for them."""
+    context = browser.new_context(viewport={"width": width, "height": height}, timezone_id=time_zone)
+    context.set_default_timeout(30_000)
+    watch(context)
+    return context.new_page()
+
+
 @contextmanager
 def visit(browser: Browser, url: str) -> Iterator[Visitor]:
     """Open a window at an installation."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    context.set_default_timeout(30_000)
+    page = open_tab(browser, height=1000)
     try:
-        yield Visitor(context.new_page(), url)
+        yield Visitor(page, url)
     finally:
-        context.close()
+        page.context.close()

@@ -32,7 +32,7 @@ from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, Ra
 from backend.domain.battles.campaign import CampaignConfig, text_hash
 from backend.services.battles.campaigns import insert_campaign
 from backend.services.context import LOCAL, Context
-from tests.support.browser import FLAGS, SETTLED, chromium
+from tests.support.browser import DRAWN, FLAGS, chromium
 from tests.support.page_server import FreshServer, page_server
 from tests.support.settings import make_settings
 
@@ -153,7 +153,7 @@ def visit(page: Page, server: FreshServer, campaign_id: str, tab: str) -> tuple[
     started, used = time.perf_counter(), cpu_seconds(server)
     page.goto(f"{server.url}/battles?campaign={campaign_id}&tab={tab}")
     page.get_by_role("tab", name=tab).wait_for(timeout=120_000)
-    page.wait_for_function(SETTLED, timeout=120_000, polling=20)
+    page.wait_for_function(DRAWN, timeout=120_000, polling=20)
     return time.perf_counter() - started, cpu_seconds(server) - used
 
 
@@ -167,7 +167,7 @@ def measure_tab(ctx: Context, home: Path, campaign_id: str, tab: str, *, repeats
     """Return the seconds of visits to a tab in a new server."""
     with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server, browser_page() as page:
         page.goto(f"{server.url}/battles")
-        page.wait_for_function(SETTLED, timeout=60_000)
+        page.wait_for_function(DRAWN, timeout=60_000)
         cold = visit(page, server, campaign_id, tab)
         warm = [visit(page, server, campaign_id, tab) for _ in range(repeats)]
         voted = []
