@@ -10,6 +10,7 @@ from pathlib import Path
 import streamlit as st
 
 from pages.components import routes
+from pages.components.frame import errors_shown
 from pages.components.visitor import context, current_person, link_rater
 
 ICON = str(Path(__file__).parent / "images" / "icon.png")
@@ -112,4 +113,5 @@ def main() -> None:
     page.run()
 
 
-main()
+with errors_shown():
+    main()

@@ -142,6 +142,12 @@ def test_formatting_is_never_switched_off() -> None:
     assert [path for path in list_modules(*PACKAGES, "tests", "docs") if any(mark in (PROJECT / path).read_text() for mark in marks)] == []
 
 
+def test_parts_of_pages_that_rerun_by_themselves_show_their_errors() -> None:
+    """A bare `st.fragment` shows Streamlit's trace where `live_part` shows cause and cure."""
+    bare = [path for path in list_modules("pages") if "st.fragment" in (PROJECT / path).read_text()]
+    assert bare == ["pages/components/frame.py"]
+
+
 def test_the_tree_of_the_readme_is_there() -> None:
     """Each file or folder that the README's tree names exists. A line is `name/ name/   what it is`, indented below its folder."""
     tree = (PROJECT / "README.md").read_text().split("## The tree")[1].split("```")[1]

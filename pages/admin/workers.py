@@ -9,7 +9,7 @@ import streamlit as st
 from backend.services.context import Context, Person
 from backend.services.jobs.workers import WorkerView, list_slots
 from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
-from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.serving.replica_table import draw_replica_table
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
@@ -63,8 +63,7 @@ def draw_machine(
             draw_replica_table(replicas, key=f"replicas_{host}", alt=f"Replicas on {host}", person=person, with_machine=False)
 
 
-@st.fragment(run_every=2)
-@errors_shown()
+@live_part(2)
 def draw_workers(ctx: Context, person: Person) -> None:
     """Draw every machine, refreshed every two seconds."""
     live = read_live(ctx)

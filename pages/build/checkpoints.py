@@ -11,7 +11,7 @@ from backend.services.context import Context
 from pages.components import routes
 from pages.components.checkpoints.base_form import draw_base_form
 from pages.components.checkpoints.checkpoint import draw_checkpoint
-from pages.components.frame import empty_state, page_frame, plain
+from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.labels import MADE_BY
 from pages.components.links import back_link, row_link
@@ -67,7 +67,7 @@ def draw_list(ctx: Context) -> None:
     origin = None if kind == "all" else kind
     active = any(not c.is_ready and c.status in ACTIVE for c in list_checkpoints(ctx, archived=archived))
 
-    @st.fragment(run_every=2 if active else None)
+    @live_part(2 if active else None)
     def rows() -> None:
         checkpoints = [
             c for c in list_checkpoints(ctx, origin=origin, archived=archived) if text.lower() in f"{c.name} {c.family} {c.run}".lower()

@@ -11,7 +11,7 @@ from backend.services.data.views import DatasetView
 from pages.components import routes
 from pages.components.data.dataset import draw_dataset
 from pages.components.data.import_form import draw_import
-from pages.components.frame import empty_state, page_frame, plain
+from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
@@ -48,7 +48,7 @@ def draw_list(ctx: Context) -> None:
             st.switch_page(routes.DATASETS, query_params={"import": "1"})
     active = any(v.is_importing for d in list_datasets(ctx, archived=archived) for v in d.versions)
 
-    @st.fragment(run_every=2 if active else None)
+    @live_part(2 if active else None)
     def rows() -> None:
         datasets = [d for d in list_datasets(ctx, archived=archived) if text.lower() in f"{d.name} {d.kind} {d.notes}".lower()]
         if active and not any(v.is_importing for d in datasets for v in d.versions):

@@ -13,7 +13,7 @@ from backend.services.training.views import RunDetail, RunView, get_run, run_det
 from pages.components import routes
 from pages.components.browser.live_chart.component import live_chart
 from pages.components.evaluation.run_scores import draw_run_scores
-from pages.components.frame import empty_state, page_frame, plain
+from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.links import back_link
 from pages.components.training.run import (
     draw_actions,
@@ -57,7 +57,7 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
             st.markdown("**Next:**", width="content")
             draw_next_steps(newest.id, writes=run.objective != "reward")
     draw_curves(ctx, person, run)
-    st.fragment(lambda: draw_run_scores(ctx, run.id), run_every=DIAGNOSE_S if run.is_active else None)()
+    live_part(DIAGNOSE_S if run.is_active else None)(lambda: draw_run_scores(ctx, run.id))()
     every = REFRESH_S if run.is_active else None
     tabs = st.tabs(["Checkpoints", "Log", "Config", "Report", "Notes and tags"], key="run_tabs", on_change="rerun")
     with tabs[-1]:  # always drawn, so that unsaved edits survive a switch of tabs
@@ -65,9 +65,9 @@ def draw_run(ctx: Context, person: Person, detail: RunDetail) -> None:
     opened = next((tab for tab in tabs if tab.open), tabs[0])
     with opened:
         if opened is tabs[0]:
-            st.fragment(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)), run_every=every)()
+            live_part(every)(lambda: draw_checkpoints(ctx, run_detail(ctx, run.id)))()
         elif opened is tabs[1]:
-            st.fragment(lambda: draw_log(ctx, run.job_id), run_every=every)()
+            live_part(every)(lambda: draw_log(ctx, run.job_id))()
         elif opened is tabs[2]:
             st.caption("This YAML launches the same run: `roundhouse run launch FILE.yaml`.")
             st.code(detail.config.to_yaml(), language="yaml")
@@ -80,7 +80,7 @@ def draw_curves(ctx: Context, person: Person, run: RunView) -> None:
     known = [diagnose_run(ctx, run.id)]
     marks = [finding.step for finding in known[0] if finding.step is not None]
     every = DIAGNOSE_S if run.is_active else None
-    st.fragment(lambda: draw_findings(run, known.pop() if known else diagnose_run(ctx, run.id)), run_every=every)()
+    live_part(every)(lambda: draw_findings(run, known.pop() if known else diagnose_run(ctx, run.id)))()
     live_chart(ctx, [run], person=person, key=f"run_chart_{run.id}", marks=marks)
 
 

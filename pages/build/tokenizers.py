@@ -10,7 +10,7 @@ from backend.services.context import Context, Person
 from backend.services.tokenizers.reports import MOST_TOKENIZERS
 from backend.services.tokenizers.sources import list_sources, resolve_source
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer, list_tokenizers
-from pages.components.frame import empty_state, page_frame, plain, warn_unknown
+from pages.components.frame import empty_state, live_part, page_frame, plain, warn_unknown
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
@@ -52,7 +52,7 @@ def draw_list(ctx: Context) -> None:
             st.switch_page(PAGE, query_params={"train": "1"})
     active = any(tokenizer.status in ACTIVE for tokenizer in list_tokenizers(ctx))
 
-    @st.fragment(run_every=1 if active else None)
+    @live_part(1 if active else None)
     def rows() -> None:
         tokenizers = [one for one in list_tokenizers(ctx) if text.lower() in f"{one.name} {one.kind} {one.dataset}".lower()]
         if active and not any(tokenizer.status in ACTIVE for tokenizer in tokenizers):

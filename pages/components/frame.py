@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec
 
 import streamlit as st
 from pydantic import ValidationError
@@ -13,9 +14,11 @@ from pydantic import ValidationError
 from backend.domain.validation import validation_message
 from backend.errors import NotFound, RoundhouseError
 from backend.services.context import Context, Person
+from backend.services.outage import outage_of
 from pages.components.visitor import context, require_person
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 STYLE = "<style>button[kind=tertiary]{text-align:left}</style>"
 """Links in lists are quiet buttons; a long name on two lines begins at the left."""
 
@@ -58,9 +61,23 @@ def errors_shown() -> Iterator[None]:
         if type(error).__module__.startswith("streamlit"):
             raise  # reruns and stops travel as exceptions
         log.exception("page failed")
+        if (outage := outage_of(error)) is not None:
+            show_error(outage)
+            return
         st.error(
             f"Something went wrong on our side: {type(error).__name__}. The server's log has the details.", icon=":material/bug_report:"
         )
+
+
+def live_part(every: float | None = None) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Return a decorator that makes a function a part of the page with reruns of its own: by its widgets, and every so many seconds where
+    they are given. What fails in it is shown as on the rest of the page, and the next rerun replaces it.
+    """
+
+    def decorate(draw: Callable[P, None]) -> Callable[P, None]:
+        return st.fragment(errors_shown()(draw), run_every=every)
+
+    return decorate
 
 
 def show_error(error: RoundhouseError) -> None:

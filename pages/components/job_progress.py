@@ -11,7 +11,7 @@ from backend.services.context import Context, Person
 from backend.services.jobs.jobs import get_job, stop_job
 from backend.services.jobs.queue_position import queue_ahead
 from backend.services.jobs.workers import has_worker
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, live_part, plain
 from pages.components.labels import STATUS
 from pages.components.words import size
 
@@ -33,7 +33,7 @@ def status_badge(status: str, *, ready: str = "ready") -> None:
     st.badge(word, icon=f":material/{icon}:", color=color)  # type: ignore[arg-type]
 
 
-@st.fragment(run_every=1)
+@live_part(1)
 def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
     """Draw an active job every second, with a button to stop it; rerun the page when it ends."""
     job = get_job(ctx, job_id)

@@ -25,7 +25,7 @@ from pages.components.battles.raters import draw_raters
 from pages.components.battles.standings import draw_way_to_verdict
 from pages.components.battles.training_plan import draw_training_plan
 from pages.components.battles.vote_import import draw_vote_import
-from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.frame import empty_state, errors_shown, live_part, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
 from pages.components.words import ago
@@ -139,7 +139,7 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
                     st.rerun()
 
 
-@st.fragment(run_every=1.5)
+@live_part(1.5)
 def draw_writing(ctx: Context, campaign_id: str, *, votable: bool) -> None:
     """Draw the progress of completions; rerun the page once the first battle is ready and at the end."""
     campaign = get_campaign(ctx, campaign_id)
@@ -149,7 +149,7 @@ def draw_writing(ctx: Context, campaign_id: str, *, votable: bool) -> None:
     st.progress(min(1.0, done / total), text=f"{done} of {total} completions generated. You can already vote on those.")
 
 
-@st.fragment(run_every=3)
+@live_part(3)
 def draw_run_wait(ctx: Context, campaign_id: str) -> None:
     """Draw the run that a rematch waits for."""
     campaign = get_campaign(ctx, campaign_id)
@@ -248,7 +248,7 @@ def draw_tab(ctx: Context, person: Person, campaign: CampaignView, board: Standi
         draw_rematches(ctx, campaign)
     else:
         every = 1.5 if campaign.is_writing else None
-        st.fragment(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)), run_every=every)()
+        live_part(every)(lambda: draw_contestants(ctx, person, get_campaign(ctx, campaign.id)))()
 
 
 with page_frame("Battles", "Blind votes between checkpoints: ratings with intervals, and preference data for training.", way_back=True) as (

@@ -26,7 +26,7 @@ from pages.components.evaluation.safety import draw_probes
 from pages.components.evaluation.scores import interval_text, score_text
 from pages.components.evaluation.suites import draw_suite, draw_suites
 from pages.components.evaluation.task_form import draw_task, draw_tasks
-from pages.components.frame import empty_state, page_frame, plain
+from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import ago
@@ -60,7 +60,7 @@ def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
 def draw_list(ctx: Context, board: Board) -> None:
     """Draw the newest evaluations, refreshed every two seconds while one is active."""
 
-    @st.fragment(run_every=2 if board.is_active else None)
+    @live_part(2 if board.is_active else None)
     def rows() -> None:
         with TABLE.frame():
             for evaluation in list_evaluations(ctx, limit=SHOWN):

@@ -21,7 +21,7 @@ from backend.services.training.views import RunView
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
-from pages.components.frame import errors_shown, page_frame, plain
+from pages.components.frame import errors_shown, live_part, page_frame, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import ago, size
@@ -237,7 +237,7 @@ def main() -> None:
     """Draw the first page."""
     with page_frame("Overview") as (ctx, person):
         st.session_state[SEEN] = None
-        st.fragment(lambda: draw_strip(get_strip(ctx)), run_every=REFRESH_S)()
+        live_part(REFRESH_S)(lambda: draw_strip(get_strip(ctx)))()
         overview = get_overview(ctx, person=person)
         draw_steps(ctx, person, overview)
         st.space("small")

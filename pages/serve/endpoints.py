@@ -18,7 +18,7 @@ from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.owners import why_not_delete
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, required_gates, requirement_of
 from pages.components import routes
-from pages.components.frame import empty_state, errors_shown, page_frame, plain, show_problem, warn_unknown, with_code
+from pages.components.frame import empty_state, errors_shown, live_part, page_frame, plain, show_problem, warn_unknown, with_code
 from pages.components.links import row_link
 from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.aliases import draw_aliases
@@ -314,8 +314,7 @@ def draw_history(ctx: Context, endpoint: EndpointView) -> None:
             draw_table(events, key=f"scalings_{endpoint.name}", alt=f"Changes of the number of replicas of {endpoint.name}")
 
 
-@st.fragment(run_every=2)
-@errors_shown()
+@live_part(2)
 def draw_endpoints(ctx: Context, person: Person) -> None:
     """Draw every endpoint, running ones first, refreshed every two seconds."""
     named = st.query_params.get("name")

@@ -15,7 +15,7 @@ from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
 from backend.services.serving.monitoring.traffic import WINDOWS, GaugeSeries, Traffic, find_window, list_variants, read_gauges, read_traffic
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.frame import empty_state, errors_shown, page_frame, plain
+from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.serving.monitoring.charts import Series, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
 from pages.components.words import ago, time_zone, two_times
@@ -26,8 +26,7 @@ HOST_GAUGES = {"cpu_ratio": "CPU", "memory_ratio": "Memory", "gpu_ratio": "GPU",
 ICONS = {"critical": "error", "warning": "warning", "info": "info"}
 
 
-@st.fragment(run_every=10)
-@errors_shown()
+@live_part(10)
 def draw_monitor(ctx: Context, person: Person) -> None:
     """Draw the choices, alerts, what happens now, and the figures."""
     names = [endpoint.name for endpoint in list_endpoints(ctx)]

@@ -75,7 +75,7 @@ def test_a_dataset_that_only_the_owner_may_make_is_refused_in_its_dialog(monkeyp
     app.session_state[TRAFFIC_OF] = ("tales", ())
     app.run()
     assert not app.exception
-    assert "deployed by another person" in app.error[0].value
+    assert "deployed without an account" in app.error[0].value
 
 
 def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_why(monkeypatch: pytest.MonkeyPatch, ctx: Context) -> None:
@@ -89,7 +89,7 @@ def test_what_only_the_owner_may_do_is_not_offered_to_others_and_the_page_says_w
     monkeypatch.setattr(visitor, "current_person", lambda: Person("ben", "Ben", "engineer"))
     for button in (draw(endpoint="tales").button(key="requests_dataset"), draw(request="r00").button(key="request_dataset")):
         assert button.disabled
-        assert "deployed by another person" in button.help
+        assert "deployed without an account" in button.help
     app = AppTest.from_file(str(PROJECT / "pages" / "shell.py"), default_timeout=30).switch_page("serve/endpoints.py").run()
     assert "log_mode_tales" not in app.session_state
-    assert any("deployed by another person" in caption.value for caption in app.caption)
+    assert any("deployed without an account" in caption.value for caption in app.caption)

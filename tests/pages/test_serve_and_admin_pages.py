@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
@@ -290,3 +291,17 @@ def test_the_workers_page_lists_replicas_with_their_machine_and_address(ctx: Con
     app = draw("admin/workers.py")
     assert "without a machine that reports" in texts(app)
     assert "none yet" in str([table.value.to_dict("records") for table in app.table])
+
+
+@pytest.mark.parametrize("sign_in", [False, True])
+def test_a_page_says_that_the_database_does_not_answer_and_what_to_do(ctx: Context, monkeypatch: pytest.MonkeyPatch, sign_in: bool) -> None:
+    away = OperationalError("select 1", {}, OSError("connection refused"))
+
+    def fail(*_: object) -> None:
+        raise away
+
+    monkeypatch.setattr(ctx.db, "read", fail)
+    monkeypatch.setattr(services, "get_context", lambda: replace(ctx, sign_in=sign_in))
+    monkeypatch.setattr(services, "person_from_cookie", fail)
+    app = draw("serve/endpoints.py")
+    assert [error.value.startswith("The database does not answer") for error in app.error] == [True]

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 SMALLEST_S = 1e-4
 GROWTH = 1.08
 _LOG = math.log(GROWTH)
+MIN_DECODE_S = 0.01
+MAX_TOKENS_PER_S = 10_000.0
+"""Of one answer: what exceeds it was buffered on its way, and measures the network."""
 LAST = math.ceil(math.log(3600 / SMALLEST_S) / _LOG)
 
 
@@ -44,3 +47,15 @@ def percentile_s(counts: Mapping[int, int], quantile: float) -> float | None:
         if passed >= rank:
             return bucket_middle_s(bucket)
     return None
+
+
+def decode_rate(num_tokens: int, seconds: float) -> float | None:
+    """Return the tokens a second of an answer after its first token, for that many tokens in that time; None where they arrived together,
+    within 10 ms or faster than any network generates, so that their times don't tell the rate.
+
+    >>> decode_rate(50, 2.0)
+    25.0
+    """
+    if num_tokens < 1 or seconds < MIN_DECODE_S or num_tokens > seconds * MAX_TOKENS_PER_S:
+        return None
+    return round(num_tokens / seconds, 2)

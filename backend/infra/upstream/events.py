@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.protocol import (
     UNKNOWN,
     ChoiceEvent,
@@ -81,7 +82,7 @@ class Reader:
             finish_reason=next(reversed(self.reasons.values()), FinishReason.STOP),
             usage=usage,
             ttft_ms=None if self.first is None else (self.first - self.started) * 1000,
-            tok_per_sec=(usage.completion_tokens - 1) / seconds if usage.completion_tokens > 1 and seconds > 0 else None,
+            tok_per_sec=decode_rate(usage.completion_tokens - 1, seconds),
         )
 
     def _token(self, number: int, delta: dict[str, Any], logprobs: Any) -> TokenEvent | None:

@@ -17,7 +17,7 @@ from backend.services.evaluation.comparisons import Rank
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
 from pages.components import routes
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, live_part, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 
@@ -61,7 +61,7 @@ def draw_matrix(ctx: Context, person: Person, board: Board) -> None:
     columns = _draw_filters(board)
     text = str(st.session_state.get("matrix_filter") or "").casefold()
 
-    @st.fragment(run_every=2 if board.is_active else None)
+    @live_part(2 if board.is_active else None)
     def table() -> None:
         now = read_board(ctx) if board.is_active else board
         if board.is_active and not now.is_active:

@@ -30,7 +30,7 @@ from backend.services.evaluation.suites import (
 from pages.components import routes
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
-from pages.components.frame import empty_state, errors_shown, plain
+from pages.components.frame import empty_state, errors_shown, live_part, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import ago
@@ -94,7 +94,7 @@ def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
     _draw_run(ctx, person, suite)
     active = any(result.is_active for result in list_results(ctx, suite_id=suite.id))
 
-    @st.fragment(run_every=2 if active else None)
+    @live_part(2 if active else None)
     def table() -> None:
         results = list_results(ctx, suite_id=suite.id)
         if active and not any(result.is_active for result in results):

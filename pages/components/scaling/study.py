@@ -30,7 +30,7 @@ from backend.services.scaling.studies import (
 from pages.components import routes
 from pages.components.browser.run_list.component import live_runs
 from pages.components.charts.html import figure
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, live_part, plain
 from pages.components.links import back_link
 from pages.components.scaling.charts import Dot, profiles_chart, run_dot
 from pages.components.scaling.plan import draw_frontier, interval
@@ -107,7 +107,7 @@ def _progress_words(detail: StudyDetail) -> str:
     return f"{words} · {plain(study.config.dataset)} · {plain(study.config.tokenizer)} · context {study.config.context:,}"
 
 
-@st.fragment(run_every=3)
+@live_part(3)
 def _watch(ctx: Context, study_id: str, active: int) -> None:
     """Rerun the page when a run of the study ends."""
     if get_study(ctx, study_id).num_active != active:

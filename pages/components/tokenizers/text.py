@@ -12,13 +12,13 @@ from backend.services.tokenizers.sources import TokenizerSource
 from backend.services.tokenizers.tokenization import LONGEST_TEXT, Token, Tokenization, tokenize
 from pages.components.browser.text_field.component import live_text
 from pages.components.browser.token_strip.component import Mark, token_strip
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, live_part, plain
 
 EXAMPLE = "The miller's cat can't swim: 1,024 fish \U0001f41f swam by.\nDie Mühle läuft. 水车在转。"
 MOST_DECODED = 2000
 
 
-@st.fragment
+@live_part()
 def draw_text(ctx: Context, sources: Sequence[TokenizerSource], *, key: str) -> None:
     """Draw the text field and the tokens of each tokenizer."""
     text = live_text("Text", key=f"text_{key}", value=st.query_params.get("text") or EXAMPLE, max_chars=2 * LONGEST_TEXT)

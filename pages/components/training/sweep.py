@@ -21,7 +21,7 @@ from backend.services.training.sweeps import (
 )
 from pages.components import routes
 from pages.components.charts.style import STATIC
-from pages.components.frame import errors_shown, plain
+from pages.components.frame import errors_shown, live_part, plain
 from pages.components.links import back_link, row_link
 from pages.components.tables import WidgetTable
 from pages.components.training.sweep_charts import Tried, parallel_chart, progress_chart, say
@@ -105,7 +105,7 @@ def _mark(sweep: SweepView) -> tuple[object, ...]:
     return sweep.num_launched, sweep.num_active, sweep.num_done, sweep.num_failed, sweep.best, sweep.problem
 
 
-@st.fragment(run_every=3)
+@live_part(3)
 def _watch(ctx: Context, sweep_id: str, mark: tuple[object, ...]) -> None:
     """Rerun the page when the sweep has changed."""
     if _mark(get_sweep(ctx, sweep_id)) != mark:

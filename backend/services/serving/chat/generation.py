@@ -10,6 +10,7 @@ from typing import Any
 
 from backend.db.tables import Message
 from backend.domain.serving.chat_settings import ChatSettings
+from backend.domain.serving.latency import decode_rate
 from backend.domain.serving.protocol import CONTEXT_EXCEEDED, ChatMessage
 from backend.errors import RoundhouseError
 from backend.infra.chat_stream import ChatRefused, ChatStreamClient
@@ -97,8 +98,9 @@ class Progress:
         """Return the usage to store."""
         usage = {"completion_tokens": self.num_chunks, "left_out": left_out, **self.usage}
         usage["total_ms"] = round((time.perf_counter() - self.started) * 1000, 1)
-        if self.first_at is not None and "tok_per_sec" not in usage and self.num_chunks > 1:
-            usage["tok_per_sec"] = round((self.num_chunks - 1) / max(1e-6, time.perf_counter() - self.first_at), 2)
+        if self.first_at is not None and "tok_per_sec" not in usage:
+            rate = decode_rate(self.num_chunks - 1, time.perf_counter() - self.first_at)
+            usage |= {} if rate is None else {"tok_per_sec": rate}
         if self.reasoning:
             usage["reasoning"] = self.reasoning
         if self.calls:

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import ApiKey, Checkpoint, Deployment, Endpoint, LoggedRequest, Replica, Usage
 from backend.domain.csv_text import safe_cell
+from backend.domain.serving.latency import decode_rate
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.feedback import feedback_of_requests
@@ -97,11 +98,11 @@ class RequestDetail:
 
     @property
     def decode_tokens_per_s(self) -> float | None:
-        """Tokens a second after the first one; None where they are not known."""
+        """Tokens a second after the first one; None where they are not known, or where the answer arrived in one piece."""
         row = self.row
-        if row.ttft_ms is None or row.total_ms is None or row.completion_tokens < 2 or row.total_ms <= row.ttft_ms:
+        if row.ttft_ms is None or row.total_ms is None or row.itl_ms is None:
             return None
-        return (row.completion_tokens - 1) / (row.total_ms - row.ttft_ms) * 1000
+        return decode_rate(row.completion_tokens - 1, (row.total_ms - row.ttft_ms) / 1000)
 
 
 def browse_requests(

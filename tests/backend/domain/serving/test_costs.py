@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend.domain.estimates.prices import DevicePrices, parse_prices
 from backend.domain.serving.costs import forecast_month, seconds_by_day
-from backend.domain.serving.latency import GROWTH, add_counts, bucket_of, percentile_s
+from backend.domain.serving.latency import GROWTH, add_counts, bucket_of, decode_rate, percentile_s
 
 
 def test_device_time_is_split_at_midnight_utc() -> None:
@@ -56,3 +56,11 @@ def test_a_percentile_of_buckets_is_within_a_bucket_of_the_true_one(values: list
 def test_counts_add_up_in_any_split() -> None:
     parts = [{"3": 2}, {3: 1, 7: 4}]
     assert add_counts(parts) == add_counts(reversed(parts)) == {3: 3, 7: 4}
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "seconds", "rate"),
+    [(50, 2.0, 25.0), (0, 2.0, None), (-1, 2.0, None), (3, 0.0099, None), (400, 0.03, None), (300, 0.03, 10_000.0), (4, 0.0, None)],
+)
+def test_tokens_that_arrive_together_have_no_rate(num_tokens: int, seconds: float, rate: float | None) -> None:
+    assert decode_rate(num_tokens, seconds) == rate

@@ -41,12 +41,19 @@ def ctx(any_ctx: Context) -> Context:
 
 
 def ask(
-    ctx: Context, number: int, *, key: str | None = None, status: UsageStatus = "finished", total_ms: float = 9.0, prompt: str = "Hi"
+    ctx: Context,
+    number: int,
+    *,
+    key: str | None = None,
+    status: UsageStatus = "finished",
+    total_ms: float = 9.0,
+    itl_ms: float | None = None,
+    prompt: str = "Hi",
 ) -> str:
     body = LoggedBody("chat", {"temperature": 0.5}, [{"role": "user", "content": prompt}])
     body.add("Grüße 100%")
     at = ctx.now() - timedelta(seconds=number // 2)  # two share each moment
-    row = UsageRow(f"r{number:03}", "tales", key, None, 3, 5, 5.0, total_ms, status, at, logged=body)
+    row = UsageRow(f"r{number:03}", "tales", key, None, 3, 5, 5.0, total_ms, status, at, logged=body, itl_ms=itl_ms)
     add_usage(ctx, [row])
     return row.id
 
@@ -115,13 +122,18 @@ def test_a_request_log_is_set_by_the_owner_of_its_endpoint_and_admins(ctx: Conte
 
 
 def test_one_request_has_its_timings_parameters_texts_and_thumb(ctx: Context) -> None:
-    id_ = ask(ctx, 0, key="k", total_ms=45.0)
+    id_ = ask(ctx, 0, key="k", total_ms=45.0, itl_ms=10.0)
     store_feedback(ctx, id_, key_id="k", rating=-1, correction="Better")
     detail = get_request(ctx, id_, person=LOCAL)
     assert detail.decode_tokens_per_s == pytest.approx(4 / 0.040)
     assert (detail.params, detail.row.rating, detail.correction) == ({"temperature": 0.5}, -1, "Better")
     assert detail.row.answer == "Grüße 100%"
     assert browse_requests(ctx, RequestFilter(), person=LOCAL).rows[0].rating == -1
+
+
+def test_an_answer_that_arrived_in_one_piece_or_within_10_ms_has_no_rate(ctx: Context) -> None:
+    whole, burst = ask(ctx, 0, total_ms=45.0), ask(ctx, 1, total_ms=14.9, itl_ms=2.0)
+    assert [get_request(ctx, request, person=LOCAL).decode_tokens_per_s for request in (whole, burst)] == [None, None]
 
 
 def test_a_thumb_given_in_the_playground_is_that_of_the_request_behind_its_message(ctx: Context) -> None:
