@@ -239,12 +239,12 @@ def _address_of(pair: tuple[torch.Tensor, torch.Tensor] | None) -> Pair:
 
 def _part_of(network: Any, name: str) -> tuple[FusedLayer | None, Part | None]:
     prefix, _, rest = name.rpartition(".")
-    prefix, _, room = prefix.rpartition(".")
+    prefix, _, block = prefix.rpartition(".")
     try:
         layer = network.get_submodule(prefix)
     except AttributeError:
         return None, None
-    return (layer, layer.part(f"{room}.{rest}")) if isinstance(layer, FusedLayer) else (None, None)
+    return (layer, layer.part(f"{block}.{rest}")) if isinstance(layer, FusedLayer) else (None, None)
 
 
 def _joined(first: nn.Linear, second: nn.Linear) -> nn.Linear:

@@ -21,7 +21,7 @@ from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.devices import pick_device, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters.bank import AdapterBank
-from jobs.serving.adapters.shelf import AdapterShelf
+from jobs.serving.adapters.folders import AdapterFolders
 from jobs.serving.prepared.weights import PreparedFolder, load_prepared
 from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
@@ -70,7 +70,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     )
     limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
     replica = Replica(
-        engine, tokenizer, name=payload.name, reader=reader, limits=limits, shelf=AdapterShelf(spec.artifacts, bank, tokenizer)
+        engine, tokenizer, name=payload.name, reader=reader, limits=limits, adapters=AdapterFolders(spec.artifacts, bank, tokenizer)
     )
     try:
         load_s = round(time.monotonic() - started, 2)

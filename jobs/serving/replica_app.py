@@ -32,7 +32,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from backend.infra.hosts import HostGuard, HostRules
-from jobs.serving.adapters.shelf import AdapterShelf
+from jobs.serving.adapters.folders import AdapterFolders
 from jobs.serving.answering import Served, prepare_answer
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Engine, Handle, QueueFull
@@ -83,12 +83,12 @@ class Replica:
         name: str,
         reader: PromptReader | None = None,
         limits: AnswerLimits | None = None,
-        shelf: AdapterShelf | None = None,
+        adapters: AdapterFolders | None = None,
     ) -> None:
         self.engine, self.name = engine, name
         grammars = Grammars(tokenizer, vocab_size=engine.limits.vocab_size, end_ids=sorted(engine.limits.end_ids))
-        self.shelf = shelf
-        self.served = Served(engine, tokenizer, TokenTexts(tokenizer), grammars, reader, shelf.load if shelf else None)
+        self.adapters = adapters
+        self.served = Served(engine, tokenizer, TokenTexts(tokenizer), grammars, reader, adapters.load if adapters else None)
         self.limits = limits or AnswerLimits()
         self.is_draining = False
         self.num_served = 0
@@ -162,19 +162,19 @@ class Replica:
 
     async def change_adapters(self, request: Request) -> Response:
         """Load or unload an adapter: `{"load": FOLDER}` or `{"unload": FOLDER}`."""
-        if self.shelf is None:
+        if self.adapters is None:
             return _error(400, "This replica serves no adapters.", code="invalid_request")
         try:
             change = json.loads(await request.body())
             if "load" in change:
-                await asyncio.to_thread(self.shelf.load, str(change["load"]))
+                await asyncio.to_thread(self.adapters.load, str(change["load"]))
             else:
-                self.shelf.unload(str(change["unload"]))
+                self.adapters.unload(str(change["unload"]))
         except (ValueError, KeyError, TypeError):
             return _error(422, "Give load or unload with the folder of an adapter.", code="invalid_request")
         except InvalidInput as error:
             return _refusal(error)
-        return JSONResponse({"adapters": self.shelf.bank.loaded})
+        return JSONResponse({"adapters": self.adapters.bank.loaded})
 
     async def stats(self, request: Request) -> Response:
         """Return the engine's counters, and the requests accepted since the start and still open."""

@@ -39,8 +39,8 @@ from jobs.serving.prepared.network import build_empty, fill, fits, list_tensors
 
 logger = logging.getLogger(__name__)
 FORMAT = "1"
-ROOM = Path(__file__).parents[1]
-CODE = (ROOM / "fused_layers.py", ROOM / "precision.py", ROOM / "native", ROOM / "prepared")
+SERVING = Path(__file__).parents[1]
+CODE = (SERVING / "fused_layers.py", SERVING / "precision.py", SERVING / "native", SERVING / "prepared")
 LOCK = ".lock"
 PARTIAL = ".partial"
 WAIT_S = 600.0

@@ -15,7 +15,7 @@ from backend.domain.serving.protocol import FinishEvent, GenerationEvent, Sampli
 from backend.errors import InvalidInput
 from jobs.modeling.checkpoints import load_network
 from jobs.serving.adapters.bank import AdapterBank, groups_of
-from jobs.serving.adapters.shelf import AdapterShelf
+from jobs.serving.adapters.folders import AdapterFolders
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Choice, Engine
@@ -239,16 +239,16 @@ def test_what_can_not_be_served_beside_the_base_is_refused(folders: dict[str, Pa
 def test_an_adapter_renders_prompts_and_ends_turns_by_its_own_template(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = save_adapter(tmp_path / "chat", base=folders["base"], targets=ATTENTION, seed=6)
     make_tokenizer(chat_template="{% for m in messages %}{{ m.content }}<|user|>{% endfor %}").save_pretrained(folder)
-    shelf = AdapterShelf(tmp_path, AdapterBank(folders["base"], load_network(folders["base"])), make_tokenizer())
-    adapter = shelf.load("chat")
-    assert adapter is shelf.load("chat")
+    adapters = AdapterFolders(tmp_path, AdapterBank(folders["base"], load_network(folders["base"])), make_tokenizer())
+    adapter = adapters.load("chat")
+    assert adapter is adapters.load("chat")
     assert adapter.tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "a<|user|>"
     assert adapter.end_ids == {make_tokenizer().convert_tokens_to_ids("<|user|>")}
-    assert shelf.unload("chat")
+    assert adapters.unload("chat")
     other = make_tokenizer()
     other.add_tokens(["<|new|>"])
     other.save_pretrained(folder)
     with pytest.raises(InvalidInput, match="other tokens"):
-        shelf.load("chat")
+        adapters.load("chat")
     with pytest.raises(InvalidInput, match="below the artifacts"):
-        shelf.load("../outside")
+        adapters.load("../outside")

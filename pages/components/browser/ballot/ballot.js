@@ -7,7 +7,7 @@ import { Foot, Head, Help, choicesOf } from "./frame.js"
 import { keyOf } from "./keys.js"
 import { loadMaths } from "./nodes.js"
 import { Outbox } from "./outbox.js"
-import { Door, Refusal } from "./requests.js"
+import { Client, Refusal } from "./requests.js"
 import { Messages } from "./messages.js"
 import { Pace } from "./pace.js"
 import { Sheet } from "./sheet.js"
@@ -51,8 +51,8 @@ class Ballot {
 
   update(data, trigger) {
     this.trigger = trigger
-    if (this.door) {
-      this.door.token = data.token
+    if (this.client) {
+      this.client.token = data.token
       this.renewed?.(data.token)
       return
     }
@@ -62,12 +62,12 @@ class Ballot {
       this.root.setAttribute("aria-modal", "true")
       this.root.setAttribute("aria-label", "Ballot")
     }
-    this.door = new Door(data.url, () => this.renew())
-    this.door.token = data.token
+    this.client = new Client(data.url, () => this.renew())
+    this.client.token = data.token
     loadMaths(data.maths)
     this.pace = new Pace(this.foot)
     this.outbox = new Outbox(data.store, {
-      send: ({ path, body, amends }) => this.door.ask(path, { ...body, ...(amends ? { amends } : {}), holds: this.held() }),
+      send: ({ path, body, amends }) => this.client.ask(path, { ...body, ...(amends ? { amends } : {}), holds: this.held() }),
       onSaved: (letter, answer) => this.saved(letter, answer),
       onRefused: (letter, refusal) => this.refused(letter, refusal),
       onChange: () => this.showProgress(),
@@ -101,7 +101,7 @@ class Ballot {
     if (this.isRefilling || this.isClosed) return
     this.isRefilling = true
     clearTimeout(this.timer)
-    const result = await this.door.ask("next").catch((error) => error)
+    const result = await this.client.ask("next").catch((error) => error)
     this.isRefilling = false
     if (this.isClosed) return
     if (result instanceof Error) this.cannotRefill(result)
@@ -266,7 +266,7 @@ class Ballot {
     try {
       await this.outbox.flush()
       if (this.outbox.letters.length) { this.foot.notify("undo", `Undo needs the server. ${this.unsavedWords()} not saved yet.`); return }
-      const { battle, progress } = await this.door.ask("undo", {})
+      const { battle, progress } = await this.client.ask("undo", {})
       this.progress = progress
       this.history = this.history.filter((vote) => vote.battle.id !== battle.id)
       this.restore(battle, last?.battle.id === battle.id ? last.body : {})

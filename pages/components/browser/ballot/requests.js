@@ -15,7 +15,7 @@ export class Refusal extends Error {
 export class Silence extends Error {}
 
 // Ask with a token that the page renews; `renew` resolves to a new one, or null.
-export class Door {
+export class Client {
   constructor(base, renew) {
     this.base = base
     this.renew = renew

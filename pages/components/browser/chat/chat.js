@@ -6,7 +6,7 @@ import { isTyping } from "../ballot/keys.js"
 import { loadMaths } from "../ballot/nodes.js"
 import { Refusal } from "../ballot/requests.js"
 import { Composer } from "./composer.js"
-import { ChatDoor } from "./door.js"
+import { ChatClient } from "./client.js"
 import { Transcript } from "./transcript.js"
 
 const RETRY_MS = 1500
@@ -62,8 +62,8 @@ class Chat {
     this.trigger = send
     loadMaths(data.maths)
     this.settings = data.settings
-    if (this.door) { this.door.token = data.token; this.renewed?.(data.token) }
-    else this.door = new ChatDoor(data.url, data.token, () => this.renew())
+    if (this.client) { this.client.token = data.token; this.renewed?.(data.token) }
+    else this.client = new ChatClient(data.url, data.token, () => this.renew())
     this.transcript.voteNote = data.vote_note
     this.composer.limit = data.limit
     this.composer.maxTokens = data.settings?.max_tokens || 0
@@ -101,7 +101,7 @@ class Chat {
     const id = this.id
     clearTimeout(this.timer)
     try {
-      const document = await this.door.ask(`chat?conversation=${encodeURIComponent(id)}`)
+      const document = await this.client.ask(`chat?conversation=${encodeURIComponent(id)}`)
       if (id === this.id) { this.quiet(); this.receive(document) }
     } catch (error) {
       if (id !== this.id) return
@@ -123,7 +123,7 @@ class Chat {
     this.leave()
     if (!document.running) return
     const { signal } = this.following = new AbortController()
-    this.follow(signal, () => this.door.follow(this.id, signal))
+    this.follow(signal, () => this.client.follow(this.id, signal))
   }
 
   // Draw answers as they grow, from the events that `open` resolves to, and then read the conversation again.
@@ -183,7 +183,7 @@ class Chat {
     const following = new AbortController()
     const wait = setTimeout(() => following.abort(), PATIENCE_MS)
     try {
-      const { document, events } = await this.door.begin(path, { conversation: this.id, settings: this.settings, ...body }, following.signal)
+      const { document, events } = await this.client.begin(path, { conversation: this.id, settings: this.settings, ...body }, following.signal)
       this.leave()
       this.following = following
       this.id = document.id
@@ -202,7 +202,7 @@ class Chat {
   async act(path, body) {
     this.quiet()
     try {
-      this.receive(await this.door.ask(path, { conversation: this.id, ...body }))
+      this.receive(await this.client.ask(path, { conversation: this.id, ...body }))
       return true
     } catch (error) {
       this.complain(error)

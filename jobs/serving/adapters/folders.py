@@ -14,7 +14,7 @@ from jobs.serving.adapters.weights import LoadedAdapter
 
 
 @dataclass(frozen=True)
-class AdapterShelf:
+class AdapterFolders:
     """Loads adapters by their folder relative to `root`."""
 
     root: Path

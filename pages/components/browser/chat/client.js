@@ -1,10 +1,10 @@
 // Requests to the playground's server, and the events of answers that are on their way.
 
-import { Door, Silence, answerOf } from "../ballot/requests.js"
+import { Client, Silence, answerOf } from "../ballot/requests.js"
 
 const EVENTS = { accept: "text/event-stream" }
 
-export class ChatDoor extends Door {
+export class ChatClient extends Client {
   constructor(url, token, renew) {
     super(url, renew)
     this.token = token
