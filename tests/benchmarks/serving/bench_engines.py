@@ -1,8 +1,9 @@
 """Engines side by side: `python -m tests.benchmarks.serving.bench_engines CHECKPOINT --peers PYTHON --gguf FILE --ctranslate2 FOLDER`.
 
 Each engine is a process of its own with one thread, and all take turns, so that what else the machine does falls on all. Prompts are random
-token ids that share no beginning; answers are greedy and have a fixed length. `PYTHON` has openvino-genai and ctranslate2, which the
-project doesn't need; `FILE` and `FOLDER` are written with `{}` in the place of the precision ("f16", "q8_0"; "float32", "int8").
+token ids that share no beginning; answers are greedy and have a fixed length. `PYTHON` has openvino-genai and ctranslate2, and
+`--node FOLDER` npm's node-llama-cpp, which the project doesn't need; `FILE` and `FOLDER` are written with `{}` in the place of the
+precision ("f32", "f16", "q8_0"; "float32", "int8").
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from tests.benchmarks.serving import engine_workers
 
+LLAMA_CPP = Path(engine_workers.__file__).with_name("llama_cpp_worker.mjs")
 BASELINE = "transformers batching float32"
 Timings = dict[str, list[dict[str, float]]]
 
@@ -26,9 +28,9 @@ Timings = dict[str, list[dict[str, float]]]
 class Worker:
     """One engine in a process, which measures when asked."""
 
-    def __init__(self, python: str, *arguments: str) -> None:
-        command = [python, str(Path(engine_workers.__file__)), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd() if python == sys.executable else ""}
+    def __init__(self, program: str, *arguments: str, script: Path = Path(engine_workers.__file__)) -> None:
+        command = [program, str(script), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd() if program == sys.executable else ""}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self.ask({"users": 1, "prompt": 16, "new": 4, "seed": 99})
 
@@ -65,6 +67,9 @@ def start_workers(arguments: argparse.Namespace) -> dict[str, Worker]:
         for precision in ("float32", "int8"):
             folder = arguments.ctranslate2.format(precision)
             workers[f"CTranslate2 {precision}"] = Worker(arguments.peers, "ctranslate2", folder, precision)
+    if arguments.node and arguments.gguf:
+        for precision in ("f32", "f16", "q8_0"):
+            workers[f"llama.cpp {precision}"] = Worker("node", arguments.node, arguments.gguf.format(precision), script=LLAMA_CPP)
     return workers
 
 
@@ -87,6 +92,7 @@ def main() -> None:
     parser.add_argument("--peers")
     parser.add_argument("--gguf")
     parser.add_argument("--ctranslate2")
+    parser.add_argument("--node", help="folder where node-llama-cpp is installed")
     parser.add_argument("--loads", default="1x64,8x64,1x2000", help="users x prompt tokens")
     parser.add_argument("--new", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
