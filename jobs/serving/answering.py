@@ -71,6 +71,8 @@ def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) 
     form = form_of(served.tokenizer, request)
     prompts = encode_prompts(served.tokenizer, request, opening=form.opening)
     prompt_tokens = sum(len(ids) for ids in prompts)
+    if request.tools and prompt_tokens >= served.engine.context_length:
+        _refuse_tools(served, request, prompt_tokens)
     first = replace(form.choice(0, 0, served.grammars), begun=() if request.begun is None else request.begun.token_ids, adapter=adapter)
     is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
     if is_simple and request.params.max_tokens != 0:
@@ -85,6 +87,18 @@ def submit_choice(served: Served, request: GenerateRequest, form: AnswerForm, id
         return served.engine.submit(ids, request.params, on_event, choice=choice)
     events = SplitEvents(form, served.tokenizer, ids, on_event)
     return events.follow(lambda take: served.engine.submit(ids, request.params, take, choice=choice))
+
+
+def _refuse_tools(served: Served, request: GenerateRequest, prompt_tokens: int) -> None:
+    """Raise PromptTooLong with the tokens that the tools take, where the prompt would fit without."""
+    alone = len(encode_prompts(served.tokenizer, request.model_copy(update={"tools": None}))[0])
+    if alone < served.engine.context_length:
+        raise PromptTooLong(
+            f"The prompt has {prompt_tokens:,} tokens, {prompt_tokens - alone:,} of them for {len(request.tools or ())} tools; "
+            f"this network's context holds {served.engine.context_length:,}, answer included.",
+            remedy="Offer fewer tools.",
+            field="tools",
+        )
 
 
 class Continuation:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
 from backend.domain.serving.protocol import (
     Constraint,
     FinishEvent,
@@ -46,7 +47,7 @@ def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerForm:
     constraint = request.params.constraint
     if request.messages is None or not request.split:
         return AnswerForm(constraint=constraint)
-    tools = offered_tools(request)
+    tools = offered_tools(tokenizer, request)
     template = tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""
     style = call_style(template) if tools else None
     is_forced = style is not None and request.tool_choice.mode == "required"
@@ -66,9 +67,12 @@ def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerForm:
     )
 
 
-def offered_tools(request: GenerateRequest) -> list[dict[str, Any]] | None:
-    """Return the tools that the network sees: none where it must not call one."""
-    return list(request.tools) if request.tools and request.tool_choice.mode != "none" else None
+def offered_tools(tokenizer: Any, request: GenerateRequest) -> list[dict[str, Any]] | None:
+    """Return the tools that the network sees: none where it must not call one, or may and only continues text (no chat template)."""
+    mode = request.tool_choice.mode
+    if not request.tools or mode == "none" or (mode == "auto" and tokenizer.chat_template == PLAIN_TEMPLATE):
+        return None
+    return list(request.tools)
 
 
 class SplitEvents:

@@ -52,7 +52,7 @@ def encode_prompts(tokenizer: Any, request: GenerateRequest, *, opening: str = "
 
 
 def _encode_messages(tokenizer: Any, request: GenerateRequest, *, opening: str) -> list[int]:
-    messages, tools = [message.as_dict() for message in request.messages or ()], offered_tools(request)
+    messages, tools = [message.as_dict() for message in request.messages or ()], offered_tools(tokenizer, request)
     if request.continue_final:
         opening = opening + text_alone(tokenizer, str(messages.pop()["content"]))
     if TOOL_NAME not in (tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""):

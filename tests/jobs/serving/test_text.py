@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,8 +11,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from backend.domain.serving.protocol import GenerateRequest, SamplingParams
-from jobs.serving.detokenize import TextStream
+from backend.domain.checkpoints.chat_templates import PLAIN_TEMPLATE
+from backend.domain.serving.protocol import ChatMessage, GenerateRequest, Role, SamplingParams, ToolChoice
+from jobs.serving.answering import Served, prepare_answer
+from jobs.serving.detokenize import TextStream, TokenTexts
+from jobs.serving.engine import PromptTooLong
+from jobs.serving.grammar import Grammars
 from jobs.serving.prompts import encode_prompts
 from jobs.serving.sampling import Draw, choose_tokens
 from tests.support.networks.serving_networks import make_tokenizer
@@ -86,3 +92,32 @@ def test_an_empty_prompt_asks_for_a_text_from_its_beginning() -> None:
     words = encode_prompts(tokenizer, GenerateRequest(prompt="once"))[0]
     assert words
     assert words[0] != 5
+
+
+def test_a_network_that_continues_text_is_offered_tools_only_where_it_must_call_one() -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    message = ChatMessage(role=Role.USER, content="Where is the fox?")
+    offered = {}
+    for mode in ("auto", "required", "none"):
+        for template in (PLAIN_TEMPLATE, TOKENIZER.chat_template):
+            tokenizer = make_tokenizer(chat_template=template)
+            request = GenerateRequest(messages=(message,), tools=(tool,), tool_choice=ToolChoice(mode=mode), params=SamplingParams())
+            offered[mode, template == PLAIN_TEMPLATE] = "look" in tokenizer.decode(encode_prompts(tokenizer, request)[0])
+    assert offered == {
+        ("auto", False): True,
+        ("auto", True): False,
+        ("required", False): True,
+        ("required", True): True,
+        ("none", False): False,
+        ("none", True): False,
+    }
+
+
+def test_a_prompt_too_long_for_its_tools_is_refused_with_their_tokens() -> None:
+    tool = {"type": "function", "function": {"name": "look", "description": "far " * 80, "parameters": {"type": "object"}}}
+    request = GenerateRequest(messages=(ChatMessage(role=Role.USER, content="Hi"),), tools=(tool,), params=SamplingParams())
+    engine = SimpleNamespace(context_length=256)
+    served = Served(engine, TOKENIZER, TokenTexts(TOKENIZER), Grammars(TOKENIZER, vocab_size=260, end_ids=[]))  # type: ignore[arg-type]
+    with pytest.raises(PromptTooLong, match=r"tokens, \d+ of them for 1 tools; this network's context holds 256") as refused:
+        prepare_answer(served, request, print)
+    assert refused.value.remedy == "Offer fewer tools."
