@@ -57,6 +57,9 @@ def describe(endpoint: EndpointView) -> dict[str, Any]:
         "policy": endpoint.policy,
         "precision": endpoint.precision,
         "precision_check": endpoint.precision_check.model_dump() if endpoint.precision_check else None,
+        "draft": {"checkpoint": endpoint.draft_name, "drafted_tokens": endpoint.drafted_tokens, "acceptance": endpoint.acceptance}
+        if endpoint.draft_name
+        else None,
         "replicas_wanted": endpoint.target,
         "scaling": endpoint.options.scaling.describe() or None,
         "replicas_ready": endpoint.num_ready,
@@ -88,6 +91,7 @@ def deploy_(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a replica.")] = 1,
     precision: Annotated[Precision, typer.Option(help="float32, or int8 on CPUs, checked for quality first.")] = "float32",
     max_perplexity_ratio: Annotated[float, typer.Option(help="Largest perplexity in int8 over float32 that is deployed.")] = 1.05,
+    draft: Annotated[str | None, typer.Option(help="Smaller checkpoint whose tokens this one checks, faster on CPUs; exact.")] = None,
     min_replicas: Annotated[int | None, typer.Option(min=0, help="Fewest replicas; 0 lets the endpoint sleep while idle.")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, help="Most replicas; their number then follows the queue.")] = None,
     target_queue_seconds: Annotated[float, typer.Option(help="Wait of a request above which replicas are added.")] = 2.0,
@@ -108,6 +112,7 @@ def deploy_(
     options = {"policy": policy, "surge": surge, "answer_limit_s": answer_limit, "queue_timeout_s": queue_timeout, "threads": threads}
     options |= {"precision": precision, "max_perplexity_ratio": max_perplexity_ratio, "max_replicas": max_replicas}
     options |= {"target_queue_s": target_queue_seconds, "cool_down_s": cool_down_seconds, "sleep_after_minutes": sleep_after_minutes}
+    options |= {"draft": resolve_checkpoint(ctx, draft).id if draft else None}
     options |= {} if min_replicas is None else {"min_replicas": min_replicas}
     deployed = deploy(
         ctx,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from backend.services.serving.monitoring.gauges import LiveGauges, host_ratios
 
@@ -19,6 +19,8 @@ def render_live(live: LiveGauges) -> bytes:
     cores = Gauge("roundhouse_replica_cpu_cores", "Cores that a replica's process keeps busy.", labels, registry=registry)
     memory = Gauge("roundhouse_replica_memory_bytes", "Memory of a replica's process.", labels, registry=registry)
     gpu_memory = Gauge("roundhouse_replica_gpu_memory_bytes", "GPU memory of a replica's process.", labels, registry=registry)
+    drafted = Counter("roundhouse_spec_decode_num_draft_tokens", "Tokens that a replica's draft proposed.", labels, registry=registry)
+    accepted = Counter("roundhouse_spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.", labels, registry=registry)
     for replica in live.replicas:
         names = (replica.endpoint, replica.replica_id)
         running.labels(*names).set(replica.running)
@@ -30,6 +32,9 @@ def render_live(live: LiveGauges) -> bytes:
         for gauge, value in ((cores, replica.cpu_cores), (memory, replica.memory_bytes), (gpu_memory, replica.gpu_memory_bytes)):
             if value is not None:
                 gauge.labels(*names).set(value)
+        for counter, value in ((drafted, replica.drafted_tokens), (accepted, replica.accepted_tokens)):
+            if value is not None:
+                counter.labels(*names).inc(value)
     up = Gauge("roundhouse_worker_up", "Whether a worker's heartbeat is fresh: 1 or 0.", ["worker"], registry=registry)
     hosts = {
         name: Gauge(f"roundhouse_host_{name}", f"Used share of a machine's {label}, 0 to 1.", ["host"], registry=registry)

@@ -141,11 +141,11 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
         .where(Deployment.checkpoint_id == checkpoint_id, Deployment.stopped_at.is_(None))
     )
     beside = select(Endpoint.name, Deployment.config).join(Deployment, Deployment.endpoint_id == Endpoint.id)
+    configs = session.execute(beside.where(Deployment.stopped_at.is_(None))).all()
     loaded = {
-        name
-        for name, config in session.execute(beside.where(Deployment.stopped_at.is_(None)))
-        if any(entry["checkpoint_id"] == checkpoint_id for entry in config.get(ADAPTERS, {}).values())
+        name for name, config in configs if any(entry["checkpoint_id"] == checkpoint_id for entry in config.get(ADAPTERS, {}).values())
     }
+    drafting = {name for name, config in configs if config.get("draft") == checkpoint_id}
     evaluations = session.scalars(
         select(Dataset.name)
         .join(DatasetVersion, DatasetVersion.dataset_id == Dataset.id)
@@ -172,6 +172,7 @@ def users_of_checkpoint(session: Session, checkpoint_id: str) -> list[str]:
         *(f"adapter “{name}”, which needs it" for name in adapters),
         *(f"endpoint “{name}”" for name in endpoints),
         *(f"endpoint “{name}” (as an adapter)" for name in sorted(loaded)),
+        *(f"endpoint “{name}” (as its draft)" for name in sorted(drafting)),
         *(f"running evaluation on “{name}”" for name in evaluations),
         *(f"running {'inspection' if kind == JobKind.INSPECT else 'analysis'}" for kind in analyses),
         *(f"open campaign “{name}”" for name in campaigns),

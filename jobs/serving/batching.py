@@ -24,6 +24,8 @@ from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.adapters.bank import AdapterBank, groups_of, salted
 from jobs.serving.detokenize import Decoder, TokenTexts
+from jobs.serving.drafts.batch import Speculation
+from jobs.serving.drafts.network import Draft
 from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import Draw, choose_tokens, scores_of
 
@@ -36,8 +38,9 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     supported_kwargs: dict[str, type] = {"generation": Generation}  # noqa: RUF012 - the base class declares it so
     ignored_kwargs: tuple[str, ...] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, speculation: Speculation | None = None) -> None:
         self._draws: list[Draw] = []
+        self._speculation = speculation
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         """Fill the unused tensor argument of a row."""
@@ -52,8 +55,13 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
         """Return scores [rows, vocabulary] whose argmax is each row's next token.
 
         The library has a row for every request of the batch, those that need a token first; it does not read the others, which are still
-        being prefilled.
+        being prefilled. A step with drafts has more rows, which are chosen from in order.
         """
+        if self._speculation is not None:
+            return self._speculation.choose(scores, self._draws, lambda: self._choose(scores))
+        return self._choose(scores)
+
+    def _choose(self, scores: torch.Tensor) -> torch.Tensor:
         rows = scores[: len(self._draws)]
         return torch.cat([scores_of(rows, choose_tokens(rows, self._draws)), scores[len(self._draws) :]]) if self._draws else scores
 
@@ -72,6 +80,7 @@ class BatchingEngine:
         max_waiting: int = 64,
         cache_tokens: int | None = None,
         bank: AdapterBank | None = None,
+        draft: Draft | None = None,
     ) -> None:
         self.limits = read_limits(network, tokenizer)
         self.context_length = self.limits.context_length
@@ -82,6 +91,7 @@ class BatchingEngine:
         self._ids = itertools.count()
         self._rate = RateMeter()
         self._bank, self._device = bank, network.device
+        self.speculation = None if draft is None else Speculation(draft, vocab_size=self.limits.vocab_size)
         self._closed = threading.Event()
         self._has_ended = threading.Event()
         config = ContinuousBatchingConfig(
@@ -96,7 +106,7 @@ class BatchingEngine:
         # The manager uses only limits and eos; the checkpoint's own sampling defaults must not apply.
         generation = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=self.context_length)
         self._manager = network.init_continuous_batching(generation_config=generation, continuous_batching_config=config)
-        sampler = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler()]))
+        sampler = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler(self.speculation)]))
         sampler.tensors_required = 1
         self._manager.logit_processor = sampler
         self._count_shared_prefixes()
@@ -169,6 +179,8 @@ class BatchingEngine:
             generated_tokens=self._rate.total,
             last_token_age_s=self._rate.last_age_s(),
             cache_ratio=_used_share(processor.cache) if processor is not None else None,
+            drafted_tokens=None if self.speculation is None else self.speculation.drafted,
+            accepted_tokens=None if self.speculation is None else self.speculation.accepted,
         )
 
     def is_alive(self) -> bool:
@@ -207,6 +219,8 @@ class BatchingEngine:
             processor.scheduler.active_requests = _Begun(self._begin)
             if self._bank is not None:
                 self._note_adapters(processor, self._bank)
+            if self.speculation is not None:
+                self.speculation.attach(processor)
             return processor
 
         self._manager._create_batch_processor = create_counting
@@ -282,7 +296,8 @@ class BatchingEngine:
         else:
             new = output.generated_tokens[generation.num_own :]
             self._rate.add(len(new))
-            generation.accept(new)
+            for token in new:  # a stop string, or a constraint's end, may lie before the last one
+                generation.accept([token])
         if generation.is_over or output.is_finished():
             self._forget(generation)
 

@@ -49,7 +49,7 @@ class QueueFull(Unavailable):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counters of an engine. `tokens_per_second` over the last seconds; `steps` and `generated_tokens` since the start."""
+    """Counters of an engine. `tokens_per_second` over the last seconds; `steps` and the numbers of tokens since the start."""
 
     running: int
     waiting: int
@@ -58,6 +58,8 @@ class EngineStats:
     generated_tokens: int
     last_token_age_s: float | None
     cache_ratio: float | None = None  # used share of the KV cache; None without a cache of pages
+    drafted_tokens: int | None = None  # None without a draft
+    accepted_tokens: int | None = None
 
 
 class TextMatcher(Matcher, Protocol):

@@ -129,6 +129,11 @@ class FusedLayer(nn.Module):
         return _add_product(rows, silu(gate).mul_(up), self.down_proj)
 
     @property
+    def is_compiled(self) -> bool:
+        """Return whether the compiled library computes this network's steps; known once there was one."""
+        return self._step.library is not None
+
+    @property
     def _products(self) -> tuple[Any, ...]:
         return self.qkv_proj, self.o_proj, self.gate_up_proj, self.down_proj
 

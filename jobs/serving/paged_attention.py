@@ -17,6 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
+from backend.domain.serving.memory import PAGE_TOKENS
 from jobs.serving.native.library import Batch, Change, Layer, Library
 
 FULL = "full_attention"
@@ -39,6 +40,46 @@ class Span:
         if not 1 < num_rows < self.num_keys:
             return None
         return torch.ones(num_rows, self.num_keys, dtype=torch.bool).tril_(self.num_keys - num_rows)
+
+
+@dataclass(frozen=True)
+class Part:
+    """New tokens of one sequence in `SlotPages`: its slot, the tokens before them, and their number."""
+
+    slot: int
+    past: int
+    count: int
+
+
+class SlotPages:
+    """Pages for a fixed number of sequences of at most `slot_tokens` tokens, in the form in which layers read those of the library."""
+
+    tokens_per_page = PAGE_TOKENS
+
+    def __init__(self, config: Any, *, num_slots: int, num_tokens: int) -> None:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.slot_tokens = -(-num_tokens // PAGE_TOKENS) * PAGE_TOKENS
+        shape = (num_slots * self.slot_tokens, heads, head_dim)
+        self._kv_token_views = {layer: (torch.zeros(shape), torch.zeros(shape)) for layer in range(config.num_hidden_layers)}
+        self._kv_page_views = {
+            layer: (keys.view(-1, PAGE_TOKENS, heads, head_dim), values.view(-1, PAGE_TOKENS, heads, head_dim))
+            for layer, (keys, values) in self._kv_token_views.items()
+        }
+        self.cache_allocators = {FULL: self}
+
+    def batch(self, parts: Sequence[Part]) -> dict[str, Any]:
+        """Return the arguments by which a step's layers find its sequences' pages."""
+        firsts = [part.slot * self.slot_tokens for part in parts]
+        ends = [part.past + part.count for part in parts]
+        read = [torch.arange(first, first + end) for first, end in zip(firsts, ends, strict=True)]
+        write = [torch.arange(first + part.past, first + end) for first, end, part in zip(firsts, ends, parts, strict=True)]
+        return {
+            "cu_seq_lens_q": torch.tensor([0, *itertools.accumulate(part.count for part in parts)]),
+            "cu_seq_lens_k": {FULL: torch.tensor([0, *itertools.accumulate(ends)])},
+            "read_index": [torch.cat(read)],
+            "write_index": [torch.cat(write)],
+        }
 
 
 class Step:
@@ -70,7 +111,7 @@ class Step:
             self._cosines = cosines
         return self._rotation
 
-    def begin(self, cache: PagedAttentionCache, batch: dict[str, Any]) -> None:
+    def begin(self, cache: PagedAttentionCache | SlotPages, batch: dict[str, Any]) -> None:
         """Read the requests of a batch of the library: `cu_seq_lens_q`, `cu_seq_lens_k`, `read_index` and `write_index`."""
         allocator = cache.cache_allocators[FULL]
         self._tokens, self._pages = allocator._kv_token_views, allocator._kv_page_views
@@ -125,7 +166,7 @@ class Step:
 
 def has_plain_pages(cache: Any) -> bool:
     """Return whether a cache is one of pages, and all its layers attend to every earlier token."""
-    return isinstance(cache, PagedAttentionCache) and list(cache.cache_allocators) == [FULL]
+    return isinstance(cache, PagedAttentionCache | SlotPages) and list(cache.cache_allocators) == [FULL]
 
 
 def _read(pages: torch.Tensor, span: Span) -> torch.Tensor:

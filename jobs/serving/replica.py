@@ -15,13 +15,15 @@ import uvicorn
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
-from backend.errors import JobFailed
+from backend.domain.serving.drafts import CHOOSE_DRAFT
+from backend.errors import InvalidInput, JobFailed
 from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.devices import pick_device, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.folders import AdapterFolders
+from jobs.serving.drafts.network import Draft
 from jobs.serving.prepared.weights import PreparedFolder, load_prepared
 from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
@@ -39,8 +41,8 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     """Serve until asked to stop; return {"stopped": request, "requests": served, "generated_tokens": n}.
 
     Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine and device (default auto),
-    max_running, max_waiting, queue_timeout_s (60), answer_limit_s (600), precision (float32 or int8), max_perplexity_ratio (1.05) and
-    keep_free_bytes (disk space that prepared weights leave).
+    draft (relative folder), max_running, max_waiting, queue_timeout_s (60), answer_limit_s (600), precision (float32 or int8),
+    max_perplexity_ratio (1.05) and keep_free_bytes (disk space that prepared weights leave).
     Events: `ready` {url, engine, context_length, load_s, precision_check} and `gauge` {running, waiting, tokens_per_second}.
     Raises JobFailed when the engine dies or stalls, so that the job is started again, and where int8 costs more quality than allowed.
     """
@@ -67,6 +69,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
         max_running=payload.max_running,
         max_waiting=payload.max_waiting,
         bank=bank,
+        draft=None if payload.draft is None else _load_draft(spec, payload.draft, tokenizer),
     )
     limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
     replica = Replica(
@@ -79,6 +82,17 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     finally:
         engine.close()
     return ReplicaResult(stopped=stopped, requests=replica.num_served, generated_tokens=engine.stats().generated_tokens)
+
+
+def _load_draft(spec: JobSpec[ReplicaPayload], checkpoint: str, tokenizer: Any) -> Draft:
+    """Load the checkpoint that drafts, in int8. Raises InvalidInput for one with other tokens, or other layers than fused ones."""
+    payload, folder = spec.payload, spec.path(checkpoint)
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise InvalidInput(
+            f"{folder.name} and {spec.path(payload.checkpoint).name} have different vocabularies.", remedy=CHOOSE_DRAFT, field="draft"
+        )
+    prepared = PreparedFolder.of(spec.artifacts, checkpoint, keep_free_bytes=payload.keep_free_bytes)
+    return Draft(load_prepared(folder, device=pick_device(payload.device), precision="int8", prepared=prepared).network)
 
 
 def add_end_token(network: Any, token: int | None) -> None:
@@ -147,6 +161,7 @@ async def _watch(replica: Replica, reporter: Reporter, serving: asyncio.Task[Non
             ratio = None if stats.cache_ratio is None else round(stats.cache_ratio, 4)
             queue_s = round(replica.longest_wait_s(), 2)
             load = {"running": stats.running, "waiting": stats.waiting, "tokens_per_second": rate, "cache_ratio": ratio, "queue_s": queue_s}
+            load |= {"drafted_tokens": stats.drafted_tokens, "accepted_tokens": stats.accepted_tokens}
             reporter.emit(GaugeEvent.model_validate(load | use.read()))
             next_gauge = time.monotonic() + GAUGE_S
         await asyncio.sleep(POLL_S)

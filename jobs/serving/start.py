@@ -8,16 +8,18 @@ from typing import Any, Literal
 
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.protocol import ErrorEvent, GenerationEvent, SamplingParams
-from backend.errors import JobFailed
+from backend.errors import InvalidInput, JobFailed
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.detokenize import Decoder
+from jobs.serving.drafts.network import Draft, why_unfit
 from jobs.serving.engine import Engine
 from jobs.serving.serial import SerialEngine
 
 logger = logging.getLogger(__name__)
 EngineKind = Literal["auto", "batching", "serial"]
 WARM_UP_S = 300.0
+NEEDS_COMPILER = "Install a C++ compiler on the serving machine, or deploy without a draft."
 
 
 def start_engine(
@@ -28,11 +30,14 @@ def start_engine(
     max_running: int = MAX_RUNNING,
     max_waiting: int = 64,
     bank: AdapterBank | None = None,
+    draft: Draft | None = None,
 ) -> Engine:
-    """Return a warm engine. `auto` tries continuous batching and falls back to one request at a time.
+    """Return a warm engine. `auto` tries continuous batching and falls back to one request at a time, which has no use for a draft.
 
-    Raises JobFailed when the network can't generate a single token.
+    Raises JobFailed when the network can't generate a single token, and InvalidInput where a draft's tokens can't be checked exactly.
     """
+    if draft is not None and (unfit := why_unfit(network)):
+        raise InvalidInput(f"No draft can be checked by this network: {unfit}.", remedy="Deploy it without a draft.", field="draft")
     reason = why_not_batched(network)
     if reason is not None and kind == "batching":
         raise JobFailed(f"Continuous batching can't serve this network: {reason}.", remedy="Deploy it with engine: auto.")
@@ -41,9 +46,15 @@ def start_engine(
     elif kind in ("auto", "batching"):
         engine: Engine | None = None
         try:
-            engine = BatchingEngine(network, tokenizer, max_running=max_running, max_waiting=max_waiting, bank=bank)
+            engine = BatchingEngine(network, tokenizer, max_running=max_running, max_waiting=max_waiting, bank=bank, draft=draft)
             generate_one_token(engine)
+            if draft is not None and not network.base_model.layers[0].is_compiled:
+                raise InvalidInput("Drafts need the compiled decoder layers.", remedy=NEEDS_COMPILER, field="draft")
             return engine
+        except InvalidInput:
+            if engine is not None:
+                engine.close()
+            raise
         except Exception as error:  # the library refuses with various exceptions
             if engine is not None:
                 engine.close()

@@ -13,6 +13,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView, list_checkp
 from backend.services.context import Context, Person
 from backend.services.serving.aliases import list_aliases
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
+from backend.services.serving.drafts import list_drafts
 from backend.services.serving.endpoints import EndpointView, list_endpoints, list_revisions
 from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.owners import why_not_delete
@@ -99,8 +100,8 @@ def draw_form(
         "Holds for later deployments.",
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
-    options = draw_options()
-    draw_memory(deployment_memory(ctx, chosen, precision=options.precision), replicas)
+    options = draw_options(list_drafts(ctx, chosen))
+    draw_memory(deployment_memory(ctx, chosen, precision=options.precision, draft_id=options.draft), replicas)
     draw_speed(ctx, person, chosen)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
@@ -229,6 +230,8 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             st.caption(plain(endpoint.precision_check.describe()))
         elif endpoint.precision != "float32":
             st.caption(f"{plain(endpoint.precision)}: not measured yet")
+        if endpoint.draft_name is not None:
+            st.caption(plain(describe_draft(endpoint)))
         if not is_stopped and (words := endpoint.options.scaling.describe()):
             st.caption(words)
         if not is_stopped:
@@ -239,6 +242,13 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             draw_adapters(ctx, person, endpoint)
             draw_operation(ctx, person, endpoint)
         draw_history(ctx, endpoint)
+
+
+def describe_draft(endpoint: EndpointView) -> str:
+    """Return the draft of an endpoint and how much of it was accepted."""
+    if endpoint.acceptance is None:
+        return f"Draft: {endpoint.draft_name} · nothing drafted yet"
+    return f"Draft: {endpoint.draft_name} · {endpoint.acceptance:.0%} of {endpoint.drafted_tokens:,} drafted tokens accepted"
 
 
 def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:

@@ -195,6 +195,19 @@ def test_the_deploy_form_suggests_a_free_name_and_keeps_what_was_typed(ctx: Cont
     assert config["max_perplexity_ratio"] == 1.2
 
 
+def test_a_draft_is_chosen_on_the_form_and_shown_on_the_card(ctx: Context) -> None:
+    make_ready(ctx)
+    with ctx.db.write() as session:
+        session.add(Checkpoint(name="large", origin="added", folder="bases/large", family="llama", parameters=10**9))
+    large, tiny = (next(c.id for c in list_checkpoints(ctx) if c.name == name) for name in ("large", "tiny"))
+    app = draw("serve/endpoints.py", checkpoint=large)
+    app.text_input(key="deploy_name").set_value("drafted").run()
+    app.selectbox(key="deploy_draft").select(tiny).run()
+    app.button(key="deploy").click().run()
+    assert get_endpoint(ctx, "drafted").draft_name == "tiny"
+    assert "Draft: tiny · nothing drafted yet" in texts(draw("serve/endpoints.py")).replace("\\", "")
+
+
 def test_memory_needed_is_shown_beside_free_memory_before_deploying(ctx: Context) -> None:
     with ctx.db.write() as session:
         session.add(Checkpoint(name="seven", origin="added", folder="bases/seven", family="llama", parameters=7_000_000_000))

@@ -166,7 +166,8 @@ class ReadyEvent(Event):
 
 class GaugeEvent(Event):
     """Open and waiting requests of a replica, the tokens per second that it generates, the used share of its KV cache, the longest wait of
-    a request that has not begun, and what its process takes of the machine: cores, memory, and memory of a GPU."""
+    a request that has not begun, the tokens that its draft proposed and those accepted since its start, and what its process takes of the
+    machine: cores, memory, and memory of a GPU."""
 
     type: Literal["gauge"] = "gauge"
     running: int
@@ -174,6 +175,8 @@ class GaugeEvent(Event):
     tokens_per_second: float
     cache_ratio: float | None = None
     queue_s: float | None = None
+    drafted_tokens: int | None = None
+    accepted_tokens: int | None = None
     cpu_cores: float | None = None
     memory_bytes: int | None = None
     gpu_memory_bytes: int | None = None

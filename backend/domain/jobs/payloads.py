@@ -184,6 +184,7 @@ class ReplicaPayload(Payload):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     engine: Literal["auto", "batching", "serial"] = "auto"
     precision: Precision = "float32"
+    draft: str | None = None
     max_perplexity_ratio: float = Field(default=1.05, ge=1)
     max_running: int = Field(default=MAX_RUNNING, ge=1)
     max_waiting: int = Field(default=64, ge=0)

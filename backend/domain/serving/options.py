@@ -36,6 +36,7 @@ class DeploymentOptions(BaseModel):
     engine: Literal["auto", "batching", "serial"] = Field(default="auto", description="Engine of the replicas.")
     precision: Precision = Field(default="float32", description="Weights of the linear layers on CPUs: float32, or int8 once checked.")
     max_perplexity_ratio: float = Field(default=1.05, ge=1, le=100, description="Perplexity in int8 over float32 that is still deployed.")
+    draft: str | None = Field(default=None, max_length=64, description="Smaller checkpoint, by id, that drafts tokens on CPUs; exact.")
     max_running: int = Field(default=MAX_RUNNING, ge=1, le=1024, description="Requests that a replica answers at once.")
     max_waiting: int = Field(default=64, ge=0, le=10_000, description="Requests that wait at a replica before it refuses more.")
     queue_timeout_s: float = Field(default=60.0, gt=0, le=3600, description="Seconds that a request may wait for its first step.")

@@ -28,6 +28,7 @@ from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import require_writer
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.adapters.served import ADAPTERS
+from backend.services.serving.drafts import check_draft, with_fitting_draft
 from backend.services.serving.endpoints import FOLLOWS, EndpointView, find_endpoint, get_endpoint
 from backend.services.serving.owners import find_deletable_endpoint
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, requirement_of, stored_requirement
@@ -46,13 +47,16 @@ def deploy(
     config: dict[str, Any] | None = None,
     require: SafetyRequirement | None = None,
     alias: str | None = None,
+    follows: bool = False,
     person: Person,
 ) -> EndpointView:
     """Bind an endpoint to a checkpoint. Replicas of the new revision replace those of the previous one by one.
 
-    With `alias` the endpoint follows it: whenever the alias moves, the checkpoint that holds it is deployed. With `require`, now and of
+    With `alias` the endpoint follows it: whenever the alias moves, the checkpoint that holds it is deployed, without a draft that does not
+    fit it (`follows`). With `require`, now and of
     every later deployment, the checkpoint must pass the safety gate. Raises InvalidInput for a bad name or
-    number, NotFound for an unknown checkpoint, Conflict with the reason for one that does not pass it, or a gate that the endpoint
+    number, or a draft that does not fit, NotFound for an unknown checkpoint, Conflict with the reason for one that does not pass it, or a
+    gate that the endpoint
     requires, NotAllowed for a rater.
     """
     require_builder(person)
@@ -63,7 +67,10 @@ def deploy(
     if alias is not None:
         _check_alias(ctx, alias, checkpoint_id)
     config = {**(config or {}), **({FOLLOWS: alias} if alias else {}), **stored_requirement(require)}
-    rules = DeploymentOptions.read(config).scaling
+    options = DeploymentOptions.read(config)
+    rules = options.scaling
+    if options.draft is not None and not follows:
+        check_draft(ctx, checkpoint_id, options=options)
     num_replicas = min(max(num_replicas, rules.least), rules.most) if rules.most else num_replicas
     with ctx.db.write() as session:
         endpoint = session.scalar(select(Endpoint).where(Endpoint.name == name))
@@ -308,7 +315,7 @@ def add_deployment(
         raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Deploy another checkpoint.", field="checkpoint")
     require_writer(session, checkpoint_id)
     config = {key: value for key, value in config.items() if key != UPSTREAM} | ({UPSTREAM: upstream} if upstream else {})
-    config = _with_adapters(session, endpoint, checkpoint, config)
+    config = with_fitting_draft(session, ctx, checkpoint, _with_adapters(session, endpoint, checkpoint, config))
     DeploymentOptions.read(config)
     newest = session.scalar(select(func.max(Deployment.revision)).where(Deployment.endpoint_id == endpoint.id)) or 0
     _retire_superseded(session, ctx, endpoint, role=role)

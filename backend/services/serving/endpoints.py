@@ -134,6 +134,18 @@ class EndpointView:
     canary: CanaryView | None = None
     shadow: ShadowView | None = None
     upstream: Upstream | None = None  # the server that answers for it
+    draft_name: str | None = None  # the checkpoint that drafts for it
+
+    @property
+    def drafted_tokens(self) -> int:
+        """Tokens that the replicas' drafts proposed since they started."""
+        return sum(int(replica.gauges.get("drafted_tokens") or 0) for replica in self.replicas)
+
+    @property
+    def acceptance(self) -> float | None:
+        """Share of the drafted tokens that the network chose itself; None before the first."""
+        accepted = sum(int(replica.gauges.get("accepted_tokens") or 0) for replica in self.replicas)
+        return accepted / self.drafted_tokens if self.drafted_tokens else None
 
     @property
     def num_ready(self) -> int:
@@ -211,6 +223,9 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
         canary=canary,
         shadow=shadow,
         upstream=Upstream.of(deployment.config),
+        draft_name=session.scalar(select(Checkpoint.name).where(Checkpoint.id == draft))
+        if (draft := deployment.config.get("draft"))
+        else None,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint
+from backend.domain.serving.drafts import with_draft
 from backend.domain.serving.memory import ReplicaMemory, replica_memory
 from backend.domain.serving.precision import Precision
 from backend.services.checkpoints.networks import read_network
@@ -40,17 +41,24 @@ class DeploymentMemory:
         return self.replica.of_replicas(num_replicas if self.free.device == "cpu" else 1) <= self.free.free_bytes
 
 
-def deployment_memory(ctx: Context, checkpoint_id: str, *, precision: Precision = "float32") -> DeploymentMemory:
-    """Return needed and free memory, for comparison before a deployment."""
+def deployment_memory(
+    ctx: Context, checkpoint_id: str, *, precision: Precision = "float32", draft_id: str | None = None
+) -> DeploymentMemory:
+    """Return needed and free memory, for comparison before a deployment; with that of a draft, which runs on CPUs only."""
     free = most_free(list_workers(ctx))
     with ctx.db.read() as session:
         checkpoint = session.get_one(Checkpoint, checkpoint_id)
         parameters, folder = _all_parameters(session, checkpoint), checkpoint.folder
+        draft = session.get(Checkpoint, draft_id) if draft_id else None
     if parameters is None:
         return DeploymentMemory(None, free)
     shape = read_network(ctx, folder) if folder else None
     device = free.device if free else "cpu"
-    return DeploymentMemory(replica_memory(parameters=parameters, shape=shape, device=device, precision=precision), free)
+    memory = replica_memory(parameters=parameters, shape=shape, device=device, precision=precision)
+    if draft is not None and device == "cpu":
+        drafting = read_network(ctx, draft.folder) if draft.folder else None
+        memory = with_draft(memory, parameters=draft.parameters or 0, shape=drafting)
+    return DeploymentMemory(memory, free)
 
 
 def most_free(workers: list[WorkerView]) -> FreeMemory | None:

@@ -156,7 +156,7 @@ def _move(
         view = promotion_view(session, made, alias)
     for name, num_replicas, config, served in followers:
         if served != subject.id:
-            deploy(ctx, checkpoint_id=subject.id, name=name, num_replicas=num_replicas, config=config, person=person)
+            deploy(ctx, checkpoint_id=subject.id, name=name, num_replicas=num_replicas, config=config, follows=True, person=person)
     return view
 
 

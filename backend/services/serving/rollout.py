@@ -108,12 +108,14 @@ def _add_replica(
     session: Session, ctx: Context, deployment: Deployment, checkpoint: Checkpoint, *, name: str, options: DeploymentOptions
 ) -> None:
     token = secrets.token_urlsafe(24)
+    draft = session.get(Checkpoint, options.draft) if options.draft else None
     payload = ReplicaPayload(
         checkpoint=require_folder(checkpoint.folder, what="checkpoint"),
         name=name,
         internal_token=token,
         keep_free_bytes=ctx.policy.keep_free_bytes,
-        **options.model_dump(include=set(ReplicaPayload.model_fields)),
+        draft=draft.folder if draft is not None and draft.deleted_at is None else None,
+        **options.model_dump(include=set(ReplicaPayload.model_fields) - {"draft"}),
     )
     job = add_job(
         session,

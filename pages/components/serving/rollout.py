@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import streamlit as st
@@ -33,8 +33,8 @@ POLICIES = {
 SHORTEST = 0.01
 
 
-def draw_options() -> DeploymentOptions:
-    """Draw the options of a deployment, folded; return them."""
+def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
+    """Draw the options of a deployment, folded; return them. `drafts` are the checkpoints that can draft, by id."""
     default = DeploymentOptions()
     with st.expander("Serving options", icon=":material/tune:", key="deploy_options"):
         grid = st.grid(2, min_column_width=220)
@@ -75,6 +75,7 @@ def draw_options() -> DeploymentOptions:
                 key="deploy_perplexity_ratio",
                 help="Perplexity in int8 over float32. A replica above it is not deployed.",
             )
+        draft = draw_draft(drafts, grid=grid)
         scaling = draw_scaling(default, key="deploy", grid=grid)
     return DeploymentOptions(
         policy=policy,
@@ -83,8 +84,22 @@ def draw_options() -> DeploymentOptions:
         queue_timeout_s=queue,
         precision=precision,
         max_perplexity_ratio=ratio,
+        draft=draft,
         **scaling,
     )
+
+
+def draw_draft(drafts: Mapping[str, str], *, grid: Any) -> str | None:
+    """Draw the choice of a draft; return its id, None for none."""
+    chosen: str | None = grid.selectbox(
+        "Draft",
+        [None, *drafts],
+        format_func=lambda id: "None" if id is None else drafts[id],
+        key="deploy_draft",
+        help="A smaller checkpoint with the same tokenizer proposes tokens, which this one checks: the same answers, faster where many "
+        "are right. On CPUs; replicas stop using it where it is slower.",
+    )
+    return chosen
 
 
 def draw_limit(grid: Any, label: str, limits: tuple[float, float], value: float, *, key: str, help: str | None = None) -> float:

@@ -22,7 +22,16 @@ NOW = datetime(2026, 11, 27, tzinfo=UTC)
 GPU = {"index": "0", "name": "g", "memory_used_bytes": 1, "memory_total_bytes": 4, "utilisation_percent": 50.0}
 MACHINE = {"cpu_percent": 25.0, "memory_used_bytes": 1, "memory_total_bytes": 2, "gpus": [GPU]}
 LIVE = LiveGauges(
-    (ReplicaGauges("e", "tales", "r1", True, 3, 1, 40.0, 0.5, cpu_cores=0.9, memory_bytes=5e8, gpu_memory_bytes=1e9),),
+    (
+        ReplicaGauges(
+            *("e", "tales", "r1", True, 3, 1, 40.0, 0.5),
+            cpu_cores=0.9,
+            memory_bytes=5e8,
+            gpu_memory_bytes=1e9,
+            drafted_tokens=200,
+            accepted_tokens=150,
+        ),
+    ),
     (WorkerView("lab/train", "lab", 1, ("train",), 1, (), MACHINE, NOW, NOW, True, ()),),
     (("train", "queued", 2),),
     (("disk", "critical", 1),),
@@ -35,6 +44,8 @@ def test_gauges_of_replicas_workers_and_queues_are_rendered_in_ratios() -> None:
     assert 'roundhouse_kv_cache_usage_ratio{model="tales",replica="r1"} 0.5' in text
     assert 'roundhouse_host_gpu_memory_ratio{host="lab"} 0.25' in text
     assert 'roundhouse_replica_memory_bytes{model="tales",replica="r1"} 5e+08' in text
+    assert 'roundhouse_spec_decode_num_draft_tokens_total{model="tales",replica="r1"} 200.0' in text
+    assert 'roundhouse_spec_decode_num_accepted_tokens_total{model="tales",replica="r1"} 150.0' in text
     assert 'roundhouse_alerts{kind="disk",severity="critical"} 1.0' in text
     assert 'roundhouse_jobs{queue="train",status="queued"} 2.0' in text
 

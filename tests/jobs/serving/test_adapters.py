@@ -18,6 +18,7 @@ from jobs.serving.adapters.bank import AdapterBank, groups_of
 from jobs.serving.adapters.folders import AdapterFolders
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.batching import BatchingEngine
+from jobs.serving.drafts.network import Draft
 from jobs.serving.engine import Choice, Engine
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import Library
@@ -141,6 +142,26 @@ def test_in_the_library_a_token_has_the_same_bits_whatever_adapters_are_beside_i
         assert len({tuple(ids) for ids, _ in alone}) > 1
     finally:
         engine.close()
+
+
+def test_a_draft_of_the_base_changes_no_answer_of_an_adapter(folders: dict[str, Path], library: Library) -> None:
+    answers, drafted = [], []
+    for with_draft in (False, True):
+        network, draft = (load_network(folders["base"]) for _ in range(2))
+        for loaded in (network, draft):
+            fuse_layers(loaded, library=library)
+        bank = AdapterBank(folders["base"], network)
+        engine = BatchingEngine(network, make_tokenizer(), bank=bank, draft=Draft(draft) if with_draft else None)
+        try:
+            waits = [
+                start(engine, IDS, adapter, max_tokens=40) for adapter in (None, bank.load(folders["red"]), bank.load(folders["blue"]))
+            ]
+            answers.append([scores(wait()[0]) for wait in waits])
+            drafted.append(engine.stats().drafted_tokens or 0)
+        finally:
+            engine.close()
+    assert answers[0] == answers[1]
+    assert drafted[1] > drafted[0] == 0
 
 
 def test_cached_prompts_are_not_shared_between_adapters(folders: dict[str, Path]) -> None:

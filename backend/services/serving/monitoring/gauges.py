@@ -43,6 +43,8 @@ class ReplicaGauges:
     cpu_cores: float | None = None
     memory_bytes: float | None = None
     gpu_memory_bytes: float | None = None
+    drafted_tokens: float | None = None
+    accepted_tokens: float | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ def _replica(endpoint_id: str, name: str, deployment: Deployment, replica: Repli
         cpu_cores=number("cpu_cores"),
         memory_bytes=number("memory_bytes"),
         gpu_memory_bytes=number("gpu_memory_bytes"),
+        drafted_tokens=number("drafted_tokens"),
+        accepted_tokens=number("accepted_tokens"),
     )
 
 

@@ -1,0 +1,134 @@
+"""A smaller network that proposes the next tokens of requests, with keys and values of its own for a few of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from backend.domain.serving.drafts import MAX_REQUESTS, draft_cache_tokens
+from backend.domain.serving.protocol import SamplingParams
+from backend.errors import InvalidInput
+from jobs.modeling.loglikelihood import longest_input
+from jobs.serving.fused_layers import FusedLayer
+from jobs.serving.paged_attention import Part, SlotPages
+from jobs.serving.sampling import Draw, choose_tokens
+
+READ_ROWS = 256  # tokens of a request that are read in one step; a longer prompt takes several, and has no drafts meanwhile
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request whose next tokens are wanted: its tokens so far, and the state of its sampling."""
+
+    request_id: str
+    tokens: list[int]
+    draw: Draw
+
+
+@dataclass(eq=False)
+class Slot:
+    """One request's place in the pages: the tokens whose keys they hold, of which the first `certain` belong to the request."""
+
+    index: int
+    request_id: str = ""
+    tokens: list[int] = field(default_factory=list)
+    certain: int = 0
+    params: SamplingParams = field(default_factory=SamplingParams)
+
+    def reuse(self, ask: Ask) -> int:
+        """Return how many of a request's tokens the pages hold, and forget the others: drafts that were refused."""
+        if self.request_id != ask.request_id:
+            changes = {"logprobs": None, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": (), "constraint": None}
+            self.request_id, self.certain = ask.request_id, 0
+            self.params = ask.draw.params.model_copy(update=changes)
+        count, last = self.certain, min(len(self.tokens), len(ask.tokens) - 1)
+        while count < last and self.tokens[count] == ask.tokens[count]:
+            count += 1
+        self.certain = count = min(count, last)
+        del self.tokens[count:]
+        return count
+
+
+class Draft:
+    """Proposes tokens by a network with fused layers on a CPU. Raises InvalidInput for another, and for one with windows of attention."""
+
+    def __init__(self, network: Any) -> None:
+        config = network.config.get_text_config()
+        self._base, self._head, self._embed = network.base_model, network.get_output_embeddings(), network.get_input_embeddings()
+        if why := why_unfit(network):
+            raise InvalidInput(f"This network can't draft: {why}.", remedy="Choose another draft, or none.", field="draft")
+        self.vocab_size = int(self._embed.weight.shape[0])
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        token_bytes = 2 * 4 * config.num_hidden_layers * heads * head_dim
+        self.longest = draft_cache_tokens(token_bytes, context=longest_input(network))
+        self._pages = SlotPages(config, num_slots=MAX_REQUESTS, num_tokens=self.longest)
+        self._slots = [Slot(index) for index in range(MAX_REQUESTS)]
+
+    @torch.inference_mode()
+    def propose(self, asks: Sequence[Ask], num_tokens: int, *, vocab_size: int) -> list[list[int]]:
+        """Return up to `num_tokens` next tokens of each request (at most MAX_REQUESTS), below `vocab_size`.
+
+        They are drawn by the request's own temperature and numbers, so that a draft with the same distribution draws the same tokens. A
+        request has none while its prompt is being read, where its context ends, and where it holds tokens that the draft does not know.
+        """
+        drafts: list[list[int]] = [[] for _ in asks]
+        parts: dict[int, tuple[Slot, list[int]]] = {}
+        for number, (ask, slot) in enumerate(zip(asks, self._assign(asks), strict=True)):
+            unread = ask.tokens[slot.reuse(ask) :]
+            if len(ask.tokens) + num_tokens > self.longest or max(unread) >= self.vocab_size:
+                continue
+            if len(unread) > READ_ROWS:
+                self._read([(slot, unread[:READ_ROWS])])
+                slot.certain = len(slot.tokens)
+            else:
+                parts[number] = slot, unread
+        draws = [
+            Draw(params=slot.params, seed=asks[number].draw.seed, drawn=asks[number].draw.drawn) for number, (slot, _) in parts.items()
+        ]
+        for _ in range(num_tokens if parts else 0):
+            logits = self._read(list(parts.values()))[:, :vocab_size]
+            tokens = choose_tokens(logits, draws)
+            for (number, (slot, _)), token in zip(list(parts.items()), tokens, strict=True):
+                drafts[number].append(token)
+                parts[number] = slot, [token]
+        return drafts
+
+    def _assign(self, asks: Sequence[Ask]) -> list[Slot]:
+        """Return each request's slot: its own, else the one that was used longest ago."""
+        ids = {ask.request_id for ask in asks}
+        own = {slot.request_id: slot for slot in self._slots if slot.request_id in ids}
+        free = iter([slot for slot in self._slots if slot.request_id not in ids])
+        chosen = [own.get(ask.request_id) or next(free) for ask in asks]
+        self._slots.sort(key=lambda slot: slot in chosen)
+        return chosen
+
+    def _read(self, parts: Sequence[tuple[Slot, list[int]]]) -> torch.Tensor:
+        """Read tokens of slots; return the logits [slots, vocabulary] behind the last one of each."""
+        places = [Part(slot.index, len(slot.tokens), len(ids)) for slot, ids in parts]
+        positions = [range(place.past, place.past + place.count) for place in places]
+        hidden = self._embed(torch.tensor([list(itertools.chain.from_iterable(ids for _, ids in parts))]))
+        rotation = self._base.rotary_emb(hidden, torch.tensor([list(itertools.chain.from_iterable(positions))]))
+        batch = self._pages.batch(places)
+        for layer in self._base.layers:
+            hidden = layer(hidden, cache=self._pages, position_embeddings=rotation, **batch)
+        for slot, ids in parts:
+            slot.tokens += ids
+        last = list(itertools.accumulate(place.count for place in places))
+        logits: torch.Tensor = self._head(self._base.norm(hidden[0, [end - 1 for end in last]]))
+        return logits.float()
+
+
+def why_unfit(network: Any) -> str | None:
+    """Return why a network can't draft or be drafted for, or None: its layers must be those that the compiled library computes."""
+    layers = getattr(network.base_model, "layers", ())
+    if not layers or not all(isinstance(layer, FusedLayer) for layer in layers):
+        return "it is not a Llama, Mistral, Qwen2 or Qwen3 on a CPU"
+    types = getattr(network.config.get_text_config(), "layer_types", None) or ()
+    if getattr(layers[0], "sliding_window", None) or any(name != "full_attention" for name in types):
+        return "its attention has a window"
+    return None
