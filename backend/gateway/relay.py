@@ -282,7 +282,7 @@ class Relay:
                     raise last from error
             except ReplicaRefused as error:
                 self.balancer.succeeded(replica)
-                last = from_refusal(error) if trace.first_token is None or error.code in LIMITS else replica_lost()
+                last = from_refusal(error) if trace.first_token is None or error.code in LIMITS or replica.upstream else replica_lost()
                 if error.code not in ELSEWHERE:
                     raise last from error
             finally:

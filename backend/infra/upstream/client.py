@@ -33,6 +33,7 @@ MAX_ERROR_BYTES = 64 * 2**10
 SHOWN = 300
 PROBED_S = 10.0
 UPSTREAM_LIMIT = "upstream_limit"
+UNSUPPORTED = "unsupported_parameter"
 """Error code: the other server has reached a limit of its own (429)."""
 REFUSED_ADDRESS = "its name resolves to a link-local, metadata or multicast address"
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
@@ -110,7 +111,8 @@ class UpstreamClient:
         async with response:
             if response.status != 200:
                 async with asyncio.timeout(CONNECT_S):
-                    raise _refusal(response, await response.content.read(MAX_ERROR_BYTES), name=name, upstream=upstream)
+                    problem = await response.content.read(MAX_ERROR_BYTES)
+                raise _refusal(response, problem, name=name, upstream=upstream, task=request.task)
             if on_accept is not None:
                 on_accept(estimate_prompt(request))
             if request.task is not Task.GENERATE or request.echo or response.content_type == "application/json":
@@ -184,7 +186,7 @@ async def _read_stream(
             raise ReplicaLost(f"{name} sent a line that is too long.", reason="protocol") from error
         if data is None or data == b"[DONE]":
             if not reader.is_complete:
-                raise ReplicaLost(f"{name} stopped in the middle of its answer.", reason="broken")
+                raise _incomplete(reader, name, is_closed=data is not None)
             yield reader.finish()
             return
         for event in _parse(data, reader, name):
@@ -238,10 +240,18 @@ def _whole(answer: dict[str, Any], request: GenerateRequest, name: str) -> Itera
             reader = Reader(request)
             yield from list(reader.read_whole(answer))
             if not reader.is_complete:
-                raise ValueError("not every choice has ended")
+                raise _incomplete(reader, name, is_closed=True)
             yield reader.finish()
     except MALFORMED as error:
         raise ReplicaLost(f"{name} sent an answer of another shape.", reason="protocol") from error
+
+
+def _incomplete(reader: Reader, name: str, *, is_closed: bool) -> ReplicaRefused | ReplicaLost:
+    """Return what an answer means that lacks choices: a server that closed it after fewer of them does not know `n`."""
+    ended, total = len(reader.reasons), reader.request.num_choices
+    if not is_closed or not ended:
+        return ReplicaLost(f"{name} stopped in the middle of its answer.", reason="broken")
+    return ReplicaRefused(f"{name} gave {ended} of {total} answers: ask for each by itself.", status=400, code=UNSUPPORTED, field="n")
 
 
 def _headers(upstream: Upstream) -> dict[str, str]:
@@ -249,7 +259,7 @@ def _headers(upstream: Upstream) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstream: Upstream) -> ReplicaRefused | ReplicaLost:
+def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstream: Upstream, task: Task) -> ReplicaRefused | ReplicaLost:
     """Return what an answer other than 200 means for the client: its own mistake, a limit, or a fault of the server or its config."""
     status = response.status
     try:
@@ -276,6 +286,9 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstre
         )
     if status in (401, 403):
         return ReplicaLost(f"{name} refuses the key that it was given ({status}).", reason="key")
+    if status in (404, 405) and task is not Task.GENERATE:
+        kind = "embeddings" if task is Task.EMBED else "tokens"
+        return ReplicaRefused(f"{name} returns no {kind} ({status}).", status=400, code=UNSUPPORTED, field="model")
     if status == 404:
         return ReplicaLost(f"{name} does not serve {upstream.model!r}, or not this kind of request (404).", reason="not_found")
     return ReplicaLost(f"{name} answered with status {status}.", reason="failed")

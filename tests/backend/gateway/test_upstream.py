@@ -242,6 +242,25 @@ def test_embeddings_and_tokens_come_from_the_server(scene: Scene) -> None:
     assert scene.api.received[-1][0] == "/tokenize"
 
 
+def test_a_server_without_embeddings_is_no_fault_of_the_network(scene: Scene) -> None:
+    scene.api.answer("{}", status=404, kind="application/json")
+    refused = httpx.post(f"{scene.url}/v1/embeddings", json={"model": scene.name, "input": "x"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == f"The server of {scene.name!r} returns no embeddings (404)."
+
+
+def test_a_server_that_ignores_n_is_named_and_not_tried_again(scene: Scene) -> None:
+    scene.api.answer(event(content="a", finish="stop"), "data: [DONE]\n\n")
+    expected = f"The server of {scene.name!r} gave 1 of 2 answers: ask for each by itself."
+    refused = scene.post(n=2)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
+    assert refused.json()["error"]["message"] == expected
+    assert expected in scene.post(n=2, stream=True).text
+    whole = {"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 2}}
+    scene.api.answer(json.dumps(whole), kind="application/json")
+    assert scene.post(n=2).json()["error"]["message"] == expected
+
+
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "100.100.100.200", "0.0.0.0", "224.0.0.1"])
 def test_addresses_of_no_model_server_are_refused(host: str) -> None:
     with pytest.raises(InvalidInput, match="not called"):
