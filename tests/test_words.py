@@ -163,3 +163,10 @@ def test_no_text_uses_a_retired_phrase() -> None:
         if match
     ]
     assert used == []
+
+
+def test_percentages_are_written_by_one_function() -> None:
+    """`5 %`, by `backend.domain.wording.percent`; a format of Python's writes `5%`. Positions in a style sheet are left as they are."""
+    sheets = {"pages/components/charts/html.py"}
+    texts = {path: (PROJECT / path).read_text() for path in list_modules(*PACKAGES) if path not in sheets}
+    assert [path for path, text in texts.items() if re.search(r":[+,<>0-9]*[.][0-9]%[}]", text)] == []

@@ -24,6 +24,7 @@ from backend.cli.evaluation.task import read_task_option
 from backend.cli.output import JsonFlag, command, emit, note
 from backend.cli.waiting import wait_for_job
 from backend.domain.evaluation.config import METRIC_LABEL, EvaluationConfig
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.checkpoints.generation import launch_loglikelihoods, read_loglikelihoods
@@ -151,7 +152,7 @@ def power(
         raise InvalidInput("The power of a comparison of texts is not known before they are scored.", remedy="Choose a benchmark of items.")
     source = f"measured in {plan.power.measured_pairs} pairs" if plan.power.measured_pairs else "planned"
     lines = [
-        f"{plan.items} items detect a difference of {plan.power.detectable:.4f} in {plan.power.power:.0%} of cases",
+        f"{plan.items} items detect a difference of {plan.power.detectable:.4f} in {percent(plan.power.power)} of cases",
         f"discordance {plan.power.discordance:.3f} ({source}), design effect {plan.power.design_effect:.2f}",
         *(f"a difference of {difference:g} needs {items} items" for difference, items in plan.power.items_for),
     ]

@@ -13,6 +13,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.checkpoints.inspection_config import InspectionConfig
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.checkpoints.inspection_results import Alternative, InspectionResults
 from backend.services.checkpoints.inspections import InspectionView, get_inspection, launch_inspection
@@ -188,13 +189,18 @@ def text_lines(results: InspectionResults) -> list[str]:
     for line in results.tokens():
         if line.bits is not None:
             guess = line.expected[0]
-            lines.append(f"  {line.bits:8.3f} bits  rank {line.rank:<6} {line.text!r:<20} expected {guess.text!r} {guess.probability:.1%}")
-    lines.append("next: " + ", ".join(f"{one.text!r} {one.probability:.1%}" for one in results.alternatives()[-1][:5]))
+            lines.append(
+                f"  {line.bits:8.3f} bits  rank {line.rank:<6} {line.text!r:<20} "
+                f"expected {guess.text!r} {percent(guess.probability, digits=1)}"
+            )
+    lines.append("next: " + ", ".join(f"{one.text!r} {percent(one.probability, digits=1)}" for one in results.alternatives()[-1][:5]))
     pair = result.get("pair")
     if pair and pair["same_vocabulary"]:
         means = [pair["mean_kl_pq"], pair["mean_kl_qp"]]
         shown = ["infinite" if mean is None else f"{mean:.4f} nats" for mean in means]
-        lines.append(f"against {inspection.other}: mean KL(p‖q) {shown[0]}, KL(q‖p) {shown[1]}; same top token {pair['agreement']:.0%}")
+        lines.append(
+            f"against {inspection.other}: mean KL(p‖q) {shown[0]}, KL(q‖p) {shown[1]}; same top token {percent(pair['agreement'])}"
+        )
     elif pair:
         first, other = pair["first"]["bits_per_byte"], pair["other"]["bits_per_byte"]
         lines.append(f"against {inspection.other}: {first:.4f} and {other:.4f} bits per byte ({pair['reason']})")
@@ -209,7 +215,9 @@ def weights_lines(results: InspectionResults) -> list[str]:
     changes = result.get("changes")
     if changes and changes["relative"] is not None:
         same = f"{changes['equal']} of {changes['compared']} tensors are equal"
-        lines.append(f"  against {results.inspection.other}: weights changed by {changes['relative']:.4%} of their norm; {same}")
+        lines.append(
+            f"  against {results.inspection.other}: weights changed by {percent(changes['relative'], digits=4)} of their norm; {same}"
+        )
         changed = sorted(results.changes(), key=lambda line: -line.relative)[:MOST_LISTED]
-        lines += [f"    {line.relative:10.4%}  {line.name}" for line in changed if line.relative]
+        lines += [f"    {percent(line.relative, digits=4):>11}  {line.name}" for line in changed if line.relative]
     return lines

@@ -12,6 +12,7 @@ from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.cli.waiting import wait_for_job
 from backend.domain.data.languages import language_name
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.tokenizers.reports import Measure, ReportView, get_report, request_report
@@ -142,6 +143,6 @@ def _line(measure: Measure) -> str:
     language = "all" if measure.language is None else language_name(measure.language)
     return (
         f"{measure.dataset}  {language}  {measure.tokenizer}  {values['fertility'] or 0:.2f} tokens per word  "
-        f"{values['bytes_per_token'] or 0:.2f} bytes per token  {100 * (values['unknown_share'] or 0):.2f} % unknown  "
-        f"{100 * (values['raw_byte_share'] or 0):.2f} % bytes of characters"
+        f"{values['bytes_per_token'] or 0:.2f} bytes per token  {percent(values['unknown_share'] or 0, digits=2)} unknown  "
+        f"{percent(values['raw_byte_share'] or 0, digits=2)} bytes of characters"
     )

@@ -57,3 +57,13 @@ def short(number: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Format a count with its noun: `1 row`, `2 rows`."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def percent(share: float, *, digits: int | None = 0, signed: bool = False) -> str:
+    """Format a share of 1 as percent: `5 %`, `12.5 %`, `+3 %`; with `digits` None as many digits as it needs.
+
+    >>> percent(0.125, digits=1)
+    '12.5 %'
+    """
+    sign, places = "+" if signed else "", "g" if digits is None else f".{digits}f"
+    return f"{100 * share:{sign}{places}} %"

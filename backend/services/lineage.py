@@ -26,7 +26,7 @@ from backend.db.tables import (
     Run,
     Tokenizer,
 )
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.errors import NotFound
 from backend.services.battles.views import count_votes
 from backend.services.checkpoints.checkpoints import get_checkpoint, resolve_checkpoint
@@ -268,7 +268,7 @@ class _Walk:
             "Rows": f"{row.rows:,}",
             "Content": (row.content_hash or "")[:12],
             "Made from": VOTES if is_from_votes else "",
-            "Mean agreement": f"{agreement:.0%}" if isinstance(agreement, float) else "",
+            "Mean agreement": percent(agreement) if isinstance(agreement, float) else "",
         }
         node = self._add("dataset", row.id, f"{dataset.name}@{row.number}", facts, refers_to=f"{dataset.id}@{row.number}")
         campaign = self.session.get(Campaign, row.provenance.get("campaign_id") or "") if is_from_votes else None

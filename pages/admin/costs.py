@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import streamlit as st
 
+from backend.domain.wording import percent
 from backend.services.context import Context, Person
 from backend.services.serving.costs.ledger import Line, month_bounds
 from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv
@@ -72,8 +73,8 @@ def forecast_text(report: LedgerReport) -> str:
     forecast = report.forecast
     if forecast.low is None or forecast.high is None:
         return "The mean of the full days so far; an interval needs three."
-    past = "" if forecast.past_error is None else f" Last month the same forecast was {forecast.past_error:+.0%} off."
-    interval = f"{forecast.level:.0%} prediction interval {money(forecast.low)} to {money(forecast.high)}"
+    past = "" if forecast.past_error is None else f" Last month the same forecast was {percent(forecast.past_error, signed=True)} off."
+    interval = f"{percent(forecast.level)} prediction interval {money(forecast.low)} to {money(forecast.high)}"
     return f"This month: {interval}, from {forecast.days} full days.{past}"
 
 
@@ -112,7 +113,7 @@ def draw_endpoints(report: LedgerReport) -> None:
             "Endpoint": line.name,
             "Cost": cost(report, line.usd),
             "Idle": cost(report, line.idle_usd),
-            "Busy": None if line.busy_share is None else f"{line.busy_share:.0%}",
+            "Busy": None if line.busy_share is None else percent(line.busy_share),
             "Device-hours": line.device_hours,
             "Requests": line.requests,
             "Tokens": line.tokens,

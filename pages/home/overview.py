@@ -10,7 +10,7 @@ import streamlit as st
 
 from backend.domain.jobs.progress import format_progress
 from backend.domain.jobs.states import Status
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.recipes import RECIPES, STARTER
 from backend.services.context import Context, Person
 from backend.services.jobs.jobs import JobView
@@ -100,20 +100,20 @@ def draw_job_bar(job: JobView) -> None:
 def gauges(values: Gauges) -> list[Callable[[], None]]:
     """Return the known gauges as values to draw."""
     cells: list[Callable[[], None]] = []
-    if values.cpu_share is not None:
-        cells.append(lambda: draw_gauge("CPU", values.cpu_share, f"{values.cpu_share:.0%}"))
+    if (cpu := values.cpu_share) is not None:
+        cells.append(lambda: draw_gauge("CPU", cpu, percent(cpu)))
     if values.num_gpus:
         share = values.gpu_share
         cells.append(
             lambda: draw_gauge(
-                "GPU" if values.num_gpus == 1 else f"{values.num_gpus} GPUs", share, "–" if share is None else f"{share:.0%}"
+                "GPU" if values.num_gpus == 1 else f"{values.num_gpus} GPUs", share, "–" if share is None else percent(share)
             )
         )
         used, total = values.gpu_memory_used_bytes, values.gpu_memory_total_bytes
-        cells.append(lambda: draw_gauge("GPU memory", used / total if total else None, f"{used / max(1, total):.0%} of {size(total)}"))
+        cells.append(lambda: draw_gauge("GPU memory", used / total if total else None, f"{percent(used / max(1, total))} of {size(total)}"))
     if values.memory_used_bytes is not None and values.memory_total_bytes:
         memory, capacity = values.memory_used_bytes, values.memory_total_bytes
-        cells.append(lambda: draw_gauge("Memory", memory / capacity, f"{memory / capacity:.0%} of {size(capacity)}"))
+        cells.append(lambda: draw_gauge("Memory", memory / capacity, f"{percent(memory / capacity)} of {size(capacity)}"))
     cells.append(lambda: draw_gauge("Disk", None, f"{size(values.disk_free_bytes)} free"))
     return cells
 

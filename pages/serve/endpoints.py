@@ -7,7 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from backend.domain.serving.names import suggest_endpoint_name
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
@@ -248,7 +248,7 @@ def describe_draft(endpoint: EndpointView) -> str:
     """Return the draft of an endpoint and how much of it was accepted."""
     if endpoint.acceptance is None:
         return f"Draft: {endpoint.draft_name} · nothing drafted yet"
-    return f"Draft: {endpoint.draft_name} · {endpoint.acceptance:.0%} of {endpoint.drafted_tokens:,} drafted tokens accepted"
+    return f"Draft: {endpoint.draft_name} · {percent(endpoint.acceptance)} of {endpoint.drafted_tokens:,} drafted tokens accepted"
 
 
 def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 import plotly.graph_objects as go
 import streamlit as st
 
+from backend.domain.wording import percent
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import list_endpoints
 from backend.services.serving.monitoring.alerts import AlertView, list_alerts
@@ -77,9 +78,13 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     grid.metric("Queue", f"{sum(replica.waiting for replica in replicas):.0f}", help="Requests that wait for a replica, now.")
     grid.metric("Tokens per second", f"{sum(replica.tokens_per_second for replica in replicas):,.0f}", help="Now, by the replicas.")
     grid.metric("Replicas ready", f"{sum(replica.is_ready for replica in replicas)} of {len(replicas)}")
-    grid.metric("KV cache", "–" if not ratios else f"{max(ratios):.0%}", help="Used share, of the fullest replica, now.")
+    grid.metric("KV cache", "–" if not ratios else percent(max(ratios)), help="Used share, of the fullest replica, now.")
     grid.metric(f"Requests, {traffic.window.label}", f"{total.requests:,}", help=f"{total.completion_tokens:,} tokens generated")
-    grid.metric("Errors", "–" if not total.requests else f"{total.lost / total.requests:.2%}", help="Requests that no replica completed.")
+    grid.metric(
+        "Errors",
+        "–" if not total.requests else percent(total.lost / total.requests, digits=2),
+        help="Requests that no replica completed.",
+    )
     grid.metric("Queue time, p50 / p95", two_times(*total.queue_ms[:2]), help=f"Wait before the first step, over {traffic.window.label}.")
     grid.metric(
         "First token, p95", "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms", help=f"Over {traffic.window.label}."

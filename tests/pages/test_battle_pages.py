@@ -239,7 +239,7 @@ def test_charts_keep_the_order_of_the_table_and_names_stay_names() -> None:
     assert dots.data[0].x[0] > dots.data[0].x[1]
     assert dots.layout.yaxis.range == (1.5, -0.5)
     matrix = win_chart(table.wins)
-    assert matrix.data[0].text[0][1] == "67% of 9"
+    assert matrix.data[0].text[0][1] == "67 % of 9"
     assert matrix.data[0].text[0][0] == ""
 
 

@@ -53,7 +53,7 @@ def test_a_filter_is_tried_and_makes_the_next_version(site: Context) -> None:
     [
         ("drop_duplicates", {}, "equal rows left out"),
         ("sample", {"rows": 4}, "4 rows drawn with seed 1"),
-        ("resplit", {"share": 20}, "split again, 20% held out with seed 1"),
+        ("resplit", {"share": 20}, "split again, 20 % held out with seed 1"),
         ("merge", {}, "rows of more@1 added"),
         ("drop_rows", {"train": "1, 3-5", "reason": "![x](y)"}, "4 listed rows left out: ![x](y)"),
     ],

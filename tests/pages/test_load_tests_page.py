@@ -62,5 +62,5 @@ def test_a_result_is_drawn_with_its_figures_and_compared_with_another(ctx: Conte
     app.selectbox(key="load_compared").select(slow).run()
     assert not app.exception
     changes = app.table[-1].value.iloc[0].to_dict()
-    assert (changes["Tokens/s"], changes["First token p50"]) == ("\\+100%", "\\-50%")
+    assert (changes["Tokens/s"], changes["First token p50"]) == ("\\+100 %", "\\-50 %")
     assert {button.proto.label for button in app.get("download_button")} == {"CSV", "JSON"}

@@ -18,7 +18,7 @@ def test_the_strip_shows_the_running_job_and_the_load_of_the_machines(site: Cont
     shown = bars(page)
     assert "smol-village-sft" in shown
     assert "step 200 of 1,000" in shown
-    for label in ("CPU **62%**", "GPU **64%**", "Memory **"):
+    for label in ("CPU **62 %**", "GPU **64 %**", "Memory **"):
         assert label in shown.replace("\\", "")
     assert "free**" in words(page).replace("\\", "")
     assert "1 of 1 endpoint ready" in words(page)

@@ -164,4 +164,4 @@ def test_bars_of_a_report_escape_names_and_leave_gaps() -> None:
     drawn = measure_bars({"<b>x</b>": [0.5, None], "y": [0.25, 0.125]}, ["All", "German"], title="Unknown", percent=True)
     assert drawn.data[0].name == "&lt;b&gt;x&lt;/b&gt;"
     assert drawn.data[0].x == (50, None)
-    assert drawn.data[1].text == ("25.0%", "12.5%")
+    assert drawn.data[1].text == ("25.0 %", "12.5 %")

@@ -16,6 +16,7 @@ from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.jobs.payloads import HubSource
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.data.imports import import_dataset, version_of_job
@@ -83,7 +84,7 @@ def detection_data(detected: SourcePreview | None) -> dict[str, Any] | None:
 
 def detection_text(detected: SourcePreview) -> str:
     """Return the detected kind with its confidence and reason; of a fallback to text also the columns searched for."""
-    head = f"Detected: {detected.kind} ({detected.confidence:.0%})"
+    head = f"Detected: {detected.kind} ({percent(detected.confidence)})"
     if not detected.is_fallback:
         return f"{head}: {detected.reason}."
     return "\n".join(

@@ -23,6 +23,7 @@ from backend.domain.data.versions.changes import (
     parse_row_numbers,
 )
 from backend.domain.data.versions.conditions import TEST_WORDS
+from backend.domain.wording import percent
 from backend.errors import InvalidInput, NotFound
 from backend.services.context import LOCAL, Context
 from backend.services.data.cards import card_facts, read_card, set_card
@@ -68,7 +69,7 @@ def diff(
         nonlocal reported
         if share >= reported + PROGRESS_STEP:
             reported = share
-            note(f"{share:.0%} of the rows read")
+            note(f"{percent(share)} of the rows read")
 
     difference = compare_versions(get_context(), before, after, examples=examples, progress=progress)
     emit(diff_data(difference), as_json=as_json, text=diff_text(difference))

@@ -10,6 +10,7 @@ from backend.bootstrap import get_context
 from backend.cli.exit_status import DONE, FAILED
 from backend.cli.output import JsonFlag, command, emit
 from backend.domain.evaluation.gates import GateBenchmark, GateConfig, Verdict, describe_procedure
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL
 from backend.services.evaluation.gates import (
@@ -160,7 +161,7 @@ def as_text(outcome: GateOutcome) -> str:
     """Return an outcome as lines for a terminal."""
     lines = [f"{outcome.verdict}: {outcome.candidate} against {outcome.champion}", *outcome.reason.split("; ")]
     if outcome.decision.power is not None:
-        lines.append(f"Power to pass at the expected difference: {100 * outcome.decision.power:.0f} %")
+        lines.append(f"Power to pass at the expected difference: {percent(outcome.decision.power)}")
     return "\n".join([*lines, outcome.decision.procedure])
 
 

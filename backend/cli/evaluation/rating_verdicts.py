@@ -17,6 +17,7 @@ from backend.domain.battles.verdicts import PairVerdict, pair_verdict, verdict_p
 from backend.domain.battles.vote_files import parse_votes
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.statistics.estimates import Estimate
+from backend.domain.wording import percent
 from backend.errors import InvalidInput, NotFound
 
 VotesFile = Annotated[Path, typer.Argument(help="CSV or JSON lines, columns as of `rating fit`.")]
@@ -92,7 +93,9 @@ def _interval(estimate: Estimate | None, *, digits: int = 0) -> str:
     if estimate is None:
         return "-"
     values = [
-        f"{value:.{digits}f}" if digits else f"{value:.1%}" for value in (estimate.value, estimate.low, estimate.high) if value is not None
+        f"{value:.{digits}f}" if digits else percent(value, digits=1)
+        for value in (estimate.value, estimate.low, estimate.high)
+        if value is not None
     ]
     return values[0] if len(values) < 3 else f"{values[0]} [{values[1]}, {values[2]}]"
 
@@ -140,7 +143,7 @@ def verdict(
         document["assisted"] = asdict(assisted)
         sentences.append(
             f"With {judge}'s verdicts, at one look: {_interval(assisted.share)} (correlation {assisted.correlation:.2f}, "
-            f"{assisted.votes_saved:.0%} of the votes saved)."
+            f"{percent(assisted.votes_saved)} of the votes saved)."
         )
     emit(document, as_json=as_json, text="\n".join([*sentences, "", *plan_lines(plan)]))
 

@@ -10,7 +10,7 @@ from backend.domain.scaling.laws import ScalingLaw
 from backend.domain.scaling.plan import ScalingPlan
 from backend.domain.scaling.study import StudyPlan, format_budget
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.wording import format_count, format_duration
+from backend.domain.wording import format_count, format_duration, percent
 
 
 def estimate_data(estimate: Estimate) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def isoflop_data(fit: IsoflopFit) -> dict[str, Any]:
 
 def fit_text(fit: LawFit, isoflop: IsoflopFit, *, flops: float | None = None) -> str:
     """Return a fitted law and its profiles in lines."""
-    lines = [f"L = E + A / N^alpha + B / D^beta, {fit.num_points} runs, typical error {fit.typical_error:.2%} of the loss"]
+    lines = [f"L = E + A / N^alpha + B / D^beta, {fit.num_points} runs, typical error {percent(fit.typical_error, digits=2)} of the loss"]
     lines += [f"  {name:<6}{value.value:>12.5g}{_interval(value, lambda v: f'{v:.5g}')}" for name, value in fit.constants.items()]
     lines.append(f"  N ~ C^{fit.parameter_exponent.value:.3f}{_interval(fit.parameter_exponent, lambda v: f'{v:.3f}')}  ({fit.method})")
     if isoflop.exponent is not None:

@@ -9,6 +9,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note, read_text
+from backend.domain.wording import percent
 from backend.services.context import LOCAL
 from backend.services.serving.load.load_files import load_test_data, read_arrivals, read_load_config, read_numbers
 from backend.services.serving.load.load_tests import LoadTestView, run_load_test
@@ -66,7 +67,9 @@ def _lines(test: LoadTestView) -> list[str]:
             cells = [_ms(row["ttft"], "p50_ms", 10), _ms(row["ttft"], "p95_ms", 8), _ms(row["itl"], "p50_ms", 9)]
             cells += [_ms(row["itl"], "p95_ms", 8), _ms(row["e2e"], "p95_ms", 9)]
             rates = f"{row['requests_per_s']:>8.1f}{row['tokens_per_s']:>9.1f}"
-            lines.append(f"{level['users'] or 'open':<10}{target:<9}{rates}{''.join(cells)}{row['good_share']:>6.0%}{row['errors']:>5}")
+            lines.append(
+                f"{level['users'] or 'open':<10}{target:<9}{rates}{''.join(cells)}{percent(row['good_share']):>6}{row['errors']:>5}"
+            )
         added = level["gateway_overhead"] or {}
         if added.get("ttft_p50_ms") is not None:
             interval = "" if added["ttft_interval_ms"] is None else " (95 % interval {:.1f} to {:.1f})".format(*added["ttft_interval_ms"])

@@ -9,6 +9,7 @@ import typer
 
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit, note
+from backend.domain.wording import percent
 from backend.services.serving.costs.ledger import Ledger, Line
 from backend.services.serving.costs.report import LedgerReport, cost_report, report_csv, report_data
 
@@ -46,7 +47,7 @@ def _lines(made: LedgerReport) -> list[str]:
     if ledger.unpriced_hours >= 0.01:
         lines.append(f"{ledger.unpriced_hours:,.2f} device-hours have no price and count as nothing.")
     lines += [f"  {name:<12} US${usd:,.4g}" for name, usd in ledger.totals.items()]
-    spread = "" if forecast.low is None else f" ({forecast.level:.0%} interval {forecast.low:,.4g} to {forecast.high:,.4g})"
+    spread = "" if forecast.low is None else f" ({percent(forecast.level)} interval {forecast.low:,.4g} to {forecast.high:,.4g})"
     lines.append(f"Forecast of this month: US${forecast.usd:,.4g}{spread}, from {forecast.days} full days")
     return [*lines, *_tables(ledger, is_priced=True)]
 

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.statistics.estimates import Estimate, cluster_codes, percent, student_quantile
+from backend.domain.statistics.estimates import Estimate, cluster_codes, student_quantile
+from backend.domain.wording import percent
 
 FloatArray = NDArray[np.float64]
 Scale = Literal["thumbs", "stars"]
@@ -72,7 +73,7 @@ def two_way_mean(
     if variance <= 0:
         return Estimate(mean, None, None, None, n, "mean of equal grades; no interval")
     margin = student_quantile(level, df=min(sizes) - 1) * math.sqrt(variance)
-    method = f"mean, clustered by prompt ({sizes[0]}) and rater ({sizes[1]}), t({min(sizes) - 1}) {percent(level)}"
+    method = f"mean, clustered by prompt ({sizes[0]}) and rater ({sizes[1]}), t({min(sizes) - 1}) {percent(level, digits=None)}"
     return Estimate(mean, math.sqrt(variance), max(bounds[0], mean - margin), min(bounds[1], mean + margin), n, method)
 
 

@@ -30,7 +30,8 @@ from backend.domain.battles.rating_table import (
     elo_share,
 )
 from backend.domain.battles.votes import VoteColumns, VoteRecord, encode_votes
-from backend.domain.statistics.estimates import Estimate, percent, student_quantile
+from backend.domain.statistics.estimates import Estimate, student_quantile
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 __all__ = [
@@ -157,7 +158,8 @@ def rate(columns: VoteColumns, options: RatingOptions) -> RatingTable:
     regularised = f"regularised (prior sd {PRIOR_SD} units), " if outcome.note else ""
     ties = "half credit for ties, " if options.method == "bradley_terry" else ""
     controlled = f"controlled for {' and '.join(options.control)}, " if options.control else ""
-    name = f"{METHOD_NAMES[options.method]}, {ties}{controlled}{regularised}sandwich {model.cluster_words}, {percent(options.level)}"
+    level = percent(options.level, digits=None)
+    name = f"{METHOD_NAMES[options.method]}, {ties}{controlled}{regularised}sandwich {model.cluster_words}, {level}"
     return RatingTable(
         ratings=_rows(wins, rows, level=options.level),
         wins=wins,
@@ -301,7 +303,7 @@ def _effect(fit: Fit, scores: Scores, model: _Model, *, number: int, level: floa
     variance, least = float(spread.variance), float(fit.inverse_hessian[column, column])
     stderr = ELO_PER_UNIT * math.sqrt(variance if variance > EMPTY * least else least)
     value, margin = ELO_PER_UNIT * float(fit.effects[number]), student_quantile(level, df=float(spread.df)) * stderr
-    name = f"{words} of {METHOD_NAMES[fit.method]}, {percent(level)}"
+    name = f"{words} of {METHOD_NAMES[fit.method]}, {percent(level, digits=None)}"
     return Estimate(value, stderr, value - margin, value + margin, len(model.columns), name)
 
 

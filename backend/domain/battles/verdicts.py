@@ -20,8 +20,8 @@ from backend.domain.battles.inference.leave_out import outcomes_without
 from backend.domain.battles.inference.pair_votes import PairVotes, measured_spread, pair_votes
 from backend.domain.battles.inference.plans import Spread, checked_gap, prompts_for
 from backend.domain.battles.votes import VoteRecord
-from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate, percent
-from backend.domain.wording import plural
+from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate
+from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
@@ -207,7 +207,7 @@ def _sentence(verdict: PairVerdict) -> str:
         return f"Undecided: no vote compares {first} with {second} yet.{equal} {_plan(verdict)}"
     low, high = share.low or 0.0, 1.0 if share.high is None else share.high
     votes, prompts = _count(verdict.votes, "vote"), _count(verdict.prompts, "prompt")
-    numbers = f"{first} earned {share.value:.0%} of {votes} [{low:.0%}, {high:.0%}] on {prompts}{_halves(verdict)}"
+    numbers = f"{first} earned {percent(share.value)} of {votes} [{percent(low)}, {percent(high)}] on {prompts}{_halves(verdict)}"
     correction = f", {verdict.num_pairs} pairs by Bonferroni" if verdict.num_pairs > 1 else ""
     level = f"{_level(verdict.level)} interval{correction}"
     if verdict.outcome == "undecided":
@@ -249,7 +249,7 @@ def _plan(verdict: PairVerdict) -> str:
 
 
 def _level(level: float) -> str:
-    return percent(round(level, 4))
+    return percent(round(level, 4), digits=None)
 
 
 def _count(number: int, noun: str) -> str:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from backend.domain.scaling.laws import LEVEL, NUM_DRAWS, ScalingLaw, estimate_of, stretch_draws
 from backend.domain.scaling.points import ScalingPoint
-from backend.domain.statistics.estimates import Estimate, percent
+from backend.domain.statistics.estimates import Estimate
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
@@ -77,7 +78,7 @@ def fit_law(
     stretch = float(np.sqrt(len(loss) / freedom) * scipy.stats.t.ppf(0.5 + level / 2, freedom) / scipy.stats.norm.ppf(0.5 + level / 2))
     draws = _constants(resampled, centre)
     residuals = np.abs(_log_losses(best[None], n, d)[0][0] - loss)
-    method = f"bootstrap of {len(loss)} runs, {num_draws} resamples, spread x {stretch:.2f}, {percent(level)}"
+    method = f"bootstrap of {len(loss)} runs, {num_draws} resamples, spread x {stretch:.2f}, {percent(level, digits=None)}"
     law = _law(_constants(best[None], centre)[0], draws, points, title=title, scatter=_scatter(residuals), stretch=stretch)
     values_of = _stretched_constants(law, highest_floor=float(np.exp(loss.min())))
     exponent = law.parameter_exponent + stretch * (draws[:, 4] / (draws[:, 3] + draws[:, 4]) - law.parameter_exponent)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from backend.domain.scaling.laws import LEVEL
 from backend.domain.scaling.points import ScalingPoint
-from backend.domain.statistics.estimates import Estimate, percent
+from backend.domain.statistics.estimates import Estimate
+from backend.domain.wording import percent
 
 FloatArray = NDArray[np.float64]
 
@@ -112,7 +113,7 @@ def _fit_profile(group: list[ScalingPoint], rng: np.random.Generator, *, num_dra
         None if low is None else min(float(low), size),
         None if high is None else max(float(high), size),
         len(group),
-        f"resampled residuals of {len(group)} runs, {percent(level)}",
+        f"resampled residuals of {len(group)} runs, {percent(level, digits=None)}",
     )
     tokens = math.exp(float(np.mean([math.log(point.tokens * point.parameters) for point in group]))) / size
     lowest = float(coefficients[0] + coefficients[1] * best + coefficients[2] * best**2)
@@ -141,7 +142,7 @@ def _power_law(
     slope, intercept = np.polyfit(budgets, sizes, 1)
     draws = np.column_stack([draw for _, draw in lowest])
     draws = draws[np.isfinite(draws).all(axis=1)]
-    method = f"power law through {len(lowest)} budgets' best sizes, resampled residuals, {percent(level)}"
+    method = f"power law through {len(lowest)} budgets' best sizes, resampled residuals, {percent(level, digits=None)}"
     if len(draws) < 100:
         return Estimate(float(slope), None, None, None, len(lowest), f"{method}: too uncertain for an interval"), math.exp(intercept)
     slopes = np.polyfit(budgets, draws.T, 1)[0]

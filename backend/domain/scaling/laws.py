@@ -17,7 +17,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.statistics.estimates import Estimate, percent
+from backend.domain.statistics.estimates import Estimate
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
@@ -161,7 +162,7 @@ def estimate_of(value: float, draws: FloatArray, *, method: str, level: float = 
     low, high = np.quantile(finite, [0.5 - level / 2, 0.5 + level / 2])
     with np.errstate(over="ignore"):
         stderr = float(np.std(finite))
-    return Estimate(value, stderr, min(float(low), value), max(float(high), value), len(draws), f"{method}, {percent(level)}")
+    return Estimate(value, stderr, min(float(low), value), max(float(high), value), len(draws), f"{method}, {percent(level, digits=None)}")
 
 
 def check_flops(flops: float) -> None:

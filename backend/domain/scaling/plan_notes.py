@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from backend.domain.estimates.throughput import measured_range
 from backend.domain.scaling.laws import BELIEVABLE, effective_tokens
 from backend.domain.scaling.shapes import count_all, propose_architecture
-from backend.domain.wording import format_count, format_duration, format_factor
+from backend.domain.wording import format_count, format_duration, format_factor, percent
 
 if TYPE_CHECKING:
     from backend.domain.scaling.plan import ScalingPlan
@@ -60,12 +60,12 @@ def _about_data(plan: ScalingPlan) -> Iterator[str]:
     if plan.unique_tokens is None or plan.epochs is None:
         return
     if plan.epochs <= 1.0:
-        yield f"{plan.epochs:.0%} of one epoch: the dataset has about {format_count(plan.unique_tokens)} tokens."
+        yield f"{percent(plan.epochs)} of one epoch: the dataset has about {format_count(plan.unique_tokens)} tokens."
         return
     worth = effective_tokens(plan.tokens, plan.unique_tokens) / plan.tokens
     text = (
         f"{plan.epochs:.3g} epochs: the dataset has about {format_count(plan.unique_tokens)} tokens. By Muennighoff et al. 2023 these "
-        f"{format_count(plan.tokens)} tokens are worth {worth:.0%} of as many unique ones"
+        f"{format_count(plan.tokens)} tokens are worth {percent(worth)} of as many unique ones"
     )
     if plan.epochs <= 4:
         yield f"{text}: up to four epochs are nearly as good as new data."

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 STEPS = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
@@ -120,7 +121,7 @@ def judge_canary(rules: CanaryRules, observed: Observed) -> Verdict:
 
         low, _ = wilson_interval(min(1.0, observed.failures / observed.requests), observed.requests, critical=CRITICAL)
         if low > limit:
-            lost = f"lost {observed.failures} of {observed.requests} requests ({100 * observed.failures / observed.requests:.0f} %)"
+            lost = f"lost {observed.failures} of {observed.requests} requests ({percent(observed.failures / observed.requests)})"
             return Verdict("abort", f"{lost}, more than {100 * limit:g} %", rules.percent)
     votes = observed.votes.decision(rules.vote_alpha)
     if votes == "worse":

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from backend.domain.wording import percent
 from backend.errors import JobFailed
 
 Precision = Literal["float32", "int8"]
@@ -31,7 +32,8 @@ class PrecisionCheck(BaseModel):
     def describe(self) -> str:
         """Return the check as one line."""
         return (
-            f"int8: perplexity x {self.perplexity_ratio:.3f}, same token preferred at {self.greedy_agreement:.1%} of {self.num_tokens} "
+            f"int8: perplexity x {self.perplexity_ratio:.3f}, "
+            f"same token preferred at {percent(self.greedy_agreement, digits=1)} of {self.num_tokens} "
             "positions"
         )
 
@@ -40,6 +42,6 @@ class PrecisionCheck(BaseModel):
         if self.perplexity_ratio > max_perplexity_ratio:
             raise JobFailed(
                 f"In {self.precision} this network's perplexity is {self.perplexity_ratio:.3f} times that in float32 (limit "
-                f"{max_perplexity_ratio:g}); it prefers the same token at {self.greedy_agreement:.1%} of positions.",
+                f"{max_perplexity_ratio:g}); it prefers the same token at {percent(self.greedy_agreement, digits=1)} of positions.",
                 remedy="Deploy with precision float32, or raise max_perplexity_ratio.",
             )

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backend.domain.wording import percent
+
 CRITICAL_95 = 1.959964
 
 
@@ -50,7 +52,7 @@ class ShadowReport:
             return "no request copied yet"
         parts = [f"{self.requests:,} copied", f"{self.errors:,} failed"]
         if self.greedy and self.low is not None and self.high is not None:
-            share = f"{100 * self.equal / self.greedy:.0f} %, 95 % interval {100 * self.low:.0f} to {100 * self.high:.0f} %"
+            share = f"{percent(self.equal / self.greedy)}, 95 % interval {100 * self.low:.0f} to {percent(self.high)}"
             parts.append(f"{self.equal:,} of {self.greedy:,} greedy answers equal ({share})")
         if self.primary_tokens is not None and self.shadow_tokens is not None:
             parts.append(f"{self.shadow_tokens:.0f} tokens an answer instead of {self.primary_tokens:.0f}")

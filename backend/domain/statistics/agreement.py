@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.statistics.estimates import Clusters, Estimate, cluster_codes, normal_quantile, percent, ratio_estimate, wilson_interval
+from backend.domain.statistics.estimates import Clusters, Estimate, cluster_codes, normal_quantile, ratio_estimate, wilson_interval
+from backend.domain.wording import percent
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -134,7 +135,7 @@ def _resampled(
     draws = draws[np.isfinite(draws)]
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
     unit = "items" if num_clusters == len(columns) else f"{num_clusters} clusters"
-    method = f"{name}, bootstrap of {unit}, {num_resamples} draws, {percent(level)}"
+    method = f"{name}, bootstrap of {unit}, {num_resamples} draws, {percent(level, digits=None)}"
     return Estimate(value, float(draws.std(ddof=1)), float(low), float(high), len(columns), method)
 
 
@@ -159,6 +160,6 @@ def _within_unit(estimate: Estimate, *, level: float) -> Estimate:
     """Clip a share's interval to 0 to 1; if all units agree and the error would be 0, use Wilson's interval over units."""
     if estimate.value in (0.0, 1.0):
         low, high = wilson_interval(estimate.value, estimate.n, critical=normal_quantile(level))
-        return Estimate(estimate.value, None, low, high, estimate.n, f"percent agreement, Wilson over items {percent(level)}")
+        return Estimate(estimate.value, None, low, high, estimate.n, f"percent agreement, Wilson over items {percent(level, digits=None)}")
     bounds = [None if bound is None else min(1.0, max(0.0, bound)) for bound in (estimate.low, estimate.high)]
     return Estimate(estimate.value, estimate.stderr, bounds[0], bounds[1], estimate.n, f"percent agreement, {estimate.method}")

@@ -14,7 +14,8 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from backend.domain.statistics.estimates import Estimate, FloatArray, cluster_codes, percent
+from backend.domain.statistics.estimates import Estimate, FloatArray, cluster_codes
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 BLOCK = 4_000_000
@@ -52,7 +53,7 @@ class Resampled:
         if self.reason:
             return Estimate(self.value, None, None, None, self.n, f"bootstrap of {self.reason}")
         name = "" if self.left_out is None else "BCa "
-        method = f"bootstrap of {self.kind}, {len(self.draws)} draws, {name}{percent(level)}"
+        method = f"bootstrap of {self.kind}, {len(self.draws)} draws, {name}{percent(level, digits=None)}"
         return Estimate(self.value, float(self.draws.std(ddof=1)), *self.interval(level), self.n, method)
 
     def p_value(self) -> float | None:

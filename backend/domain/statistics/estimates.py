@@ -16,6 +16,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
@@ -53,11 +54,6 @@ def student_quantile(level: float, *, df: float) -> float:
     return float(scipy.special.stdtrit(df, 0.5 + level / 2))
 
 
-def percent(level: float) -> str:
-    """Print a level: 0.95 -> "95 %"."""
-    return f"{100 * level:g} %"
-
-
 def cluster_codes(clusters: Clusters) -> tuple[IntArray, int]:
     """Number the clusters: codes (one per item) and how many there are; in order of first appearance, an array's in order of its values."""
     if isinstance(clusters, np.ndarray):
@@ -77,7 +73,7 @@ def mean_estimate(scores: ArrayLike, *, level: float = 0.95) -> Estimate:
         return Estimate(value, None, None, None, n, "mean of one item: no interval")
     stderr = float(values.std(ddof=1) / math.sqrt(n))
     margin = student_quantile(level, df=n - 1) * stderr
-    return Estimate(value, stderr, value - margin, value + margin, n, f"mean, t interval {percent(level)}")
+    return Estimate(value, stderr, value - margin, value + margin, n, f"mean, t interval {percent(level, digits=None)}")
 
 
 def wilson_interval(share: float, n: float, *, critical: float) -> tuple[float, float]:
@@ -103,7 +99,7 @@ def proportion_estimate(successes: int, n: int, *, level: float = 0.95) -> Estim
     critical = normal_quantile(level)
     low, high = wilson_interval(share, n, critical=critical)
     stderr = math.sqrt(share * (1 - share) / (n - 1)) if 0 < successes < n else (high - low) / (2 * critical)
-    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level)}")
+    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}")
 
 
 def clustered_mean_estimate(scores: ArrayLike, clusters: Clusters, *, level: float = 0.95) -> Estimate:
@@ -136,7 +132,7 @@ def share_estimate(values: ArrayLike, *, clusters: Clusters | None = None, level
     stderr = float(array.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
     low, high = wilson_interval(share, n, critical=critical)
     stderr = stderr if stderr > 1e-12 else (high - low) / (2 * critical)
-    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level)}, ties share credit")
+    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}, ties share credit")
 
 
 def counted_share_estimate(successes: ArrayLike, trials: ArrayLike, *, clusters: Clusters, level: float = 0.95) -> Estimate:
@@ -149,7 +145,7 @@ def counted_share_estimate(successes: ArrayLike, trials: ArrayLike, *, clusters:
     share, stderr, critical = plain.value, plain.stderr, student_quantile(level, df=units - 1)
     low, high = wilson_interval(share, min(float(n), share * (1 - share) / stderr**2) if stderr > 1e-12 else units, critical=critical)
     stderr = stderr if stderr > 1e-12 else (high - low) / (2 * critical)
-    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level)}, {units} clusters")
+    return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}, {units} clusters")
 
 
 def ratio_estimate(
@@ -225,4 +221,6 @@ def _clustered_ratio(top: FloatArray, bottom: FloatArray, clusters: Clusters, *,
     sums = np.bincount(codes, top - value * bottom, count)
     stderr = math.sqrt(count / (count - 1) * float(sums @ sums)) / float(bottom.sum())
     margin = student_quantile(level, df=count - 1) * stderr
-    return Estimate(value, stderr, value - margin, value + margin, len(top), f"{name}, t({count - 1}) interval {percent(level)}")
+    return Estimate(
+        value, stderr, value - margin, value + margin, len(top), f"{name}, t({count - 1}) interval {percent(level, digits=None)}"
+    )

@@ -21,10 +21,10 @@ from backend.domain.statistics.estimates import (
     finite_scores,
     mean_estimate,
     normal_quantile,
-    percent,
     ratio_estimate,
     student_quantile,
 )
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 
@@ -114,7 +114,7 @@ def difference_interval(wins: int, losses: int, n: int, *, level: float = 0.95) 
     stderr = math.sqrt(max(discordant / n - value**2, 0.0) / n)
     if stderr == 0:  # no item, or every item, changed the same way: the plug-in error is 0, which is false
         stderr = (high - low) / (2 * normal_quantile(level))
-    return Estimate(value, stderr, low, high, n, f"score and exact binomial, {percent(level)}")
+    return Estimate(value, stderr, low, high, n, f"score and exact binomial, {percent(level, digits=None)}")
 
 
 def equal_differences(difference: float, n: int, *, level: float = 0.95) -> tuple[float, float, float]:
@@ -141,7 +141,7 @@ def _decide(
         method = f"{method}: equal differences give no variance to judge by"
         return Estimate(difference.value, None, None, None, difference.n, method), None, method
     low, high, p_value = equal_differences(difference.value, units, level=level)
-    method = f"exact bound for equal differences, {percent(level)}"
+    method = f"exact bound for equal differences, {percent(level, digits=None)}"
     stderr = (high - low) / (2 * student_quantile(level, df=max(units - 1, 1)))
     return Estimate(difference.value, stderr, low, high, difference.n, method), p_value, method
 

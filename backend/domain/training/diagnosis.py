@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from backend.domain.training.config import Objective, RunConfig
 from backend.domain.training.config_fields import Value
+from backend.domain.wording import percent
 
 Floats = npt.NDArray[np.float64]
 
@@ -295,7 +296,8 @@ def _too_slow(train: Series, facts: RunFacts, skipped: int) -> Iterator[Finding]
     error = _noise(train.values) * math.sqrt(2 / quarter)
     if (start - end) / start < SLOW_SHARE and third - end > 3 * error:
         higher = _rounded(config.learning_rate * 5)
-        sentence = f"The loss has fallen by only {(start - end) / start:.1%} in {int(train.steps[-1]):,} steps, and still falls steadily."
+        fall = percent((start - end) / start, digits=1)
+        sentence = f"The loss has fallen by only {fall} in {int(train.steps[-1]):,} steps, and still falls steadily."
         cause = f"The learning rate of {config.learning_rate:g} is too low for this number of steps."
         yield Finding(Kind.TOO_SLOW, sentence, cause, None, f"Run again with a learning rate of {higher:g}", (("learning_rate", higher),))
 
@@ -344,7 +346,7 @@ def _loader(series: Mapping[str, Series], facts: RunFacts) -> Iterator[Finding]:
     share = float(np.median(waits.values[len(waits) // 2 :]))
     if share > STARVING_SHARE:
         cause = "The data comes from a slow disk, or other processes keep the cores busy. The device is idle meanwhile."
-        yield Finding(Kind.STARVING, f"{share:.0%} of every step is spent waiting for data.", cause)
+        yield Finding(Kind.STARVING, f"{percent(share)} of every step is spent waiting for data.", cause)
 
 
 def _calmer(config: RunConfig | None) -> tuple[str, tuple[tuple[str, Value], ...]]:

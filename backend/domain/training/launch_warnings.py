@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from backend.domain.training.config import PAIRWISE, Objective, RunConfig
 from backend.domain.training.config_fields import idle_fields, value_at
 from backend.domain.training.published_rules import batch_tokens_rule, learning_rate_rule
-from backend.domain.wording import format_duration
+from backend.domain.wording import format_duration, percent
 
 PRETRAIN_FACTOR = 10.0
 """A learning rate this many times above or below the Step Law's is unusual: published runs of one size differ by factors of 3 to 5."""
@@ -200,7 +200,7 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
         yield LaunchWarning(
             code=Code.PADDING,
             field="packing",
-            sentence=f"{why} {facts.padding:.0%} of what is computed is padding.",
+            sentence=f"{why} {percent(facts.padding)} of what is computed is padding.",
             cure="Turn packing on: rows share a sequence and none attends to another."
             if facts.packs
             else "A smaller micro-batch with more accumulation pads less.",
@@ -209,14 +209,14 @@ def _about_data(config: RunConfig, facts: LaunchFacts) -> Iterator[LaunchWarning
         yield LaunchWarning(
             code=Code.CUT_ROWS,
             field="context",
-            sentence=f"{facts.cut_rows:.0%} of the rows are longer than {config.context:,} tokens and are cut.",
+            sentence=f"{percent(facts.cut_rows)} of the rows are longer than {config.context:,} tokens and are cut.",
             cure="Use a longer context, or drop the long rows.",
         )
     if facts.silent_rows is not None and facts.silent_rows >= SILENT:
         yield LaunchWarning(
             code=Code.SILENT_ROWS,
             field="context",
-            sentence=f"At least {facts.silent_rows:.0%} of the rows have no target within {config.context:,} tokens and are skipped.",
+            sentence=f"At least {percent(facts.silent_rows)} of the rows have no target within {config.context:,} tokens and are skipped.",
             cure="Use a longer context; the data report lists such rows, and drops them.",
         )
     kind = "preference" if config.objective in PAIRWISE | {Objective.KTO} else "full" if config.method == "full" else "adapter"

@@ -16,7 +16,7 @@ from backend.domain.training.config import RunConfig
 from backend.domain.training.objective_labels import OBJECTIVE_LABELS
 from backend.domain.training.report import Measured, RunReport, write_body, write_html, write_markdown
 from backend.domain.training.report_curves import Trace
-from backend.domain.wording import format_bytes, format_count, format_duration
+from backend.domain.wording import format_bytes, format_count, format_duration, percent
 from backend.errors import NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints, list_lineage
 from backend.services.context import Context
@@ -192,7 +192,7 @@ def _cost(ctx: Context, detail: RunDetail) -> tuple[tuple[str, str], ...]:
             pairs.append(("cost", f"{hours * price:,.2f} US dollars: {hours:,.3g} device-hours at {price:g}"))
     joules, share = energy_of(ctx, run.id)
     if joules is not None:
-        pairs.append(("energy", f"{joules / 3.6e6:.3g} kWh of the first device, read during {share:.0%} of the run"))
+        pairs.append(("energy", f"{joules / 3.6e6:.3g} kWh of the first device, read during {percent(share)} of the run"))
     return tuple(pairs)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backend.domain.wording import percent
 from jobs.modeling.weights.statistics import TensorStatistics
 
 CHANNEL = 8.0
@@ -42,7 +43,7 @@ def _own_flags(tensor: TensorStatistics) -> list[Outlier]:
     if tensor.values > 1 and tensor.rms == 0 and not tensor.not_finite and not tensor.name.endswith("bias"):
         flags.append((1e8, "every value is zero"))
     elif tensor.zeros > ZEROS and not tensor.name.endswith("bias"):
-        flags.append((10 * tensor.zeros, f"{tensor.zeros:.0%} of its values are exactly zero"))
+        flags.append((10 * tensor.zeros, f"{percent(tensor.zeros)} of its values are exactly zero"))
     if tensor.rms and tensor.largest / tensor.rms > SPIKE:
         times = tensor.largest / tensor.rms
         flags.append((times / SPIKE, f"its largest value, {tensor.largest:.3g}, is {times:.0f} times its RMS"))

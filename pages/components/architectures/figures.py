@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backend.domain.wording import short
+from backend.domain.wording import percent, short
 from pages.components.charts.html import Share, stacked_bar
 from pages.components.charts.style import COLORS, MUTED
 from pages.components.words import size
@@ -38,7 +38,12 @@ def parameters_bar(parts: Mapping[str, int]) -> str:
     """Return the parameters by component as one stacked bar."""
     total = sum(count for key, count in parts.items() if key != "total")
     return stacked_bar(
-        Share(label, count, f"{short(count)} · {count / total:.0%}" if count >= 0.005 * total else f"{short(count)} · <1%", _color(index))
+        Share(
+            label,
+            count,
+            f"{short(count)} · {percent(count / total)}" if count >= 0.005 * total else f"{short(count)} · <1 %",
+            _color(index),
+        )
         for index, (key, label) in enumerate(COMPONENTS.items())
         if (count := parts.get(key, 0))
     )

@@ -10,7 +10,7 @@ from backend.domain.battles.clusters import ClusterBy
 from backend.domain.battles.likelihoods import Method
 from backend.domain.battles.options import Control, RatingOptions
 from backend.domain.battles.rating_table import PairDifference, RatingTable
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.services.battles.frozen_boards import freeze_board, list_frozen_boards
 from backend.services.battles.standings import Standings, board_fragility, standings
 from backend.services.battles.views import CampaignView
@@ -98,7 +98,7 @@ def _draw_exclusions(default: Standings, *, with_excluded: bool) -> None:
 def _draw_ratings(board: Standings, table: RatingTable) -> None:
     leader = table.ratings[0]
     st.plotly_chart(
-        interval_chart(rating_marks(table.ratings), title=f"Rating, {table.level:.0%} interval", reference=1000.0),
+        interval_chart(rating_marks(table.ratings), title=f"Rating, {percent(table.level)} interval", reference=1000.0),
         key="ratings_chart",
         config=STATIC,
         alt=f"{leader.contestant} leads with {leader.rating:.0f}",
@@ -134,7 +134,7 @@ def _line(table: RatingTable, contestant: str) -> dict[str, object]:
         "Won": row.wins,
         "Lost": row.losses,
         "Tied": row.ties,
-        "Both bad": f"{row.both_bad_rate:.0%}",
+        "Both bad": percent(row.both_bad_rate),
     }
 
 
@@ -149,7 +149,7 @@ def _draw_differences(table: RatingTable) -> None:
     pairs = [chosen, *(pair for pair in table.neighbours() if {pair.first, pair.second} != {first, second})]
     draw_table([_difference_line(pair) for pair in pairs], key="differences_table", alt="Differences between contestants")
     st.caption(
-        f"{table.level:.0%} intervals of the difference, fitted over all votes. They can exclude 0 where two rating intervals overlap."
+        f"{percent(table.level)} intervals of the difference, fitted over all votes. They can exclude 0 where two rating intervals overlap."
     )
 
 
@@ -158,7 +158,7 @@ def _difference_line(pair: PairDifference) -> dict[str, object]:
         "Pair": f"{pair.first} against {pair.second}",
         "Difference": f"{pair.difference:+.0f}",
         "Interval": f"{pair.low:+.0f} to {pair.high:+.0f}",
-        "Expected share": f"{pair.share:.0%} [{pair.share_low:.0%}, {pair.share_high:.0%}]",
+        "Expected share": f"{percent(pair.share)} [{percent(pair.share_low)}, {percent(pair.share_high)}]",
         "Direct votes": pair.votes,
     }
 
@@ -190,7 +190,12 @@ def _draw_fragility(ctx: Context, campaign: CampaignView) -> None:
             continue
         names = ", ".join(board.raters.get(str(member), "") for member in removal.members[:5]) if noun == "rater" else ""
         who = plural(len(removal.members), noun) + (f" ({names})" if names else "")
-        st.markdown(plain(f"Without {who}, {removal.share:.1%} of all votes, {removal.new_first} would lead in place of {removal.first}."))
+        st.markdown(
+            plain(
+                f"Without {who}, {percent(removal.share, digits=1)} of all votes, "
+                f"{removal.new_first} would lead in place of {removal.first}."
+            )
+        )
     rows = [
         {
             "Without": board.raters.get(row.rater, row.rater),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from backend.domain.battles.ratings import Rating, WinMatrix
+from backend.domain.wording import percent
 from pages.components.charts.style import ACCENT, BLUE, MUTED, short_name
 from pages.components.words import figure_text
 
@@ -111,4 +112,4 @@ def win_chart(wins: WinMatrix) -> go.Figure:
 
 def _cell(wins: WinMatrix, row: int, column: int) -> str:
     share = wins.share(row, column) if row != column else None
-    return "" if share is None else f"{share:.0%} of {wins.votes(row, column)}"
+    return "" if share is None else f"{percent(share)} of {wins.votes(row, column)}"

@@ -6,7 +6,7 @@ from functools import partial
 
 import streamlit as st
 
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.services.battles.frozen_boards import FrozenBoardView, export_board, get_frozen_board, verify_board
 from backend.services.context import Context
 from pages.components import routes
@@ -60,7 +60,7 @@ def _draw_ratings(board: FrozenBoardView) -> None:
         for row in rows
     ]
     level = board.document["options"]["level"]
-    chart = interval_chart(marks, title=f"Rating, {level:.0%} interval", reference=1000.0)
+    chart = interval_chart(marks, title=f"Rating, {percent(level)} interval", reference=1000.0)
     st.plotly_chart(chart, key="frozen_chart", config=STATIC, alt=f"{rows[0]['contestant']} leads with {rows[0]['rating']:.0f}")
     draw_table(
         [

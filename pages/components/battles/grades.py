@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.battles.answer_ratings import GradedContestant, Scale
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.services.battles.grading.board import GradeBoard
 from pages.components.battles.charts import Mark, interval_chart
 from pages.components.charts.style import STATIC
@@ -51,4 +51,4 @@ def _line(row: GradedContestant, scale: Scale) -> dict[str, object]:
 
 
 def _mark(value: float, scale: Scale) -> str:
-    return f"{value:.0%}" if scale == "thumbs" else f"{value:.2f}"
+    return percent(value) if scale == "thumbs" else f"{value:.2f}"

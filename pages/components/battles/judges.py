@@ -6,7 +6,7 @@ import streamlit as st
 
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.statistics.estimates import Estimate
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.services.context import Context
 from backend.services.evaluation.judges.campaigns import JudgesView, judges_of
 from pages.components import routes
@@ -59,7 +59,8 @@ def _draw_ratings(judges: JudgesView, table: RatingTable) -> None:
 def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
-    return f"{estimate.value:.0%}" + (f" [{estimate.low:.0%}, {estimate.high:.0%}]" if estimate.low is not None else "")
+    known = estimate.low is not None and estimate.high is not None
+    return percent(estimate.value) + (f" [{percent(estimate.low or 0)}, {percent(estimate.high or 0)}]" if known else "")
 
 
 def _number(estimate: Estimate | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.battles.raters.quality import RaterQuality
+from backend.domain.wording import percent
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import LOCAL_RATER, RaterRow, create_rater_link, link_qr_svg, list_raters, revoke_rater_link
@@ -99,11 +100,11 @@ def _rater_line(row: RaterRow, quality: RaterQuality | None, *, excluded: bool, 
         "Votes": row.num_votes,
         "On the board": "excluded" if excluded else "yes" if row.num_votes else "–",
         "Median seconds per vote": f"{row.median_s:.1f}" if row.median_s is not None else "–",
-        "Chose side A": f"{row.left_share:.0%}" if row.left_share is not None else "–",
-        "Agrees with others": f"{agreement.value:.0%}" if agreement else "–",
+        "Chose side A": percent(row.left_share) if row.left_share is not None else "–",
+        "Agrees with others": percent(agreement.value) if agreement else "–",
         "Kappa": f"{quality.kappa + 0.0:.2f}".replace("-0.00", "0.00") if quality and quality.kappa is not None else "–",
-        "Same on repeats": f"{consistency.value:.0%} of {consistency.n}" if consistency else "–",
-        "Gold passed": f"{gold.value:.0%} of {gold.n}" if gold else "–",
+        "Same on repeats": f"{percent(consistency.value)} of {consistency.n}" if consistency else "–",
+        "Gold passed": f"{percent(gold.value)} of {gold.n}" if gold else "–",
         "Flags": len(quality.flags) if quality else 0,
         "Link expires": day(row.rater.expires_at) if row.rater.expires_at else None,
     }

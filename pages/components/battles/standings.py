@@ -8,7 +8,7 @@ import streamlit as st
 
 from backend.domain.battles.inference.plans import PlanOption
 from backend.domain.battles.verdicts import PairVerdict
-from backend.domain.wording import format_duration, plural
+from backend.domain.wording import format_duration, percent, plural
 from backend.services.battles.standings import Standings
 from pages.components.battles.charts import win_chart
 from pages.components.charts.style import STATIC
@@ -90,7 +90,7 @@ def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
     return {
         "Pair": f"{verdict.first} against {verdict.second}",
         "Verdict": verdict.outcome,
-        "Share": f"{share.value:.0%} [{share.low or 0:.0%}, {1.0 if share.high is None else share.high:.0%}]",
+        "Share": f"{percent(share.value)} [{percent(share.low or 0)}, {percent(1.0 if share.high is None else share.high)}]",
         "E-value": f"{verdict.e_value:.3g} of {verdict.threshold:.3g}",
         "Votes": verdict.votes,
         "Votes needed": verdict.votes_needed or None,
@@ -117,12 +117,12 @@ def draw_bias(standings: Standings) -> None:
             f"{bias.value:+.0f}",
             help=f"Rating points, 95 % interval {bias.low:+.0f} to {bias.high:+.0f}. Sides are shuffled.",
         )
-    grid.metric("Both bad", f"{standings.both_bad_share or 0:.0%}", help="Share of votes for “both bad”.")
+    grid.metric("Both bad", percent(standings.both_bad_share or 0), help="Share of votes for “both bad”.")
     agreement = standings.agreement.percent_agreement if standings.agreement else None
     alpha = standings.agreement.alpha if standings.agreement else None
     grid.metric(
         "Rater agreement",
-        f"{agreement.value:.0%}" if agreement else "–",
+        percent(agreement.value) if agreement else "–",
         help=f"On {plural(standings.agreement.num_items, 'shared battle')}; Krippendorff's alpha {alpha.value:.2f}."
         if agreement and alpha and standings.agreement
         else "Needs battles judged by two raters.",

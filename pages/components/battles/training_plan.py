@@ -9,7 +9,7 @@ import streamlit as st
 
 from backend.domain.battles.preferences.rules import PreferenceRules, make_rules, parse_rules
 from backend.domain.training.config import RunConfig, parse_config, parse_run_config
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.services.battles.preference_sets import PreferencePreview, VoteObjective, describe_left_out
 from backend.services.battles.views import CampaignView
 from backend.services.battles.vote_training import TrainingPlan, plan_training, train_on_votes
@@ -111,7 +111,7 @@ def _draw_rows(plan: TrainingPlan) -> None:
     grid.metric("Preference pairs" if plan.objective == "dpo" else "Rows", f"{plan.num_rows:,}")
     agreement = preview.resolution.agreement
     grid.metric(
-        "Mean agreement", f"{agreement:.0%}" if agreement is not None else "–", help="Share of a pair's votes for the chosen answer."
+        "Mean agreement", percent(agreement) if agreement is not None else "–", help="Share of a pair's votes for the chosen answer."
     )
     grid.metric("Locked prompts", f"{preview.num_locked:,}", help="Held out for the rematch; no run trains on them.")
     length = preview.length
@@ -137,7 +137,7 @@ def _draw_pairs(preview: PreferencePreview) -> None:
     with st.expander(f"Preview of {plural(len(preview.pairs), 'pair')}", icon=":material/preview:", key="plan_preview"):
         for number, pair in enumerate(preview.pairs[:NUM_SHOWN]):
             with st.container(border=True, gap="xsmall", key=f"plan_pair_{number}"):
-                st.caption(plain(f"{plural(pair.num_raters, 'rater')}, agreement {pair.agreement:.0%}"))
+                st.caption(plain(f"{plural(pair.num_raters, 'rater')}, agreement {percent(pair.agreement)}"))
                 st.text(pair.prompt)
                 chosen, rejected = st.columns(2)
                 chosen.badge(f"chosen · {plain(pair.chosen_by)}", color="green", icon=":material/check:")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from backend.domain.wording import percent
 from pages.components.charts.style import TOOLTIP, TOOLTIP_TEXT
 
 HEIGHT_PX = 300
@@ -101,7 +102,7 @@ def stacked_bar(shares: Iterable[Share], *, height_px: int = 34) -> str:
     shown = [share for share in shares if share.value > 0]
     total = sum(share.value for share in shown) or 1.0
     parts = "".join(
-        f'<div title="{escape(f"{share.label}: {share.text} ({share.value / total:.1%})")}" '
+        f'<div title="{escape(f"{share.label}: {share.text} ({percent(share.value / total, digits=1)})")}" '
         f'style="flex:{share.value / total:.6f} 0 0;background:{share.color}"></div>'
         for share in shown
     )

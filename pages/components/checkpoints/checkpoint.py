@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from backend.domain.jobs.states import Status
-from backend.domain.wording import short
+from backend.domain.wording import percent, short
 from backend.services.checkpoints.checkpoints import (
     CheckpointView,
     archive_checkpoint,
@@ -104,7 +104,7 @@ def _draw_facts(checkpoint: CheckpointView) -> None:
     loss, accuracy = checkpoint.metrics.get("val_loss"), checkpoint.metrics.get("val_accuracy")
     if accuracy is not None:
         help_ = "Share of validation pairs whose chosen answer scores higher."
-        grid.metric("Validation accuracy", f"{accuracy:.1%}", border=True, height="stretch", help=help_)
+        grid.metric("Validation accuracy", percent(accuracy, digits=1), border=True, height="stretch", help=help_)
     elif loss is not None:
         help_ = "Nats per token." if checkpoint.objective in ("pretrain", "sft", None) else "Of the objective."
         grid.metric("Validation loss", f"{loss:.3f}", border=True, height="stretch", help=help_)

@@ -13,7 +13,7 @@ from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.recognition.sample import SourceHead
 from backend.domain.data.splits import DEFAULT_VAL_FRACTION
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput, RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.imports import PastImport, get_past_import, import_dataset
@@ -165,7 +165,7 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
 
 def _draw_detection(guess: SourcePreview) -> None:
     """Draw the detected kind with its confidence and reason; of a fallback to text also the columns searched for."""
-    detected = f"Detected: {guess.kind} ({guess.confidence:.0%})"
+    detected = f"Detected: {guess.kind} ({percent(guess.confidence)})"
     reason = plain(guess.reason.replace("`", ""))
     if not guess.is_fallback:
         check = "" if guess.confidence >= SURE else " Please check."

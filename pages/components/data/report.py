@@ -8,7 +8,7 @@ import streamlit as st
 
 from backend.domain.data.reports.findings import DataFinding, Grade, list_findings
 from backend.domain.data.reports.report import MAX_CONTEXT, DataReport
-from backend.domain.wording import plural, short
+from backend.domain.wording import percent, plural, short
 from backend.errors import RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.data.epoch_time import epoch_time
@@ -226,14 +226,14 @@ def _draw_numbers(ctx: Context, view: DataReportView, report: DataReport) -> Non
     share = train.loss_tokens / train.tokens if train.tokens else 0.0
     grid.metric(
         "With loss",
-        f"{100 * share:.0f} %",
+        percent(share),
         border=True,
         height="stretch",
         help=f"{train.loss_tokens:,} tokens carry a loss; the rest is context or masked.",
     )
     grid.metric(
         "Truncated rows",
-        f"{100 * train.truncated_share:.1f} %",
+        percent(train.truncated_share, digits=1),
         border=True,
         height="stretch",
         help=f"{plural(train.truncated_rows, 'row')} longer than the context, {train.lost_tokens:,} tokens cut.",

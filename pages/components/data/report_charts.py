@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from backend.domain.data.reports.report import Language, Lengths
+from backend.domain.wording import percent
 from pages.components.charts.style import ACCENT, MARGIN, MUTED
 from pages.components.words import figure_text
 
@@ -52,7 +53,7 @@ def language_figure(languages: Sequence[Language]) -> go.Figure:
         x=[100 * language.share for language in languages],
         orientation="h",
         marker_color=MUTED,
-        text=[f"{100 * language.share:.1f}%" for language in languages],
+        text=[percent(language.share, digits=1) for language in languages],
         textposition="outside",
         cliponaxis=False,
         customdata=[language.rows for language in languages],

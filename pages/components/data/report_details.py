@@ -8,7 +8,7 @@ import streamlit as st
 
 from backend.domain.data.reports.near_duplicates import detection_probability
 from backend.domain.data.reports.report import DataReport, DuplicateCluster, RowRef
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from pages.components import routes
 from pages.components.charts.style import STATIC
 from pages.components.data.report_charts import language_figure
@@ -58,8 +58,9 @@ def _draw_duplicates(report: DataReport) -> None:
     same = report.duplicates
     chance = detection_probability(same.threshold)
     st.caption(
-        f"Near duplicates share at least {100 * same.threshold:.0f} % of their character 5-grams, ignoring case, punctuation and spacing. "
-        f"A pair at the threshold is found with probability {100 * chance:.1f} %; {same.pairs_checked:,} pairs were compared exactly, "
+        f"Near duplicates share at least {percent(same.threshold)} of their character 5-grams, ignoring case, punctuation and spacing. "
+        f"A pair at the threshold is found with probability {percent(chance, digits=1)}; "
+        f"{same.pairs_checked:,} pairs were compared exactly, "
         f"in {same.seconds:.1f} s."
     )
     if not same.exact and not same.near:
@@ -74,7 +75,7 @@ def _draw_duplicates(report: DataReport) -> None:
 def _draw_cluster(cluster: DuplicateCluster) -> None:
     with st.expander(f"{plural(cluster.size, 'row')}, among them {_place(cluster.rows[0])}"):
         for row, similarity in zip(cluster.rows, cluster.similarity, strict=True):
-            st.caption(_place(row) + ("" if row is cluster.rows[0] else f", {100 * similarity:.0f}% similar"))
+            st.caption(_place(row) + ("" if row is cluster.rows[0] else f", {percent(similarity)} similar"))
             st.code(row.text or " ", language=None, wrap_lines=True)
 
 

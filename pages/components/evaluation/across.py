@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.services.evaluation.baselines import CORRECTION, BenchmarkDifference
 from backend.services.evaluation.comparisons import ALPHA, Comparison
 from pages.components.evaluation.scores import interval_text, metric_label, p_text, score_text
@@ -45,7 +45,7 @@ def draw_across(comparison: Comparison, differences: Sequence[BenchmarkDifferenc
     st.caption(
         plain(
             f"{comparison.second.checkpoint} minus {comparison.first.checkpoint}. Adjusted p: {CORRECTION}'s correction for "
-            f"{plural(len(differences), 'benchmark')}, which keeps the chance of any false claim below {ALPHA:.0%}. "
+            f"{plural(len(differences), 'benchmark')}, which keeps the chance of any false claim below {percent(ALPHA)}. "
             f"Significant if adjusted p < {ALPHA}."
         )
     )

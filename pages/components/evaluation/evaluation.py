@@ -8,7 +8,7 @@ from backend.domain.evaluation.boards import caveats
 from backend.domain.evaluation.config import PREFIX_POLICY, EvaluationKind, describe_scoring, is_lower_better
 from backend.domain.jobs.results import EvaluationFacts, JudgeFacts
 from backend.domain.jobs.states import Status
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.baselines import compare_across
 from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable
@@ -105,7 +105,7 @@ def _draw_scores(evaluation: EvaluationView) -> None:
     words = f"{plural(main.n, evaluation.facts.unit.rstrip('s'))}. 95 % confidence intervals."
     chance = evaluation.facts.chance
     if chance is not None:
-        words += f" Chance level: {100 * chance:.1f} %."
+        words += f" Chance level: {percent(chance, digits=1)}."
     st.caption(plain(words))
     facts = evaluation.facts
     unjudged = facts.judge.missing if facts.judge else 0

@@ -9,7 +9,7 @@ import streamlit as st
 from pydantic import ValidationError
 
 from backend.domain.evaluation.gates import GateConfig, Verdict, describe_procedure
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
@@ -193,7 +193,7 @@ def _draw_report(report: Mapping[str, Any], *, key: str) -> None:
     if not report["benchmarks"] and not report["missing"]:
         words.append("The candidate is the champion.")
     if report.get("power") is not None:
-        words.append(f"Power: equal checkpoints pass in {100 * report['power']:.0f} % of cases.")
+        words.append(f"Power: equal checkpoints pass in {percent(report['power'])} of cases.")
     if words:
         st.caption(plain(" ".join(words)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.domain.statistics.power import PowerPlan
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 
 DESIGN_EFFECT_SHOWN = 1.05
 
@@ -11,13 +11,13 @@ DESIGN_EFFECT_SHOWN = 1.05
 def format_power(plan: PowerPlan) -> str:
     """Return what a comparison can detect, on which assumption, and the items that smaller differences need."""
     if plan.measured_pairs:
-        source = f"differed on {100 * plan.discordance:.0f} % of items in {plural(plan.measured_pairs, 'earlier comparison')}"
+        source = f"differed on {percent(plan.discordance)} of items in {plural(plan.measured_pairs, 'earlier comparison')}"
     else:
-        source = f"are assumed to differ on {100 * plan.discordance:.0f} % of items, as nothing was measured on this benchmark yet"
+        source = f"are assumed to differ on {percent(plan.discordance)} of items, as nothing was measured on this benchmark yet"
     if plan.detectable < 1:
-        words = f"Detects a difference of {100 * plan.detectable:.1f} points with {100 * plan.power:.0f} % power; checkpoints {source}."
+        words = f"Detects a difference of {100 * plan.detectable:.1f} points with {percent(plan.power)} power; checkpoints {source}."
     else:
-        words = f"Too few items to detect any difference with {100 * plan.power:.0f} % power; checkpoints {source}."
+        words = f"Too few items to detect any difference with {percent(plan.power)} power; checkpoints {source}."
     if plan.design_effect > DESIGN_EFFECT_SHOWN:
         words += f" Items of one passage count together: design effect {plan.design_effect:.1f}."
     needs = "; ".join(f"{plural(round(100 * difference), 'point')}: {items:,}" for difference, items in plan.items_for if items > plan.n)

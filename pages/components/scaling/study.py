@@ -13,7 +13,7 @@ from backend.domain.scaling.isoflop import Profile
 from backend.domain.scaling.laws import DEFAULT_LAW, PUBLISHED
 from backend.domain.scaling.points import ScalingPoint
 from backend.domain.scaling.study import format_budget
-from backend.domain.wording import plural, short
+from backend.domain.wording import percent, plural, short
 from backend.services.context import Context, Person
 from backend.services.scaling.planner import OWN
 from backend.services.scaling.pools import PoolRun
@@ -204,7 +204,8 @@ def _draw_law(fit: LawFit) -> None:
         )
     st.caption(
         plain(
-            f"L = E + A / N^alpha + B / D^beta · {fit.num_points} runs · typical error {fit.typical_error:.1%} of the loss · {fit.method}"
+            f"L = E + A / N^alpha + B / D^beta · {fit.num_points} runs · typical error "
+            f"{percent(fit.typical_error, digits=1)} of the loss · {fit.method}"
         )
     )
     for text in fit.warnings:

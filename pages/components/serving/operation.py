@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView
 from backend.services.serving.load.load_tests import list_load_tests
@@ -110,7 +110,7 @@ def draw_load_tests(ctx: Context, endpoint: EndpointView) -> None:
                     "Tokens/s": summary["tokens_per_s"],
                     "First token p50 / p95, ms": _pair(summary["ttft"]),
                     "Between tokens p50 / p95, ms": _pair(summary["itl"]),
-                    "Within objectives": f"{summary['good_share']:.0%}",
+                    "Within objectives": percent(summary["good_share"]),
                     "Gateway adds, ms": (level.get("gateway_overhead") or {}).get("ttft_p50_ms"),
                     "Errors": summary["errors"],
                 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from backend.domain.wording import percent
 from backend.services.context import Person
 from backend.services.serving.monitoring.gauges import ReplicaGauges
 from pages.components.tables import draw_table
@@ -26,7 +27,7 @@ def draw_replica_table(replicas: Sequence[ReplicaGauges], *, key: str, alt: str,
             "Running": replica.running,
             "Queue": replica.waiting,
             "Tokens/s": replica.tokens_per_second,
-            "KV cache": None if replica.cache_ratio is None else f"{replica.cache_ratio:.0%}",
+            "KV cache": None if replica.cache_ratio is None else percent(replica.cache_ratio),
             "Cores": replica.cpu_cores,
             "Memory": None if replica.memory_bytes is None else size(replica.memory_bytes),
             "GPU memory": None if replica.gpu_memory_bytes is None else size(replica.gpu_memory_bytes),

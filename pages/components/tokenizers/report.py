@@ -201,7 +201,7 @@ def measure_bars(values: Mapping[str, Sequence[float | None]], places: Sequence[
             name=figure_text(tokenizer),
             orientation="h",
             marker_color=COLORS[order % len(COLORS)],
-            text=["" if value is None else f"{value:.1f}%" if percent else f"{value:.2f}" for value in shown],
+            text=["" if value is None else f"{value:.1f} %" if percent else f"{value:.2f}" for value in shown],
             textposition="outside",
             cliponaxis=False,
             hovertemplate="%{y}: %{text}<extra>%{fullData.name}</extra>",

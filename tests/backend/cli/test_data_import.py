@@ -37,7 +37,7 @@ def test_a_fallback_to_text_is_reported_before_the_import_with_the_columns_searc
     answer = subprocess.run([sys.executable, "-m", "backend.cli.main", *command], capture_output=True, text=True, env=environment)
     assert answer.returncode == 0, answer.stderr
     stderr = answer.stderr
-    assert "Detected: text (30%): no other kind fits; no column has a known name; `blurb` holds the most text" in stderr
+    assert "Detected: text (30 %): no other kind fits; no column has a known name; `blurb` holds the most text" in stderr
     assert "  a chosen and a rejected answer (chosen, rejected)" in stderr
     assert "give --kind and --column COLUMN=FIELD" in stderr
     data = json.loads(answer.stdout)

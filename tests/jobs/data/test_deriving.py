@@ -211,7 +211,7 @@ def test_an_invalid_change_is_refused(data: dict[str, Any], words: str) -> None:
         (DropDuplicates(), "equal rows left out"),
         (Sample(num_rows=1000, seed=3), "1,000 rows drawn with seed 3"),
         (Merge(other="b@2"), "rows of b@2 added"),
-        (Resplit(val_fraction=0.1, seed=2), "split again, 10% held out with seed 2"),
+        (Resplit(val_fraction=0.1, seed=2), "split again, 10 % held out with seed 2"),
         (
             Filter(conditions=(Condition(field="completion", test="at_least", value=20),)),
             "only rows kept where completion is at least 20 characters",

@@ -69,5 +69,5 @@ def test_a_network_that_int8_destroys_is_refused_and_not_compared(monkeypatch: p
 def test_a_check_beyond_its_limit_is_refused_with_its_figures() -> None:
     check = PrecisionCheck(precision="int8", perplexity_ratio=1.2, greedy_agreement=0.71, num_tokens=188, num_layers=211)
     check.require(max_perplexity_ratio=1.25)
-    with pytest.raises(JobFailed, match=r"1\.200 times.*1\.05.*71\.0%"):
+    with pytest.raises(JobFailed, match=r"1\.200 times.*1\.05.*71\.0 %"):
         check.require(max_perplexity_ratio=1.05)

@@ -19,7 +19,7 @@ from pages.components.tables import WidgetTable, cell_text
         (True, None, "yes"),
         (1234567, None, "1,234,567"),
         (0.123456, None, "0.1235"),
-        (0.5, ".0%", "50%"),
+        (0.5, ".2f", "0.50"),
         (datetime(2020, 11, 26, 23, 49, 44, tzinfo=UTC), None, "26 Nov 2020, 23:49 UTC"),
         ("val_loss", None, "val_loss"),
     ],

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from backend.domain.battles.votes import POINTS_OF_A, Label, VoteRecord
-from backend.domain.statistics.estimates import Estimate, finite_scores, mean_estimate, percent, student_quantile
+from backend.domain.statistics.estimates import Estimate, finite_scores, mean_estimate, student_quantile
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
@@ -66,7 +67,7 @@ def assisted_mean(scores: ArrayLike, predictions: ArrayLike, more_predictions: A
     value = float(y.mean()) + (weight * float(more.mean() - f.mean()) if weight else 0.0)
     stderr = math.sqrt(variance)
     margin = student_quantile(level, df=len(y) - (2 if weight else 1)) * stderr
-    method = f"prediction-powered, {len(y)} with votes and {len(more)} with verdicts alone, {percent(level)}"
+    method = f"prediction-powered, {len(y)} with votes and {len(more)} with verdicts alone, {percent(level, digits=None)}"
     share = Estimate(value, stderr, max(0.0, value - margin), min(1.0, value + margin), len(y), method)
     return AssistedShare(
         share=share,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate, mean_estimate
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 
 FEW_PAIRS = 100
 """Below this a network sees each pair many times or learns next to nothing: published sets of human preferences start at thousands."""
@@ -93,5 +93,6 @@ def _agreement(pairs: Sequence[PairFacts]) -> SetWarning | None:
     if mean >= LOW_AGREEMENT:
         return None
     return SetWarning(
-        "agreement", f"Raters agree on a pair by {mean:.0%} on average: raise the smallest agreement, or set preference.label_smoothing."
+        "agreement",
+        f"Raters agree on a pair by {percent(mean)} on average: raise the smallest agreement, or set preference.label_smoothing.",
     )

@@ -10,7 +10,7 @@ import scipy
 from numpy.typing import NDArray
 
 from backend.domain.statistics.estimates import Estimate, proportion_estimate
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -140,11 +140,11 @@ def timing_flags(own: OwnVotes) -> list[Flag]:
     flags = []
     unread = own.unread
     if unread is not None and unread.n >= FEWEST_TIMED and unread.value > UNREAD_SHARE:
-        number = f"{unread.value:.0%} of {plural(unread.n, 'vote')}"
+        number = f"{percent(unread.value)} of {plural(unread.n, 'vote')}"
         flags.append(Flag("pace", f"{number} came faster than {FASTEST_WORDS_PER_S:g} words a second."))
     times = own.times
     if len(times) >= FEWEST_TIMED and times.mean() > 0 and times.std() / times.mean() < REGULAR_SPREAD:
-        flags.append(Flag("regular", f"Each vote took {times.mean():.1f} s, give or take {times.std() / times.mean():.0%}."))
+        flags.append(Flag("regular", f"Each vote took {times.mean():.1f} s, give or take {percent(times.std() / times.mean())}."))
     first, second = own.repeats
     replayed = int((own.side_a[first] == own.side_a[second]).sum())
     if replayed:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from backend.domain.data.reports.report import DataReport
+from backend.domain.wording import percent
 
 FAR = 16  # a context this many times longer is no remedy for truncated rows
 NOTABLE = 0.001  # smaller shares are reported without a warning
@@ -131,7 +132,7 @@ def _cuts(report: DataReport) -> Iterator[DataFinding]:
             f"{_rows(train.truncated_rows)} ({_percent(train.truncated_rows, train.rows)}) "
             f"{'is' if train.truncated_rows == 1 else 'are'} longer than {context:,} tokens; {train.lost_tokens:,} tokens "
             f"({_percent(train.lost_tokens, train.tokens)}) are cut off, and with them where such answers end.",
-            f"A context of {_round_up(train.lengths.p99):,} holds 99% of the rows whole."
+            f"A context of {_round_up(train.lengths.p99):,} holds 99 % of the rows whole."
             if train.lengths.p99 <= FAR * context
             else "Split the longest rows at the source.",
         )
@@ -236,7 +237,7 @@ def _characters(report: DataReport) -> Iterator[DataFinding]:
 def _languages(report: DataReport) -> Iterator[DataFinding]:
     known = [language for language in report.languages if language.code not in ("short", "unsure")]
     if known:
-        shown = ", ".join(f"{language.name} {100 * language.share:.1f}%" for language in known[:4])
+        shown = ", ".join(f"{language.name} {percent(language.share, digits=1)}" for language in known[:4])
         yield DataFinding(Grade.FINE, "languages", f"Languages: {shown}{', …' if len(known) > 4 else ''}.")
 
 
@@ -244,17 +245,19 @@ def _packing(report: DataReport) -> Iterator[DataFinding]:
     packing = report.packing
     if packing.trainer is None or packing.packed is None:
         return
-    share, best = 100 * packing.trainer, 100 * packing.packed
     if report.trainer == "pretrain":
         yield DataFinding(Grade.FINE, "packing", "Windows are full: no position is padding.")
     elif report.trainer == "sft":
-        alone = f"; one row a sequence, {100 * packing.padded:.0f}% of what is computed would be text" if packing.padded is not None else ""
-        yield DataFinding(Grade.FINE, "packing", f"Rows share sequences, which are {best:.0f}% full, and no position is padding{alone}.")
+        alone = f"; one row a sequence, {percent(packing.padded)} of what is computed would be text" if packing.padded is not None else ""
+        yield DataFinding(
+            Grade.FINE, "packing", f"Rows share sequences, which are {percent(packing.packed)} full, and no position is padding{alone}."
+        )
     else:
         yield DataFinding(
             Grade.LOOK if packing.trainer < 0.5 else Grade.FINE,
             "packing",
-            f"{share:.0f}% of what is computed is text, the rest padding; packed into the context it would be {best:.0f}%.",
+            f"{percent(packing.trainer)} of what is computed is text, the rest padding; packed into the context it would be "
+            f"{percent(packing.packed)}.",
             "A smaller micro-batch with more accumulation pads less." if packing.trainer < 0.5 else "",
         )
 
@@ -275,8 +278,8 @@ def _rows(count: int, one: str = "", many: str = "") -> str:
 
 
 def _percent(part: int, total: int) -> str:
-    share = 100 * part / total if total else 0.0
-    return "under 0.1%" if 0 < share < 0.1 else f"{share:.1f}%"
+    share = part / total if total else 0.0
+    return "under 0.1 %" if 0 < share < 0.001 else percent(share, digits=1)
 
 
 def _round_up(tokens: int) -> int:

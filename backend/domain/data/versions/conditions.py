@@ -8,6 +8,7 @@ from typing import Any
 from backend.domain.data.kinds import UNSPLIT_KINDS, DatasetKind
 from backend.domain.data.rows.display import message_text, row_text
 from backend.domain.data.versions.changes import Change, Condition, DropDuplicates, DropRows, Filter, Merge, Sample
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 
 TURNS = "turns"
@@ -129,4 +130,4 @@ def describe_change(change: Change) -> str:
         return f"{change.num_rows:,} rows drawn with seed {change.seed}"
     if isinstance(change, Merge):
         return f"rows of {change.other} added"
-    return f"split again, {change.val_fraction:.0%} held out with seed {change.seed}"
+    return f"split again, {percent(change.val_fraction)} held out with seed {change.seed}"

@@ -17,6 +17,7 @@ from backend.domain.evaluation.safety.toxicity import audit, audit_texts, check_
 from backend.domain.jobs.payloads import ClassifyPayload
 from backend.domain.jobs.results import ClassifyResult
 from backend.domain.jobs.states import Status
+from backend.domain.wording import percent
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.infra.files.paths import find_path
 from backend.services.context import Context, Person, require_builder
@@ -122,5 +123,5 @@ def describe_toxicity(report: dict[str, Any]) -> str:
     text = f"Toxicity by {report['classifier']}, label {report['label']}, threshold {report['threshold']:g}; {report['missing']} missing"
     if worst is None or neutral is None:
         return text
-    about = f"{100 * worst['value']:.0f} % about {worst['group']}, {100 * neutral:.0f} % about no group"
+    about = f"{percent(worst['value'])} about {worst['group']}, {percent(neutral)} about no group"
     return f"{text}. Harmless sentences called toxic: {about}"

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import Alert, Deployment, Endpoint, Job, Run
 from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
+from backend.domain.wording import percent
 from backend.services.context import LOCAL, Context
 from backend.services.people.keys import list_keys, spending_of_keys
 from backend.services.serving.monitoring.deliveries import queue_deliveries, send_due
@@ -174,9 +175,8 @@ def _budgets(ctx: Context) -> Iterator[Condition]:
             used = 0.0 if spending is None else float(spending.tokens if unit == "tokens" else spending.usd)
             if used >= 0.8 * budget:
                 severity = "critical" if used >= budget else "warning"
-                message = (
-                    f"Key {key.name}: {used / budget:.0%} of its {'token' if unit == 'tokens' else 'dollar'} budget for this {period} used"
-                )
+                word = "token" if unit == "tokens" else "dollar"
+                message = f"Key {key.name}: {percent(used / budget)} of its {word} budget for this {period} used"
                 yield Condition(f"budget:{key.id}:{unit}:{period}:{severity}", "budget", severity, message)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from backend.domain.wording import percent
 from pages.components.charts.style import ACCENT, BLUE, COLORS, MARGIN, MUTED, fade
 from pages.components.words import figure_text
 
@@ -60,10 +61,10 @@ def alternatives_bar(rows: Sequence[tuple[str, float]], *, marked: int | None = 
 
 
 def share_text(share: float) -> str:
-    """Write a probability: `41%`, `0.32%`, `1.2e-5`."""
+    """Write a probability: `41 %`, `0.32 %`, `1.2e-5`."""
     if share >= 0.0995:
-        return f"{share:.0%}"
-    return f"{share:.2%}" if share >= 1e-4 else f"{share:.1e}"
+        return percent(share)
+    return percent(share, digits=2) if share >= 1e-4 else f"{share:.1e}"
 
 
 def head_overview(values: Array, *, title: str, percent: bool) -> go.Figure:
@@ -79,7 +80,7 @@ def head_overview(values: Array, *, title: str, percent: bool) -> go.Figure:
         xgap=1,
         ygap=1,
         colorbar={"title": {"text": title, "side": "right"}, "thickness": 10},
-        hovertemplate=f"layer %{{y}}, head %{{x}}: %{{z:.3g}}{'%' if percent else ''}<extra></extra>",
+        hovertemplate=f"layer %{{y}}, head %{{x}}: %{{z:.3g}}{' %' if percent else ''}<extra></extra>",
     )
     figure.update_layout(
         height=max(150, 90 + 18 * layers),
@@ -104,7 +105,7 @@ def attention_map(weights: Array, labels: Sequence[str]) -> go.Figure:
         zmax=100,
         colorbar={"title": {"text": "Attention, %", "side": "right"}, "thickness": 10},
         hoverongaps=False,
-        hovertemplate="from %{y}<br>to %{x}: %{z}%<extra></extra>",
+        hovertemplate="from %{y}<br>to %{x}: %{z} %<extra></extra>",
     )
     figure.update_layout(
         height=min(760, max(320, 130 + 15 * size)),
@@ -173,7 +174,7 @@ def lens_map(texts: Sequence[Sequence[str]], values: Array, labels: Sequence[str
         xgap=1,
         ygap=1,
         colorbar={"title": {"text": title, "side": "right"}, "thickness": 10},
-        hovertemplate=f"%{{y}}, after %{{x}}: %{{text}} (%{{z}}{'%' if percent else ' nats'})<extra></extra>",
+        hovertemplate=f"%{{y}}, after %{{x}}: %{{text}} (%{{z}}{' %' if percent else ' nats'})<extra></extra>",
     )
     figure.update_layout(
         height=130 + 24 * len(depths),
@@ -233,7 +234,7 @@ def weight_histograms(counts: Array, names: Sequence[str], edges: Array) -> go.F
         y=[figure_text(name) for name in names],
         colorscale=SHADES,
         colorbar={"title": {"text": "% of values", "side": "right"}, "thickness": 10},
-        hovertemplate="%{y}: %{z}% near %{x} RMS<extra></extra>",
+        hovertemplate="%{y}: %{z} % near %{x} RMS<extra></extra>",
     )
     figure.update_layout(
         height=max(160, 80 + 20 * len(names)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import streamlit as st
 
+from backend.domain.wording import percent
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.inspection_results import InspectionResults
 from backend.services.checkpoints.inspections import InspectionView
@@ -37,7 +38,7 @@ def _draw_divergence(results: InspectionResults) -> None:
     inspection, pair = results.inspection, results.inspection.result["pair"]
     first, other = plain(inspection.checkpoint), plain(str(inspection.other))
     grid = st.grid(4, min_column_width=170)
-    grid.metric("Same top token", f"{pair['agreement']:.0%}", border=True, height="stretch", help="Share of the positions in the text.")
+    grid.metric("Same top token", percent(pair["agreement"]), border=True, height="stretch", help="Share of the positions in the text.")
     help_ = f"Mean KL divergence in nats: p is {first}, q is {other}."
     grid.metric("KL(p‖q), nats", _nats(pair["mean_kl_pq"]), border=True, height="stretch", help=help_)
     grid.metric("KL(q‖p), nats", _nats(pair["mean_kl_qp"]), border=True, height="stretch", help=help_)

@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 
 from backend.domain.checkpoints.inspection_config import InspectionConfig
-from backend.domain.wording import short
+from backend.domain.wording import percent, short
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.checkpoints.inspection_results import ChangeLine, InspectionResults, TensorLine
 from backend.services.checkpoints.inspections import InspectionView, find_inspection, get_inspection, launch_inspection
@@ -131,7 +131,8 @@ def _draw_tensor(results: InspectionResults, lines: list[TensorLine]) -> None:
     spectral = f", spectral norm {line.spectral:.4g}" if line.spectral is not None else ""
     st.caption(
         f"{' × '.join(map(str, line.shape)) or 'a single value'}, {line.dtype}: mean {line.mean:.3g}, RMS {line.rms:.4g}, "
-        f"largest {line.largest:.4g}, {line.zeros:.2%} zeros, {line.beyond:.3%} beyond 5 RMS (in the outermost bars){spectral}."
+        f"largest {line.largest:.4g}, {percent(line.zeros, digits=2)} zeros, "
+        f"{percent(line.beyond, digits=3)} beyond 5 RMS (in the outermost bars){spectral}."
     )
     with st.expander("All tensors as a table", icon=":material/table:"):
         st.dataframe(
@@ -172,7 +173,8 @@ def draw_changes(ctx: Context, person: Person, checkpoint: CheckpointView, other
     lone = sum(len(names) for names in missing.values())
     words = f"{summary['equal']:,} of {summary['compared']:,} tensors are equal."
     if summary["relative"] is not None:
-        words = f"From {plain(checkpoint.name)} to {plain(other)} the weights changed by {summary['relative']:.3%} of their norm. {words}"
+        change = percent(summary["relative"], digits=3)
+        words = f"From {plain(checkpoint.name)} to {plain(other)} the weights changed by {change} of their norm. {words}"
     st.markdown(words + (f" {lone:,} have no counterpart of the same name and shape." if lone else ""))
     moved = _by_part(changes)
     if moved:

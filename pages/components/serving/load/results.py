@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from backend.domain.wording import plural
+from backend.domain.wording import percent, plural
 from backend.services.serving.load.load_files import load_test_csv, load_test_json
 from backend.services.serving.load.load_tests import LoadTestView
 from pages.components.charts.style import STATIC
@@ -110,7 +110,7 @@ def _rows(level: Mapping[str, Any]) -> list[dict[str, object]]:
                 "First token p50, ms": _with_interval(summary["ttft"], 50),
                 "First token p95, ms": _with_interval(summary["ttft"], 95),
                 "Between tokens p50 / p95, ms": _pair(summary["itl"]),
-                "Goodput/s": f"{summary['goodput_per_s']:,.2f} ({summary['good_share']:.0%})",
+                "Goodput/s": f"{summary['goodput_per_s']:,.2f} ({percent(summary['good_share'])})",
                 "Gateway adds to the first token, ms": _added(added, "ttft") if is_gateway else None,
             }
         )
@@ -205,4 +205,4 @@ def _mix(values: Sequence[int]) -> str:
 
 
 def _change(before: float | None, now: float | None) -> str | None:
-    return None if not before or now is None else f"{now / before - 1:+.0%}"
+    return None if not before or now is None else percent(now / before - 1, signed=True)

@@ -27,7 +27,7 @@ def votes_on_prompts(labels: str, *, raters: int = 1) -> list[VoteRecord]:
 def test_a_clear_winner_is_better_and_needs_no_more_votes() -> None:
     verdict = pair_verdict(votes_on_prompts("A" * 18 + "B" * 2), "new", "old")
     assert verdict.outcome == "better"
-    assert verdict.sentence.startswith("new is better than old: new earned 90% of 20 votes")
+    assert verdict.sentence.startswith("new is better than old: new earned 90 % of 20 votes")
     assert verdict.e_value >= verdict.threshold == 20
     assert (verdict.votes_needed, verdict.prompts_needed, verdict.prompts_won, verdict.prompts_lost) == (0, 0, 18, 2)
 

@@ -188,7 +188,7 @@ def test_a_loader_that_lets_the_device_wait_is_named() -> None:
     series = {**healthy(0), "data_wait": curve(np.random.default_rng(0).normal(0.45, 0.05, STEPS))}
     finding = only(series)
     assert finding.kind is Kind.STARVING
-    assert "45% of every step" in finding.sentence
+    assert "45 % of every step" in finding.sentence
     grpo = tuning("grpo", grpo={"rewards": [{"kind": "exact"}]}, micro_batch=16)
     assert kinds(series, config=grpo) == []  # there the data is what the network writes
 

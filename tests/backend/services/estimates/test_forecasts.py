@@ -96,7 +96,7 @@ def test_a_data_report_gives_sequences_padding_and_truncation(ctx: Context) -> N
     padded = forecast(ctx, RunConfig(**values, packing=False))
     assert (padded.epochs, padded.epochs_at_least) == (2.0, False)
     assert {warning.code.value for warning in padded.warnings} == {"cut_rows", "padding"}
-    assert "70% of what is computed is padding" in next(w.sentence for w in padded.warnings if w.code == "padding")
+    assert "70 % of what is computed is padding" in next(w.sentence for w in padded.warnings if w.code == "padding")
 
 
 def test_the_queue_position_counts_the_jobs_ahead_and_their_time(ctx: Context) -> None:

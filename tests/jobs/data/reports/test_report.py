@@ -139,7 +139,7 @@ def test_every_planted_fault_is_counted_named_and_can_be_dropped(tmp_path: Path)
 
     texts = {finding.topic: finding.text for finding in list_findings(report) if finding.grade is Grade.LOOK}
     assert "train row 31 has item 1 of village" in texts["benchmarks"]
-    assert "1 row of 60 has nothing to train on (1.7%)" in texts["zero-label rows"]
+    assert "1 row of 60 has nothing to train on (1.7 %)" in texts["zero-label rows"]
     assert not [finding for finding in list_findings(report) if finding.grade is Grade.BLOCKS]
     silent = [sample for sample in samples if sample.group == "zero-label"]
     assert [(sample.row, sample.loss_tokens) for sample in silent] == [(42, 0)]
