@@ -87,12 +87,15 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
 def _load_draft(spec: JobSpec[ReplicaPayload], checkpoint: str, tokenizer: Any) -> Draft:
     """Load the checkpoint that drafts, in int8. Raises InvalidInput for one with other tokens, or other layers than fused ones."""
     payload, folder = spec.payload, spec.path(checkpoint)
+    device = pick_device(payload.device)
+    if device.type != "cpu":
+        raise InvalidInput("Drafts are checked on CPUs, and this replica has a GPU.", remedy="Deploy with device cpu, or without a draft.")
     if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
         raise InvalidInput(
             f"{folder.name} and {spec.path(payload.checkpoint).name} have different vocabularies.", remedy=CHOOSE_DRAFT, field="draft"
         )
     prepared = PreparedFolder.of(spec.artifacts, checkpoint, keep_free_bytes=payload.keep_free_bytes)
-    return Draft(load_prepared(folder, device=pick_device(payload.device), precision="int8", prepared=prepared).network)
+    return Draft(load_prepared(folder, device=device, precision="int8", prepared=prepared).network)
 
 
 def add_end_token(network: Any, token: int | None) -> None:

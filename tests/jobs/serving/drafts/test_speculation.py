@@ -237,10 +237,27 @@ def test_a_draft_with_a_shorter_context_or_a_smaller_vocabulary_stops_drafting_w
         assert engine.stats().drafted_tokens == 0
 
 
+class Gate(NoRepeat):
+    """A constraint that holds the engine's thread at the first token until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = threading.Event()
+
+    def allowed(self) -> torch.Tensor:
+        """Return that all tokens may come next."""
+        assert self.opened.wait(30)
+        return torch.ones(VOCABULARY, dtype=torch.bool)
+
+
 def test_only_steps_with_few_requests_are_drafted(library: Library) -> None:
+    """Eight requests go side by side to their ends, the first one token ahead."""
+    settings, gate = {"temperature": 0, "max_tokens": 20, "ignore_end": True}, Gate()
     with running(library, make_llama()) as engine:
-        settings = {"temperature": 0, "max_tokens": 20, "ignore_end": True}
-        for one in [Pending(engine, ids_of("Once"), settings) for _ in range(8)]:
+        first = Pending(engine, ids_of("Once"), settings, gate)
+        others = [Pending(engine, ids_of("Once"), settings) for _ in range(7)]
+        gate.opened.set()
+        for one in (first, *others):
             assert len(one.answer()[0]) == 20
         assert engine.stats().drafted_tokens == 0
 
