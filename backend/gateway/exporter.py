@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from backend.services.serving.monitoring.gauges import LiveGauges, host_ratios
+
+
+class _Counts(Collector):
+    """Counters whose values were counted elsewhere; the library's own would say that they began now."""
+
+    def __init__(self, *families: CounterMetricFamily) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """Return the families as they are when the text is made."""
+        return self._families
 
 
 def render_live(live: LiveGauges) -> bytes:
@@ -19,8 +34,9 @@ def render_live(live: LiveGauges) -> bytes:
     cores = Gauge("roundhouse_replica_cpu_cores", "Cores that a replica's process keeps busy.", labels, registry=registry)
     memory = Gauge("roundhouse_replica_memory_bytes", "Memory of a replica's process.", labels, registry=registry)
     gpu_memory = Gauge("roundhouse_replica_gpu_memory_bytes", "GPU memory of a replica's process.", labels, registry=registry)
-    drafted = Counter("roundhouse_spec_decode_num_draft_tokens", "Tokens that a replica's draft proposed.", labels, registry=registry)
-    accepted = Counter("roundhouse_spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.", labels, registry=registry)
+    drafted = CounterMetricFamily("roundhouse_spec_decode_num_draft_tokens", "Tokens that a replica's draft proposed.", labels=labels)
+    accepted = CounterMetricFamily("roundhouse_spec_decode_num_accepted_tokens", "Drafted tokens that were accepted.", labels=labels)
+    registry.register(_Counts(drafted, accepted))
     for replica in live.replicas:
         names = (replica.endpoint, replica.replica_id)
         running.labels(*names).set(replica.running)
@@ -34,7 +50,7 @@ def render_live(live: LiveGauges) -> bytes:
                 gauge.labels(*names).set(value)
         for counter, value in ((drafted, replica.drafted_tokens), (accepted, replica.accepted_tokens)):
             if value is not None:
-                counter.labels(*names).inc(value)
+                counter.add_metric(names, value)
     up = Gauge("roundhouse_worker_up", "Whether a worker's heartbeat is fresh: 1 or 0.", ["worker"], registry=registry)
     hosts = {
         name: Gauge(f"roundhouse_host_{name}", f"Used share of a machine's {label}, 0 to 1.", ["host"], registry=registry)
