@@ -49,7 +49,7 @@ def list_drafts(ctx: Context, checkpoint_id: str) -> dict[str, str]:
         is_smaller = (Checkpoint.parameters < (checkpoint.parameters or 0)) | (Checkpoint.id == checkpoint_id)
         smaller = here.where(is_smaller, Checkpoint.is_adapter.is_(False))
         return {
-            row.id: row.name
+            row.id: f"{row.name} (itself, in int8)" if row.id == checkpoint_id else row.name
             for row in session.scalars(smaller.order_by(Checkpoint.parameters, Checkpoint.name))
             if _problem(session, ctx, checkpoint, DeploymentOptions(draft=row.id)) is None
         }

@@ -110,7 +110,7 @@ def test_drafts_to_choose_from_are_the_smaller_ones_with_the_same_tokens_and_its
     tiny = add(ctx, "tiny", parameters=10)
     add(ctx, "foreign", parameters=10, tokens="xyz")
     add(ctx, "larger", parameters=5000)
-    assert list(list_drafts(ctx, large).items()) == [(tiny, "tiny"), (small, "small"), (large, "large")]
+    assert list(list_drafts(ctx, large).items()) == [(tiny, "tiny"), (small, "small"), (large, "large (itself, in int8)")]
 
 
 def test_a_checkpoint_that_drafts_is_not_deleted_until_the_endpoint_stops(ctx: Context, large: str, small: str) -> None:
