@@ -19,21 +19,12 @@ from torch.nn.functional import pad, silu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from backend.domain.serving.memory import PAGE_TOKENS
-from jobs.serving.native.library import STEP, Change, FloatWeights, Layer, Library, Pair, compile_library, is_native, matrix_of
+from jobs.serving.native.library import STEP, Change, FloatWeights, Layer, Library, Pair, is_native, matrix_of
 from jobs.serving.paged_attention import Step, has_plain_pages
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 FUSIBLE = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
 PROJECTIONS = tuple(f"self_attn.{name}_proj" for name in "qkvo") + tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
-
-
-def speed_up(network: Any) -> Library | None:
-    """Prepare a loaded network for decoding on a CPU, in place; return the compiled library, None on a GPU or without a compiler."""
-    if network.device.type != "cpu":
-        return None
-    library = compile_library()
-    fuse_layers(network, library=library)
-    return library
 
 
 def fuse_layers(network: Any, *, library: Library | None = None) -> int:

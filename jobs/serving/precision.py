@@ -1,8 +1,9 @@
-"""Serve a network in int8 on a CPU: its linear layers quantised behind modules of our own, and the price in quality, measured.
+"""Serve a network in bfloat16 or int8 on a CPU: its linear layers behind modules of our own, and the price in quality, measured.
 
 With the compiled library, weights have 8 bits and activations 15 (`native/library.py`). Without a compiler, torch's operator multiplies; it
 adds two products of 8 bits in 16 bits on CPUs without VNNI: activations are two digits of 7 bits, two rows of one product. Activations
-have one scale per token (dynamic quantisation), weights one per output. Embeddings, norms and attention stay float32.
+have one scale per token (dynamic quantisation), weights one per output. Embeddings, norms and attention stay float32. In bfloat16,
+weights and embeddings have 16 bits, and all arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
-from backend.domain.serving.precision import PrecisionCheck
+from backend.domain.serving.precision import Precision, PrecisionCheck
 from backend.errors import InvalidInput
 from jobs.serving.native.library import GROUP, STEP, Int8Weights, Library
+from jobs.serving.native.storage import exact_format, store_in_16_bits
 
 NUM_TEXTS, TEXT_TOKENS, SEED = 4, 48, 11
 MAX_DIVERGENCE = 50.0  # nats; a perplexity of 10^21 times
@@ -64,26 +66,31 @@ class Int8Linear(nn.Module):
 
 
 @torch.inference_mode()
-def quantise_and_check(network: Any, *, library: Library | None = None) -> PrecisionCheck:
-    """Quantise a network in place; return the change of its perplexity and greedy choices on texts that it wrote in float32.
+def quantise_and_check(network: Any, *, precision: Precision = "int8", library: Library | None = None) -> PrecisionCheck:
+    """Put a network into int8 or bfloat16 in place; return the change of its perplexity and greedy choices on texts of its own.
 
     The texts are draws at temperature 1 from the network itself, so that the check fits any domain and language and needs no data. The
     expected log of the perplexity ratio over the original's next tokens is the Kullback-Leibler divergence, which is computed at each
-    position: drawn tokens would add their noise. Raises InvalidInput off the CPU, and for a network that int8 destroys.
+    position: drawn tokens would add their noise. Raises InvalidInput off the CPU, for bfloat16 without a compiled library, and for a
+    network that the precision destroys.
     """
     if network.device.type != "cpu":
-        raise InvalidInput("int8 is served on CPUs only.", remedy="Deploy with precision float32.", field="precision")
+        raise InvalidInput(f"{precision} is served on CPUs only.", remedy="Deploy with precision float32.", field="precision")
+    if precision == "bfloat16" and library is None:
+        raise InvalidInput(
+            "bfloat16 on a CPU needs a C++ compiler.", remedy="Install g++ or clang++, or deploy with precision float32.", field="precision"
+        )
     texts = _write_texts(network)
     before = _log_probabilities(network, texts)
-    num_layers = replace_layers(network, library=library)
+    num_layers = _round(network, library) if library is not None and precision == "bfloat16" else replace_layers(network, library=library)
     after = _log_probabilities(network, texts)
     divergence = float((before.exp() * (before - after)).sum(-1).mean())
     if not divergence < MAX_DIVERGENCE:  # also for what is no number
         raise InvalidInput(
-            "In int8 this network gives no usable probabilities.", remedy="Deploy with precision float32.", field="precision"
+            f"In {precision} this network gives no usable probabilities.", remedy="Deploy with precision float32.", field="precision"
         )
     return PrecisionCheck(
-        precision="int8",
+        precision=precision,
         perplexity_ratio=round(math.exp(divergence), 5),
         greedy_agreement=round(float((before.argmax(-1) == after.argmax(-1)).double().mean()), 5),
         num_tokens=before[..., 0].numel(),
@@ -117,6 +124,11 @@ def replace_layers(network: Any, *, library: Library | None) -> int:
         )
         setattr(network.get_submodule(parent), child, layer)
     return len(layers)
+
+
+def _round(network: Any, library: Library) -> int:
+    """Store linear layers and embeddings in bfloat16, or in float16 where that holds their values; return the number of layers."""
+    return store_in_16_bits(network, library=library, choose=lambda _, weight: exact_format(weight, library=library) or torch.bfloat16)
 
 
 def _write_texts(network: Any) -> torch.Tensor:

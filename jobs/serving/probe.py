@@ -12,12 +12,12 @@ from backend.domain.serving.precision import PrecisionCheck
 from backend.domain.serving.protocol import GenerationEvent, SamplingParams, TokenEvent
 from backend.errors import JobFailed
 from backend.infra.processes import peak_memory_bytes
-from jobs.modeling.checkpoints import load_network, load_tokenizer
+from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.devices import device_kind, device_name, pick_device, pick_inference_dtype, set_threads
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.engine import Engine, Handle
-from jobs.serving.fused_layers import speed_up
-from jobs.serving.precision import quantise_and_check
+from jobs.serving.native.library import compile_library
+from jobs.serving.prepared.weights import load_own
 from jobs.serving.start import start_engine
 
 TIMED_S = 5.0
@@ -38,9 +38,9 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
     started = time.monotonic()
     device = pick_device(payload.device)
     dtype = pick_inference_dtype(device=device)
-    network = load_network(spec.path(payload.checkpoint), device=device, dtype=dtype)
-    library = speed_up(network)
-    tokenizer = load_tokenizer(spec.path(payload.checkpoint))
+    folder, library = spec.path(payload.checkpoint), compile_library() if device.type == "cpu" else None
+    loaded = load_own(folder, device=device, precision="float32", library=library)
+    tokenizer = load_tokenizer(folder)
     load_s = time.monotonic() - started
     loads: list[ServingLoad] = []
     check: PrecisionCheck | None = None
@@ -48,13 +48,12 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
     for precision in precisions:
         if reporter.should_stop():
             break
-        if precision == "int8":
-            reporter.progress(len(loads), len(payload.users) * len(precisions), unit="", message="Measuring the quality of int8")
-            del network, library  # an engine has changed its attention
-            network = load_network(spec.path(payload.checkpoint), device=device, dtype=dtype)
-            library = speed_up(network)
-            check = quantise_and_check(network, library=library)
-        engine = start_engine(network, tokenizer, kind=payload.engine)
+        if precision != "float32":
+            reporter.progress(len(loads), len(payload.users) * len(precisions), unit="", message=f"Measuring the quality of {precision}")
+            del loaded
+            loaded = load_own(folder, device=device, precision=precision, library=library)
+            check = loaded.check
+        engine = start_engine(loaded.network, tokenizer, kind=payload.engine)
         prompt_tokens = max(1, min(payload.prompt_tokens, engine.context_length // 2))
         new_tokens = max(2, min(payload.new_tokens, engine.context_length - prompt_tokens))
         try:
@@ -63,7 +62,7 @@ def run(spec: JobSpec[ServingProbePayload], reporter: Reporter) -> ServingProbeR
                     break
                 message = f"Timing {users} at once" + (f" in {precision}" if len(precisions) > 1 else "")
                 reporter.progress(len(loads), len(payload.users) * len(precisions), unit="", message=message)
-                vocabulary = network.config.get_text_config().vocab_size
+                vocabulary = loaded.network.config.get_text_config().vocab_size
                 load = ClosedLoop(engine, users=users, vocabulary=vocabulary, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
                 measured = load.measure(reporter)
                 if measured is None:

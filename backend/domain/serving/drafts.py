@@ -8,7 +8,7 @@ from typing import Any
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.kv_cache import kv_bytes_per_token
-from backend.domain.serving.memory import NUMBER_BYTES, PAGE_TOKENS, ReplicaMemory, replica_memory
+from backend.domain.serving.memory import FUSED_FAMILIES, NUMBER_BYTES, PAGE_TOKENS, ReplicaMemory, replica_memory
 
 MAX_REQUESTS = 4
 """Requests of a step above which nothing is drafted: its products are bound by arithmetic then, not by reading weights."""
@@ -17,8 +17,6 @@ DRAFT_CACHE_BYTES = 256 << 20
 """Budget of a draft's keys and values, for all its requests together."""
 
 CHOOSE_DRAFT = "Choose a draft that was trained with the same tokenizer, or none."
-DRAFTING = frozenset({"llama", "mistral", "qwen3"})
-"""Families whose layers the compiled library computes, as drafts and as networks that check them."""
 
 
 def draft_cache_tokens(token_bytes: int, *, context: int) -> int:
@@ -51,8 +49,8 @@ def why_not_drafting(shape: ArchitectureConfig | None) -> str | None:
     """Return why a network can't draft or be drafted for; None for one that can, and for one of unknown shape, which its replica judges."""
     if shape is None:
         return None
-    if shape.family not in DRAFTING:
-        return f"its family is {shape.family}, and drafts need one of {', '.join(sorted(DRAFTING))}"
+    if shape.family not in FUSED_FAMILIES:
+        return f"its family is {shape.family}, and drafts need one of {', '.join(sorted(FUSED_FAMILIES))}"
     if shape.window is not None and shape.window < shape.context:
         return "its attention has a window"
     return None

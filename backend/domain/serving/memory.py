@@ -19,6 +19,9 @@ CACHE_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
 NUMBER_BYTES = {"cpu": 4, "cuda": 2}
 """Weights and cache are fp32 on a CPU and bf16 on a GPU."""
 
+FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen3"})
+"""Families whose layers the compiled library computes (see docs/decisions/0064); weights of 16 bits stay so there, in precision float32."""
+
 RUNTIME_BYTES = {"cpu": 440 << 20}
 """Resident size of a replica process without weights and cache, measured on x86-64 Linux. The size of a CUDA context was not measured."""
 
@@ -56,9 +59,16 @@ class ReplicaMemory:
 
 
 def replica_memory(
-    *, parameters: int, shape: ArchitectureConfig | None, device: Literal["cpu", "cuda"], precision: Precision = "float32"
+    *,
+    parameters: int,
+    shape: ArchitectureConfig | None,
+    device: Literal["cpu", "cuda"],
+    precision: Precision = "float32",
+    is_16_bit: bool = False,
 ) -> ReplicaMemory:
-    """Return the memory of one replica on a device; without a shape, int8 counts as float32.
+    """Return the memory of one replica on a device; without a shape, every precision counts as float32.
+
+    `is_16_bit`: the checkpoint's weights are bfloat16 or float16.
 
     >>> replica_memory(parameters=1_000_000, shape=None, device="cpu").weight_bytes
     4000000
@@ -74,7 +84,11 @@ def replica_memory(
     weights, runtime = parameters * NUMBER_BYTES[device], RUNTIME_BYTES.get(device)
     if device not in SHARE_WEIGHTS:
         return ReplicaMemory(weights, cache, runtime)
-    served = int8_bytes(parameters, shape) if precision == "int8" and shape is not None else weights
+    served = weights
+    if shape is not None and precision == "int8":
+        served = int8_bytes(parameters, shape)
+    elif shape is not None and (precision == "bfloat16" or (is_16_bit and shape.family in FUSED_FAMILIES)):
+        served = short_bytes(parameters, shape)
     preparing = weights + (served if precision == "int8" else 0) + (runtime or 0)
     return ReplicaMemory(served, cache, runtime, shared_bytes=served, preparing_bytes=preparing)
 
@@ -88,6 +102,13 @@ def int8_bytes(parameters: int, shape: ArchitectureConfig) -> int:
     quantised = sum(matrix.size * matrix.copies for matrix in linear)
     others = parameters - quantised + (shape.vocab_size * shape.width if shape.tie_embeddings else 0)
     return quantised + 4 * sum(matrix.outputs * matrix.copies for matrix in linear) + 4 * max(0, others)
+
+
+def short_bytes(parameters: int, shape: ArchitectureConfig) -> int:
+    """Return the bytes of a network in 16 bits: two per weight of a linear layer or of the embedding, four for every other parameter."""
+    linear = sum(matrix.size * matrix.copies for matrix in list_matrices(shape) if not matrix.folded)
+    short = min(parameters, linear + (0 if shape.tie_embeddings else shape.vocab_size * shape.width))
+    return 2 * short + 4 * (parameters - short)
 
 
 def cache_pages(page_bytes: int, *, tokens: int, context: int, device: str) -> int:

@@ -9,15 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from backend.domain.wording import percent
 from backend.errors import JobFailed
 
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "bfloat16", "int8"]
 PRECISION_CHECK = "precision_check"
 """Key of a deployment's config: the check that a replica measured."""
 
 
 class PrecisionCheck(BaseModel):
-    """Measured difference of a quantised network from its float32 original, on texts that the original wrote.
+    """Measured difference of a network in bfloat16 or int8 from its float32 original, on texts that the original wrote.
 
-    `perplexity_ratio` is quantised over float32, expected over the original's next tokens; `greedy_agreement` is the share of positions
+    `perplexity_ratio` is that over float32, expected over the original's next tokens; `greedy_agreement` is the share of positions
     where both prefer the same token.
     """
 
@@ -32,7 +32,7 @@ class PrecisionCheck(BaseModel):
     def describe(self) -> str:
         """Return the check as one line."""
         return (
-            f"int8: perplexity x {self.perplexity_ratio:.3f}, "
+            f"{self.precision}: perplexity x {self.perplexity_ratio:.3f}, "
             f"same token preferred at {percent(self.greedy_agreement, digits=1)} of {self.num_tokens} "
             "positions"
         )

@@ -129,7 +129,7 @@ class EndpointView:
     options: DeploymentOptions = field(default_factory=DeploymentOptions)
     policy: str = Policy.LEAST_OUTSTANDING
     precision: str = "float32"
-    precision_check: PrecisionCheck | None = None  # once a replica in int8 has measured it
+    precision_check: PrecisionCheck | None = None  # once a replica has measured it
     rollout: RolloutView | None = None
     canary: CanaryView | None = None
     shadow: ShadowView | None = None

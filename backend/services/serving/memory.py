@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from sqlalchemy.orm import Session
@@ -16,6 +18,8 @@ from backend.services.context import Context
 from backend.services.jobs.workers import WorkerView, list_workers
 
 MAX_BASES = 8
+MOST_16_BIT_BYTES = 2.2
+"""Bytes of weights on disk per parameter below which a checkpoint has none of 32 bits, but for a few."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,14 @@ def deployment_memory(
         checkpoint = session.get_one(Checkpoint, checkpoint_id)
         parameters, folder = _all_parameters(session, checkpoint), checkpoint.folder
         draft = session.get(Checkpoint, draft_id) if draft_id else None
+        is_adapter = checkpoint.is_adapter
     if parameters is None:
         return DeploymentMemory(None, free)
     shape = read_network(ctx, folder) if folder else None
     device = free.device if free else "cpu"
-    memory = replica_memory(parameters=parameters, shape=shape, device=device, precision=precision)
+    file_bytes = math.inf if is_adapter or not folder else _file_bytes(ctx.artifacts.root / folder)
+    is_16_bit = file_bytes < MOST_16_BIT_BYTES * parameters
+    memory = replica_memory(parameters=parameters, shape=shape, device=device, precision=precision, is_16_bit=is_16_bit)
     if draft is not None and device == "cpu":
         drafting = read_network(ctx, draft.folder) if draft.folder else None
         memory = with_draft(memory, parameters=draft.parameters or 0, shape=drafting)
@@ -73,6 +80,11 @@ def _free_of(worker: WorkerView) -> FreeMemory | None:
         return FreeMemory(worker.host, "cuda", max(gpu["memory_total_bytes"] - gpu["memory_used_bytes"] for gpu in gpus))
     total = worker.gauges.get("memory_total_bytes")
     return None if not total else FreeMemory(worker.host, "cpu", total - worker.gauges["memory_used_bytes"])
+
+
+def _file_bytes(folder: Path) -> float:
+    """Return the bytes of a checkpoint's weights on disk; infinity where there are none."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or math.inf
 
 
 def _all_parameters(session: Session, checkpoint: Checkpoint | None) -> int | None:

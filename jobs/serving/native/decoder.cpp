@@ -1,29 +1,7 @@
 // One decoder layer for the rows of a batch, each a token of a request, a new one or one of a prompt: the arithmetic of FusedLayer without an
-// operator per line. Weights are float32 with activations in float32, or int8 with one scale per output and activations in int16 with one
-// scale per row. A row's result does not depend on the other rows: a token of a prompt and the same token generated have the same bits.
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
-
-typedef float Floats __attribute__((vector_size(32)));
-typedef float LooseFloats __attribute__((vector_size(32), aligned(4)));
-typedef int32_t Integers __attribute__((vector_size(32)));
-typedef float Four __attribute__((vector_size(16)));
-typedef float LooseFour __attribute__((vector_size(16), aligned(4)));
-static const int WIDTH = 8, STEP = 16;           // numbers in a vector; inputs of a matrix are a multiple of STEP
-static const int GROUP = 4;                       // outputs, or keys, computed at once; a matrix has at least as many
-static const int64_t PART = 4096;                 // products of int16 and int8 whose sum fits in 32 bits
-static const int64_t AHEAD = 2;                   // groups whose weights are fetched in advance: processors foresee long rows only
-static const int64_t FETCHING_TILES = 4;          // tiles of rows that share this fetching, so that it runs beside their arithmetic
-static const int64_t CACHED_ROWS = 60, CACHED_QUERIES = 48;
-static const float LEVELS = 16383;                // the largest activation in int16
-
-struct Matrix { const void *weight; const float *scale, *bias; int64_t outputs, inputs; };
+// operator per line. Weights are float32, bfloat16 or float16 with activations in float32, or int8 with one scale per output and activations in
+// int16 with one scale per row. A row's result does not depend on the other rows: a token of a prompt and the same token generated have the same bits.
+#include "products.h"
 
 struct Layer {
     Matrix qkv, out, gate_up, down;
@@ -53,156 +31,6 @@ struct Batch {
 
 // Tokens of one request and one key head, whose queries attend together.
 struct Tile { int64_t request, begin, end, kv_head; };
-
-static inline Floats load(const float *at) { return *(const LooseFloats *)at; }
-static inline void store(float *at, Floats v) { *(LooseFloats *)at = v; }
-static inline float total(Floats v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
-
-static inline Four totals(const Floats v[GROUP]) {
-#ifdef __AVX2__
-    __m128 halves[GROUP];
-    for (int c = 0; c < GROUP; c++) halves[c] = _mm_add_ps(_mm256_castps256_ps128((__m256)v[c]), _mm256_extractf128_ps((__m256)v[c], 1));
-    return (Four)_mm_hadd_ps(_mm_hadd_ps(halves[0], halves[1]), _mm_hadd_ps(halves[2], halves[3]));
-#else
-    return Four{total(v[0]), total(v[1]), total(v[2]), total(v[3])};
-#endif
-}
-
-// e to the power of x, to 1 unit in the last place (the polynomial of Cephes' expf).
-static inline Floats exponential(Floats x) {
-    const Floats least = Floats{} - 87.0f, most = Floats{} + 88.0f;
-    x = x < least ? least : x > most ? most : x;
-    const float rounder = 12582912.0f;  // adding it leaves no digits behind the point
-    const Floats power = (x * 1.44269504f + rounder) - rounder;
-    const Floats rest = (x - power * 0.693359375f) + power * 2.12194440e-4f;
-    Floats series = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-    series = series * rest + 8.3334519073e-3f;
-    series = series * rest + 4.1665795894e-2f;
-    series = series * rest + 1.6666665459e-1f;
-    series = series * rest + 5.0000001201e-1f;
-    series = series * rest * rest + rest + 1.0f;
-    const Integers exponent = (__builtin_convertvector(power, Integers) + 127) << 23;
-    return series * (Floats)exponent;
-}
-
-// Multiply ROWS rows, `stride` apart, by GROUP rows of weights, and fetch `pace` bytes per input from `ahead`.
-template <int ROWS>
-static inline void block(const float *x, int64_t x_stride, const float *w, int64_t w_stride, int64_t inputs, const char *ahead, int64_t pace, Four sums[ROWS]) {
-    Floats parts[ROWS][GROUP] = {};
-#pragma GCC unroll 2
-    for (int64_t i = 0; i < inputs; i += WIDTH) {
-        Floats rows[ROWS];
-        __builtin_prefetch(ahead + i * pace);
-        for (int r = 0; r < ROWS; r++) rows[r] = load(x + r * x_stride + i);
-        for (int c = 0; c < GROUP; c++) {
-            const Floats weights = load(w + c * w_stride + i);
-            for (int r = 0; r < ROWS; r++) parts[r][c] += weights * rows[r];
-        }
-    }
-    for (int r = 0; r < ROWS; r++) sums[r] = totals(parts[r]);
-}
-
-template <int ROWS>
-static inline void block(const int16_t *x, int64_t x_stride, const int8_t *w, int64_t w_stride, int64_t inputs, const char *ahead, int64_t pace, Four sums[ROWS]) {
-    for (int r = 0; r < ROWS; r++) sums[r] = Four{};
-    for (int64_t begin = 0; begin < inputs; begin += PART) {
-        const int64_t end = std::min(begin + PART, inputs);
-#ifdef __AVX2__  // compilers widen one byte at a time
-        __m256i parts[ROWS][GROUP];
-        for (int r = 0; r < ROWS; r++)
-            for (int c = 0; c < GROUP; c++) parts[r][c] = _mm256_setzero_si256();
-#pragma GCC unroll 2
-        for (int64_t i = begin; i < end; i += STEP) {
-            __m256i rows[ROWS];
-            __builtin_prefetch(ahead + i * pace);
-            for (int r = 0; r < ROWS; r++) rows[r] = _mm256_loadu_si256((const __m256i *)(x + r * x_stride + i));
-            for (int c = 0; c < GROUP; c++) {
-                const __m256i weights = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + c * w_stride + i)));
-                for (int r = 0; r < ROWS; r++) parts[r][c] = _mm256_add_epi32(parts[r][c], _mm256_madd_epi16(weights, rows[r]));
-            }
-        }
-        for (int r = 0; r < ROWS; r++) {
-            Floats converted[GROUP];
-            for (int c = 0; c < GROUP; c++) converted[c] = (Floats)_mm256_cvtepi32_ps(parts[r][c]);
-            sums[r] += totals(converted);
-        }
-#else
-        for (int r = 0; r < ROWS; r++)
-            for (int c = 0; c < GROUP; c++) {
-                int32_t part = 0;
-                for (int64_t i = begin; i < end; i++) part += (int32_t)w[c * w_stride + i] * x[r * x_stride + i];
-                sums[r][c] += (float)part;
-            }
-#endif
-    }
-}
-
-// What the products of a matrix with many rows have in common. X and W: the types of activations and weights.
-template <class X, class W>
-struct Product {
-    const X *x;
-    const float *units;  // [rows] of activations in int16
-    int64_t rows;
-    const Matrix &matrix;
-    float *y;
-    const float *plus;   // added to the result, or null
-
-    template <int ROWS>
-    void compute(int64_t row, int64_t col, const char *ahead, int64_t pace) const {
-        const Matrix &m = matrix;
-        Four sums[ROWS];
-        block<ROWS>(x + row * m.inputs, m.inputs, (const W *)m.weight + col * m.inputs, m.inputs, m.inputs, ahead, pace, sums);
-        const Four bias = m.bias ? *(const LooseFour *)(m.bias + col) : Four{};
-        for (int r = 0; r < ROWS; r++) {
-            const int64_t at = (row + r) * m.outputs + col;
-            Four value = sums[r];
-            if (sizeof(W) == 1) value *= *(const LooseFour *)(m.scale + col) * units[row + r];
-            value += bias;
-            if (plus) value += *(const LooseFour *)(plus + at);
-            *(LooseFour *)(y + at) = value;
-        }
-    }
-
-    // Compute a group of outputs for all rows in tiles of as many rows as registers hold sums for.
-    void compute_group(int64_t col) const {
-        const Matrix &m = matrix;
-        const int64_t most = sizeof(W) == 1 ? 2 : 3, tiles = (rows + most - 1) / most, bytes = GROUP * sizeof(W);
-        int64_t pace = bytes / std::min(tiles, FETCHING_TILES), tile = 0;
-        const char *here = (const char *)m.weight + col * m.inputs * sizeof(W);
-        const char *ahead = (const char *)m.weight + std::min(col + AHEAD * GROUP, m.outputs - GROUP) * m.inputs * sizeof(W);
-        if (pace == bytes)  // more than a line per step of the loop
-            for (int64_t at = 0; at < bytes * m.inputs; at += 64) __builtin_prefetch(ahead + at);
-        for (int64_t row = 0, count; row < rows; row += count, tile++, ahead += pace * m.inputs) {
-            const int64_t left = rows - row;
-            if (tile == FETCHING_TILES) pace = 0, ahead = here;
-            count = left == 4 ? 2 : std::min(left, most);
-            if (count == 3) compute<3>(row, col, ahead, pace);
-            else if (count == 2) compute<2>(row, col, ahead, pace);
-            else compute<1>(row, col, ahead, pace);
-        }
-    }
-
-    void run(int threads) const {
-        const int64_t groups = (matrix.outputs + GROUP - 1) / GROUP;
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (int64_t group = 0; group < groups; group++) compute_group(std::min(GROUP * group, matrix.outputs - GROUP));
-    }
-};
-
-static void product(const float *x, int64_t rows, const Matrix &m, float *y, const float *plus, int threads) {
-    if (!m.scale) return Product<float, float>{x, nullptr, rows, m, y, plus}.run(threads);
-    std::vector<int16_t> rounded(rows * m.inputs);
-    std::vector<float> units(rows);
-    for (int64_t r = 0; r < rows; r++) {
-        const float *row = x + r * m.inputs;
-        float largest = 1e-30f;
-        for (int64_t i = 0; i < m.inputs; i++) largest = std::fabs(row[i]) > largest ? std::fabs(row[i]) : largest;
-        const float levels = LEVELS / largest;
-        for (int64_t i = 0; i < m.inputs; i++) rounded[r * m.inputs + i] = (int16_t)std::nearbyint(row[i] * levels);
-        units[r] = largest / LEVELS;
-    }
-    Product<int16_t, int8_t>{rounded.data(), units.data(), rows, m, y, plus}.run(threads);
-}
 
 static void rms_norm(const float *x, const float *weight, float eps, int64_t width, float *y) {
     Floats squares = {};
@@ -357,8 +185,8 @@ class Rows {
             if (!pair.rank || rows <= 0) continue;
             float *changed = y + (begin - first) * m.outputs;
             narrow.resize(rows * pair.rank);
-            product(x + (begin - first) * m.inputs, rows, {pair.down, nullptr, nullptr, pair.rank, m.inputs}, narrow.data(), nullptr, threads);
-            product(narrow.data(), rows, {pair.up, nullptr, nullptr, m.outputs, pair.rank}, changed, changed, threads);
+            product(x + (begin - first) * m.inputs, rows, {pair.down, nullptr, nullptr, pair.rank, m.inputs, FLOAT32}, narrow.data(), nullptr, threads);
+            product(narrow.data(), rows, {pair.up, nullptr, nullptr, m.outputs, pair.rank, FLOAT32}, changed, changed, threads);
         }
     }
 
@@ -394,6 +222,14 @@ public:
         multiply(&Layer::down, 3, first, last, active.data(), result, middle.data());
     }
 };
+
+extern "C" int reads_float16() {
+#ifdef __F16C__
+    return 1;
+#else
+    return 0;
+#endif
+}
 
 extern "C" void multiply_rows(const float *x, int64_t rows, const Matrix *matrix, float *y, int threads) {
     for (int64_t row = 0; row < rows; row += CACHED_ROWS)

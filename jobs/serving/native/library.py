@@ -20,15 +20,17 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("decoder.cpp")
+SOURCES = (SOURCE, Path(__file__).with_name("products.h"))
 # Without its start files, fast arithmetic does not change how torch treats tiny numbers on the same thread.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-associative-math", "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
 COMPILE_S = 120.0
 CACHE = Path("~/.cache/roundhouse").expanduser()
 STEP, GROUP = 16, 4  # a product's inputs are a multiple of the one, its outputs no fewer than the other
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 
 
 class Matrix(ctypes.Structure):
-    """Addresses of a product's weights [outputs, inputs] in float32, or in int8 with `scale` [outputs], and of its bias or 0."""
+    """Addresses of a product's weights [outputs, inputs] in one of FORMATS, of their `scale` [outputs] in int8, and of the bias or 0."""
 
     _fields_ = (
         ("weight", ctypes.c_void_p),
@@ -36,6 +38,7 @@ class Matrix(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("outputs", ctypes.c_int64),
         ("inputs", ctypes.c_int64),
+        ("format", ctypes.c_int64),
     )
 
 
@@ -85,6 +88,7 @@ class Library:
         self._multiply.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(Matrix), ctypes.c_void_p, ctypes.c_int)
         self._compute.argtypes = (ctypes.POINTER(Layer), ctypes.POINTER(Batch), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
         self._multiply.restype = self._compute.restype = None
+        self.formats_of_16_bits = (torch.bfloat16, torch.float16) if loaded.reads_float16() else (torch.bfloat16,)
 
     def multiply(self, inputs: torch.Tensor, matrix: Matrix) -> torch.Tensor:
         """Return float32 `inputs` [rows, in] times a matrix [rows, out]."""
@@ -118,25 +122,34 @@ class FloatWeights(nn.Linear):
         return _multiply(inputs, self, self._library)
 
 
-class Int8Weights(nn.Module):
-    """A linear layer with weights of 8 bits, one scale per output, and activations of 15 bits, one scale per token."""
+class ShortWeights(nn.Module):
+    """A linear layer with weights of 16 bits (bfloat16 or float16) and activations of 32, which it sums as FloatWeights does."""
 
     weight: torch.Tensor
-    scale: torch.Tensor
+    scale: torch.Tensor | None
     bias: torch.Tensor | None
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, library: Library) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, library: Library, *, scale: torch.Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self._library = library
-        scale, rounded = _quantise(weight)
-        self.register_buffer("scale", scale)
-        self.register_buffer("weight", rounded)
+        self.register_buffer("scale", scale)  # buffers: a network takes its type of numbers from its parameters
+        self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return `inputs` [..., in] times the weights [..., out]."""
         return _multiply(inputs, self, self._library)
+
+
+class Int8Weights(ShortWeights):
+    """A linear layer with weights of 8 bits, one scale per output, and activations of 15 bits, one scale per token."""
+
+    scale: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, library: Library) -> None:
+        scale, rounded = _quantise(weight)
+        super().__init__(rounded, bias, library, scale=scale)
 
 
 def _multiply(inputs: torch.Tensor, layer: Any, library: Library) -> torch.Tensor:
@@ -155,14 +168,17 @@ def _quantise(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def matrix_of(layer: Any) -> Matrix:
     """Return the addresses of a linear layer's weights, which must stay in memory."""
     scale, bias = getattr(layer, "scale", None), layer.bias
-    return Matrix(layer.weight.data_ptr(), _address(scale), _address(bias), layer.out_features, layer.in_features)
+    weight: torch.Tensor = layer.weight
+    return Matrix(weight.data_ptr(), _address(scale), _address(bias), layer.out_features, layer.in_features, FORMATS[weight.dtype])
 
 
 def is_native(layer: nn.Module) -> bool:
     """Return whether a linear layer can be computed by the library."""
-    if isinstance(layer, Int8Weights):
+    if isinstance(layer, ShortWeights):
         return True
-    if type(layer) is not nn.Linear or layer.in_features % STEP or layer.out_features < GROUP:
+    if not isinstance(layer, nn.Linear) or type(layer) not in (nn.Linear, FloatWeights):
+        return False
+    if layer.in_features % STEP or layer.out_features < GROUP:
         return False
     return layer.weight.dtype is torch.float32 and layer.weight.device.type in ("cpu", "meta") and layer.weight.is_contiguous()
 
@@ -198,5 +214,5 @@ def _fingerprint() -> str:
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
     processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    parts = (SOURCE.read_text(encoding="utf-8"), *FLAGS, platform.machine(), processor)
+    parts = (*(source.read_text(encoding="utf-8") for source in SOURCES), *FLAGS, platform.machine(), processor)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]

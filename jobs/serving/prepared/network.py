@@ -13,6 +13,7 @@ from backend.domain.serving.precision import Precision
 from jobs.modeling.checkpoints import build_without_weights
 from jobs.serving.fused_layers import fuse_layers
 from jobs.serving.native.library import Library
+from jobs.serving.native.storage import store_in_16_bits
 from jobs.serving.precision import replace_layers
 
 Tensors = Mapping[str, torch.Tensor]
@@ -32,12 +33,15 @@ def list_tensors(network: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str,
     return tensors, shared
 
 
-def build_empty(folder: Path, *, precision: Precision, library: Library | None) -> Any:
-    """Return a checkpoint's network as it is served on a CPU, its tensors on torch's meta device."""
+def build_empty(folder: Path, tensors: Tensors, *, precision: Precision, library: Library | None) -> Any:
+    """Return a checkpoint's network as it is served on a CPU, on torch's meta device, its formats of 16 bits those of `tensors`."""
     network = build_without_weights(folder)
     fuse_layers(network, library=library)
     if precision == "int8":
         replace_layers(network, library=library)
+    elif library is not None:
+        formats = {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype in library.formats_of_16_bits}
+        store_in_16_bits(network, library=library, choose=lambda name, _: formats.get(name))
     return network
 
 

@@ -1,7 +1,8 @@
 """Load a checkpoint for serving: prepared by its first replica, mapped by the others.
 
-Preparing fuses layers, quantises, and measures the price of int8. What it gives is written to a file below the artifacts, which replicas
-map: N of them hold the weights once. Whatever is wrong with that file, the replica serves from weights of its own.
+Preparing fuses layers, stores weights in fewer bits, and measures the price of int8 or bfloat16. What it gives is written to a file below
+the artifacts, which replicas map: N of them hold the weights once. Whatever is wrong with that file, the replica serves from weights of
+its own.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ from jobs.modeling.checkpoints import UNUSABLE, base_folder_of, check_folder, ha
 from jobs.modeling.devices import pick_inference_dtype
 from jobs.serving.fused_layers import fuse_layers
 from jobs.serving.native.library import Library, compile_library
+from jobs.serving.native.storage import exact_format, store_in_16_bits
 from jobs.serving.precision import quantise_and_check
 from jobs.serving.prepared.file import Damaged, map_tensors, write_tensors
 from jobs.serving.prepared.network import build_empty, fill, fits, list_tensors
 
 logger = logging.getLogger(__name__)
-FORMAT = "1"
+FORMAT = "2"
 SERVING = Path(__file__).parents[1]
 CODE = (SERVING / "fused_layers.py", SERVING / "precision.py", SERVING / "native", SERVING / "prepared")
 LOCK = ".lock"
@@ -74,7 +76,7 @@ class PreparedFolder:
 def load_prepared(folder: Path, *, device: torch.device, precision: Precision, prepared: PreparedFolder) -> LoadedNetwork:
     """Return a checkpoint's network as it is served: on a CPU with fused layers, in `precision`, from mapped weights where possible.
 
-    Raises NotFound and InvalidInput as `load_network`, and InvalidInput for int8 off the CPU.
+    Raises NotFound and InvalidInput as `load_network`, and InvalidInput for int8 off the CPU and bfloat16 on one without a compiler.
     """
     if device.type != "cpu":
         return load_own(folder, device=device, precision=precision, library=None)
@@ -82,7 +84,7 @@ def load_prepared(folder: Path, *, device: torch.device, precision: Precision, p
     library = compile_library()
     if precision == "int8" and library is None:  # torch's operator packs weights into memory of its own
         return load_own(folder, device=device, precision=precision, library=None)
-    path = prepared.path / f"{precision}-{_key(folder, precision)}.safetensors"
+    path = prepared.path / f"{precision}-{_key(folder, precision, library)}.safetensors"
     if (mapped := _map(path, folder, precision=precision, library=library)) is not None:
         return mapped
     with _locked(prepared.path) as is_locked:
@@ -99,21 +101,28 @@ def load_prepared(folder: Path, *, device: torch.device, precision: Precision, p
 
 
 def load_own(folder: Path, *, device: torch.device, precision: Precision, library: Library | None) -> LoadedNetwork:
-    """Return a checkpoint's network as it is served, with weights in memory of its own."""
+    """Return a checkpoint's network as it is served, with weights in memory of its own. GPUs serve bfloat16 unchecked, as float32.
+
+    Of fused layers in float32, matrices whose values all fit into 16 bits are stored in these: their products have the same bits.
+    """
     loaded = load_network(folder, device=device, dtype=pick_inference_dtype(device=device))
-    if device.type == "cpu":
-        fuse_layers(loaded, library=library)
-    return LoadedNetwork(loaded, quantise_and_check(loaded, library=library) if precision == "int8" else None)
+    is_fused = device.type == "cpu" and fuse_layers(loaded, library=library) > 0
+    if precision == "int8" or (precision == "bfloat16" and device.type == "cpu"):
+        return LoadedNetwork(loaded, quantise_and_check(loaded, precision=precision, library=library))
+    if is_fused and library is not None:
+        store_in_16_bits(loaded, library=library, choose=lambda _, weight: exact_format(weight, library=library))
+    return LoadedNetwork(loaded)
 
 
-def _key(folder: Path, precision: Precision) -> str:
+def _key(folder: Path, precision: Precision, library: Library | None) -> str:
     """Return a hash of what prepared weights depend on: the checkpoint's contents, the code that changes them, and the libraries."""
     bases = [folder]
     while is_adapter(bases[-1]):
         bases.append(base_folder_of(bases[-1]))
     configs = [path for base in bases for path in sorted(base.glob("*config.json"))]
     code = [source for path in CODE for source in (sorted(path.glob("*.[chp]*")) if path.is_dir() else [path])]
-    words = (FORMAT, precision, hash_weights(folder), torch.__version__, transformers.__version__, platform.machine())
+    formats = "" if library is None else " ".join(map(str, library.formats_of_16_bits))
+    words = (FORMAT, precision, formats, hash_weights(folder), torch.__version__, transformers.__version__, platform.machine())
     digest = hashlib.sha256()
     for part in (*(word.encode() for word in words), *(path.read_bytes() for path in (*configs, *code))):
         digest.update(hashlib.sha256(part).digest())
@@ -124,7 +133,7 @@ def _map(path: Path, folder: Path, *, precision: Precision, library: Library | N
     """Return the network with weights mapped from a file; None without a usable one, which is deleted."""
     try:
         tensors, about = map_tensors(path)
-        empty = build_empty(folder, precision=precision, library=library)
+        empty = build_empty(folder, tensors, precision=precision, library=library)
         shared = {str(name): str(first) for name, first in json.loads(about["shared"]).items()}
         if not fits(empty, tensors, shared):
             raise Damaged(f"{path.name} holds other tensors than the network has.")
@@ -146,7 +155,7 @@ def _write(path: Path, own: LoadedNetwork, folder: Path, *, precision: Precision
     """Write a network's weights in place of older ones of its precision; return whether they are there to be mapped."""
     tensors, shared = list_tensors(own.network)
     try:
-        if not fits(build_empty(folder, precision=precision, library=library), tensors, shared):
+        if not fits(build_empty(folder, tensors, precision=precision, library=library), tensors, shared):
             raise InvalidInput("its layers hold more than their weights")
     except (*UNUSABLE, InvalidInput) as error:
         logger.info("Weights of this network can't be shared (%s)%s", error, OTHER_WEIGHTS)

@@ -62,10 +62,10 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
             default=default.precision,
             required=True,
             key="deploy_precision",
-            help="int8: 8-bit weights, faster on a CPU. Each replica measures the loss of quality when it starts.",
+            help="bfloat16 and int8: weights of 16 and 8 bits, faster on a CPU. The loss of quality is measured at the first start.",
         )
         ratio = default.max_perplexity_ratio
-        if precision == "int8":
+        if precision != "float32":
             ratio = grid.number_input(
                 "Largest perplexity ratio",
                 1.0,
@@ -73,7 +73,7 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
                 default.max_perplexity_ratio,
                 step=0.01,
                 key="deploy_perplexity_ratio",
-                help="Perplexity in int8 over float32. A replica above it is not deployed.",
+                help="Perplexity over that in float32. A replica above it is not deployed.",
             )
         draft = draw_draft(drafts, grid=grid)
         scaling = draw_scaling(default, key="deploy", grid=grid)

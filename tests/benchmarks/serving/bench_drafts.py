@@ -25,20 +25,16 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
     import torch
 
     from backend.domain.serving.protocol import SamplingParams, TokenEvent
-    from jobs.modeling.checkpoints import load_network, load_tokenizer
+    from jobs.modeling.checkpoints import load_tokenizer
     from jobs.serving.drafts.network import Draft
-    from jobs.serving.fused_layers import speed_up
-    from jobs.serving.precision import quantise_and_check
+    from jobs.serving.native.library import compile_library
+    from jobs.serving.prepared.weights import load_own
     from jobs.serving.start import start_engine
 
     torch.set_num_threads(1)
 
-    def load(folder: Path, precision: str) -> Any:
-        network = load_network(folder, dtype=torch.float32)
-        library = speed_up(network)
-        if precision == "int8":
-            quantise_and_check(network, library=library)
-        return network
+    def load(folder: Path, precision: Any) -> Any:
+        return load_own(folder, device=torch.device("cpu"), precision=precision, library=compile_library()).network
 
     tokenizer = load_tokenizer(checkpoint)
     engine = start_engine(

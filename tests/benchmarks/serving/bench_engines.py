@@ -57,6 +57,7 @@ def start_workers(arguments: argparse.Namespace) -> dict[str, Worker]:
         BASELINE: ("batching", "float32"),
         "transformers generate float32": ("generate", "float32"),
         "ours float32": ("ours", "float32"),
+        "ours bfloat16": ("ours", "bfloat16"),
         "ours int8": ("ours", "int8"),
     }
     workers = {name: Worker(sys.executable, kind, arguments.checkpoint, precision) for name, (kind, precision) in ours.items()}

@@ -31,21 +31,23 @@ def read_rate() -> float:
     return best
 
 
-def serve_batching(folder: str, precision: str, *, is_fused: bool) -> Measure:
+def serve_batching(folder: str, precision: Any, *, is_fused: bool) -> Measure:
     """Return the batching engine on the library's layers, or as replicas run it."""
     import torch
 
     from backend.domain.serving.protocol import SamplingParams
     from jobs.modeling.checkpoints import load_network, load_tokenizer
-    from jobs.serving.fused_layers import speed_up
-    from jobs.serving.precision import quantise_and_check
+    from jobs.serving.native.library import compile_library
+    from jobs.serving.prepared.weights import load_own
     from jobs.serving.start import start_engine
 
     torch.set_num_threads(1)
-    network = load_network(Path(folder), dtype=torch.float32)
-    library = speed_up(network) if is_fused else None
-    if precision == "int8":
-        print(quantise_and_check(network, library=library).describe(), file=sys.stderr)
+    if is_fused:
+        loaded = load_own(Path(folder), device=torch.device("cpu"), precision=precision, library=compile_library())
+        network = loaded.network
+        print("" if loaded.check is None else loaded.check.describe(), file=sys.stderr)
+    else:
+        network = load_network(Path(folder), dtype=torch.float32)
     engine = start_engine(network, load_tokenizer(Path(folder)), kind="batching", max_running=8)
 
     def measure(prompts: list[list[int]], new: int) -> tuple[float, float]:

@@ -13,7 +13,8 @@ from transformers import DynamicCache, MistralConfig, MistralForCausalLM, Qwen2C
 from backend.domain.serving.protocol import ScoredToken, TokenEvent
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
-from jobs.serving.native.library import Int8Weights, Library, compile_library
+from jobs.serving.native.library import FloatWeights, Int8Weights, Library, ShortWeights, compile_library
+from jobs.serving.native.storage import ShortEmbedding, exact_format, store_in_16_bits
 from jobs.serving.precision import replace_layers
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
 from tests.support.serving.requests import Caught, reference
@@ -136,6 +137,80 @@ def test_a_token_behind_a_prompt_has_the_probability_of_the_same_token_generated
     generated = answer([Request(prompt, tokens=40)], network)[0]
     again = [Request([*prompt, *(token.token_id for token in generated[:count])], tokens=1) for count in (1, 9, 25, 39)]
     assert [tokens[0] for tokens in answer(again, network)] == [generated[count] for count in (1, 9, 25, 39)]
+
+
+def round_weights(network: Any, dtype: torch.dtype) -> None:
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype).float()
+
+
+def store_exactly(network: Any, library: Library) -> int:
+    return store_in_16_bits(network, library=library, choose=lambda _, weight: exact_format(weight, library=library))
+
+
+def products_of(network: Any) -> dict[str, torch.dtype]:
+    return {name: module.weight.dtype for name, module in network.named_modules() if isinstance(module, torch.nn.Linear | ShortWeights)}
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("llama", torch.bfloat16), ("qwen2", torch.float16), ("qwen3", torch.bfloat16)])
+def test_weights_stored_in_16_bits_give_the_probabilities_of_float32_bit_for_bit(family: str, dtype: torch.dtype, library: Library) -> None:
+    networks = [make_family(family) for _ in range(2)]
+    for network in networks:
+        round_weights(network, dtype)
+        fuse_layers(network, library=library)
+    assert store_exactly(networks[1], library) == 9  # four products of two layers, and the head
+    assert set(products_of(networks[0]).values()) == {torch.float32}
+    assert set(products_of(networks[1]).values()) == {dtype}
+    embedding = networks[1].get_input_embeddings()
+    assert isinstance(embedding, ShortEmbedding)
+    assert (embedding.weight is networks[1].lm_head.weight) == networks[1].config.tie_word_embeddings
+    assert networks[1].dtype == torch.float32
+    prompts = [
+        make_tokenizer()(prompt)["input_ids"] for prompt in ("A story that is longer than a page. " * 4, "Once", "Tell me a story: ")
+    ]
+    requests = [Request(prompt, tokens=20) for prompt in prompts]
+    assert answer(requests, networks[1]) == answer(requests, networks[0])
+
+
+def test_a_matrix_with_a_value_that_no_format_of_16_bits_holds_stays_float32(library: Library) -> None:
+    network = make_llama()
+    round_weights(network, torch.bfloat16)
+    network.model.layers[1].mlp.down_proj.weight.data[2, 3] = 0.1
+    fuse_layers(network, library=library)
+    assert store_exactly(network, library) == 8
+    formats = products_of(network)
+    assert {name for name, dtype in formats.items() if dtype is not torch.bfloat16} == {"model.layers.1.down_proj"}
+    assert formats["model.layers.1.down_proj"] == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 2, 4, 23, 24, 67])
+def test_products_with_16_bits_have_the_bits_of_those_with_32(rows: int, dtype: torch.dtype, library: Library) -> None:
+    torch.manual_seed(rows)
+    layer = torch.nn.Linear(1040, 45).requires_grad_(False)
+    layer.weight[0, :16] *= 1e-6  # among them, numbers below the normal ones of float16
+    layer.weight.copy_(layer.weight.to(dtype).float())
+    inputs = torch.randn(rows, 1040)
+    short = ShortWeights(layer.weight.to(dtype), layer.bias, library)
+    assert torch.equal(short(inputs), FloatWeights(layer, library)(inputs))
+    assert torch.allclose(short(inputs), layer(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([1.0, -2.5, 0.0], torch.bfloat16),
+        ([1.0, 2.0**127, 2.0**-130], torch.bfloat16),
+        ([1.0, 1.0009765625, 2.0**-24], torch.float16),
+        ([1.0, 0.1, 0.2], None),
+        ([1.0009765625, 2.0**127, 0.0], None),
+        ([1.0, float("nan"), 0.0], None),
+    ],
+    ids=["both", "large and tiny", "fine", "neither", "one of each", "no number"],
+)
+def test_the_format_of_a_matrix_is_one_that_holds_all_its_values(values: list[float], dtype: torch.dtype | None, library: Library) -> None:
+    weight = torch.tensor([values, [0.0, 1.0, -1.0]])
+    assert exact_format(weight, library=library) == dtype
 
 
 def test_layers_with_adapters_stay_as_they_are() -> None:

@@ -36,6 +36,21 @@ def test_int8_has_a_byte_per_weight_of_a_linear_layer_and_is_prepared_beside_flo
     assert large.of_replicas(2) == large.preparing_bytes + (large.runtime_bytes or 0) > large.total_bytes + large.further_bytes
 
 
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_16_bits_have_two_bytes_per_weight_of_a_linear_layer_or_embedding(is_tied: bool) -> None:
+    linear, embedding, norms = 4 * (4 * 128**2 + 3 * 128 * 384) + 2048 * 128, 0 if is_tied else 2048 * 128, 9 * 128
+    shape = SMALL.model_copy(update={"tie_embeddings": is_tied})
+    parameters = linear + embedding + norms
+    expected = 2 * (linear + embedding) + 4 * norms
+    assert replica_memory(parameters=parameters, shape=shape, device="cpu", precision="bfloat16").weight_bytes == expected
+    stored = replica_memory(parameters=parameters, shape=shape, device="cpu", is_16_bit=True)
+    assert stored.weight_bytes == expected
+    assert stored.preparing_bytes == 4 * parameters + (stored.runtime_bytes or 0)
+    assert replica_memory(parameters=parameters, shape=None, device="cpu", is_16_bit=True).weight_bytes == 4 * parameters
+    gpt2 = shape.model_copy(update={"family": "gpt2"})
+    assert replica_memory(parameters=parameters, shape=gpt2, device="cpu", is_16_bit=True).weight_bytes == 4 * parameters
+
+
 def test_the_cache_holds_sixteen_contexts_of_a_small_network() -> None:
     # 2 (key and value) x 4 layers x 4 heads x 32 numbers x 4 bytes = 4,096 bytes per token; 16 x 256 tokens
     assert replica_memory(parameters=10**6, shape=SMALL, device="cpu").cache_bytes == 4096 * 16 * 256

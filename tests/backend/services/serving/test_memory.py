@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from backend.db.tables import Checkpoint
 from backend.services.context import Context
 from backend.services.jobs.workers import beat
@@ -73,6 +75,20 @@ def test_an_adapter_loads_its_base_too(ctx: Context) -> None:
     replica = deployment_memory(ctx, adapter).replica
     assert replica is not None
     assert replica.weight_bytes == 4 * (250_000_000 + 1000)
+
+
+@pytest.mark.parametrize(("bytes_per_weight", "expected"), [(2, 2), (4, 4)], ids=["16 bits", "32 bits"])
+def test_a_checkpoint_of_16_bits_stays_in_16_bits(ctx: Context, bytes_per_weight: int, expected: int) -> None:
+    llama = {"model_type": "llama", "vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    llama |= {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": True}
+    norms, parameters = 5 * 64, 500 * 64 + 2 * (4 * 64**2 + 3 * 64 * 128) + 5 * 64
+    checkpoint = add_checkpoint(ctx, "llama", parameters=parameters)
+    folder = ctx.artifacts.folder("checkpoints", "llama")
+    (folder / "config.json").write_text(json.dumps(llama))
+    (folder / "model.safetensors").write_bytes(bytes(1000 + bytes_per_weight * parameters))
+    replica = deployment_memory(ctx, checkpoint).replica
+    assert replica is not None
+    assert replica.weight_bytes == expected * (parameters - norms) + 4 * norms
 
 
 def test_a_checkpoint_of_unknown_size_has_no_number(ctx: Context) -> None:

@@ -18,13 +18,14 @@ import torch
 from backend.domain.serving.memory import replica_memory
 from backend.domain.serving.precision import Precision
 from backend.domain.serving.protocol import GenerationEvent, SamplingParams, TokenEvent
+from backend.errors import InvalidInput
 from jobs.modeling.build import config_from_checkpoint
 from jobs.modeling.checkpoints import load_network
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.weights import LoadedAdapter
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Choice
-from jobs.serving.fused_layers import FusedLayer
+from jobs.serving.fused_layers import FusedLayer, fuse_layers
 from jobs.serving.native.library import Library
 from jobs.serving.prepared import weights
 from jobs.serving.prepared.file import Damaged, map_tensors, write_tensors
@@ -34,7 +35,7 @@ from tests.support.networks.serving_networks import make_gpt2, make_llama, make_
 
 CPU = torch.device("cpu")
 IDS = [5, 6, 7, 8, 9]
-PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,15 @@ def answers(network: Any, *, bank: AdapterBank, adapters: list[LoadedAdapter | N
 
 @pytest.mark.parametrize(
     ("make", "precision"),
-    [(make_llama, "float32"), (make_llama, "int8"), (make_gpt2, "float32"), (make_gpt2, "int8"), (make_mamba, "float32")],
-    ids=["llama", "llama int8", "gpt2", "gpt2 int8", "mamba"],
+    [
+        (make_llama, "float32"),
+        (make_llama, "int8"),
+        (make_gpt2, "float32"),
+        (make_gpt2, "bfloat16"),
+        (make_gpt2, "int8"),
+        (make_mamba, "float32"),
+    ],
+    ids=["llama", "llama int8", "gpt2", "gpt2 bfloat16", "gpt2 int8", "mamba"],
 )
 def test_a_second_replica_maps_the_first_ones_file_and_answers_bit_for_bit_the_same(
     make: Any, precision: Precision, prepared: PreparedFolder, tmp_path: Path, library: Library
@@ -120,6 +128,50 @@ def test_the_size_of_the_file_is_the_estimate_of_a_replicas_weights(folder: Path
     parameters = sum(weight.numel() for weight in load_network(folder).parameters())
     estimate = replica_memory(parameters=parameters, shape=config_from_checkpoint(folder), device="cpu", precision=precision)
     assert sum(tensor.nbytes for tensor in map_tensors(file)[0].values()) == pytest.approx(estimate.weight_bytes, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def folder_16_bit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint_16_bit"), network=make_llama().bfloat16())
+
+
+def test_a_checkpoint_of_16_bits_stays_in_16_bits_and_answers_as_in_float32(
+    folder_16_bit: Path, prepared: PreparedFolder, library: Library
+) -> None:
+    load(folder_16_bit, prepared, "float32")
+    mapped = load(folder_16_bit, prepared, "float32")
+    assert mapped.file is not None
+    parameters = sum(weight.numel() for weight in load_network(folder_16_bit).parameters())
+    shape = config_from_checkpoint(folder_16_bit)
+    estimate = replica_memory(parameters=parameters, shape=shape, device="cpu", is_16_bit=True)
+    assert sum(tensor.nbytes for tensor in map_tensors(mapped.file)[0].values()) == pytest.approx(estimate.weight_bytes, rel=0.01)
+    assert estimate.weight_bytes < 2.1 * parameters
+    wide = load_network(folder_16_bit)
+    fuse_layers(wide, library=library)
+    given = [answers(network, bank=AdapterBank(folder_16_bit, network), adapters=[None]) for network in (mapped.network, wide)]
+    assert given[0] == given[1]
+
+
+def test_bfloat16_rounds_float32_weights_and_measures_the_price(folder: Path, prepared: PreparedFolder, library: Library) -> None:
+    check = load(folder, prepared, "bfloat16").check
+    assert check is not None
+    assert check.precision == "bfloat16"
+    assert 1 < check.perplexity_ratio < 1.001
+    mapped = load(folder, prepared, "bfloat16")
+    assert mapped.check == check
+    rounded = load_network(folder)
+    for parameter in rounded.parameters():
+        if parameter.dim() > 1:
+            parameter.data = parameter.data.bfloat16().float()
+    fuse_layers(rounded, library=library)
+    given = [answers(network, bank=AdapterBank(folder, network), adapters=[None]) for network in (mapped.network, rounded)]
+    assert given[0] == given[1]
+
+
+def test_bfloat16_without_a_compiler_is_refused(folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "compile_library", lambda: None)
+    with pytest.raises(InvalidInput, match=r"needs a C\+\+ compiler"):
+        load(folder, prepared, "bfloat16")
 
 
 def test_the_price_of_int8_is_measured_once(folder: Path, prepared: PreparedFolder, monkeypatch: pytest.MonkeyPatch) -> None:
