@@ -50,6 +50,7 @@ class Speculation:
         self._draft, self._vocab_size, self.pace = draft, vocab_size, pace or Pace()
         self._step: list[Checked] = []
         self._length: int | None = None  # None: the step is none of those that are compared
+        self._is_whole = True  # whether all its requests have drafts of that length
         self._began = 0.0
         self.drafted = self.accepted = 0
 
@@ -104,10 +105,15 @@ class Speculation:
         if not 0 < len(requests) <= MAX_REQUESTS or not all(map(_is_decoding, requests)):
             return 0
         step = [Checked(request, []) for request in requests]
-        self._length = self.pace.choose(len(step))
+        self._length, self._is_whole = self.pace.choose(len(step)), True
         if not self._length:
             return 0
-        asks = [Ask(c.request.state.request_id, _tokens(c.request.state), c.generation.draw) for c in step]
+        token_s = self.pace.token_s(len(step))
+        states = [checked.request.state for checked in step]
+        asks = [
+            Ask(state.request_id, state.initial_tokens + state.generated_tokens, checked.generation.draw, token_s * state.generated_len())
+            for checked, state in zip(step, states, strict=True)
+        ]
         drafts = self._draft.propose(asks, self._length, vocab_size=self._vocab_size)
         for checked, draft in zip(step, drafts, strict=True):
             state = checked.request.state
@@ -116,8 +122,7 @@ class Speculation:
                 checked.draft, checked.request.query_length = draft, 1 + len(draft)
                 state.tokens_to_process = [*state.tokens_to_process, *draft]
         added = sum(len(checked.draft) for checked in step)
-        if added < self._length * len(step):
-            self._length = None
+        self._is_whole = added == self._length * len(step)
         self._step = step if added else []
         return added
 
@@ -128,17 +133,13 @@ class Speculation:
         self.accepted += right
         if self._length is not None:
             wrong = sum(len(checked.tokens) <= len(checked.draft) for checked in self._step)
-            self.pace.note(num_requests, self._length, right=right, wrong=wrong, seconds=time.perf_counter() - self._began)
+            seconds = time.perf_counter() - self._began
+            self.pace.note(num_requests, self._length, right=right, wrong=wrong, seconds=seconds if self._is_whole else None)
         self._step = []
 
 
 def _is_decoding(request: Any) -> bool:
     return bool(request.has_new_token and request.query_length == 1 and request.state.generated_len() > 0)
-
-
-def _tokens(state: Any) -> list[int]:
-    tokens: list[int] = state.initial_tokens + state.generated_tokens
-    return tokens
 
 
 def _keep(checked: Checked, cache: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,16 +19,18 @@ from jobs.serving.fused_layers import FusedLayer
 from jobs.serving.paged_attention import Part, SlotPages
 from jobs.serving.sampling import Draw, choose_tokens
 
-READ_ROWS = 256  # tokens of a request that are read in one step; a longer prompt takes several, and has no drafts meanwhile
+READ_ROWS = 128  # tokens of a request that are read in one step; a longer prompt takes several, and has no drafts meanwhile
+NEAR = 16  # unread tokens that are read at once: those of a step or two without drafts
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request whose next tokens are wanted: its tokens so far, and the state of its sampling."""
+    """A request whose next tokens are wanted: its tokens so far, the state of its sampling, and the seconds that its answer took so far."""
 
     request_id: str
     tokens: list[int]
     draw: Draw
+    spent_s: float = math.inf
 
 
 @dataclass(eq=False)
@@ -67,6 +71,7 @@ class Draft:
         token_bytes = 2 * 4 * config.num_hidden_layers * heads * head_dim
         self.longest = draft_cache_tokens(token_bytes, context=longest_input(network))
         self._pages = SlotPages(config, num_slots=MAX_REQUESTS, num_tokens=self.longest)
+        self._read_s: float | None = None  # per token of a prompt
         self._slots = [Slot(index) for index in range(MAX_REQUESTS)]
 
     @torch.inference_mode()
@@ -74,7 +79,8 @@ class Draft:
         """Return up to `num_tokens` next tokens of each request (at most MAX_REQUESTS), below `vocab_size`.
 
         They are drawn by the request's own temperature and numbers, so that a draft with the same distribution draws the same tokens. A
-        request has none while its prompt is being read, where its context ends, and where it holds tokens that the draft does not know.
+        request has none while its prompt is being read, where its context ends, and where it holds tokens that the draft does not know. A
+        prompt is read once its answer took as long as reading takes: short answers to long prompts would lose by it.
         """
         drafts: list[list[int]] = [[] for _ in asks]
         parts: dict[int, tuple[Slot, list[int]]] = {}
@@ -82,10 +88,11 @@ class Draft:
             unread = ask.tokens[slot.reuse(ask) :]
             if len(ask.tokens) + num_tokens > self.longest or max(unread) >= self.vocab_size:
                 continue
-            if len(unread) > READ_ROWS:
-                self._read([(slot, unread[:READ_ROWS])])
-                slot.certain = len(slot.tokens)
-            else:
+            if len(unread) > NEAR and (self._read_s or 0.0) * len(unread) > ask.spent_s:
+                continue
+            if len(unread) > NEAR:
+                self._read_prompt(slot, unread[: min(READ_ROWS, len(unread) - 1)])
+            if (unread := ask.tokens[len(slot.tokens) :]) and len(unread) <= NEAR:
                 parts[number] = slot, unread
         draws = [
             Draw(params=slot.params, seed=asks[number].draw.seed, drawn=asks[number].draw.drawn) for number, (slot, _) in parts.items()
@@ -106,6 +113,14 @@ class Draft:
         chosen = [own.get(ask.request_id) or next(free) for ask in asks]
         self._slots.sort(key=lambda slot: slot in chosen)
         return chosen
+
+    def _read_prompt(self, slot: Slot, ids: list[int]) -> None:
+        """Read tokens of a request, and measure how long that takes."""
+        began = time.perf_counter()
+        self._read([(slot, ids)])
+        slot.certain = len(slot.tokens)
+        seconds = (time.perf_counter() - began) / len(ids)
+        self._read_s = seconds if self._read_s is None else 0.8 * self._read_s + 0.2 * seconds
 
     def _read(self, parts: Sequence[tuple[Slot, list[int]]]) -> torch.Tensor:
         """Read tokens of slots; return the logits [slots, vocabulary] behind the last one of each."""

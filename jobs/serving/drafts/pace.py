@@ -57,11 +57,20 @@ class Pace:
         times = self._times.setdefault(num_requests, _Times())
         return times.trials[0] if times.trials else self._best(times)
 
-    def note(self, num_requests: int, length: int, *, right: int, wrong: int, seconds: float) -> None:
-        """Count a step: the drafted tokens that were accepted, the drafts that were not accepted to their end, and its time."""
+    def token_s(self, num_requests: int) -> float:
+        """Return the seconds of a step without drafts; 0 before the first."""
+        times = self._times.get(num_requests)
+        return times.seconds.get(0, 0.0) if times else 0.0
+
+    def note(self, num_requests: int, length: int, *, right: int, wrong: int, seconds: float | None) -> None:
+        """Count a step: the drafted tokens that were accepted, the drafts that were not accepted to their end, and its time; None where not
+        all requests had a draft of that length."""
         times = self._times.setdefault(num_requests, _Times())
+        if right or wrong:
+            self._acceptance.add(right, wrong)
+        if seconds is None:
+            return
         times.add(length, seconds)
-        self._acceptance.add(right, wrong) if length else None
         if times.trials:
             self._end_trial(times, length)
             return

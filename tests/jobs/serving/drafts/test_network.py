@@ -54,9 +54,17 @@ def test_a_fifth_request_takes_the_place_that_was_used_longest_ago(library: Libr
 
 def test_a_long_prompt_is_read_in_parts_before_anything_is_proposed(library: Library) -> None:
     reference, draft = make_llama(context=1024), make_draft(library, make_llama(context=1024))
-    tokens = [(number * 13 + 5) % 250 for number in range(2 * READ_ROWS + 50)]
+    tokens = [(number * 13 + 5) % 250 for number in range(2 * READ_ROWS + 100)]
     proposed = [draft.propose([ask("long", tokens)], 2, vocab_size=260)[0] for _ in range(3)]
     assert proposed == [[], [], generated(reference, tokens, 2)]
+
+
+def test_a_prompt_is_not_read_before_its_answer_took_as_long_as_reading_it_would(library: Library) -> None:
+    draft, tokens = make_draft(library, make_llama()), [(number * 13 + 5) % 250 for number in range(100)]
+    assert len(draft.propose([Ask("first", tokens, Draw.of(GREEDY), spent_s=0.0)], 2, vocab_size=260)[0]) == 2  # measures
+    for spent_s, count in ((0.0, 0), (60.0, 2), (0.0, 2)):  # what was read stays read
+        asked = Ask("second", tokens[::-1], Draw.of(GREEDY), spent_s=spent_s)
+        assert len(draft.propose([asked], 2, vocab_size=260)[0]) == count
 
 
 def test_tokens_that_the_served_network_lacks_are_not_proposed(library: Library) -> None:

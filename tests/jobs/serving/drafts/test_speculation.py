@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,10 @@ class Always:
     def choose(self, num_requests: int) -> int:
         return self.length
 
-    def note(self, num_requests: int, length: int, *, right: int, wrong: int, seconds: float) -> None:
+    def token_s(self, num_requests: int) -> float:
+        return math.inf
+
+    def note(self, num_requests: int, length: int, *, right: int, wrong: int, seconds: float | None) -> None:
         """Learn nothing."""
 
 
