@@ -98,7 +98,10 @@ class Attention {
         for (int q = 0; q < QUERIES; q++) sums[q][0] = load(out[q] + channel), sums[q][1] = load(out[q] + channel + WIDTH);
         for (int64_t j = begin; j < end; j++, values += stride) {
             const Floats low = load(values + channel), high = load(values + channel + WIDTH);
-            for (int q = 0; q < QUERIES; q++) sums[q][0] += shares[q * width + j] * low, sums[q][1] += shares[q * width + j] * high;
+            for (int q = 0; q < QUERIES; q++) {
+                const Floats share = Floats{} + shares[q * width + j];
+                sums[q][0] = add_product(share, low, sums[q][0]), sums[q][1] = add_product(share, high, sums[q][1]);
+            }
         }
         for (int q = 0; q < QUERIES; q++) store(out[q] + channel, sums[q][0]), store(out[q] + channel + WIDTH, sums[q][1]);
     }

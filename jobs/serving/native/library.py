@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("decoder.cpp")
 SOURCES = (SOURCE, Path(__file__).with_name("products.h"))
 # Without its start files, fast arithmetic does not change how torch treats tiny numbers on the same thread.
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffast-math", "-fno-associative-math", "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
+ARITHMETIC = ("-ffast-math", "-fno-associative-math", "-ffp-contract=off")
+FLAGS = ("-std=c++17", "-O3", "-march=native", *ARITHMETIC, "-fopenmp", "-fPIC", "-shared", "-nostartfiles")
 COMPILE_S = 120.0
 CACHE = Path("~/.cache/roundhouse").expanduser()
 STEP, GROUP = 16, 4  # a product's inputs are a multiple of the one, its outputs no fewer than the other

@@ -44,6 +44,20 @@ static inline Floats load(const Bfloat *at) {
 #ifdef __F16C__
 static inline Floats load(const Half *at) { return (Floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at)); }
 #endif
+
+// Return sum + a x b, rounded once where the processor can. Written out: compilers choose so loop by loop, and rows in different loops must
+// have the same bits.
+static inline Floats add_product(Floats a, Floats b, Floats sum) {
+#if defined(__FMA__)
+    return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#elif defined(__ARM_FEATURE_FMA)
+    for (int i = 0; i < WIDTH; i++) sum[i] = __builtin_fmaf(a[i], b[i], sum[i]);
+    return sum;
+#else
+    return sum + a * b;
+#endif
+}
+
 static inline void store(float *at, Floats v) { *(LooseFloats *)at = v; }
 static inline float total(Floats v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
 
@@ -85,7 +99,7 @@ static inline void block(const float *x, int64_t x_stride, const W *w, int64_t w
         for (int r = 0; r < ROWS; r++) rows[r] = load(x + r * x_stride + i);
         for (int c = 0; c < GROUP; c++) {
             const Floats weights = load(w + c * w_stride + i);
-            for (int r = 0; r < ROWS; r++) parts[r][c] += weights * rows[r];
+            for (int r = 0; r < ROWS; r++) parts[r][c] = add_product(weights, rows[r], parts[r][c]);
         }
     }
     for (int r = 0; r < ROWS; r++) sums[r] = totals(parts[r]);
