@@ -60,7 +60,7 @@ class Speculation:
         schedule, get_arguments, update = scheduler.schedule_batch, inputs.get_model_kwargs, processor.update_batch
 
         def schedule_with_drafts(token_budget: int, cache_budget: int) -> Any:
-            self._began = time.perf_counter()
+            self._began = time.thread_time()
             requests, is_fast, num_tokens, num_read = schedule(token_budget, cache_budget)
             return requests, is_fast, num_tokens + self._extend(requests or (), processor.cache), num_read
 
@@ -133,7 +133,7 @@ class Speculation:
         self.accepted += right
         if self._length is not None:
             wrong = sum(len(checked.tokens) <= len(checked.draft) for checked in self._step)
-            seconds = time.perf_counter() - self._began
+            seconds = time.thread_time() - self._began  # of the processor: other processes make no length look slow
             self.pace.note(num_requests, self._length, right=right, wrong=wrong, seconds=seconds if self._is_whole else None)
         self._step = []
 

@@ -116,10 +116,10 @@ class Draft:
 
     def _read_prompt(self, slot: Slot, ids: list[int]) -> None:
         """Read tokens of a request, and measure how long that takes."""
-        began = time.perf_counter()
+        began = time.thread_time()
         self._read([(slot, ids)])
         slot.certain = len(slot.tokens)
-        seconds = (time.perf_counter() - began) / len(ids)
+        seconds = (time.thread_time() - began) / len(ids)
         self._read_s = seconds if self._read_s is None else 0.8 * self._read_s + 0.2 * seconds
 
     def _read(self, parts: Sequence[tuple[Slot, list[int]]]) -> torch.Tensor:

@@ -42,7 +42,7 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
     )
     for line in sys.stdin:
         asked = json.loads(line)
-        before, firsts, ends, answers = engine.stats(), [], [], []
+        before, firsts, ends, answers, began = engine.stats(), [], [], [], time.process_time()
         for number, prompt in enumerate(asked["prompts"]):
             end, ids = threading.Event(), []
 
@@ -60,13 +60,14 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
             answers.append(ids)
         for end in ends:
             end.wait()
-        seconds, after = time.perf_counter() - max(firsts), engine.stats()
+        seconds, cpu_s, after = time.perf_counter() - max(firsts), time.process_time() - began, engine.stats()
         counts = {
             "drafted": (after.drafted_tokens or 0) - (before.drafted_tokens or 0),
             "accepted": (after.accepted_tokens or 0) - (before.accepted_tokens or 0),
         }
         rate = (asked["new"] - 1) * len(answers) / seconds
-        print(json.dumps({"rate": rate, "answers": answers, **counts}), flush=True)
+        cpu_ms = 1000 * cpu_s / (asked["new"] * len(answers))
+        print(json.dumps({"rate": rate, "cpu_ms": cpu_ms, "answers": answers, **counts}), flush=True)
 
 
 class Worker:
@@ -97,6 +98,7 @@ class Worker:
 def measure(plain: Worker, drafted: Worker, load: dict[str, Any], prompts: list[str], *, users: int, rounds: int) -> None:
     """Print a line for one load: medians of the rates and of each round's ratio, and the accepted share."""
     rates: list[tuple[float, float]] = []
+    costs: list[tuple[float, float]] = []
     counts = {"drafted": 0, "accepted": 0}
     for number in range(rounds):
         chosen = [prompts[(number * users + user) % len(prompts)] for user in range(users)]
@@ -104,14 +106,17 @@ def measure(plain: Worker, drafted: Worker, load: dict[str, Any], prompts: list[
         if pair[0]["answers"] != pair[1]["answers"]:
             raise SystemExit(f"Answers differ: {chosen}")
         rates.append((pair[0]["rate"], pair[1]["rate"]))
+        costs.append((pair[0]["cpu_ms"], pair[1]["cpu_ms"]))
         for name in counts:
             counts[name] += pair[1][name]
     without, with_draft = (statistics.median(side) for side in zip(*rates, strict=True))
+    cpu, cpu_with_draft = (statistics.median(side) for side in zip(*costs, strict=True))
     ratios = sorted(fast / slow for slow, fast in rates)
     share = f"{counts['accepted'] / counts['drafted']:.0%}" if counts["drafted"] else "-"
     print(
         f"{users} users, temperature {load['temperature']}: {without:.1f} -> {with_draft:.1f} tokens/s, ratio "
-        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}), {counts['drafted']} drafted, {share} accepted",
+        f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); {cpu:.1f} -> {cpu_with_draft:.1f} ms of CPU a token; "
+        f"{counts['drafted']} drafted, {share} accepted",
         flush=True,
     )
 
