@@ -68,7 +68,7 @@ def _problem(session: Session, ctx: Context, checkpoint: Checkpoint, options: De
         )
     if checkpoint.folder is None:
         return _refusal(f"{pair}: another server answers for it.", "Deploy without a draft.")
-    is_own = draft.id == checkpoint.id and options.precision == "float32"  # drafts are in int8
+    is_own = draft.id == checkpoint.id and options.precision != "int8"  # drafts are in int8
     if not is_own and (draft.parameters or 0) >= (checkpoint.parameters or float("inf")):
         sizes = f"{draft.parameters:,} parameters, and {checkpoint.parameters:,} are served"
         return _refusal(f"{pair} in {options.precision}: it has {sizes}.", "Choose a smaller draft, or none.")
