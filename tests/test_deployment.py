@@ -80,7 +80,7 @@ def test_the_brokers_command_starts_a_server_that_asks_for_the_password(tmp_path
     process = subprocess.Popen(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin", **broker["environment"]}, stdout=subprocess.DEVNULL)
     try:
         with redis.Redis(port=port, password=broker["environment"]["BROKER_PASSWORD"]) as client:
-            wait_until(lambda: answers(client), timeout_s=20, what="the broker")
+            wait_until(lambda: answers(client), what="the broker")
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()

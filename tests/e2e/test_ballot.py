@@ -33,6 +33,7 @@ DRAWN = frozenset(
 ATTRIBUTES = frozenset({"class", "tabindex", "role", "aria-label", "style", "start", "data-raw", "data-block"})
 OUTSIDE = """() => [...document.querySelectorAll('.bt-text *')].filter(node => node.namespaceURI.endsWith('xhtml')).flatMap(
   node => [node.tagName, ...[...node.attributes].map(attribute => attribute.name)])"""
+TWICE = "for (const _ of [1, 2]) document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '2', bubbles: true}))"
 
 
 @pytest.fixture
@@ -65,20 +66,20 @@ def labels(ctx: Context) -> list[str]:
 
 def wait_for_votes(ctx: Context, *expected: str) -> None:
     """Votes travel behind the page, so they arrive a little later."""
-    wait_until(lambda: len(labels(ctx)) >= len(expected), timeout_s=20, what=f"{len(expected)} votes")
+    wait_until(lambda: len(labels(ctx)) >= len(expected), what=f"{len(expected)} votes")
     assert labels(ctx) == list(expected)
 
 
 def open_ballot(page: Page, url: str, *, done: int = 0, total: int = 6) -> None:
     page.goto(url)
-    expect(page.get_by_text(re.compile(rf"^{done} of {total}( ·|$)"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile(rf"^{done} of {total}( ·|$)"))).to_be_visible()
     expect(page.get_by_role("heading", name="Answer A")).to_be_visible()
 
 
 def press(page: Page, key: str, *, then: str) -> None:
     page.wait_for_timeout(PAUSE_MS)
     page.keyboard.press(key)
-    expect(page.get_by_text(re.compile(rf"^{then}( ·|$)"))).to_be_visible(timeout=15_000)
+    expect(page.get_by_text(re.compile(rf"^{then}( ·|$)"))).to_be_visible()
 
 
 def test_keys_vote_and_undo_and_enter_does_not(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
@@ -86,6 +87,7 @@ def test_keys_vote_and_undo_and_enter_does_not(ctx: Context, campaign: CampaignV
     press(page, "1", then="1 of 6")
     press(page, "2", then="2 of 6")
     press(page, "3", then="3 of 6")
+    wait_for_votes(ctx, "A", "B", "TIE")  # a vote that is undone before it was sent leaves no trace
     press(page, "u", then="2 of 6")
     press(page, "4", then="3 of 6")
     wait_for_votes(ctx, "A", "B", "TIE", "UNDONE", "BOTH_BAD")
@@ -104,7 +106,7 @@ def test_keys_vote_and_undo_and_enter_does_not(ctx: Context, campaign: CampaignV
     expect(page.get_by_role("heading", name="Answer A")).to_be_visible()
     assert labels(ctx)[-2:] == ["A", "UNDONE"]
     page.get_by_role("link", name="Leave").click()
-    expect(page.get_by_role("heading", name="Stories")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="Stories")).to_be_visible()
 
 
 def test_a_key_that_is_held_down_votes_once(ctx: Context, campaign: CampaignView, address: str, page: Page) -> None:
@@ -114,8 +116,7 @@ def test_a_key_that_is_held_down_votes_once(ctx: Context, campaign: CampaignView
         page.keyboard.down("1")  # repeats, as a held key does
         page.wait_for_timeout(100)
     page.keyboard.up("1")
-    page.keyboard.press("2")
-    page.keyboard.press("2")  # too soon after the next battle has appeared
+    page.evaluate(TWICE)  # the second one too soon after the next battle has appeared
     wait_for_votes(ctx, "A", "B")
     page.wait_for_timeout(PAUSE_MS)
     assert labels(ctx) == ["A", "B"]
@@ -151,13 +152,12 @@ def test_the_ballot_does_not_reveal_the_contestants(ctx: Context, campaign: Camp
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     press(page, "3", then="1 of 6")
     wait_for_votes(ctx, "TIE")
-    page.wait_for_timeout(500)
+    wait_until(lambda: page.wait_for_timeout(200) is None and len(answers) >= 2, what="the server's answers")
     with ctx.db.read() as session:
         ids = [row.id for row in session.scalars(select(Contestant))] + [row.id for row in session.scalars(select(Completion))]
     for shown in [page.content(), *answers]:
         for secret in ("Quercus-large", "Ulmus-mini", *(c.checkpoint_id for c in campaign.contestants if c.checkpoint_id), *ids):
             assert secret not in shown
-    assert len(answers) >= 2
 
 
 def test_typing_a_note_does_not_vote_and_the_note_goes_with_the_vote(
@@ -193,7 +193,7 @@ def test_votes_cast_while_offline_arrive_once_and_in_order(ctx: Context, campaig
     page.context.set_offline(False)
     wait_for_votes(ctx, "A", "B")
     expect(page.get_by_text("not saved yet")).to_have_count(0)
-    expect(page.get_by_role("heading", name="Answer A")).to_be_visible(timeout=15_000)
+    expect(page.get_by_role("heading", name="Answer A")).to_be_visible()
     press(page, "4", then="3 of 6")
     wait_for_votes(ctx, "A", "B", "BOTH_BAD")
 
@@ -212,7 +212,7 @@ def test_a_vote_whose_answer_is_lost_is_sent_again_and_stored_once(ctx: Context,
     page.route("**/ballot/api/vote", lose_first)
     open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
     press(page, "1", then="1 of 6")
-    wait_until(lambda: page.wait_for_timeout(200) is None and len(sent) >= 2, timeout_s=20, what="the second try")
+    wait_until(lambda: page.wait_for_timeout(200) is None and len(sent) >= 2, what="the second try")
     expect(page.get_by_text("not saved yet")).to_have_count(0)
     assert labels(ctx) == ["A"]
 
@@ -234,10 +234,10 @@ def test_two_tabs_of_a_rater_do_not_vote_twice(ctx: Context, campaign: CampaignV
     second = page.context.new_page()
     open_ballot(second, url)
     press(page, "1", then="1 of 6")
-    expect(second.get_by_text("You voted on that battle in another tab.")).to_be_visible(timeout=15_000)
+    expect(second.get_by_text("You voted on that battle in another tab.")).to_be_visible()
     wait_for_votes(ctx, "A")
     press(second, "2", then="2 of 6")
-    expect(page.get_by_text("You voted on that battle in another tab.")).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("You voted on that battle in another tab.")).to_be_visible()
     press(page, "3", then="3 of 6")
     wait_for_votes(ctx, "A", "B", "TIE")
     with ctx.db.read() as session:
@@ -258,10 +258,10 @@ def test_a_link_opens_the_ballot_alone_until_it_is_revoked(ctx: Context, campaig
     revoke_rater_link(ctx, link.rater.id, person=LOCAL)
     page.wait_for_timeout(PAUSE_MS)
     page.keyboard.press("1")
-    expect(page.get_by_text("not valid any more").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("not valid any more").first).to_be_visible()
     page.on("dialog", lambda dialog: dialog.accept())
     page.goto(f"{address}/ballot?link=forged")
-    expect(page.get_by_text("This ballot link is not valid any more.")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("This ballot link is not valid any more.")).to_be_visible()
     assert page.get_by_role("button", name="A is better").count() == 0
     assert labels(ctx) == ["B"]
 
@@ -272,12 +272,12 @@ def test_a_single_use_link_works_in_its_first_browser_alone(
     link = create_rater_link(ctx, campaign.id, name="guest", single_use=True, person=LOCAL).url
     opening = address + "/ballot/open?link=" + link.split("link=")[1]
     page.goto(opening)
-    expect(page.get_by_text("0 of 6", exact=True)).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("0 of 6", exact=True)).to_be_visible()
     page.reload()
-    expect(page.get_by_text("0 of 6", exact=True)).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("0 of 6", exact=True)).to_be_visible()
     stranger = browser.new_context().new_page()
     stranger.goto(opening)
-    expect(stranger.get_by_text("This link was opened in another browser already.")).to_be_visible(timeout=60_000)
+    expect(stranger.get_by_text("This link was opened in another browser already.")).to_be_visible()
     stranger.context.close()
 
 
@@ -286,7 +286,7 @@ def test_a_closed_campaign_says_so(ctx: Context, campaign: CampaignView, address
     close_campaign(ctx, campaign.id, person=LOCAL)
     page.wait_for_timeout(PAUSE_MS)
     page.keyboard.press("1")
-    expect(page.get_by_text("This campaign is closed.", exact=True)).to_be_visible(timeout=15_000)
+    expect(page.get_by_text("This campaign is closed.", exact=True)).to_be_visible()
     expect(page.get_by_text("A vote was not saved")).to_be_visible()
 
 
@@ -297,19 +297,15 @@ def test_answers_scroll_together_and_are_spoken_of_by_name(ctx: Context, address
     tops = "() => [...document.querySelectorAll('.bt-body')].map(body => body.scrollTop / (body.scrollHeight - body.clientHeight))"
     for key in ("j", "ArrowDown", "PageDown"):
         page.keyboard.press(key)
-    page.wait_for_timeout(200)
-    a, b = page.evaluate(tops)
-    assert a == pytest.approx(b, abs=0.01)
-    assert a > 0.1
+    page.wait_for_function(f"() => {{ const [a, b] = ({tops})(); return a > 0.1 && Math.abs(a - b) < 0.01 }}")
     page.locator(".bt-body").first.evaluate("body => { body.scrollTop = body.scrollHeight }")
-    page.wait_for_timeout(200)
-    assert page.evaluate(tops) == pytest.approx([1.0, 1.0], abs=0.01)
+    page.wait_for_function(f"() => ({tops})().every(top => Math.abs(top - 1) < 0.01)")
     assert page.get_by_role("button", name="A is better").get_attribute("aria-keyshortcuts") == "1"
     expect(page.get_by_role("region", name="Answer B")).to_be_visible()
     expect(page.get_by_role("status").filter(has_text="Battle 1 of 2")).to_have_count(1)
     press(page, "1", then="1 of 2")
     expect(page.get_by_role("status").filter(has_text="Battle 2 of 2")).to_have_count(1)
-    assert page.evaluate(tops) == [0, 0]
+    page.wait_for_function(f"() => ({tops})().every(top => top === 0)")
 
 
 def test_on_a_phone_nothing_overflows_and_every_target_is_large(
@@ -337,7 +333,7 @@ def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_notic
         ctx,
         num_prompts=15,
         votes_per_minute=600,
-        break_after_min=1,
+        break_after_min=4,
         rewrite=True,
         dimensions=[{"name": "accuracy", "question": "Which is right?"}],
     )
@@ -358,7 +354,7 @@ def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_notic
         assert (vote.dimensions, vote.flag) == ({"accuracy": "TIE"}, "Answer is cut off")
         assert (vote.rewrite or "").endswith(" 1 more word.")
     expect(page.get_by_role("group", name="Which is right?").get_by_role("button", pressed=True)).to_have_count(0)
-    streak, rest = page.get_by_text("A was chosen 12 times in a row."), page.get_by_text("You have been judging for a minute.")
+    streak, rest = page.get_by_text("A was chosen 12 times in a row."), page.get_by_text("You have been judging for")
     for number in range(2, 13):
         expect(streak).to_have_count(0)
         press(page, "1", then=f"{number} of 15")
@@ -366,7 +362,7 @@ def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_notic
     expect(rest).to_have_count(0)
     for notice in page.get_by_role("button", name="Close").all():
         notice.click()
-    page.evaluate("window.later = 61_000")
+    page.evaluate("window.later = 4 * 60_000")
     press(page, "1", then="13 of 15")
     expect(rest).to_be_visible()
     expect(streak).to_have_count(0)
@@ -381,7 +377,7 @@ def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_notic
 def test_single_answers_are_rated(ctx: Context, address: str, page: Page, rating: str, button: str, key: str, value: int) -> None:
     campaign = make_campaign(ctx, num_prompts=2, rating=rating)
     page.goto(f"{address}/ballot?campaign={campaign.id}")
-    expect(page.get_by_role("button", name=button)).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("button", name=button)).to_be_visible()
     assert page.get_by_role("heading", name="Answer B").count() == 0
     press(page, "s", then="1 of 4")
     press(page, key, then="2 of 4")
@@ -390,5 +386,5 @@ def test_single_answers_are_rated(ctx: Context, address: str, page: Page, rating
         with ctx.db.read() as session:
             return list(session.scalars(select(AnswerRating.value)))
 
-    wait_until(lambda: bool(values()), timeout_s=10, what="the rating")
+    wait_until(lambda: bool(values()), what="the rating")
     assert values() == [value]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -66,7 +66,7 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
     add_user(ctx, "maya", PASSWORD, role="admin", person=LOCAL)
     server = FreshServer(home)
     try:
-        wait_until(server.is_up, timeout_s=60, what="the server")
+        wait_until(server.is_up, what="the server")
         turned_away = httpx.get(f"{server.url}/runs?tag=x", headers={"Accept": "text/html"})
         assert turned_away.status_code == 303
         assert turned_away.headers["location"].startswith("/auth/login?next=/runs")
@@ -81,7 +81,7 @@ def test_signing_in_sets_a_cookie_that_scripts_can_not_read_and_opens_the_page_t
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("heading", name="Workers").wait_for(timeout=30_000)
-        assert page.url == f"{server.url}/workers"
+        page.wait_for_url(f"{server.url}/workers")
         page.get_by_text("Signed in as maya").wait_for()
         cookie = next(c for c in context.cookies() if c["name"] == COOKIE)
         assert cookie["httpOnly"]
@@ -111,6 +111,6 @@ def test_a_page_that_is_open_ends_when_its_account_is_disabled(ctx: Context, hom
         page.get_by_role("heading", name="Workers").wait_for(timeout=30_000)
         disable_account(ctx, maya.id or "", person=LOCAL)
         page.get_by_text("Sign in to continue.").wait_for(timeout=30_000)  # the page asks for its gauges every two seconds
-        assert page.get_by_role("heading", name="Workers").count() == 0
-        page.locator("[data-testid=stSidebarNav]").wait_for(state="detached", timeout=10_000)
+        expect(page.get_by_role("heading", name="Workers")).to_have_count(0)
+        page.locator("[data-testid=stSidebarNav]").wait_for(state="detached")
         context.close()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from backend.services.data.datasets import resolve_version
 from tests.support.browser import Visitor
@@ -89,7 +90,7 @@ def test_an_unreachable_hub_is_reported_and_the_form_stays_usable(visitor: Visit
     visitor.sees("enter config and split")
     visitor.sees("The worker detects the columns once it has fetched the files")
     visitor.settle()
-    assert visitor.page.get_by_role("alert").count() == 1, "what is wrong is said once"
+    expect(visitor.page.get_by_role("alert")).to_have_count(1)  # what is wrong is said once
 
 
 def test_a_file_of_the_data_folder_is_mapped_by_hand_and_its_bad_rows_come_back(installation: Installation, visitor: Visitor) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from playwright.sync_api import expect
 
 from backend.domain.jobs.states import Status
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
@@ -96,7 +97,8 @@ def test_a_text_is_seen_in_tokens_while_it_is_typed(installation: Installation, 
     visitor.sees("No text, no tokens.")
     field.press_sequentially("<b>The cat</b>")  # never leaves the field
     visitor.sees("14 characters")
-    assert "".join(visitor.page.locator(".rt-token").all_inner_texts()) == "<b>The·cat</b>"
+    tokens = visitor.page.locator(".rt-token")
+    wait_until(lambda: "".join(tokens.all_inner_texts()) == "<b>The·cat</b>", what="the tokens")
     assert field.input_value() == "<b>The cat</b>"
 
 
@@ -141,4 +143,4 @@ def test_the_checkpoint_is_deployed_and_chats_in_the_browser_and_through_the_ope
 @pytest.mark.parametrize("path", PAGES)
 def test_a_page_full_of_content_shows_no_error(visitor: Visitor, path: str) -> None:
     visitor.go(path)
-    assert visitor.page.locator("h1").count() == 1
+    expect(visitor.page.locator("h1")).to_have_count(1)

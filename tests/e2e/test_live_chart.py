@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from backend.bootstrap import build_context
 from backend.db.tables import Sample
@@ -18,6 +18,7 @@ from backend.services.jobs.claims import Claim
 from backend.services.metrics.points import add_points
 from backend.services.training.runs import set_notes
 from backend.services.training.views import RunView
+from tests.support.installation import wait_until
 from tests.support.jobs import finish_job
 from tests.support.page_server import page_server
 from tests.support.run_world import add_parts, claim, end, launch, points, report
@@ -100,13 +101,13 @@ def test_a_zoomed_curve_stays_zoomed_in_the_same_node_while_it_grows(
 def test_a_new_point_is_drawn_within_a_second(page: Page, server: str, world: Context, running: tuple[RunView, Claim]) -> None:
     run, taken = running
     open_run(page, server, run)
-    delays = []
-    for step in range(51, 60):
-        began = time.perf_counter()
+    delays: list[float] = []
+    while min(delays, default=9.0) >= 1.0 and len(delays) < 60:  # some may wait for a busy machine
+        step, began = 51 + len(delays), time.perf_counter()
         report(world, taken, *points(step, step))
         page.wait_for_function(f"{LAST_X} === {step}", polling=20)
         delays.append(time.perf_counter() - began)
-    assert min(delays) < 1.0, delays  # the others may wait for a busy machine
+    assert min(delays) < 1.0, delays
 
 
 def test_a_hundred_thousand_points_are_drawn_as_few_with_the_last_one_kept(page: Page, server: str, world: Context) -> None:
@@ -115,9 +116,8 @@ def test_a_hundred_thousand_points_are_drawn_as_few_with_the_last_one_kept(page:
     with world.db.write() as session:
         add_points(session, world.db, run.id, rows)
     open_run(page, server, run)
-    page.wait_for_function(DRAWN, polling=20)
+    page.wait_for_function(f"{LAST_X} === 100_000", polling=20)
     assert page.evaluate(f"document.querySelector('{PLOT}').data[0].x.length") <= 1500
-    assert page.evaluate(LAST_X) == 100_000
 
 
 def test_the_page_shows_the_cause_of_a_failure_without_a_reload(
@@ -137,8 +137,7 @@ def test_a_resume_replaces_the_steps_that_are_written_again(
     run, taken = running
     open_run(page, server, run)
     report(world, taken, {"type": "resumed", "step": 30}, *points(31, 33))
-    page.wait_for_function(f"{LAST_X} === 33")
-    assert page.evaluate(f"new Set(document.querySelector('{PLOT}').data[0].x).size") == 33
+    page.wait_for_function(f"{LAST_X} === 33 && new Set(document.querySelector('{PLOT}').data[0].x).size === 33")
 
 
 def test_a_name_with_markup_stays_text_in_chart_and_list(page: Page, server: str, world: Context) -> None:
@@ -152,12 +151,18 @@ def test_a_name_with_markup_stays_text_in_chart_and_list(page: Page, server: str
     page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
     page.wait_for_function(DRAWN)
     page.get_by_text("Drag to zoom").wait_for()
-    for x in (300, 320):
-        page.locator(f"{PLOT} .nsewdrag").hover(position={"x": x, "y": 100})
-    page.locator(f"{PLOT} .hoverlayer .legend text", has_text="onerror").first.wait_for()
+    values = page.locator(f"{PLOT} .hoverlayer .legend text", has_text="onerror")
+
+    def hover() -> int:  # again, where the chart was drawn once more and what was hovered over is gone
+        for x in (300, 320):
+            page.locator(f"{PLOT} .nsewdrag").hover(position={"x": x, "y": 100})
+        page.wait_for_timeout(300)
+        return values.count()
+
+    wait_until(hover, what="values at the pointer")
     assert page.locator(".rh-chart img, .rr-runs img, .rh-chart b b").count() == 0
-    assert page.locator(".rr-name", has_text=name).count() == 1
-    assert page.locator(".rh-name", has_text=name).count() == 1
+    expect(page.locator(".rr-name", has_text=name)).to_have_count(1)
+    expect(page.locator(".rh-name", has_text=name)).to_have_count(1)
 
 
 def test_ticking_runs_overlays_their_curves_and_a_name_opens_its_run(page: Page, server: str, world: Context) -> None:
@@ -186,12 +191,10 @@ def test_chart_settings_are_kept_in_the_address_and_curves_can_be_saved(
     page.wait_for_url(f"**/run?run={run.id}&chart=tokens_logy")
     page.wait_for_function(f"{LAST_X} === 50 * 4 * 32")
     page.reload()
-    page.wait_for_function(DRAWN)
-    assert page.evaluate(LAST_X) == 50 * 4 * 32
-    assert page.evaluate(f"document.querySelector('{PLOT}').layout.yaxis.type") == "log"
+    page.wait_for_function(f"{DRAWN} && {LAST_X} === 50 * 4 * 32")
+    page.wait_for_function(f"document.querySelector('{PLOT}').layout.yaxis.type === 'log'")
     page.goto(f"{server}/run?run={run.id}&chart=flops")
-    page.wait_for_function(DRAWN)
-    assert page.evaluate(LAST_X) > 1e6
+    page.wait_for_function(f"{DRAWN} && {LAST_X} > 1e6")
     with page.expect_download() as table:
         page.get_by_role("link", name="CSV").click()
     assert len(table.value.path().read_text().splitlines()) == 51
@@ -243,6 +246,8 @@ def test_the_legend_of_overlaid_runs_names_run_and_split(page: Page, server: str
     page.goto(f"{server}/runs?compare={runs[0].id},{runs[1].id}")
     page.wait_for_function(f"document.querySelector('{PLOT}')?.data?.length === 6")  # train twice: as measured and smoothed
     legend = page.locator('[data-panel="loss"] .rh-of-run')
+    expect(legend).to_have_count(2)
+    expect(legend.last).to_contain_text("2.2000")
     assert [text.split() for text in legend.all_inner_texts()] == [
         ["legend", name, "train", "2.0000", "validation", "2.2000"] for name in ("one", "two")
     ]
@@ -301,5 +306,5 @@ def test_the_report_is_rendered_and_nothing_in_it_is_loaded_or_run(page: Page, s
     page.get_by_role("heading", name="Config").wait_for()
     report_ = page.locator(".st-key-run_report")
     assert report_.locator("img, .katex, a[href*=example]").count() == 0
-    assert report_.get_by_text(":red[red] $x$ [link]").count() >= 1
+    expect(report_.get_by_text(":red[red] $x$ [link]").first).to_be_visible()
     assert not foreign

@@ -10,7 +10,7 @@ from functools import partial
 import httpx
 import openai
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 from backend.domain.architectures.config import ArchitectureConfig
@@ -107,19 +107,19 @@ def vote_by_keyboard(page: Page, installation: Installation, campaign_id: str, l
     """Vote in a browser that opened the link: 1 for the left answer, 2 for the right one, 3 for a tie."""
     voter = Voter(campaign_id, link.rater)
     page.goto(link.url)
+    expect(page.get_by_text(re.compile(r"^0 of \d+( ·|$)"))).to_be_visible()
     page.get_by_role("button", name=re.compile("A is better")).wait_for(timeout=60_000)
-    for done in range(votes):
+    for done in range(1, votes + 1):
         battle = open_ballot(installation.ctx, voter).served.battles[0]
         key = {"A": "1", "B": "2", "TIE": "3"}[judge(battle.text_a, battle.text_b)]  # type: ignore[operator]
-        wait_until(partial(_press, page, installation, voter, key, done), timeout_s=40, what=f"vote {done + 1}", every_s=0.3)
-
-
-def _press(page: Page, installation: Installation, voter: Voter, key: str, done: int) -> bool:
-    if open_ballot(installation.ctx, voter).served.progress.done <= done:
         page.wait_for_timeout(PAUSE_MS)
         page.keyboard.press(key)
-        page.wait_for_timeout(PAUSE_MS)
-    return open_ballot(installation.ctx, voter).served.progress.done > done
+        expect(page.get_by_text(re.compile(rf"^{done} of \d+( ·|$)"))).to_be_visible()
+        wait_until(partial(has_voted, installation, voter, done), what=f"vote {done}")
+
+
+def has_voted(installation: Installation, voter: Voter, votes: int) -> bool:
+    return open_ballot(installation.ctx, voter).served.progress.done >= votes
 
 
 def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: Browser) -> None:
@@ -171,7 +171,7 @@ def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: 
     (verdict,) = board.verdicts
     assert (verdict.outcome, verdict.first) == ("better", names[new]), verdict.sentence
     promote_in_the_browser(visitor, rematch.id)
-    assert get_alias(ctx, ALIAS).checkpoint_id == new
+    wait_until(lambda: get_alias(ctx, ALIAS).checkpoint_id == new, what="the promotion")
     assert get_alias(ctx, ALIAS).history[0].evidence["verdict"]["outcome"] == "better"
     wait_until(lambda: is_served(installation, new), timeout_s=120, what="the new checkpoint's replica")
     client = openai.OpenAI(base_url=installation.gateway_url, api_key="local")

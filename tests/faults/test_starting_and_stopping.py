@@ -114,7 +114,7 @@ def test_a_killed_supervisor_leaves_no_process(home: Path) -> None:
     assert installation.process is not None
     processes = installation.processes()
     next(p for p in processes if SUPERVISOR in " ".join(p.cmdline())).kill()
-    assert installation.process.wait(30) == 1
+    assert installation.process.wait(120) == 1
     wait_until(lambda: not [p for p in processes if is_alive(p)], what="the end of all of it")
 
 

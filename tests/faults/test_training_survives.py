@@ -53,11 +53,7 @@ def test_a_worker_killed_in_mid_training_leaves_the_same_curve_as_an_undisturbed
     assert children, "the training child runs"
     for worker in installation.processes("jobs.celery_app"):
         worker.send_signal(signal.SIGKILL)
-    wait_until(
-        lambda: not any(is_alive(child) for child in children),
-        timeout_s=20,
-        what="the orphan's death",
-    )
+    wait_until(lambda: not any(is_alive(child) for child in children), what="the orphan's death")
     job_id = get_run(installation.ctx, killed).job_id or ""
     wait_until(lambda: get_job(installation.ctx, job_id).attempt == 2, timeout_s=300, what="the second attempt")
     assert wait_for_end(installation, killed) is Status.FINISHED

@@ -178,7 +178,7 @@ class ScriptedReplica:
             raise
 
 
-def eventually(condition: Callable[[], Any], *, timeout_s: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], *, timeout_s: float = 60.0) -> Any:
     """Wait for a condition and return its value."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +28,32 @@ from tests.support.jobs import add_stored_job
 PROJECT = Path(__file__).resolve().parents[2]
 
 
+FIRST_PORT, PORTS_A_PROCESS = 12_000, 2_500
+"""Below the ports that the system gives to whoever asks for any, which it may give away before a server of ours has started."""
+
+
+@cache
+def _ports() -> Iterator[int]:
+    """Return ports of this test process alone, in an order of its own."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    first = FIRST_PORT + number * PORTS_A_PROCESS
+    return cycle(random.Random(os.getpid()).sample(range(first, first + PORTS_A_PROCESS), PORTS_A_PROCESS))
+
+
 def free_port() -> int:
-    """Return a port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on, and that nobody else takes before it is used."""
+    for port in _ports():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError("every port is taken")
 
 
-def wait_until(condition: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "the condition", every_s: float = 0.1) -> Any:
+def wait_until(condition: Callable[[], Any], *, timeout_s: float = 120.0, what: str = "the condition", every_s: float = 0.1) -> Any:
     """Return the first truthy value of `condition`; fail with words when it does not come."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -71,7 +92,7 @@ class Installation:
             "DATABASE_URL": f"sqlite:///{home / 'models.db'}",
             "ROUNDHOUSE_PORT": str(self.port),
             "ROUNDHOUSE_GATEWAY_PORT": str(self.gateway_port),
-            "ROUNDHOUSE_LEASE_S": "10",
+            "ROUNDHOUSE_LEASE_S": "12",
             "ROUNDHOUSE_SWEEP_S": "1",
             "ROUNDHOUSE_KEEP_FREE_MB": "16",
             "OMP_NUM_THREADS": "1",  # networks this small gain nothing from a second thread, and wait for it on a busy machine
@@ -128,7 +149,7 @@ class Installation:
                 return self
         raise AssertionError(f"roundhouse up ended with {self.process.wait()}: {''.join(lines)}")
 
-    def stop(self, *, how: signal.Signals = signal.SIGINT, timeout_s: float = 60.0) -> None:
+    def stop(self, *, how: signal.Signals = signal.SIGINT, timeout_s: float = 120.0) -> None:
         """Stop as Ctrl-C does."""
         if self._ctx is not None:
             self._ctx.db.engine.dispose()

@@ -21,7 +21,7 @@ from tests.support.jobs import make_spec
 TOKEN = "internal-token-of-the-test"
 
 
-def eventually(condition: Callable[[], Any], *, timeout_s: float = 20.0) -> Any:
+def eventually(condition: Callable[[], Any], *, timeout_s: float = 60.0) -> Any:
     """Wait for a condition and return its value."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -68,6 +68,6 @@ class RunningReplica:
 
     def stop(self) -> dict[str, Any]:
         (self.folder / "control").write_text("cancel")
-        self.thread.join(30)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         return self.result

@@ -77,7 +77,7 @@ def installed(ctx: Context) -> Iterator[tuple[Context, StoppableDatabase, str]]:
 def ask(url: str, key: str) -> int:
     body = {"model": "tales", "messages": [{"role": "user", "content": "x"}]}
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=20).status_code
+    return httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=60).status_code
 
 
 @pytest.mark.parametrize("how", ["refuses", "hangs"])

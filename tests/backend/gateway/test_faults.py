@@ -27,7 +27,7 @@ class Scene:
         self.url, self.replicas, self.directory = url, replicas, directory
 
     def post(self, **changes: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/chat/completions", json={**BODY, **changes}, timeout=20)
+        return httpx.post(f"{self.url}/v1/chat/completions", json={**BODY, **changes}, timeout=60)
 
     def script(self, *scripts: str) -> None:
         for replica, script in zip(self.replicas, scripts, strict=True):
@@ -201,7 +201,7 @@ def test_requests_are_spread_by_open_ones_and_all_counts_return_to_zero(scene: S
         replica.tokens, replica.delay_s = 2, 0.8
     with ExitStack() as stack:
         open_ = [
-            stack.enter_context(httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=20))
+            stack.enter_context(httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60))
             for _ in range(6)
         ]
         assert [replica.seen for replica in scene.replicas] == [2, 2, 2]
@@ -214,7 +214,7 @@ def test_requests_are_spread_by_open_ones_and_all_counts_return_to_zero(scene: S
 def test_a_client_that_leaves_closes_the_replicas_stream(scene: Scene) -> None:
     for replica in scene.replicas:
         replica.tokens, replica.delay_s = 3000, 0.02
-    with httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=20) as response:
+    with httpx.stream("POST", f"{scene.url}/v1/chat/completions", json={**BODY, "stream": True}, timeout=60) as response:
         next(response.iter_bytes())
     eventually(lambda: sum(replica.left for replica in scene.replicas) == 1)
     with pytest.raises(httpx.ReadTimeout):

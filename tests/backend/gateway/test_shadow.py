@@ -26,7 +26,7 @@ class Scene:
 
     def ask(self, **changes: Any) -> httpx.Response:
         body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": 0, **changes}
-        return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=20)
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
 
 
 @pytest.fixture

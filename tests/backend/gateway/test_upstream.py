@@ -41,7 +41,7 @@ class Scene:
 
     def post(self, path: str = "chat/completions", **changes: Any) -> httpx.Response:
         body = {"model": self.name, **BODY, **changes}
-        return httpx.post(f"{self.url}/v1/{path}", json={key: value for key, value in body.items() if value is not None}, timeout=20)
+        return httpx.post(f"{self.url}/v1/{path}", json={key: value for key, value in body.items() if value is not None}, timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def start(engine: Engine, ids: list[int], adapter: LoadedAdapter | None, **param
     engine.submit(ids, settings, take, choice=Choice(adapter=adapter))
 
     def wait() -> tuple[list[TokenEvent], FinishEvent]:
-        assert done.wait(30)
+        assert done.wait(120)
         assert isinstance(events[-1], FinishEvent), events[-1]
         return [event for event in events if isinstance(event, TokenEvent)], events[-1]
 

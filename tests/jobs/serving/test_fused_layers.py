@@ -118,7 +118,7 @@ def test_the_library_computes_prompts_and_new_tokens_in_one_batch(library: Libra
         requests = []
         for prompt in PROMPTS:  # each begins while the one before is decoded
             requests.append(Caught(engine, prompt))
-            assert requests[-1].first.wait(30)
+            assert requests[-1].first.wait(120)
         assert [request.wait().ids for request in requests] == expected
     finally:
         engine.close()

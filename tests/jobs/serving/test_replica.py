@@ -158,7 +158,7 @@ def test_clients_above_the_limit_are_refused(replica: RunningReplica) -> None:
         assert (caught.value.status, caught.value.code) == (429, "queue_full")
         for stream in held:
             stream.close()  # type: ignore[attr-defined]
-        assert all(isinstance(f.result(20)[-1], FinishEvent) for f in queued)
+        assert all(isinstance(f.result(120)[-1], FinishEvent) for f in queued)
     eventually(lambda: replica.stats()["running"] == 0)
 
 
@@ -209,7 +209,7 @@ def test_a_drained_replica_ends_its_answers_and_times_out_its_queue(tmp_path: Pa
         answer(other, ask())
     assert caught.value.code == "draining"
     assert isinstance(list(stream)[-1], FinishEvent)
-    other.thread.join(30)
+    other.thread.join(120)
     assert (other.result["stopped"], other.result["requests"]) == ("drain", 2)
 
 

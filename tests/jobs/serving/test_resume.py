@@ -71,7 +71,7 @@ def answer(served: Served, request: GenerateRequest) -> list[GenerationEvent]:
             done.set()
 
     prepare_answer(served, request, take).start()
-    assert done.wait(30)
+    assert done.wait(120)
     return events
 
 

@@ -76,10 +76,10 @@ def hostile_api() -> Iterator[HostileApi]:
     task = loop.create_task(serve())
     thread = threading.Thread(target=loop.run_until_complete, args=(task,), daemon=True)
     thread.start()
-    assert started.wait(5)
+    assert started.wait(60)
     try:
         yield api
     finally:
         loop.call_soon_threadsafe(task.cancel)
-        thread.join(5)
+        thread.join(60)
         loop.close()

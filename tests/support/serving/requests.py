@@ -29,7 +29,7 @@ class Caught:
             self.done.set()
 
     def wait(self) -> Caught:
-        assert self.done.wait(30), "no end within 30 s"
+        assert self.done.wait(120), "no end within 120 s"
         return self
 
     @property

@@ -98,7 +98,7 @@ def test_two_failed_checks_take_its_requests_away_until_a_token_arrives(ctx: Con
 def test_servers_are_checked_at_the_same_time(ctx: Context, api: FakeApi) -> None:
     for number in range(3):
         connect_upstream(ctx, name=f"tales-{number}", upstream=Upstream(url=api.url, model=f"m{number}"), person=LOCAL)
-    together = threading.Barrier(3, timeout=10)
+    together = threading.Barrier(3, timeout=60)
     api.answer = lambda _: str(together.wait())
     check_upstreams(replace(ctx, now=lambda: ctx.now() + timedelta(minutes=9)))
     assert not together.broken

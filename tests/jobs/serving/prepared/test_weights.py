@@ -76,7 +76,7 @@ def answers(network: Any, *, bank: AdapterBank, adapters: list[LoadedAdapter | N
                     done.set()
 
             engine.submit(IDS, SamplingParams(max_tokens=12, temperature=0, ignore_end=True), on_event, choice=Choice(adapter=adapter))
-            assert done.wait(30)
+            assert done.wait(120)
     finally:
         engine.close()
     return tokens
