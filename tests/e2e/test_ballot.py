@@ -73,7 +73,7 @@ def wait_for_votes(ctx: Context, *expected: str) -> None:
 def open_ballot(page: Page, url: str, *, done: int = 0, total: int = 6) -> None:
     page.goto(url)
     expect(page.get_by_text(re.compile(rf"^{done} of {total}( ·|$)"))).to_be_visible()
-    expect(page.get_by_role("heading", name="Answer A")).to_be_visible()
+    expect(page.get_by_role("button", name="A is better")).to_be_visible()
 
 
 def press(page: Page, key: str, *, then: str) -> None:

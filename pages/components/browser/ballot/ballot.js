@@ -113,11 +113,11 @@ class Ballot {
     if (form && !this.form) this.setUp(form)
     this.silences = 0
     this.progress = progress
-    const wasEmpty = !this.battles.length
+    const isShown = this.battles.length && this.root.dataset.stage === "battle"
     this.add(battles)
     this.showProgress()
     if (progress.closed) { this.showEmpty(); return }
-    if (wasEmpty) this.draw()
+    if (!isShown) this.draw() // also a battle that came with the answer to an earlier visit's vote
   }
 
   add(battles) {
