@@ -13,8 +13,7 @@ const RETRY_MS = 1500
 const NEAR_END_PX = 120
 const RENEWAL_MS = 8000
 const PATIENCE_MS = 15_000 // for the first words of a response
-const CHANGE_MS = 400 // until the page's script runs for a changed setting
-const MAX_CHANGE_MS = 5000
+const CHANGE_MS = 5000 // in which the page's script surely runs for a changed setting
 
 const CHANGES = ["click", "input", "change", "keydown"]
 
@@ -62,7 +61,7 @@ class Chat {
     this.trigger = send
     loadMaths(data.maths)
     this.settings = data.settings
-    if (this.client) { this.client.token = data.token; this.renewed?.(data.token) }
+    if (this.client) { this.client.token = data.token; if (data.renewed === this.askedAt) this.renewed?.(data.token) }
     else this.client = new ChatClient(data.url, data.token, () => this.renew())
     this.transcript.voteNote = data.vote_note
     this.composer.limit = data.limit
@@ -75,6 +74,7 @@ class Chat {
     this.isBegun = true
     this.given = data.conversation
     if (data.conversation !== this.id || !this.id) this.open(data.conversation)
+    else this.onKnown?.()
   }
 
   showFixed(document) {
@@ -135,6 +135,8 @@ class Chat {
     const near = this.isNearEnd()
     await this.refresh()
     if (near) this.scrollToEnd()
+    await this.known
+    if (id !== this.id) return
     this.trigger("changed", Date.now()) // the page around shows titles, costs and code of the new turn
   }
 
@@ -165,15 +167,13 @@ class Chat {
     if (!(await this.begin("send", { text }))) return false
     this.scrollToEnd(true)
     this.composer.sent(isNew ? null : this.id)
-    if (isNew) this.trigger("opened", this.id)
+    if (isNew) this.tellOpened()
     return true
   }
 
-  // Settings changed just before, such as Blind, arrive only with the next run of the page's script.
+  // Settings changed just before, such as Blind, arrive with the next run of the page's script: what is asked after them is answered after them.
   async applyChanges() {
-    const age = () => performance.now() - this.changedAt
-    const isRunning = () => document.querySelector("[data-testid=stApp]")?.dataset.testScriptState !== "notRunning"
-    while (age() < CHANGE_MS || (age() < MAX_CHANGE_MS && isRunning())) await new Promise((resolve) => setTimeout(resolve, 20))
+    if (performance.now() - this.changedAt < CHANGE_MS) await this.renew()
   }
 
   // Send what begins answers, and follow them in the same response.
@@ -238,12 +238,23 @@ class Chat {
     }))
   }
 
-  renew() {
+  async renew() {
+    await this.known
     return new Promise((resolve) => {
       this.renewed = resolve
-      this.trigger("renew", Date.now())
+      this.askedAt = Date.now()
+      this.trigger("renew", this.askedAt)
       setTimeout(() => resolve(null), RENEWAL_MS)
     })
+  }
+
+  // The page's address names a new conversation only after a run of its script; what is asked earlier would be answered without it.
+  tellOpened() {
+    this.known = new Promise((resolve) => {
+      this.onKnown = resolve
+      setTimeout(resolve, RENEWAL_MS)
+    })
+    this.trigger("opened", this.id)
   }
 
   press(event) {

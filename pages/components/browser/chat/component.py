@@ -39,12 +39,14 @@ def chat(
 
     With a `document` it is drawn read-only from there, and nothing is asked of the server. `vote_note` says where votes go.
     """
+    state = st.session_state.get(key) or {}
     contexts = [fact.context for fact in facts.values() if fact.context]
     result = _chat(
         key=key,
         data={
             "url": API,
             "token": token,
+            "renewed": state.get("renew"),
             "conversation": conversation,
             "settings": settings.model_dump(mode="json") if settings else None,
             "limit": min(contexts, default=None),
