@@ -1,6 +1,6 @@
 """How long near duplicates in many rows take, in how much memory, and what is found: ours beside datasketch's MinHashLSH.
 
-    python tests/benchmarks/bench_data_report.py [ROWS] [PART...]
+    python -m tests.benchmarks.bench_data_report [ROWS] [PART...]
 
 Parts (default: all, each in a process of its own): `ours`, `datasketch` (pip install datasketch; not a dependency), `exact` (every row of
 the

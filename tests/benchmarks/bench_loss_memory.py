@@ -1,6 +1,6 @@
 """Peak memory and time of a training step with the loss of the whole logits and with ours, side by side, each in processes of its own.
 
-    python tests/benchmarks/bench_loss_memory.py [VOCABULARY ...]     (default 2048 32000)
+    python -m tests.benchmarks.bench_loss_memory [VOCABULARY ...]     (default 2048 32000)
 
 A step is forward and backward of a small Llama on 8 x 256 tokens. Peak is the process's high-water mark above where it stood before the
 network came; `allocated` is the peak of what torch's allocator handed out in a step. Beside it stands the estimate of `estimate_memory`.

@@ -1,6 +1,6 @@
 """Pretraining on a CPU beside transformers' Trainer, nanoGPT and LitGPT: whole runs of one shape in turns, as ratios.
 
-    python tests/benchmarks/bench_pretraining.py [--shape 5m] [--rounds 24] [--slice 2.4] [--nanogpt FOLDER] [--litgpt FOLDER]
+    python -m tests.benchmarks.bench_pretraining [--shape 5m] [--rounds 24] [--slice 2.4] [--nanogpt FOLDER] [--litgpt FOLDER]
 
 Each contender is a process of its own that trains without end. All are started and warmed up one after the other, then stopped, and
 let run in short turns (SIGSTOP, SIGCONT), so that a machine whose speed drifts drifts for all: of a few steps each, and many. A rate is

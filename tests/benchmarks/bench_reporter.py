@@ -1,6 +1,6 @@
 """What reporting costs a training run: CPU time inside the reporter over the child's CPU time, and how late a point reaches the database.
 
-    python tests/benchmarks/bench_reporter.py [STEPS]
+    python -m tests.benchmarks.bench_reporter [STEPS]
 
 Starts an installation of its own, trains the starter network for STEPS steps (default 300) and prints one line of JSON.
 """

@@ -1,6 +1,6 @@
 """A run of a million metric points and a list of ten thousand runs: how long until they are on the screen, in Chromium and in the services.
 
-    python tests/benchmarks/bench_scale.py [POINTS] [RUNS] [FOLDER]
+    python -m tests.benchmarks.bench_scale [POINTS] [RUNS] [FOLDER]
 
 Makes an installation of its own (in FOLDER, where it is found again, or for once), fills it as a worker would, starts the pages' server
 and opens the pages: the run

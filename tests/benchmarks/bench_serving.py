@@ -1,6 +1,6 @@
 """Time to first token and tokens per second through the gateway, one request at a time and eight at once.
 
-    python tests/benchmarks/bench_serving.py BASE_URL ENDPOINT [KEY]
+    python -m tests.benchmarks.bench_serving BASE_URL ENDPOINT [KEY]
 
 BASE_URL is a running installation's gateway on loopback, such as http://127.0.0.1:8100/v1. Bounded: 10 single and 3 x 8 requests.
 """

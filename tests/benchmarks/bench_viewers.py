@@ -1,6 +1,6 @@
 """How long a curve's update takes with many viewers: concurrent polls of /live/points for one run, while nothing trains.
 
-    python tests/benchmarks/bench_viewers.py [VIEWERS] [SECONDS]
+    python -m tests.benchmarks.bench_viewers [VIEWERS] [SECONDS]
 
 Each viewer polls twice a second as the chart does, asking for what came after the last step it saw, while points are appended.
 Bounded: VIEWERS (default 25) for SECONDS (default 20), on loopback, against an installation that it starts and stops itself.

@@ -1,6 +1,6 @@
 """Does the fast engine give every item what lm-evaluation-harness gives it? Items of the published files by both.
 
-    PYTHONPATH=. python tests/benchmarks/check_engines.py FOLDER_OF_BENCHMARKS CHECKPOINT... [--items 20] [--tasks NAME...]
+    python -m tests.benchmarks.check_engines FOLDER_OF_BENCHMARKS CHECKPOINT... [--items 20] [--tasks NAME...]
 
 For each checkpoint and task: the largest difference of a log-likelihood; items with another choice; and accuracy by
 both. `check_task_prompts.py` compares the prompts themselves.

@@ -1,4 +1,4 @@
-"""Compare metrics with the cases of another harness: python tests/benchmarks/check_metric_cases.py FOLDER
+"""Compare metrics with the cases of another harness: python -m tests.benchmarks.check_metric_cases FOLDER
 
 FOLDER holds JSON files of {"test_cases": [...]} as lighteval's tests of metrics do: documents with choices and gold positions, answers,
 expected values and a tolerance. Prints each case that differs, and how many were compared, differ and have no counterpart here.

@@ -1,6 +1,6 @@
 """Are the prompts of the shipped tasks those of lm-evaluation-harness, to the character? Every row of every file, and rows made for tests.
 
-    PYTHONPATH=. python tests/benchmarks/check_task_prompts.py [FOLDER OF BENCHMARKS]
+    python -m tests.benchmarks.check_task_prompts [FOLDER OF BENCHMARKS]
 
 The folder holds `mmlu/`, `bbh/`, `gsm8k/`, ... as published; without it only the rows of tests.support.data.task_rows are compared.
 Context, continuations and right answers are compared; of generation the stop strings and the longest answer too.

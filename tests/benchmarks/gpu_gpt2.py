@@ -1,6 +1,6 @@
 """GPT-2 124M pretraining on one GPU: tokens a second and share of the bf16 peak, beside nanoGPT's train.py in turns.
 
-    python tests/benchmarks/gpu_gpt2.py [--nanogpt FOLDER] [--rounds 3] [--steps 60] [--micro-batch 32]
+    python -m tests.benchmarks.gpu_gpt2 [--nanogpt FOLDER] [--rounds 3] [--steps 60] [--micro-batch 32]
 
 bf16 autocast, torch.compile, context 1024, vocabulary 50304, no dropout. FOLDER is a checkout of karpathy/nanoGPT, whose own script runs
 with the same shape and batch. Runs alternate; the first ten steps of each are left out. Prints one JSON document. Needs an NVIDIA GPU.

@@ -1,6 +1,6 @@
 """QLoRA on one GPU: peak memory and tokens a second of fine-tuning a base in 4 bits.
 
-    python tests/benchmarks/gpu_qlora.py BASE_FOLDER [--context 2048] [--micro-batch 1] [--steps 20] [--rank 16]
+    python -m tests.benchmarks.gpu_qlora BASE_FOLDER [--context 2048] [--micro-batch 1] [--steps 20] [--rank 16]
 
 BASE_FOLDER is a Llama-3.1-8B (or any other base) as transformers saves it; rows are made up and packed to the context. Prints one JSON
 document with the peak of what the allocator reserved, and whether it fits 24 GB. Needs an NVIDIA GPU.

@@ -1,6 +1,6 @@
 """Machine time of a vote and the next battle with many raters: real clients against a real pages' server, on SQLite and PostgreSQL.
 
-    python tests/benchmarks/battles/bench_ballots.py [RATERS] [VOTES_PER_SECOND] [SECONDS] [EARLIER_VOTES]
+    python -m tests.benchmarks.battles.bench_ballots [RATERS] [VOTES_PER_SECOND] [SECONDS] [EARLIER_VOTES]
 
 Each rater holds a token and votes in a rhythm of their own; together they cast VOTES_PER_SECOND (default 25, by 50 raters, for 40 s) in a
 campaign of 6 contestants and 200 prompts that has EARLIER_VOTES (default 20,000) votes already. Afterwards the votes in the database are

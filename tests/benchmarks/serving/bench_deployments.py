@@ -1,6 +1,6 @@
 """Faults of serving under load, on a whole installation with PostgreSQL: who is cut off, who succeeds, what errors clients see.
 
-    python tests/benchmarks/serving/bench_deployments.py [NAME ...]
+    python -m tests.benchmarks.serving.bench_deployments [NAME ...]
 
 Starts `roundhouse up` in a temporary folder with a tiny network of a long context, so that an answer lasts as long as it is told to.
 Prints one line of JSON for each experiment. `redeploy` and `scale` hold 20 streams of 30 seconds each.

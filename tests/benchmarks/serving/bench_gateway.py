@@ -1,6 +1,6 @@
 """Latency, throughput and CPU that the gateway adds, with a replica that answers at once.
 
-    python tests/benchmarks/serving/bench_gateway.py [--installed]
+    python -m tests.benchmarks.serving.bench_gateway [--installed]
 
 With `--installed` the gateway reads endpoints, keys and addresses from a SQLite database and stores usage there, and a further process
 commits to it ten times a second, as workers do; otherwise its directory is in memory.

@@ -1,6 +1,6 @@
 """First token in the playground's path: from the message that a browser sends to the first event of its stream that holds text.
 
-    ROUNDHOUSE_HOME=... python tests/benchmarks/serving/bench_playground.py http://127.0.0.1:8501 ENDPOINT [MESSAGES]
+    ROUNDHOUSE_HOME=... python -m tests.benchmarks.serving.bench_playground http://127.0.0.1:8501 ENDPOINT [MESSAGES]
 
 Speaks to a running installation as the page's component does: one request that stores the message, begins the answer, replies with the
 conversation and streams the answer. Prints one line of JSON: medians and 95th percentiles in milliseconds, with the machine's load.

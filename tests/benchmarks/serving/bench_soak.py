@@ -1,7 +1,7 @@
 """Memory and bookkeeping of serving under lasting load, and the share of a slowed replica, on a whole installation with PostgreSQL.
 
-    python tests/benchmarks/serving/bench_soak.py soak [MINUTES]     (30 minutes, unless told otherwise)
-    python tests/benchmarks/serving/bench_soak.py slow
+    python -m tests.benchmarks.serving.bench_soak soak [MINUTES]     (30 minutes, unless told otherwise)
+    python -m tests.benchmarks.serving.bench_soak slow
 
 `soak` measures how many requests a second eight users get answered, then sends 80 % of that in an open loop: streams, whole answers,
 streams whose client goes away, and bodies that are refused. It prints each process's memory over time, and the counts of clients, gateway
