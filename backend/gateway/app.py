@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -97,6 +98,8 @@ class Gateway:
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Write usage while the app runs, and the rest at shutdown."""
         del app
+        with contextlib.suppress(Unavailable):  # read once now, or known to be away: no request waits for it in the event loop
+            await asyncio.to_thread(self._directory.list_models)
         shadows = self._relay.shadows
         async with running(
             every(FLUSH_S, self._usage.flush),

@@ -99,7 +99,7 @@ def cell_text(value: object, spec: str | None = None) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return format(value, spec or (",d" if isinstance(value, int) else ",.4g"))
-    return str(value)
+    return str(value).replace(" %", "\u00a0%")  # a narrow column breaks elsewhere
 
 
 def _cards_css(key: str, titles: Sequence[str]) -> str:

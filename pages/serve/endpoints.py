@@ -206,7 +206,8 @@ def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             st.badge(endpoint.state, color=colour, icon=f":material/{icon}:")
             st.space("stretch")
             if is_stopped:
-                draw_stopped_actions(ctx, person, endpoint)
+                with st.container(horizontal=True, width="content"):
+                    draw_stopped_actions(ctx, person, endpoint)
             else:
                 draw_actions(ctx, person, endpoint)
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -252,9 +253,15 @@ def describe_draft(endpoint: EndpointView) -> str:
 
 
 def draw_actions(ctx: Context, person: Person, endpoint: EndpointView) -> None:
-    """Draw Chat, and Stop with its confirmation."""
+    """Draw the ways to its other pages, and its changes."""
     st.page_link(routes.LINEAGE, label="Lineage", icon=":material/account_tree:", query_params={"endpoint": endpoint.name})
     st.page_link(routes.PLAYGROUND, label="Chat", icon=":material/chat:", query_params={"endpoint": endpoint.name})
+    with st.container(horizontal=True, width="content"):  # wraps as one
+        draw_changes(ctx, person, endpoint)
+
+
+def draw_changes(ctx: Context, person: Person, endpoint: EndpointView) -> None:
+    """Draw what changes a serving endpoint."""
     if endpoint.upstream is None:
         draw_scale(ctx, person, endpoint)
         draw_swap(ctx, person, endpoint)
@@ -300,7 +307,8 @@ def draw_gauges(endpoint: EndpointView) -> None:
     grid.metric("Tokens per second", f"{sum(float(r.gauges.get('tokens_per_second') or 0) for r in endpoint.replicas):.0f}")
     for number, replica in enumerate(endpoint.replicas, 1):
         if replica.problem and replica.status != "ready":
-            st.warning(f"Replica {number}, attempt {replica.attempt}: {plain(replica.problem)}", icon=":material/error:")
+            cause = f"Replica {number}, attempt {replica.attempt}: {plain(replica.problem)}"
+            st.warning(cause + (f"  \n{with_code(replica.remedy)}" if replica.remedy else ""), icon=":material/error:")
 
 
 def draw_history(ctx: Context, endpoint: EndpointView) -> None:

@@ -17,14 +17,16 @@ from pages.components.serving.load.start import draw_start
 
 def choose_endpoint(ctx: Context) -> str | None:
     """Draw the choice of an endpoint, which the address names; None without one."""
-    names = [endpoint.name for endpoint in list_endpoints(ctx)]
+    endpoints = list_endpoints(ctx)
+    names = [endpoint.name for endpoint in endpoints]
     if not names:
         empty_state("No endpoint yet. Deploy a checkpoint, then load it.", page=routes.ENDPOINTS, label="Endpoints")
         return None
     requested = st.query_params.get("endpoint")
     if requested and requested not in names:
         warn_unknown("endpoint", requested, instead="another one is chosen")
-    index = names.index(requested) if requested in names else 0
+    answering = [endpoint.name for endpoint in endpoints if endpoint.num_ready] or names
+    index = names.index(requested if requested in names else answering[0])
     chosen: str = st.selectbox("Endpoint", names, index=index, key="load_endpoint", width=320)
     return chosen
 

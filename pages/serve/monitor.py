@@ -82,7 +82,7 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
     grid.metric(f"Requests, {traffic.window.label}", f"{total.requests:,}", help=f"{total.completion_tokens:,} tokens generated")
     grid.metric(
         "Errors",
-        "–" if not total.requests else percent(total.lost / total.requests, digits=2),
+        "–" if not total.requests else percent(total.lost / total.requests, digits=2 if 0 < total.lost < total.requests / 10 else 0),
         help="Requests that no replica completed.",
     )
     grid.metric("Queue time, p50 / p95", two_times(*total.queue_ms[:2]), help=f"Wait before the first step, over {traffic.window.label}.")

@@ -285,7 +285,7 @@ def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> 
     assert [metric.label for metric in app.metric] == ["Accuracy (macro over 2 subgroups)"]
     (table,) = [frame.value for frame in app.table if "Subgroup" in frame.value]
     cells = {name.replace("\\", ""): score.replace("\\", "") for name, score in zip(table["Subgroup"], table["Score"], strict=True)}
-    assert cells == {"Macro average": "75.0 %", "Micro average": "60.0 %", "algebra": "50.0 %", "botany": "100.0 %"}
+    assert cells == {"Macro average": "75.0\u00a0%", "Micro average": "60.0\u00a0%", "algebra": "50.0\u00a0%", "botany": "100.0\u00a0%"}
     assert read_board(world).columns[0].metrics == ("acc", "acc:micro")
 
 

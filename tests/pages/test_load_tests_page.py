@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
 from backend.services.context import LOCAL, Context
-from backend.services.serving.deployments import deploy
+from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.load.load_tests import find_load_job
 from backend.settings import PROJECT
 from pages.components import visitor
@@ -54,6 +54,12 @@ def test_the_form_starts_a_job_and_says_what_is_wrong_with_a_field(ctx: Context)
     assert f"stop_{job.id}" in [button.key for button in app.button]
 
 
+def test_an_endpoint_that_answers_is_chosen_before_one_that_is_stopped(ctx: Context) -> None:
+    deploy(ctx, checkpoint_id=ServingWorld(ctx).checkpoint("ash"), name="asleep", person=LOCAL)
+    stop_endpoint(ctx, "asleep", person=LOCAL)
+    assert draw().selectbox(key="load_endpoint").value == "tales"
+
+
 def test_a_result_is_drawn_with_its_figures_and_compared_with_another(ctx: Context) -> None:
     slow, fast = (store_load_test(ctx, "tales", speed=speed) for speed in (1.0, 2.0))
     app = draw()
@@ -62,5 +68,5 @@ def test_a_result_is_drawn_with_its_figures_and_compared_with_another(ctx: Conte
     app.selectbox(key="load_compared").select(slow).run()
     assert not app.exception
     changes = app.table[-1].value.iloc[0].to_dict()
-    assert (changes["Tokens/s"], changes["First token p50"]) == ("\\+100 %", "\\-50 %")
+    assert (changes["Tokens/s"], changes["First token p50"]) == ("\\+100\u00a0%", "\\-50\u00a0%")
     assert {button.proto.label for button in app.get("download_button")} == {"CSV", "JSON"}

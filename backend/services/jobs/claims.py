@@ -132,7 +132,7 @@ def _take(session: Session, ctx: Context, job: Job, *, owner: str, host: str, de
             owner=owner,
             lease_until=lease,
             device=device[:20] if device else None,  # for display; the slots are authoritative
-            error={},
+            error=Job.error if job.restarts_forever else {},  # a replica shows why it restarts until it is ready
             started_at=func.coalesce(Job.started_at, now),
             stop_request=None,
         )

@@ -29,8 +29,8 @@ EVENTS = "events"
 
 @dataclass(frozen=True)
 class ReplicaView:
-    """One replica. `gauges`: running, waiting, tokens_per_second; `problem`: why its last start failed; `job_id`: where its log is, empty
-    for another server, whose gauges hold its last health check."""
+    """One replica. `gauges`: running, waiting, tokens_per_second; `problem` and `remedy`: why its last start failed; `job_id`: where its
+    log is, empty for another server, whose gauges hold its last health check."""
 
     id: str
     job_id: str
@@ -42,6 +42,7 @@ class ReplicaView:
     gauges: dict[str, Any]
     ready_at: datetime | None
     problem: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,7 @@ def _replica_view(replica: Replica, job: Job | None, *, revision: int, role: str
         gauges = dict(replica.gauges or {})
         problem = str(gauges.get("problem") or "")
         return ReplicaView(replica.id, "", revision, role, replica.status, 1, None, gauges, replica.ready_at, problem)
+    failure = JobFailure.read(job.error)
     alive = job.status in (Status.RUNNING, Status.CANCELLING) and job.lease_until is not None and job.lease_until > now
     return ReplicaView(
         id=replica.id,
@@ -305,7 +307,8 @@ def _replica_view(replica: Replica, job: Job | None, *, revision: int, role: str
         device=job.device,
         gauges=dict(replica.gauges or {}) if alive else {},
         ready_at=replica.ready_at,
-        problem=JobFailure.read(job.error).cause,
+        problem=failure.cause,
+        remedy=failure.remedy,
     )
 
 

@@ -88,6 +88,7 @@ def record_ready(session: Session, ctx: Context, claim: Claim[ReplicaPayload], e
     if (replica := _replica_of(session, claim)) is None or replica.status not in ALIVE:
         return
     replica.status, replica.url, replica.ready_at = "ready", event.url, ctx.now()
+    session.get_one(Job, claim.job_id).error = {}
     deployment = session.get_one(Deployment, replica.deployment_id)
     if event.precision_check is not None:
         deployment.config = {**deployment.config, PRECISION_CHECK: event.precision_check.model_dump()}

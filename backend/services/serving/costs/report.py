@@ -20,7 +20,7 @@ TABLES = ("endpoints", "keys", "checkpoints", "runs", "evaluations")
 
 @dataclass(frozen=True)
 class LedgerReport:
-    """All that is known of costs. `is_priced` is False where no device has a price."""
+    """All that is known of costs. `is_priced` is False where no device has a price, and no other server's tokens either."""
 
     is_priced: bool
     ledger: Ledger
@@ -38,9 +38,10 @@ def cost_report(ctx: Context, *, days: float | None = None, month: str = "") -> 
     else:
         since, until = month_bounds(_month(month) if month else now)
         until = min(until, now)
+    ledger = read_ledger(ctx, since=since, until=max(since, until))
     return LedgerReport(
-        is_priced=ctx.policy.prices.are_set,
-        ledger=read_ledger(ctx, since=since, until=max(since, until)),
+        is_priced=ctx.policy.prices.are_set or ledger.usd > 0,
+        ledger=ledger,
         forecast=forecast_this_month(ctx),
         standing=tuple(standing_costs(ctx)),
     )

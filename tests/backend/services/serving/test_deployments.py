@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +11,11 @@ from sqlalchemy import select
 
 from backend.db.tables import Checkpoint, Deployment, Job, Replica, Usage
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
+from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
-from backend.services.jobs.claims import Claim, claim_next
+from backend.services.jobs.claims import Claim, claim_next, requeue
 from backend.services.people.accounts import add_user, change_role, disable_account
 from backend.services.serving.deployments import delete_endpoint, deploy, scale_endpoint, start_endpoint, stop_endpoint
 from backend.services.serving.endpoints import deployed_endpoints, get_endpoint, list_endpoints, list_revisions
@@ -103,6 +105,21 @@ def test_a_replica_that_ends_by_itself_is_starting_again_and_keeps_no_address(ct
     with ctx.db.read() as session:
         replica = session.scalars(select(Replica)).one()
         assert (replica.status, replica.url) == ("starting", None)
+
+
+def test_a_replica_that_restarts_says_why_until_it_is_ready(ctx: Context, checkpoint: str) -> None:
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", person=LOCAL)
+    claim = claim_next(ctx, "serve", owner="lab/serve#1", host="lab")
+    assert claim is not None
+    with ctx.db.write() as session:
+        requeue(session, ctx, claim, error=JobFailure(cause="The file is cut off.", remedy="Add the base again."), lasted_s=1)
+    for later in (replace(ctx, now=lambda: ctx.now() + timedelta(minutes=5)), ctx):
+        view = get_endpoint(ctx, "tales")
+        assert (view.state, view.replicas[0].problem, view.replicas[0].remedy) == ("failing", "The file is cut off.", "Add the base again.")
+        claim = claim_next(later, "serve", owner="lab/serve#1", host="lab") or claim
+    with ctx.db.write() as session:
+        record_ready(session, ctx, claim, ReadyEvent(url="http://127.0.0.1:9001"))
+    assert (get_endpoint(ctx, "tales").state, get_endpoint(ctx, "tales").replicas[0].problem) == ("ready", "")
 
 
 @pytest.mark.parametrize("name", ["", " tales", "a b", "-x", "x" * 81, "<script>"])

@@ -152,6 +152,10 @@ def test_device_hours_without_a_price_are_counted_and_said(any_ctx: Context) -> 
     use(ctx, "run", start=NOON - timedelta(hours=3), end=NOON)
     report = cost_report(ctx, days=1)
     assert (report.is_priced, report.ledger.usd, report.ledger.unpriced_hours) == (False, 0.0, 3.0)
+    add_endpoint(ctx)
+    add_usage(ctx, [UsageRow("a", "tales", None, None, 5, 5, 9.0, 9.0, "finished", NOON - timedelta(hours=1), cost_usd=0.25)])
+    report = cost_report(ctx, days=1)
+    assert (report.is_priced, report.ledger.usd) == (True, 0.25), "tokens of another server have a price of their own"
 
 
 def test_the_month_is_forecast_from_full_days_with_the_error_of_last_month(priced: Context) -> None:
