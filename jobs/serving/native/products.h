@@ -20,10 +20,11 @@ typedef float Four __attribute__((vector_size(16)));
 typedef float LooseFour __attribute__((vector_size(16), aligned(4)));
 static const int WIDTH = 8, STEP = 16;           // numbers in a vector; inputs of a matrix are a multiple of STEP
 static const int GROUP = 4;                       // outputs, or keys, computed at once; a matrix has at least as many
-static const int64_t PART = 4096;                 // products of int16 and int8 whose sum fits in 32 bits
+static const int64_t PART = 1024;                 // products of int16 and int8 whose sum fits in 32 bits, and is the same in any order
 static const int64_t AHEAD = 2;                   // groups whose weights are fetched in advance: processors foresee long rows only
 static const int64_t FETCHING_TILES = 4;          // tiles of rows that share this fetching, so that it runs beside their arithmetic
-static const int64_t WIDENED_ROWS = 24;           // from which on a group of weights in bfloat16 is widened once for all rows
+static const int64_t WIDENED_ROWS = 24;           // from which on a group of weights in bfloat16 or int8 is widened once for all rows
+static const int64_t SIDE_ROWS = 5, SIDE_OUTPUTS = 2 * WIDTH;  // rows and outputs computed at once with pairs of weights side by side
 static const int64_t CACHED_ROWS = 60, CACHED_QUERIES = 48;
 static const float LEVELS = 16383;                // the largest activation in int16
 
@@ -70,6 +71,13 @@ static inline Four totals(const Floats v[GROUP]) {
     return Four{total(v[0]), total(v[1]), total(v[2]), total(v[3])};
 #endif
 }
+
+#ifdef __AVX2__
+static inline Four totals(const __m256i v[GROUP]) {
+    const __m256i halves = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    return (Four)_mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
+}
+#endif
 
 // e to the power of x, to 1 unit in the last place (the polynomial of Cephes' expf).
 static inline Floats exponential(Floats x) {
@@ -124,11 +132,7 @@ static inline void block(const int16_t *x, int64_t x_stride, const int8_t *w, in
                 for (int r = 0; r < ROWS; r++) parts[r][c] = _mm256_add_epi32(parts[r][c], _mm256_madd_epi16(weights, rows[r]));
             }
         }
-        for (int r = 0; r < ROWS; r++) {
-            Floats converted[GROUP];
-            for (int c = 0; c < GROUP; c++) converted[c] = (Floats)_mm256_cvtepi32_ps(parts[r][c]);
-            sums[r] += totals(converted);
-        }
+        for (int r = 0; r < ROWS; r++) sums[r] += totals(parts[r]);
 #else
         for (int r = 0; r < ROWS; r++)
             for (int c = 0; c < GROUP; c++) {
@@ -139,6 +143,65 @@ static inline void block(const int16_t *x, int64_t x_stride, const int8_t *w, in
 #endif
     }
 }
+
+#ifdef __AVX2__
+// Widen weights of 8 outputs to int16 and put them side by side, pair by pair of inputs: [inputs / 2, 8 outputs, 2], `stride` apart.
+static inline void widen_pairs(const int8_t *w, int64_t inputs, int16_t *pairs, int64_t stride) {
+    for (int64_t i = 0; i < inputs; i += STEP, pairs += STEP / 2 * stride) {
+        __m256i v[8], t[8];
+        for (int c = 0; c < 8; c++) v[c] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + c * inputs + i)));
+        for (int c = 0; c < 8; c += 2) t[c] = _mm256_unpacklo_epi32(v[c], v[c + 1]), t[c + 1] = _mm256_unpackhi_epi32(v[c], v[c + 1]);
+        for (int c = 0; c < 8; c += 4)
+            for (int h = 0; h < 2; h++) {
+                v[c + 2 * h] = _mm256_unpacklo_epi64(t[c + h], t[c + 2 + h]);
+                v[c + 2 * h + 1] = _mm256_unpackhi_epi64(t[c + h], t[c + 2 + h]);
+            }
+        for (int c = 0; c < 4; c++) {
+            _mm256_storeu_si256((__m256i *)(pairs + c * stride), _mm256_permute2x128_si256(v[c], v[c + 4], 0x20));
+            _mm256_storeu_si256((__m256i *)(pairs + (c + 4) * stride), _mm256_permute2x128_si256(v[c], v[c + 4], 0x31));
+        }
+    }
+}
+
+static inline void add_pair(const int16_t *x, __m256i low_weights, __m256i high_weights, __m256i &low, __m256i &high) {
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);
+    const __m256i both = _mm256_set1_epi32(pair);
+    low = _mm256_add_epi32(low, _mm256_madd_epi16(low_weights, both));
+    asm volatile("" : "+x"(low));  // in this order: with all products first, sums would be moved to memory and back
+    high = _mm256_add_epi32(high, _mm256_madd_epi16(high_weights, both));
+    asm volatile("" : "+x"(high));
+}
+
+static inline void add_converted(Floats sums[2], __m256i low, __m256i high) {
+    sums[0] += (Floats)_mm256_cvtepi32_ps(low), sums[1] += (Floats)_mm256_cvtepi32_ps(high);
+}
+
+// Multiply SIDE_ROWS rows by SIDE_OUTPUTS outputs; no sum runs across a vector. In arrays, compilers would keep the sums in memory.
+__attribute__((noinline)) static void block_of_pairs(const int16_t *x, const int16_t *pairs, int64_t inputs, const char *ahead, int64_t pace, Floats sums[SIDE_ROWS][2]) {
+    for (int r = 0; r < SIDE_ROWS; r++) sums[r][0] = sums[r][1] = Floats{};
+    for (int64_t i = 0; i < inputs;) {
+        const __m256i zero = _mm256_setzero_si256();
+        __m256i low0 = zero, low1 = zero, low2 = zero, low3 = zero, low4 = zero, high0 = zero, high1 = zero, high2 = zero, high3 = zero, high4 = zero;
+        for (const int64_t end = std::min(i + PART, inputs); i < end; i += 2) {
+            const __m256i *weights = (const __m256i *)(pairs + i * SIDE_OUTPUTS);
+            const __m256i low = _mm256_loadu_si256(weights), high = _mm256_loadu_si256(weights + 1);
+            __builtin_prefetch(ahead + i * pace);
+            add_pair(x + i, low, high, low0, high0);
+            add_pair(x + inputs + i, low, high, low1, high1);
+            add_pair(x + 2 * inputs + i, low, high, low2, high2);
+            add_pair(x + 3 * inputs + i, low, high, low3, high3);
+            add_pair(x + 4 * inputs + i, low, high, low4, high4);
+        }
+        add_converted(sums[0], low0, high0), add_converted(sums[1], low1, high1), add_converted(sums[2], low2, high2);
+        add_converted(sums[3], low3, high3), add_converted(sums[4], low4, high4);
+    }
+}
+#endif
+
+// A sum of products of integers as a number; one expression, so that it is rounded in the same way everywhere.
+template <class V>
+static inline V scaled(V sum, V scale, float unit, V bias) { return sum * (scale * unit) + bias; }
 
 // What the products of a matrix with many rows have in common. X and W: the types of activations and weights.
 template <class X, class W>
@@ -160,8 +223,7 @@ struct Product {
         for (int r = 0; r < ROWS; r++) {
             const int64_t at = (row + r) * m.outputs + col;
             Four value = sums[r];
-            if (IS_INT8) value *= *(const LooseFour *)(m.scale + col) * units[row + r];
-            value += bias;
+            value = IS_INT8 ? scaled<Four>(value, *(const LooseFour *)(m.scale + col), units[row + r], bias) : value + bias;
             if (plus) value += *(const LooseFour *)(plus + at);
             *(LooseFour *)(y + at) = value;
         }
@@ -197,6 +259,43 @@ struct Product {
         }
     }
 
+#ifdef __AVX2__
+    void compute_pairs(int64_t row, int64_t col, const int16_t *pairs, const char *ahead, int64_t pace) const {
+        const Matrix &m = matrix;
+        Floats sums[SIDE_ROWS][2];
+        block_of_pairs(x + row * m.inputs, pairs, m.inputs, ahead, pace, sums);
+        for (int half = 0; half < 2; half++, col += WIDTH) {
+            const Floats scale = load(m.scale + col), bias = m.bias ? load(m.bias + col) : Floats{};
+            for (int r = 0; r < SIDE_ROWS; r++) {
+                const int64_t at = (row + r) * m.outputs + col;
+                const Floats value = scaled<Floats>(sums[r][half], scale, units[row + r], bias);
+                store(y + at, plus ? value + load(plus + at) : value);
+            }
+        }
+    }
+
+    // Of rows and outputs that are no multiple, some are computed twice: `plus` must not be the result.
+    void run_pairs(int threads) const {
+        const int64_t inputs = matrix.inputs, last = matrix.outputs - SIDE_OUTPUTS, groups = (matrix.outputs + SIDE_OUTPUTS - 1) / SIDE_OUTPUTS;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+        {
+            std::vector<int16_t> pairs(SIDE_OUTPUTS * inputs);
+#pragma omp for
+            for (int64_t group = 0; group < groups; group++) {
+                const int64_t col = std::min(SIDE_OUTPUTS * group, last);
+                for (int half = 0; half < 2; half++)
+                    widen_pairs(weights_of(col + half * WIDTH), inputs, pairs.data() + half * STEP, 2 * SIDE_OUTPUTS);
+                const char *ahead = (const char *)weights_of(std::min(col + SIDE_OUTPUTS, last));
+                int64_t pace = SIDE_OUTPUTS / FETCHING_TILES;
+                for (int64_t row = 0, tile = 0; row < rows; row += SIDE_ROWS, tile++, ahead += pace * inputs) {
+                    if (tile == FETCHING_TILES) pace = 0, ahead = (const char *)pairs.data();
+                    compute_pairs(std::min(row, rows - SIDE_ROWS), col, pairs.data(), ahead, pace);
+                }
+            }
+        }
+    }
+#endif
+
     void run_widened(int threads) const {
         const int64_t groups = (matrix.outputs + GROUP - 1) / GROUP;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -231,6 +330,10 @@ static void product(const float *x, int64_t rows, const Matrix &m, float *y, con
         for (int64_t i = 0; i < m.inputs; i++) rounded[r * m.inputs + i] = (int16_t)std::nearbyint(row[i] * levels);
         units[r] = largest / LEVELS;
     }
-    Product<int16_t, int8_t>{rounded.data(), units.data(), rows, m, y, plus}.run(threads);
+    const Product<int16_t, int8_t> narrow{rounded.data(), units.data(), rows, m, y, plus};
+#ifdef __AVX2__
+    if (rows >= WIDENED_ROWS && m.outputs >= SIDE_OUTPUTS && y != plus) return narrow.run_pairs(threads);
+#endif
+    narrow.run(threads);
 }
 
