@@ -21,7 +21,8 @@ SUMS = {
     "Runs": "Evaluations of a run's checkpoints, and the requests that they answered, are in the other tables too.",
     "Evaluations": "Requests that an evaluation made to endpoints of this installation are part of those endpoints' cost too.",
 }
-NO_PRICE = "No device has a price, so costs are unknown. Set `ROUNDHOUSE_DEVICE_HOUR_PRICE`, or `ROUNDHOUSE_DEVICE_PRICES` by device."
+SET_PRICE = "Set `ROUNDHOUSE_DEVICE_HOUR_PRICE`, or `ROUNDHOUSE_DEVICE_PRICES` by device."
+NO_PRICE = f"No device has a price, so costs are unknown. {SET_PRICE}"
 
 
 def read_report(ctx: Context, period: str) -> LedgerReport:
@@ -46,7 +47,9 @@ def draw_costs(ctx: Context, person: Person) -> None:
     if not report.is_priced:
         st.info(NO_PRICE, icon=":material/payments:")
     elif report.ledger.unpriced_hours >= 0.01:
-        st.warning(f"{report.ledger.unpriced_hours:,.2f} device-hours have no price and count as 0.", icon=":material/payments:")
+        st.warning(
+            f"{report.ledger.unpriced_hours:,.2f} device-hours have no price and count as 0. {SET_PRICE}", icon=":material/payments:"
+        )
     draw_totals(report)
     if not report.ledger.by_day:
         empty_state("No device time in this period.")

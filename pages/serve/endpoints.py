@@ -299,7 +299,8 @@ def draw_gauges(endpoint: EndpointView) -> None:
     if endpoint.upstream is not None and endpoint.canary is None:
         for replica in endpoint.replicas:
             if replica.problem:
-                st.warning(f"Health check: {plain(replica.problem)}", icon=":material/error:")
+                cure = "Start that server; it is checked again by itself. At another address, connect it again."
+                st.warning(f"Health check: {plain(replica.problem)}  \n{cure}", icon=":material/error:")
         return
     grid = st.grid(4, min_column_width=140)  # of the four of the last hour below
     grid.metric("Replicas ready", "asleep" if endpoint.state == "asleep" else f"{endpoint.num_ready} of {endpoint.target}")
@@ -308,7 +309,8 @@ def draw_gauges(endpoint: EndpointView) -> None:
     for number, replica in enumerate(endpoint.replicas, 1):
         if replica.problem and replica.status != "ready":
             cause = f"Replica {number}, attempt {replica.attempt}: {plain(replica.problem)}"
-            st.warning(cause + (f"  \n{with_code(replica.remedy)}" if replica.remedy else ""), icon=":material/error:")
+            cure = replica.remedy or f"Read its log with `roundhouse endpoint logs {endpoint.name}`, or swap to another checkpoint."
+            st.warning(f"{cause}  \n{with_code(cure)}", icon=":material/error:")
 
 
 def draw_history(ctx: Context, endpoint: EndpointView) -> None:

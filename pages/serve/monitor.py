@@ -61,6 +61,8 @@ def draw_alerts(alerts: Sequence[AlertView], *, now: datetime) -> None:
     for alert in current:
         words = f"{plain(alert.message)} · since {ago(alert.opened_at, now=now)}"
         (st.error if alert.severity == "critical" else st.warning)(words, icon=f":material/{ICONS.get(alert.severity, 'info')}:")
+    if any(alert.kind == "replica_down" for alert in current):
+        st.page_link(routes.ENDPOINTS, label="Causes by endpoint", icon=":material/dns:")
     past = [alert for alert in alerts if alert.resolved_at is not None]
     if past:
         with st.expander(f"Past alerts ({len(past)})", icon=":material/history:", key="past_alerts"):
