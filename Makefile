@@ -7,6 +7,8 @@ DEV_STAMP := $(VENV)/.installed-dev
 NODE_STAMP := $(VENV)/node/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+# Python 3.11 brings a pip that needs three times the processor time to choose versions.
+PIP := pip==26.3
 # Each process that a test starts would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -31,6 +33,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { echo "Roundhouse needs Python 3.11 to 3.13; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Run: make run PYTHON=/path/to/python3.11"; exit 1; }
 	@free=$$(df -Pk . | awk 'NR==2 {print $$4}'); [ "$$free" -gt 5000000 ] || { echo "Installing needs 5 GB of disk, and $$((free / 1024)) MB are free here. Free some space and try again."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(BIN)/pip install --quiet --no-compile --upgrade $(PIP) || echo "pip could not be renewed: the older one takes longer to choose versions."
 
 $(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing (a few minutes, once) ..."
