@@ -5,6 +5,7 @@ import { mount, rerunOnce } from "../mounting.js"
 
 const POLL_MS = 1000
 const IDLE_MS = 4000
+const MAX_PICK_MS = 3000 // until the page's script has taken ticks over, or dropped those beyond its limit
 
 function sparkline() {
   const svg = svgElement("svg", { viewBox: "0 0 100 26", preserveAspectRatio: "none", class: "rr-spark", "aria-hidden": "true" })
@@ -20,6 +21,8 @@ function drawSpark(path, values) {
   path.setAttribute("points", values.map((v, i) => `${((100 * i) / (values.length - 1)).toFixed(2)},${(24 - (22 * (v - low)) / span).toFixed(2)}`).join(" "))
 }
 
+const sameIds = (some, others) => some.length === others.length && some.every((id) => others.includes(id))
+
 class LiveRuns {
   constructor(root) {
     this.root = root
@@ -34,7 +37,7 @@ class LiveRuns {
   update(data, trigger) {
     this.data = data
     this.trigger = trigger
-    const picked = new Set(data.picked || [])
+    if (this.picked && sameIds(this.picked, data.picked)) this.picked = null
     this.root.classList.toggle("rr-compact", Boolean(data.compact))
     data.runs.forEach((run, index) => {
       let row = this.rows.get(run.id)
@@ -43,9 +46,9 @@ class LiveRuns {
       row.name.textContent = run.name
       row.facts.textContent = run.facts
       row.tags.replaceChildren(...run.tags.map((tag) => element("span", "rr-tag", tag)))
-      if (row.box) row.box.checked = picked.has(run.id)
       this.fill(run.id, run)
     })
+    this.tick()
     for (const [id, row] of this.rows) if (!data.runs.some((run) => run.id === id)) { row.node.remove(); this.rows.delete(id) }
     if (data.prefetch && !window.__roundhousePrefetch) {
       window.__roundhousePrefetch = true
@@ -59,6 +62,7 @@ class LiveRuns {
   destroy() {
     this.dead = true
     clearTimeout(this.timer)
+    clearTimeout(this.pickTimer)
     document.removeEventListener("visibilitychange", this.onVisible)
     this.root.remove()
   }
@@ -116,8 +120,16 @@ class LiveRuns {
   }
 
   pick() {
-    const picked = this.data.runs.filter((run) => this.rows.get(run.id)?.box?.checked).map((run) => run.id)
-    this.trigger("picked", picked.join(","))
+    this.picked = this.data.runs.filter((run) => this.rows.get(run.id)?.box?.checked).map((run) => run.id)
+    clearTimeout(this.pickTimer)
+    this.pickTimer = setTimeout(() => { this.picked = null; this.tick() }, MAX_PICK_MS)
+    this.trigger("picked", this.picked.join(","))
+  }
+
+  // Tick what was picked last: the page's script draws once more with the earlier ticks before it knows the new ones.
+  tick() {
+    const picked = new Set(this.picked || this.data.picked)
+    for (const [id, row] of this.rows) if (row.box) row.box.checked = picked.has(id)
   }
 
   async poll() {
