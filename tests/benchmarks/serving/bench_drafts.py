@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.serving.engine_workers import read_rate
+from tests.benchmarks.serving.worker import Worker
 
 
 def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
@@ -70,31 +70,6 @@ def serve(checkpoint: Path, draft: Path | None, precision: str) -> None:
         print(json.dumps({"rate": rate, "cpu_ms": cpu_ms, "answers": answers, **counts}), flush=True)
 
 
-class Worker:
-    """One of the two processes."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "tests.benchmarks.serving.bench_drafts", *arguments, "--serve"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-
-    def ask(self, load: dict[str, Any]) -> dict[str, Any]:
-        """Return a measurement."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(load) + "\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                measured: dict[str, Any] = json.loads(line)
-                return measured
-        raise RuntimeError("The engine ended.")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-
-
 def measure(plain: Worker, drafted: Worker, load: dict[str, Any], prompts: list[str], *, users: int, rounds: int) -> None:
     """Print a line for one load: medians of the rates and of each round's ratio, and the accepted share."""
     rates: list[tuple[float, float]] = []
@@ -139,8 +114,16 @@ def main() -> None:
         return
     prompts = [line for line in arguments.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
     print(f"read rate {read_rate():.1f} GB/s, load {os.getloadavg()[0]:.1f}, one thread", flush=True)
-    served = [str(arguments.checkpoint), "--precision", arguments.precision]
-    plain, drafted = Worker(*served), Worker(*served, "--draft", str(arguments.draft))
+    served = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.serving.bench_drafts",
+        str(arguments.checkpoint),
+        "--precision",
+        arguments.precision,
+        "--serve",
+    ]
+    plain, drafted = Worker(served), Worker([*served, "--draft", str(arguments.draft)])
     try:
         for worker in (plain, drafted):
             worker.ask({"prompts": prompts[:1], "new": 8, "temperature": 0})

@@ -9,46 +9,26 @@ precision ("f32", "f16", "q8_0"; "float32", "int8").
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.serving import engine_workers
+from tests.benchmarks.serving.worker import Worker
 
 LLAMA_CPP = Path(engine_workers.__file__).with_name("llama_cpp_worker.mjs")
 BASELINE = "transformers batching float32"
 Timings = dict[str, list[dict[str, float]]]
 
 
-class Worker:
-    """One engine in a process, which measures when asked."""
-
-    def __init__(self, program: str, *arguments: str, script: Path = Path(engine_workers.__file__)) -> None:
-        command = [program, str(script), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd() if program == sys.executable else ""}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        self.ask({"users": 1, "prompt": 16, "new": 4, "seed": 99})
-
-    def ask(self, load: dict[str, int]) -> dict[str, float]:
-        """Return a measurement."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(load) + "\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                measured: dict[str, float] = json.loads(line)
-                return measured
-        raise RuntimeError("The engine ended.")
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
+def start(program: str, *arguments: str, script: Path = Path(engine_workers.__file__)) -> Worker:
+    """Return an engine that has answered once."""
+    worker = Worker([program, str(script), *arguments], environment={"PYTHONPATH": os.getcwd() if program == sys.executable else ""})
+    worker.ask({"users": 1, "prompt": 16, "new": 4, "seed": 99})
+    return worker
 
 
 def start_workers(arguments: argparse.Namespace) -> dict[str, Worker]:
@@ -60,17 +40,17 @@ def start_workers(arguments: argparse.Namespace) -> dict[str, Worker]:
         "ours bfloat16": ("ours", "bfloat16"),
         "ours int8": ("ours", "int8"),
     }
-    workers = {name: Worker(sys.executable, kind, arguments.checkpoint, precision) for name, (kind, precision) in ours.items()}
+    workers = {name: start(sys.executable, kind, arguments.checkpoint, precision) for name, (kind, precision) in ours.items()}
     if arguments.peers and arguments.gguf:
         for precision in ("f16", "q8_0"):
-            workers[f"OpenVINO {precision}"] = Worker(arguments.peers, "openvino", arguments.gguf.format(precision), precision)
+            workers[f"OpenVINO {precision}"] = start(arguments.peers, "openvino", arguments.gguf.format(precision), precision)
     if arguments.peers and arguments.ctranslate2:
         for precision in ("float32", "int8"):
             folder = arguments.ctranslate2.format(precision)
-            workers[f"CTranslate2 {precision}"] = Worker(arguments.peers, "ctranslate2", folder, precision)
+            workers[f"CTranslate2 {precision}"] = start(arguments.peers, "ctranslate2", folder, precision)
     if arguments.node and arguments.gguf:
         for precision in ("f32", "f16", "q8_0"):
-            workers[f"llama.cpp {precision}"] = Worker("node", arguments.node, arguments.gguf.format(precision), script=LLAMA_CPP)
+            workers[f"llama.cpp {precision}"] = start("node", arguments.node, arguments.gguf.format(precision), script=LLAMA_CPP)
     return workers
 
 
