@@ -6,17 +6,19 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from backend.db.tables import AnswerRating, Completion, Rater, Run
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.ratings import VoteRecord, fit_ratings
+from backend.errors import NotAllowed
 from backend.services.battles.admission import voter_of_token
 from backend.services.battles.campaigns import create_campaign
 from backend.services.battles.frozen_boards import list_frozen_boards
 from backend.services.battles.grading.board import grade_board
-from backend.services.battles.raters import create_rater_link, list_raters, rater_for
+from backend.services.battles.raters import create_rater_link, find_link, list_raters, rater_for, rater_from_link
 from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
 from pages.components.battles.charts import interval_chart, rating_marks, win_chart
@@ -79,6 +81,34 @@ def test_a_campaign_without_votes_offers_the_ballot_and_a_link(site: Context) ->
     app.run()
     assert "/ballot?link=" in app.code[0].value
     assert [row.rater.name for row in list_raters(site, campaign.id)] == ["guest"]
+
+
+def test_a_new_link_stays_until_it_is_dismissed_and_a_lost_one_is_reissued(site: Context) -> None:
+    campaign = make_campaign(site)
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Raters")
+    for name in ("guest", "owl"):
+        app.text_input(key="rater_name").set_value(name)
+        next(button for button in app.button if button.label == "Create link").click()
+        app.run()
+    links = [code.value for code in app.code]
+    assert len(links) == 2
+    app.run()
+    assert [code.value for code in app.code] == links
+    guest, owl = (find_link(site, campaign.id, name).rater.id for name in ("guest", "owl"))
+    app.button(key=f"dismiss_{guest}").click().run()
+    assert [code.value for code in app.code] == links[1:]
+    app.selectbox(key="link_whose").set_value(guest)
+    app.run()
+    app.button(key="reissue_link").click().run()
+    assert_sound(app)
+    (reissued,) = {code.value for code in app.code} - set(links)
+    assert rater_from_link(site, reissued.split("link=")[1]).id == guest
+    with pytest.raises(NotAllowed):
+        rater_from_link(site, links[0].split("link=")[1])
+    app.selectbox(key="link_whose").set_value(owl)
+    app.run()
+    app.button(key="end_link").click().run()
+    assert [code.value for code in app.code] == [reissued]
 
 
 def test_a_campaign_with_votes_shows_standings_and_trains_on_them_once(site: Context) -> None:

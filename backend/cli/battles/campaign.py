@@ -15,7 +15,7 @@ from backend.domain.battles.preferences.rules import parse_rules
 from backend.errors import InvalidInput, NotFound
 from backend.services.battles.campaigns import close_campaign, start_campaign
 from backend.services.battles.preference_sets import VoteObjective, preview_document
-from backend.services.battles.raters import create_rater_link
+from backend.services.battles.raters import create_rater_link, find_link, reissue_rater_link
 from backend.services.battles.views import CampaignView, list_campaigns, resolve_campaign
 from backend.services.battles.vote_imports import import_votes
 from backend.services.battles.vote_training import plan_training, train_on_votes
@@ -86,11 +86,17 @@ def link(
     rater: Annotated[str, typer.Option(help="Name or pseudonym of the rater.")],
     days: Annotated[int, typer.Option(help="Days until the link expires.")] = 14,
     single_use: Annotated[bool, typer.Option("--single-use", help="The first browser that opens the link is the only one.")] = False,
+    reissue: Annotated[bool, typer.Option("--reissue", help="Replace the rater's link; votes are kept, the old link ends.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Create a rater's link to the ballot of a campaign. It is shown only once."""
+    """Create a rater's link to the ballot of a campaign. Only its hash is stored: `--reissue` replaces a lost one."""
     ctx = get_context()
-    made = create_rater_link(ctx, resolve_campaign(ctx, name).id, name=rater, days=days, single_use=single_use, person=LOCAL)
+    campaign_id = resolve_campaign(ctx, name).id
+    if reissue:
+        row = find_link(ctx, campaign_id, rater)
+        made, single_use = reissue_rater_link(ctx, row.rater.id, days=days, person=LOCAL), row.single_use
+    else:
+        made = create_rater_link(ctx, campaign_id, name=rater, days=days, single_use=single_use, person=LOCAL)
     data = {"url": made.url, "rater": made.rater.name, "expires_at": made.rater.expires_at, "single_use": single_use}
     emit(data, as_json=as_json, text=made.url)
 

@@ -25,22 +25,31 @@ class Voter:
 
 
 def ballot_token(ctx: Context, campaign_id: str, rater: RaterView) -> str:
-    """Return the signed statement that this rater was admitted to this campaign; it holds for twelve hours. Send it as
-    `Authorization: Bearer`.
+    """Return the signed statement that this rater was admitted to this campaign; it holds for twelve hours, and until the rater's account
+    is signed out or the link is reissued. Send it as `Authorization: Bearer`.
     """
-    return sign(ctx, {"campaign": campaign_id, "rater": rater.id}, purpose=PURPOSE)
+    with ctx.db.read() as session:
+        epoch = _epoch(session, session.get_one(Rater, rater.id))
+    return sign(ctx, {"campaign": campaign_id, "rater": rater.id, "epoch": epoch}, purpose=PURPOSE)
 
 
 def voter_of_token(ctx: Context, token: str, *, browser: str = "") -> Voter:
     """Return whom a token admits. Raises NotAllowed if it is forged or too old, if the link behind it has expired, was revoked or belongs
-    to another browser (`browser` is its cookie), and if the account of the rater or of the link's maker is disabled.
+    to another browser (`browser` is its cookie), if the rater's account was signed out or the link reissued since, and if the account of
+    the rater or of the link's maker is disabled.
     """
     data = unsign(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S)
     with ctx.db.read() as session:
         row = session.get(Rater, data.get("rater", ""))
-        if row is None or not _may_vote(session, ctx, row, browser):
+        if row is None or data.get("epoch") != _epoch(session, row) or not _may_vote(session, ctx, row, browser):
             raise NotAllowed("This ballot is not valid any more.", remedy="Open your link again, or ask for a new one.")
         return Voter(data.get("campaign", ""), view_of_rater(row))
+
+
+def _epoch(session: Session, row: Rater) -> str:
+    """Return what changes when a rater's tokens end: the account's sessions, or the secret of the link."""
+    user = session.get(User, row.user_id) if row.user_id else None
+    return (row.link_hash or "")[:16] if user is None else str(user.session_epoch)
 
 
 def _may_vote(session: Session, ctx: Context, row: Rater, browser: str) -> bool:

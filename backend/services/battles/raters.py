@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend.db.tables import Rater, User
 from backend.domain.names import clean_name
-from backend.errors import InvalidInput, NotAllowed, NotFound
+from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.views import find_campaign
 from backend.services.battles.vote_log import VoteLog, read_vote_log
 from backend.services.context import Context, Person, require_builder
@@ -53,6 +53,7 @@ class RaterRow:
 
     rater: RaterView
     is_link: bool
+    single_use: bool
     num_votes: int
     median_s: float | None
     left_share: float | None
@@ -97,8 +98,7 @@ def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 
     """
     require_builder(person)
     name = clean_name(name, what="A rater", limit=80)
-    if not 1 <= days <= MAX_LINK_DAYS:
-        raise InvalidInput(f"A link can't hold for {days} days.", remedy=f"Choose 1 to {MAX_LINK_DAYS}.", field="days")
+    _check_days(days)
     secret = secrets.token_urlsafe(24)
     with ctx.db.write() as session:
         campaign = find_campaign(session, campaign_id)
@@ -113,8 +113,38 @@ def create_rater_link(ctx: Context, campaign_id: str, *, name: str, days: int = 
         )
         session.add(row)
         session.flush()
-        path = "/ballot/open" if single_use else "/ballot"
-        return RaterLink(f"{ctx.pages_url.rstrip('/')}{path}?link={secret}", view_of_rater(row))
+        return RaterLink(_address(ctx, secret, single_use=single_use), view_of_rater(row))
+
+
+def reissue_rater_link(ctx: Context, rater_id: str, *, days: int = 14, person: Person) -> RaterLink:
+    """Replace a link, also one that has expired or was revoked: the rater keeps name and votes, the old link and what it opened end.
+
+    A single-use link is bound to the first browser that opens the new one. Raises NotAllowed, NotFound and InvalidInput.
+    """
+    require_builder(person)
+    _check_days(days)
+    secret = secrets.token_urlsafe(24)
+    with ctx.db.write() as session:
+        row = _find_link(session, rater_id)
+        row.link_hash, row.browser_hash, row.created_by = _hash(secret), None, person.id
+        row.expires_at = ctx.now() + timedelta(days=days)
+        return RaterLink(_address(ctx, secret, single_use=row.single_use), view_of_rater(row))
+
+
+def _check_days(days: int) -> None:
+    if not 1 <= days <= MAX_LINK_DAYS:
+        raise InvalidInput(f"A link can't hold for {days} days.", remedy=f"Choose 1 to {MAX_LINK_DAYS}.", field="days")
+
+
+def _address(ctx: Context, secret: str, *, single_use: bool) -> str:
+    return f"{ctx.pages_url.rstrip('/')}{'/ballot/open' if single_use else '/ballot'}?link={secret}"
+
+
+def _find_link(session: Session, rater_id: str) -> Rater:
+    row = session.get(Rater, rater_id)
+    if row is None or row.link_hash is None:
+        raise NotFound("There is no such link.")
+    return row
 
 
 def link_qr_svg(url: str) -> str:
@@ -159,10 +189,7 @@ def revoke_rater_link(ctx: Context, rater_id: str, *, person: Person) -> None:
     """Revoke a link. Votes cast through it are kept."""
     require_builder(person)
     with ctx.db.write() as session:
-        row = session.get(Rater, rater_id)
-        if row is None or row.link_hash is None:
-            raise NotFound("There is no such link.")
-        row.expires_at = ctx.now()
+        _find_link(session, rater_id).expires_at = ctx.now()
 
 
 def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
@@ -174,6 +201,18 @@ def list_raters(ctx: Context, campaign_id: str) -> list[RaterRow]:
     return sorted(result, key=lambda row: (-row.num_votes, row.rater.name))
 
 
+def find_link(ctx: Context, campaign_id: str, name: str) -> RaterRow:
+    """Return the holder of a campaign's link by name. Raises NotFound, and Conflict where several have the name."""
+    rows = [row for row in list_raters(ctx, campaign_id) if row.is_link and row.rater.name == name.strip()]
+    if not rows:
+        raise NotFound(f"No rater “{name}” holds a link to this campaign.", field="rater")
+    if len(rows) > 1:
+        raise Conflict(
+            f"{len(rows)} raters with a link are named “{name}”.", remedy="Reissue it on the campaign's Raters tab.", field="rater"
+        )
+    return rows[0]
+
+
 def _row(row: Rater, log: VoteLog) -> RaterRow:
     raters = log.columns.raters
     own = log.of_purpose(("vote",)) & (log.columns.rater == (raters.index(row.id) if row.id in raters else -1))
@@ -182,6 +221,7 @@ def _row(row: Rater, log: VoteLog) -> RaterRow:
     return RaterRow(
         rater=view_of_rater(row),
         is_link=row.link_hash is not None,
+        single_use=row.single_use,
         num_votes=int(own.sum()),
         median_s=float(np.median(times)) / 1000 if len(times) else None,
         left_share=float((sides == 0).mean()) if len(sides) else None,

@@ -20,9 +20,9 @@ from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
 from backend.services.data.versions import Ancestor, lineage_of
 from backend.services.data.views import VersionView
-from backend.services.people.signatures import sign, unsign
+from backend.services.people.signatures import sign_for, unsign_for
 
-LINK_AGE_S = 12 * 3600
+LINK_AGE_S = 3600
 PURPOSE = "download-dataset"
 CHUNK = 2**20
 
@@ -108,14 +108,17 @@ def data_files(ctx: Context, version: VersionView) -> list[tuple[str, Path]]:
 
 
 def download_link(ctx: Context, version: VersionView, *, person: Person) -> str:
-    """Return the download path of a version as a zip file on the pages' server, valid for twelve hours."""
-    token = sign(ctx, {"version": version.id, "person": person.id or ""}, purpose=PURPOSE)
+    """Return the download path of a version as a zip file on the pages' server, valid for an hour."""
+    token = sign_for(ctx, person, {"version": version.id}, purpose=PURPOSE)
     return f"/download/dataset?token={token}"
 
 
 def version_of_link(ctx: Context, token: str) -> VersionView:
-    """Return the version that a download link names. Raises NotAllowed if it is forged or too old, NotFound if the version is gone."""
-    return resolve_version(ctx, unsign(ctx, token, purpose=PURPOSE, max_age_s=LINK_AGE_S).get("version", ""))
+    """Return the version that a download link names. Raises NotAllowed if it is forged or too old or its account was signed out, NotFound
+    if the version is gone.
+    """
+    _, data = unsign_for(ctx, token, purpose=PURPOSE, max_age_s=LINK_AGE_S)
+    return resolve_version(ctx, data.get("version", ""))
 
 
 def download_name(version: VersionView) -> str:

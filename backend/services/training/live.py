@@ -14,7 +14,7 @@ from backend.domain.jobs.states import ACTIVE, JobKind, Status
 from backend.domain.training.summary import RunSummary
 from backend.services.context import Context, Person
 from backend.services.jobs.queue_position import queue_positions
-from backend.services.people.signatures import sign, unsign
+from backend.services.people.signatures import sign_for, unsign_for
 
 PURPOSE = "points"
 TOKEN_AGE_S = 12 * 3600
@@ -40,14 +40,16 @@ class RunState:
 
 
 def token_for_runs(ctx: Context, run_ids: Iterable[str], *, person: Person) -> str:
-    """Return the signed statement that lets a browser read these runs' points for twelve hours."""
-    return sign(ctx, {"runs": ",".join(run_ids), "person": person.id or ""}, purpose=PURPOSE)
+    """Return the signed statement that lets a browser read these runs' points for twelve hours, and until the account is signed out
+    everywhere.
+    """
+    return sign_for(ctx, person, {"runs": ",".join(run_ids)}, purpose=PURPOSE)
 
 
 def runs_of_token(ctx: Context, token: str) -> list[str]:
-    """Return the run ids that a token names. Raises NotAllowed if it is forged or too old."""
-    runs = unsign(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S).get("runs", "")
-    return [run_id for run_id in runs.split(",") if run_id]
+    """Return the run ids that a token names. Raises NotAllowed if it is forged or too old, or its account was signed out."""
+    _, data = unsign_for(ctx, token, purpose=PURPOSE, max_age_s=TOKEN_AGE_S)
+    return [run_id for run_id in data.get("runs", "").split(",") if run_id]
 
 
 def run_states(ctx: Context, run_ids: Sequence[str], *, with_spark: bool = False) -> dict[str, RunState]:

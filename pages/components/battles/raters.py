@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import streamlit as st
 
 from backend.domain.battles.raters.quality import RaterQuality
 from backend.domain.wording import percent
 from backend.services.battles.exclusions import exclude_rater, include_rater, list_exclusions
 from backend.services.battles.quality import rater_qualities
-from backend.services.battles.raters import LOCAL_RATER, RaterRow, create_rater_link, link_qr_svg, list_raters, revoke_rater_link
+from backend.services.battles.raters import (
+    LOCAL_RATER,
+    RaterLink,
+    RaterRow,
+    create_rater_link,
+    link_qr_svg,
+    list_raters,
+    reissue_rater_link,
+    revoke_rater_link,
+)
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
 from pages.components.words import ago, day
+
+FRESH = "fresh_rater_links"
+"""Links made in this session, by rater. Only their hashes are stored, so they are shown until they are dismissed."""
 
 
 def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
@@ -23,7 +37,9 @@ def draw_raters(ctx: Context, person: Person, campaign: CampaignView) -> None:
         out = {decision.rater_id: decision.excluded for decision in reversed(list_exclusions(ctx, campaign.id))}
         quality = rater_qualities(ctx, campaign.id)
         lines = [
-            _rater_line(row, quality.get(row.rater.id), excluded=out.get(row.rater.id, False), is_imported=campaign.is_imported)
+            _rater_line(
+                row, quality.get(row.rater.id), excluded=out.get(row.rater.id, False), is_imported=campaign.is_imported, now=ctx.now()
+            )
             for row in rows
         ]
         draw_table(lines, key="raters", alt="Raters")
@@ -47,23 +63,60 @@ def _draw_links(ctx: Context, person: Person, campaign: CampaignView, rows: list
         single_use = single.checkbox("Single use", key="rater_single", help="Works only in the first browser that opens it.")
         if right.form_submit_button("Create link", icon=":material/link:", width="stretch"):
             with errors_shown():
-                st.session_state["fresh_link"] = create_rater_link(
-                    ctx, campaign.id, name=name, days=int(days), single_use=single_use, person=person
-                ).url
-    if "fresh_link" in st.session_state:
-        st.success("Copy it now: it is shown only once. It opens only this ballot.", icon=":material/link:")
-        link = st.session_state.pop("fresh_link")
-        st.code(link, language=None, wrap_lines=True)
-        st.image(link_qr_svg(link), width=180, caption="QR code of this link")
-    valid = [row for row in rows if row.is_link and row.rater.expires_at and row.rater.expires_at > ctx.now()]
-    if valid:
-        names = {row.rater.id: row.rater.name for row in valid}
-        with st.popover("Revoke a link", icon=":material/link_off:", key="end_link_menu"):
-            chosen = st.selectbox("Whose", list(names), format_func=names.__getitem__, key="end_link_whose")
-            if st.button("End it", key="end_link", help="Votes are kept."):
-                with errors_shown():
-                    revoke_rater_link(ctx, chosen, person=person)
-                    st.rerun()
+                _keep(create_rater_link(ctx, campaign.id, name=name, days=int(days), single_use=single_use, person=person))
+                st.rerun()
+    for link in list(st.session_state.get(FRESH, {}).values()):
+        if link.rater.campaign_id == campaign.id:
+            _draw_fresh(link)
+    links = {row.rater.id: row for row in rows if row.is_link}
+    if links:
+        with st.popover("Reissue or revoke a link", icon=":material/link_off:", key="links_menu"):
+            _draw_link_menu(ctx, person, links)
+
+
+def _keep(link: RaterLink) -> None:
+    st.session_state.setdefault(FRESH, {})[link.rater.id] = link
+
+
+def _draw_fresh(link: RaterLink) -> None:
+    """Draw a new link until it is dismissed."""
+    with st.container(border=True):
+        until = f" until {day(link.rater.expires_at)}" if link.rater.expires_at else ""
+        st.markdown(f":material/link: **Link of {plain(link.rater.name)}.** It opens this ballot alone{until}.")
+        st.code(link.url, language=None, wrap_lines=True)
+        st.caption("Copy it before you dismiss it: only its hash is stored. A lost link is reissued.")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            with st.popover("QR code", icon=":material/qr_code:", key=f"qr_{link.rater.id}"):
+                st.image(link_qr_svg(link.url), width=220)
+            gone = st.session_state[FRESH].pop
+            st.button("Dismiss", icon=":material/close:", key=f"dismiss_{link.rater.id}", on_click=gone, args=(link.rater.id, None))
+
+
+def _draw_link_menu(ctx: Context, person: Person, links: dict[str, RaterRow]) -> None:
+    now = ctx.now()
+    chosen = st.selectbox("Whose", list(links), format_func=lambda rater: _link_label(links[rater], now), key="link_whose")
+    st.caption("A new link for the same rater: the old one ends, votes are kept. A single-use link opens in a new browser.")
+    days = st.number_input("Days", 1, 365, 14, key="reissue_days")
+    with st.container(horizontal=True):
+        if st.button("Reissue", type="primary", icon=":material/autorenew:", key="reissue_link"):
+            with errors_shown():
+                _keep(reissue_rater_link(ctx, chosen, days=int(days), person=person))
+                st.rerun()
+        ended = not _is_valid(links[chosen], now)
+        if st.button("Revoke", icon=":material/link_off:", key="end_link", help="Votes are kept.", disabled=ended):
+            with errors_shown():
+                revoke_rater_link(ctx, chosen, person=person)
+                st.session_state.get(FRESH, {}).pop(chosen, None)
+                st.rerun()
+
+
+def _is_valid(row: RaterRow, now: datetime) -> bool:
+    return row.rater.expires_at is not None and row.rater.expires_at > now
+
+
+def _link_label(row: RaterRow, now: datetime) -> str:
+    kind = ", single use" if row.single_use else ""
+    return f"{row.rater.name}{kind}, {'until ' + day(row.rater.expires_at) if row.rater.expires_at and _is_valid(row, now) else 'ended'}"
 
 
 def _draw_exclusion(ctx: Context, person: Person, campaign: CampaignView, rows: list[RaterRow], out: dict[str, bool]) -> None:
@@ -92,7 +145,7 @@ def _draw_exclusion(ctx: Context, person: Person, campaign: CampaignView, rows: 
                 st.rerun()
 
 
-def _rater_line(row: RaterRow, quality: RaterQuality | None, *, excluded: bool, is_imported: bool) -> dict[str, object]:
+def _rater_line(row: RaterRow, quality: RaterQuality | None, *, excluded: bool, is_imported: bool, now: datetime) -> dict[str, object]:
     agreement, consistency, gold = (quality.agreement, quality.consistency, quality.gold) if quality else (None, None, None)
     return {
         "Rater": row.rater.name,
@@ -106,5 +159,5 @@ def _rater_line(row: RaterRow, quality: RaterQuality | None, *, excluded: bool, 
         "Same on repeats": f"{percent(consistency.value)} of {consistency.n}" if consistency else "–",
         "Gold passed": f"{percent(gold.value)} of {gold.n}" if gold else "–",
         "Flags": len(quality.flags) if quality else 0,
-        "Link expires": day(row.rater.expires_at) if row.rater.expires_at else None,
+        "Link": "–" if not row.rater.expires_at else f"{'until' if row.rater.expires_at > now else 'ended'} {day(row.rater.expires_at)}",
     }

@@ -8,17 +8,27 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backend.db.tables import Rater
-from backend.errors import Conflict, NotAllowed
+from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.battles import raters
 from backend.services.battles.admission import Voter, ballot_token, voter_of_token
 from backend.services.battles.assignment.rows import VoteInput
 from backend.services.battles.ballots import next_battle
-from backend.services.battles.raters import create_rater_link, link_qr_svg, rater_for, rater_from_link
+from backend.services.battles.raters import (
+    create_rater_link,
+    find_link,
+    link_qr_svg,
+    list_raters,
+    rater_for,
+    rater_from_link,
+    reissue_rater_link,
+)
 from backend.services.battles.stopping import close_when_over
 from backend.services.battles.views import get_campaign
 from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.context import LOCAL, Context
+from backend.services.people.accounts import add_user, change_own_password
 from backend.services.people.attempts import Attempts
+from backend.services.people.sessions import end_sessions
 from tests.support.battle_world import make_campaign, prefer, vote_all
 
 
@@ -54,6 +64,51 @@ def test_a_reusable_link_opens_in_every_browser(ctx: Context) -> None:
     link = create_rater_link(ctx, make_campaign(ctx).id, name="guest", person=LOCAL)
     secret = link.url.split("/ballot?link=")[1]
     assert rater_from_link(ctx, secret, browser="first") == rater_from_link(ctx, secret, browser="second")
+
+
+def test_a_reissued_link_keeps_the_rater_and_ends_the_old_link_and_its_ballots(any_ctx: Context) -> None:
+    campaign = make_campaign(any_ctx)
+    old = single_use(any_ctx, campaign.id)
+    rater = rater_from_link(any_ctx, old, browser="first")
+    token = ballot_token(any_ctx, campaign.id, rater)
+    vote_all(any_ctx, campaign.id, rater, prefer("Oak"), limit=2)
+    again = reissue_rater_link(any_ctx, rater.id, person=LOCAL)
+    with pytest.raises(NotAllowed, match="not valid any more"):
+        rater_from_link(any_ctx, old, browser="first")
+    with pytest.raises(NotAllowed, match="not valid any more"):
+        voter_of_token(any_ctx, token, browser="first")
+    assert "/ballot/open?link=" in again.url
+    assert rater_from_link(any_ctx, again.url.split("link=")[1], browser="second").id == rater.id
+    (row,) = list_raters(any_ctx, campaign.id)
+    assert (row.rater.name, row.num_votes, row.single_use) == ("guest", 2, True)
+
+
+def test_a_revoked_or_expired_link_is_reissued_and_a_stranger_to_links_is_not(ctx: Context) -> None:
+    campaign = make_campaign(ctx)
+    link = create_rater_link(ctx, campaign.id, name="guest", person=LOCAL)
+    raters.revoke_rater_link(ctx, link.rater.id, person=LOCAL)
+    again = reissue_rater_link(ctx, find_link(ctx, campaign.id, "guest").rater.id, days=3, person=LOCAL)
+    assert rater_from_link(ctx, again.url.split("link=")[1]).expires_at == again.rater.expires_at
+    with pytest.raises(NotFound):
+        reissue_rater_link(ctx, rater_for(ctx, LOCAL).id, person=LOCAL)
+    create_rater_link(ctx, campaign.id, name="guest", person=LOCAL)
+    with pytest.raises(Conflict, match="2 raters"):
+        find_link(ctx, campaign.id, "guest")
+
+
+@pytest.mark.parametrize("end", ["password", "sign-out everywhere"])
+def test_a_ballots_token_ends_with_the_accounts_sessions(ctx: Context, end: str) -> None:
+    campaign, person = make_campaign(ctx), add_user(ctx, "Ada", "correct horse battery", person=LOCAL)
+    token = ballot_token(ctx, campaign.id, rater_for(ctx, person))
+    assert voter_of_token(ctx, token).rater.name == "Ada"
+    if end == "password":
+        change_own_password(ctx, "correct horse battery", "another horse battery", person=person)
+    else:
+        assert person.id is not None
+        end_sessions(ctx, person.id, person=person)
+    with pytest.raises(NotAllowed, match="not valid any more"):
+        voter_of_token(ctx, token)
+    assert voter_of_token(ctx, ballot_token(ctx, campaign.id, rater_for(ctx, person))).rater.name == "Ada"
 
 
 def test_wrong_links_from_one_address_are_limited_and_a_valid_one_is_never_locked(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+from itsdangerous import TimestampSigner
 
 from backend.errors import NotAllowed
 from backend.services.context import LOCAL, Context
+from backend.services.data.cards import download_link, version_of_link
+from backend.services.data.datasets import resolve_version
 from backend.services.people import sessions
-from backend.services.people.accounts import add_user
+from backend.services.people.accounts import add_user, disable_account, reset_password
 from backend.services.people.attempts import ADDRESS_LIMIT, MAX_REMEMBERED, NAME_LIMIT, PAIR_LIMIT, WINDOW_S, Attempts
-from backend.services.people.sessions import person_from_cookie, sign_in
-from backend.services.people.signatures import sign, unsign
+from backend.services.people.sessions import end_sessions, person_from_cookie, sign_in
+from backend.services.people.signatures import sign, sign_for, unsign, unsign_for
+from backend.services.training.live import runs_of_token, token_for_runs
+from tests.support.run_world import add_dataset
 
 PASSWORD = "correct horse battery"
 
@@ -153,3 +160,43 @@ def test_a_signed_statement_holds_for_its_purpose_alone(ctx: Context) -> None:
     assert unsign(ctx, token, purpose="points", max_age_s=60) == {"run": "abc"}
     with pytest.raises(NotAllowed):
         unsign(ctx, token, purpose="ballot", max_age_s=60)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda ctx, user_id: reset_password(ctx, user_id, "another horse battery", person=LOCAL), id="new password"),
+        pytest.param(lambda ctx, user_id: end_sessions(ctx, user_id, person=LOCAL), id="signed out everywhere"),
+        pytest.param(lambda ctx, user_id: disable_account(ctx, user_id, person=LOCAL), id="disabled"),
+    ],
+)
+def test_what_was_signed_for_a_person_ends_with_their_sessions(ctx: Context, end: Callable[[Context, str], None]) -> None:
+    person = add_user(ctx, "maya", PASSWORD, person=LOCAL)
+    version = resolve_version(ctx, add_dataset(ctx))
+    points, file = token_for_runs(ctx, ["run"], person=person), download_link(ctx, version, person=person).partition("token=")[2]
+    assert runs_of_token(ctx, points) == ["run"]
+    assert version_of_link(ctx, file).id == version.id
+    end(ctx, str(person.id))
+    for read, token in ((runs_of_token, points), (version_of_link, file)):
+        with pytest.raises(NotAllowed, match="not signed in any more"):
+            read(ctx, token)
+
+
+def test_what_was_signed_for_the_local_person_ends_when_sign_in_is_required(ctx: Context) -> None:
+    token = sign_for(ctx, LOCAL, {"run": "abc"}, purpose="points")
+    assert unsign_for(ctx, token, purpose="points", max_age_s=60)[0] == LOCAL
+    with pytest.raises(NotAllowed):
+        unsign_for(replace(ctx, sign_in=True), token, purpose="points", max_age_s=60)
+
+
+def test_a_download_link_holds_for_an_hour(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = resolve_version(ctx, add_dataset(ctx))
+    token = download_link(ctx, version, person=LOCAL).partition("token=")[2]
+    now = TimestampSigner.get_timestamp
+    for hours, is_valid in ((0.9, True), (1.1, False)):
+        monkeypatch.setattr(TimestampSigner, "get_timestamp", lambda signer, hours=hours: now(signer) + int(3600 * hours))
+        if is_valid:
+            assert version_of_link(ctx, token).id == version.id
+        else:
+            with pytest.raises(NotAllowed, match="not valid any more"):
+                version_of_link(ctx, token)
