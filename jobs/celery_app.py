@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,11 @@ from celery import signals
 from backend.bootstrap import get_context
 from backend.infra.devices import read_gauges, visible_devices
 from backend.infra.queue import TASK, make_celery
+from backend.services.context import Context
 from backend.services.evaluation.open_suites import list_open_results, release_scored
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
-from backend.services.jobs.recovery import Recovery, recover_jobs
+from backend.services.jobs.recovery import recover_jobs
 from backend.services.jobs.workers import beat
 from backend.services.serving.autoscaling import autoscale_endpoints
 from backend.services.serving.monitoring.tick import run_monitor
@@ -125,26 +127,51 @@ def _beat(queues: list[str]) -> None:
 
 
 def _recover(queues: list[str], *, takes_back: bool = True) -> None:
+    """Do what a worker of these queues does beside its heartbeat. A part that fails is logged and keeps no other from its turn."""
     ctx = get_context()
-    report = recover_jobs(ctx) if takes_back else Recovery()
+    if takes_back:
+        _attempt("taking back jobs", _take_back, ctx)
+    if "serve" in queues:
+        _attempt("rollouts", advance_endpoints, ctx)
+        _attempt("autoscaling", autoscale_endpoints, ctx)
+        _attempt("canaries", _judge_canaries, ctx)
+    if "train" in queues:
+        _attempt("sweeps", _advance_sweeps, ctx)
+    if "eval" in queues:
+        _attempt("suites", _launch_suites, ctx)
+        _attempt("holds of checkpoints", release_scored, ctx)
+
+
+def _attempt(name: str, part: Callable[..., object], *values: object) -> None:
+    try:
+        part(*values)
+    except Exception as error:
+        log.warning("%s failed: %s", name, error)
+
+
+def _take_back(ctx: Context) -> None:
+    report = recover_jobs(ctx)
     if report.requeued or report.failed or report.cancelled or report.woken:
         log.warning("recovered: %s", report)
-    if "serve" in queues:
-        advance_endpoints(ctx)
-        autoscale_endpoints(ctx)
-        if has_canary(ctx):
-            from backend.services.serving.canaries import judge_canaries  # imports most services
 
-            judge_canaries(ctx)
-    if "train" in queues and list_open_sweeps(ctx):
+
+def _judge_canaries(ctx: Context) -> None:
+    if has_canary(ctx):
+        from backend.services.serving.canaries import judge_canaries  # imports most services
+
+        judge_canaries(ctx)
+
+
+def _advance_sweeps(ctx: Context) -> None:
+    if list_open_sweeps(ctx):
         from backend.services.training.sweeps import advance_sweeps  # imports most services
 
         advance_sweeps(ctx)
-    open_results = list_open_results(ctx) if "eval" in queues else []
-    if open_results:
+
+
+def _launch_suites(ctx: Context) -> None:
+    if open_results := list_open_results(ctx):
         from backend.services.evaluation.suites import launch_members  # imports most services
 
         for result_id in open_results:
-            launch_members(ctx, result_id)
-    if "eval" in queues:
-        release_scored(ctx)
+            _attempt(f"suite result {result_id}", launch_members, ctx, result_id)

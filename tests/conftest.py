@@ -9,6 +9,7 @@ gc.disable()  # two fifths of the time of the imports below and of the collectio
 # ruff: noqa: E402
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SLOWEST_FIRST = ("e2e", "faults", "test_dependencies.py", "clients", "jobs", "pages")
 """Folders with long files, and a long file: started last, one of them would run alone at the end."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that runs every test with a context on PostgreSQL: what SQLite forgives shows there."""
+    parser.addoption("--database", choices=("sqlite", "postgresql"), default="sqlite", help="the database of the fixture `ctx`")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -92,8 +98,12 @@ def home(tmp_path: Path, migrated_database: Path) -> Path:
 
 
 @pytest.fixture
-def ctx(home: Path) -> Iterator[Context]:
+def ctx(home: Path, request: pytest.FixtureRequest) -> Iterator[Context]:
     """A context whose broker does not answer: what is submitted stays queued until a test runs it."""
+    if request.config.getoption("--database") == "postgresql":
+        with _postgres_context(home, request.getfixturevalue("postgres_url")) as context:
+            yield context
+        return
     context = build_context(make_settings(home), migrate=False)
     yield context
     context.db.engine.dispose()
@@ -120,12 +130,17 @@ def any_ctx(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Context]
     if request.param == "sqlite":
         yield request.getfixturevalue("ctx_sqlite")
         return
-    settings = make_settings(tmp_path / "pg-home", database_url=request.getfixturevalue("postgres_url"))
-    context = build_context(settings)
+    with _postgres_context(tmp_path / "pg-home", request.getfixturevalue("postgres_url")) as context:
+        yield context
+
+
+@contextmanager
+def _postgres_context(home: Path, url: str) -> Iterator[Context]:
+    """Yield a context on a server, which is emptied afterwards."""
+    context = build_context(make_settings(home, database_url=url))
     yield context
-    with context.db.engine.begin() as connection:
-        for table in reversed(Table.metadata.sorted_tables):
-            connection.execute(table.delete())
+    with context.db.engine.begin() as connection:  # runs and checkpoints refer to each other: no order of deletion suits both
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(Table.metadata.tables)} RESTART IDENTITY CASCADE")
     context.db.engine.dispose()
 
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Architecture, Run
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.parameters import count_parameters
@@ -35,6 +36,7 @@ class ArchitectureView:
     archived_at: datetime | None
 
 
+@retry_races
 def save_architecture(ctx: Context, *, name: str, config: ArchitectureConfig, person: Person) -> ArchitectureView:
     """Store an architecture under a name.
 

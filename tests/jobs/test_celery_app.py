@@ -14,7 +14,10 @@ from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark
 
 
-def test_a_worker_launches_the_evaluations_of_suites_that_training_runs_opened(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_launches_the_evaluations_of_suites_that_training_runs_opened(
+    any_ctx: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ctx = any_ctx
     checkpoint_id = add_checkpoint(ctx, "Oak")
     add_benchmark(ctx, "facts", CHOICES)
     suite = create_suite(ctx, SuiteConfig.model_validate({"name": "core", "members": ["facts"]}), person=LOCAL)
@@ -22,8 +25,34 @@ def test_a_worker_launches_the_evaluations_of_suites_that_training_runs_opened(c
         row = SuiteResult(suite_id=suite.id, checkpoint_id=checkpoint_id, config=suite.config.model_dump(mode="json"), created_at=ctx.now())
         session.add(row)
     monkeypatch.setattr(celery_app, "get_context", lambda: ctx)
+    caplog.set_level("WARNING")
     celery_app._recover(["train"])
     assert len(list_open_results(ctx)) == 1  # launched by the workers of the queue `eval` alone
     celery_app._recover(["eval"])
     assert list_open_results(ctx) == []
     assert list_results(ctx)[0].members[0].evaluation is not None
+    assert caplog.records == []  # no part of the sweep failed, on either database
+
+
+def test_a_part_of_a_sweep_that_fails_keeps_no_other_from_its_turn(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[str] = []
+
+    def fails(_: Context, *__: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(celery_app, "get_context", lambda: ctx)
+    monkeypatch.setattr(celery_app, "recover_jobs", fails)
+    monkeypatch.setattr(celery_app, "advance_endpoints", fails)
+    monkeypatch.setattr(celery_app, "list_open_sweeps", fails)
+    monkeypatch.setattr(celery_app, "list_open_results", lambda _: ["first", "second"])
+    monkeypatch.setattr("backend.services.evaluation.suites.launch_members", fails)
+    monkeypatch.setattr(celery_app, "autoscale_endpoints", lambda _: done.append("autoscaled"))
+    monkeypatch.setattr(celery_app, "release_scored", lambda _: done.append("released"))
+    celery_app._recover(["serve", "train", "eval"])
+    assert done == ["autoscaled", "released"]
+    failures = [record.getMessage() for record in caplog.records]
+    assert len(failures) == 5
+    assert all("the disk is full" in text for text in failures)
+    assert any("suite result second" in text for text in failures)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Campaign, CampaignPrompt, Checkpoint, Contestant
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, refuse_revealing_name
 from backend.domain.battles.campaign_file import ContestantSource
@@ -39,6 +40,7 @@ def create_campaign(
     return start_campaign(ctx, name=name, contestants=sources, dataset=dataset, config=config, person=person)
 
 
+@retry_races
 def start_campaign(
     ctx: Context,
     *,

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Campaign, FrozenBoard, User
 from backend.domain.battles.frozen import Verification, digest_of, freeze_document, verify_document
 from backend.domain.battles.options import RatingOptions
@@ -60,6 +61,7 @@ def program_version() -> str:
     return version("roundhouse")
 
 
+@retry_races
 def freeze_board(ctx: Context, campaign_id: str, *, name: str, options: RatingOptions, person: Person) -> FrozenBoardView:
     """Store the board of this moment under a name. Raises InvalidInput without votes, Conflict for a name that is taken, NotAllowed."""
     require_builder(person)

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Campaign, Checkpoint, Contestant, Run
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.results import TrainResult
@@ -64,6 +65,7 @@ def rematch_ready(ctx: Context, campaign_id: str) -> CheckpointView | None:
     return resolve_checkpoint(ctx, checkpoint_id) if checkpoint_id else None
 
 
+@retry_races
 def enter_new_checkpoint(ctx: Context, campaign_id: str, *, person: Person) -> CampaignView:
     """Enter the run's new checkpoint against its parent and queue completions of both. Idempotent.
 

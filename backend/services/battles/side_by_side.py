@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
+from backend.db.races import retry_races
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
@@ -19,6 +20,7 @@ from backend.services.context import Context, Person
 PLAYGROUND = "Playground"
 
 
+@retry_races
 def record_side_by_side_vote(
     ctx: Context,
     *,

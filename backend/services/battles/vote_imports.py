@@ -13,6 +13,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
+from backend.db.races import retry_races
 from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.domain.battles.campaign import CampaignConfig, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
@@ -32,6 +33,7 @@ TEXTS = ("prompt_text", "answer_a", "answer_b")
 Row = dict[str, Any]
 
 
+@retry_races
 def import_votes(ctx: Context, *, name: str, text: str, person: Person) -> CampaignView:
     """Store a file of votes (CSV, JSON lines or a JSON list: prompt, rater, a, b, winner, and optionally prompt_text, answer_a, answer_b)
     as a closed campaign.

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
+from backend.db.races import retry_races
 from backend.db.tables import AnswerRating, Battle
 from backend.domain.battles.campaign import CampaignConfig
 from backend.domain.battles.votes import Label
@@ -91,6 +92,7 @@ def undo_vote(ctx: Context, voter: Voter) -> Served:
     return served
 
 
+@retry_races
 def store_answer_rating(ctx: Context, voter: Voter, battle_id: str, *, value: int, note: str = "") -> None:
     """Append a grade of a battle's answer; 0 takes the last one back."""
     with ctx.db.write() as session:

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
+from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Job
 from backend.domain.jobs.payloads import AddBasePayload
 from backend.domain.jobs.results import AddBaseResult
@@ -73,6 +74,7 @@ def preview_base(ctx: Context, source: str, *, revision: str | None = None, pers
     return BasePreview(location["hub"], base.facts, base.revision.commit, base.revision.requested, base.bytes)
 
 
+@retry_races
 def add_base(
     ctx: Context, *, name: str, source: str, person: Person, revision: str | None = None, idempotency_key: str | None = None
 ) -> CheckpointView:

@@ -7,6 +7,7 @@ import re
 from sqlalchemy import select
 
 from backend.db.base import new_id
+from backend.db.races import retry_races
 from backend.db.tables import Job
 from backend.domain.checkpoints.export_formats import FORMATS, NUMBERS, gguf_refusal
 from backend.domain.evaluation.safety.card import join_card
@@ -23,6 +24,7 @@ from backend.services.training.reports import report_text
 MOST_SHOWN = 200
 
 
+@retry_races
 def export_checkpoint(
     ctx: Context,
     checkpoint: str,

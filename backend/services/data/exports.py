@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 
 from backend.db.base import new_id
+from backend.db.races import retry_races
 from backend.db.tables import Job
 from backend.domain.data.export_formats import DATASET_FORMATS
 from backend.domain.jobs.payloads import DatasetExportPayload, HubTarget, require_folder
@@ -19,6 +20,7 @@ from backend.services.jobs.jobs import JobView, add_job, view, wake
 MOST_SHOWN = 50
 
 
+@retry_races
 def export_version(
     ctx: Context,
     reference: str,

@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
+from backend.db.races import retry_races
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import KINDS, DatasetKind
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
@@ -31,6 +32,7 @@ from backend.services.jobs.jobs import add_job, wake
 FACTS = {"text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows", "files", "commit", "revision", "licence"}
 
 
+@retry_races
 def import_dataset(
     ctx: Context,
     *,

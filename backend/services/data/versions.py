@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Dataset, DatasetVersion, Job
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.versions.changes import Change, DropRows, Filter, Merge
@@ -25,6 +26,7 @@ from backend.services.dependents import Use, refuse_while_used, users_of_dataset
 from backend.services.jobs.jobs import add_job, wake
 
 
+@retry_races
 def derive_version(
     ctx: Context, version_id: str, *, change: Change, person: Person, name: str | None = None, idempotency_key: str | None = None
 ) -> VersionView:

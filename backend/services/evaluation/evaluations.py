@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, Job, Score
 from backend.domain.evaluation.boards import describe_average
 from backend.domain.evaluation.config import MAIN_METRIC, EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
@@ -120,6 +121,7 @@ class Plan:
     power: PowerPlan | None
 
 
+@retry_races
 def launch_evaluation(
     ctx: Context,
     *,

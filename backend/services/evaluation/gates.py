@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate, User
 from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better
 from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, GateDecision, Verdict, decide_gate, describe_procedure
@@ -88,6 +89,7 @@ class GateResultView:
     created_at: datetime
 
 
+@retry_races
 def create_gate(ctx: Context, *, name: str, config: GateConfig, person: Person) -> GateView:
     """Save a gate. Raises Conflict for a name in use, NotFound for an unknown champion or benchmark, NotAllowed."""
     require_builder(person)
@@ -130,6 +132,7 @@ def delete_gate(ctx: Context, name_or_id: str, *, person: Person) -> None:
         session.delete(gate)
 
 
+@retry_races
 def require_gate(ctx: Context, name_or_id: str, *, endpoint: str, person: Person) -> GateView:
     """Let an endpoint accept only checkpoints that pass the gate."""
     require_builder(person)

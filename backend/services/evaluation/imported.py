@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import delete, select
 
+from backend.db.races import retry_races
 from backend.db.tables import ImportedEvaluation
 from backend.domain.evaluation.exchange import read_results
 from backend.errors import InvalidInput, NotFound
@@ -32,6 +33,7 @@ class ImportedView:
     created_at: datetime
 
 
+@retry_races
 def import_results(ctx: Context, content: bytes, *, source: str, person: Person) -> list[ImportedView]:
     """Import a results file. Content imported before returns the existing rows. Raises InvalidInput naming what is wrong."""
     require_builder(person)

@@ -66,10 +66,11 @@ def list_open_results(ctx: Context) -> list[str]:
 
 def release_scored(ctx: Context) -> None:
     """Remove the holds of checkpoints of active runs whose suites have ended, so that the runs may remove the checkpoints."""
-    held = select(Checkpoint).join(Run, Run.id == Checkpoint.run_id).join(Job, Job.id == Run.job_id)
-    held = held.join(RunSuite, RunSuite.run_id == Run.id).where(RunSuite.moment == Moment.CHECKPOINT.value, Job.status.in_(ACTIVE))
+    chosen = select(RunSuite.run_id).join(Run, Run.id == RunSuite.run_id).join(Job, Job.id == Run.job_id)
+    runs = chosen.where(RunSuite.moment == Moment.CHECKPOINT.value, Job.status.in_(ACTIVE))
+    held = select(Checkpoint).where(Checkpoint.run_id.in_(runs))  # PostgreSQL compares no JSON, so whole rows have no DISTINCT
     with ctx.db.read() as session:
-        for checkpoint in session.scalars(held.where(Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None)).distinct()):
+        for checkpoint in session.scalars(held.where(Checkpoint.deleted_at.is_(None), Checkpoint.folder.is_not(None))):
             hold = hold_of(ctx.artifacts.path(str(checkpoint.folder)))
             if hold.exists() and _is_scored(session, checkpoint):
                 hold.unlink(missing_ok=True)

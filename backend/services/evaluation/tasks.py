@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy import delete, select
 
+from backend.db.races import retry_races
 from backend.db.tables import EvaluationTask
 from backend.domain.data.recognition.column_names import plain_name
 from backend.domain.data.rows.records import columns_of
@@ -86,6 +87,7 @@ def find_single_task(ctx: Context, name_or_text: str) -> TaskDefinition:
     return task
 
 
+@retry_races
 def save_task(ctx: Context, text: str, *, person: Person) -> TaskView:
     """Save a task for the team under the name that its YAML gives; an existing one is replaced.
 

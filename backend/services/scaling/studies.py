@@ -12,6 +12,7 @@ import yaml
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Run, RunGroup, Tokenizer
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.names import clean_name, not_found
@@ -113,6 +114,7 @@ def suggest_budgets(ctx: Context) -> tuple[float, ...]:
     return tuple(smallest * factor for factor in SPACING)
 
 
+@retry_races
 def launch_study(ctx: Context, config: StudyConfig, *, person: Person) -> StudyView:
     """Queue a study's runs in one group. Launching the same study again launches only missing runs.
 

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import (
     Alias,
     Checkpoint,
@@ -38,6 +39,7 @@ CALLED_OFF = "called off"
 """Outcome of a revision whose rollout was taken back before its end."""
 
 
+@retry_races
 def deploy(
     ctx: Context,
     *,

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Alias, Gate, GateResult, Promotion
 from backend.domain.serving.names import check_alias_name
 from backend.errors import Conflict, InvalidInput
@@ -73,6 +74,7 @@ def promote(
     return _move(ctx, PROMOTE, alias, subject, held=held, person=person, campaign_id=campaign_id, reason=reason, evidence=evidence)
 
 
+@retry_races
 def reject(ctx: Context, checkpoint: str, *, alias: str, person: Person, campaign_id: str | None = None, reason: str = "") -> PromotionView:
     """Record that a checkpoint was not promoted to an alias, with the evidence. The alias stays where it is."""
     require_builder(person)
@@ -127,6 +129,7 @@ def describe_promotion(view: PromotionView) -> dict[str, Any]:
     }
 
 
+@retry_races
 def _move(
     ctx: Context,
     decision: str,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy import insert, select
 
+from backend.db.races import retry_races
 from backend.db.tables import Deployment, Endpoint, Replica, Usage
 from backend.domain.serving.request_log import LoggedBody
 from backend.services.context import Context
@@ -47,6 +48,7 @@ class UsageRow:
     logged: LoggedBody | None = None
 
 
+@retry_races
 def add_usage(ctx: Context, rows: Sequence[UsageRow]) -> None:
     """Store a batch of requests. A repeated id is stored once."""
     with ctx.db.write() as session:

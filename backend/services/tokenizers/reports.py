@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
+from backend.db.races import retry_races
 from backend.db.tables import Analysis, Job
 from backend.domain.jobs.payloads import require_folder
 from backend.domain.jobs.records import JobFailure
@@ -74,6 +75,7 @@ class ReportView:
         return f"{', '.join(self.names)} on {', '.join(self.dataset_names)}"
 
 
+@retry_races
 def request_report(
     ctx: Context, *, tokenizers: Sequence[str], datasets: Sequence[str], person: Person, idempotency_key: str | None = None
 ) -> ReportView:

@@ -10,6 +10,7 @@ from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
+from backend.db.races import retry_races
 from backend.db.tables import Analysis, Dataset, DatasetVersion, Job, Tokenizer
 from backend.domain.jobs.payloads import TrainTokenizerPayload
 from backend.domain.jobs.progress import Progress, read_progress
@@ -60,6 +61,7 @@ class TokenizerView:
         return self.folder is not None
 
 
+@retry_races
 def train_tokenizer(
     ctx: Context,
     *,

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from backend.db.base import new_id
+from backend.db.races import retry_races
 from backend.db.tables import Run
 from backend.domain.jobs.events import MetricsEvent, Values
 from backend.domain.training.imported_logs import MAX_BYTES, MAX_NOTES, ParsedLog, clean_text, read_logs
@@ -68,6 +69,7 @@ def _merge(logs: Sequence[ParsedLog]) -> ParsedLog:
     return first
 
 
+@retry_races
 def _insert(ctx: Context, log: ParsedLog, *, filename: str, requested_name: str, person: Person) -> str:
     run_id, shown = new_id(), clean_text(requested_name or log.name or Path(filename).stem)[:100] or "imported"
     has_time = log.has_time

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from backend.db.base import new_id
+from backend.db.races import retry_races
 from backend.db.tables import Job, Run
 from backend.domain.evaluation.suites import Moment
 from backend.domain.jobs.payloads import TrainPayload
@@ -29,6 +30,7 @@ from backend.services.training.views import RunView, find_run, get_run, newest_c
 MAX_TAGS, MAX_TAG = 12, 40
 
 
+@retry_races
 def launch_run(
     ctx: Context,
     config: RunConfig,
@@ -83,6 +85,7 @@ def launch_run(
     return get_run(ctx, run_id)
 
 
+@retry_races
 def resume_run(
     ctx: Context, name_or_id: str, *, person: Person, max_steps: int | None = None, idempotency_key: str | None = None
 ) -> RunView:

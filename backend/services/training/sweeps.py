@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Job, MetricName, MetricPoint, Run, RunGroup, User
 from backend.domain.jobs.states import TERMINAL, Status, StopRequest
 from backend.domain.names import clean_name, not_found
@@ -83,6 +84,7 @@ class SweepDetail:
     best: SweepRun | None
 
 
+@retry_races
 def launch_sweep(ctx: Context, config: SweepConfig, *, person: Person) -> SweepView:
     """Launch a sweep: its first runs are queued now, the others by the workers as these end. Launching the same sweep twice launches it
     once.

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import EvaluatedEndpoint
 from backend.domain.evaluation.endpoints import EndpointConfig, EndpointTarget
 from backend.domain.names import nearest
@@ -50,6 +51,7 @@ class EvaluatedEndpointView:
         return self.config.is_own
 
 
+@retry_races
 def add_endpoint(ctx: Context, *, name: str, config: EndpointConfig, person: Person) -> EvaluatedEndpointView:
     """Register a model behind another API under a name, after asking the API what it offers (up to three requests of one token).
 

@@ -12,6 +12,7 @@ import yaml
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Dataset, DatasetVersion
 from backend.domain.data.parsing.text_formats import sniff_bytes
 from backend.domain.data.rows.mapping import canonical_json
@@ -165,6 +166,7 @@ def _training_text(row: Mapping[str, Any]) -> str:
     return "\n".join(str(row[name]) for name in ("prompt", "completion") if isinstance(row.get(name), str))
 
 
+@retry_races
 def store_probe(
     ctx: Context, *, name: str, probe: Probe, items: Sequence[ProbeItem], source: str, person: Person, **facts: int
 ) -> ProbeView:

@@ -11,6 +11,7 @@ from itertools import count
 
 from sqlalchemy import select
 
+from backend.db.races import retry_races
 from backend.db.tables import ApiKey
 from backend.services.context import Context
 
@@ -31,6 +32,7 @@ def playground_key(ctx: Context) -> str:
     return key
 
 
+@retry_races
 def _read_key(ctx: Context) -> str:
     own = select(ApiKey.key_hash, ApiKey.revoked_at).where(ApiKey.name == NAME, ApiKey.user_id.is_(None))
     with ctx.db.read() as session:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import delete, select
 
+from backend.db.races import retry_races
 from backend.db.tables import Alert, AlertDelivery
 from backend.services.context import Context
 from backend.services.serving.monitoring.alerts import AlertWatch
@@ -21,6 +22,7 @@ TICKS_PER_TIDY = 240
 ALERTS_LAST = timedelta(days=90)
 
 
+@retry_races
 def record_gauges(ctx: Context) -> None:
     """Add the gauges of now to their rollups."""
     values = live_values(read_live(ctx))

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from backend.db.races import retry_races
 from backend.db.tables import Endpoint, LoggedRequest, RequestLogPolicy
 from backend.domain.serving.request_log import LoggedBody, LogMode, RequestLogConfig, redact
 from backend.domain.validation import field_at_fault, validation_message
@@ -19,6 +20,7 @@ from backend.services.serving.endpoints import endpoints_of_aliases, find_endpoi
 from backend.services.serving.owners import find_own_endpoint
 
 
+@retry_races
 def set_log_policy(ctx: Context, name: str, config: RequestLogConfig, *, person: Person) -> None:
     """Set what an endpoint logs from now on. Switching bodies off, or the log, erases the bodies that are stored.
 
