@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 
 from backend.bootstrap import get_context, host_rules
 from backend.infra.hosts import HostGuard
+from backend.services.health import HEALTH
 from backend.services.serving.chat.live import ANSWERS
 from backend.settings import Settings
 from backend.web.ballots import ballot_routes
@@ -34,10 +35,11 @@ from pages.components import routes
 @asynccontextmanager
 async def lifespan(_app: Any) -> AsyncIterator[dict[str, Any]]:
     """Open the database before the first request; import what pages need beside it. Answers on their way are stored at the end."""
-    get_context()
+    HEALTH.start(get_context())
     send_small_answers_at_once()
     warm_up("pages.components")
     yield {}
+    HEALTH.close()
     await run_in_threadpool(ANSWERS.close)
 
 

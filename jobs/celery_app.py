@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from celery import signals
+from sqlalchemy.exc import SQLAlchemyError
 
 from backend.bootstrap import get_context
 from backend.infra.devices import read_gauges, visible_devices
@@ -24,7 +25,7 @@ from backend.services.evaluation.open_suites import list_open_results, release_s
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
 from backend.services.jobs.recovery import recover_jobs
-from backend.services.jobs.workers import beat
+from backend.services.jobs.workers import beat, say_goodbye
 from backend.services.serving.autoscaling import autoscale_endpoints
 from backend.services.serving.monitoring.tick import run_monitor
 from backend.services.serving.prepared import remove_prepared_weights
@@ -41,6 +42,7 @@ app = make_celery(settings.broker_url)
 app.conf.worker_pool = JobThreads
 app.conf.broker_transport_options = {**app.conf.broker_transport_options, "queue_order_strategy": partial(QueuesWithRoom, slots)}
 TIDY_S = 3600.0
+heart_stopped = threading.Event()
 HOST = os.environ.get("ROUNDHOUSE_WORKER_HOST") or socket.gethostname()
 
 
@@ -90,11 +92,20 @@ def _start_heartbeat(sender: Any, **_: Any) -> None:
         threading.Thread(target=watch_upstreams, args=(get_context(), JobThreads.stopping), daemon=True, name="upstreams").start()
 
 
+@signals.worker_shutdown.connect
+def _end_heartbeat(sender: Any, **_: Any) -> None:
+    heart_stopped.set()
+    queues = sorted(sender.app.amqp.queues.consume_from)
+    try:
+        say_goodbye(get_context(), [worker_name(queue) for queue in queues])
+    except SQLAlchemyError as error:  # a database that is away delays no shutdown
+        log.warning("stopped without telling the database: %s", error)
+
+
 def _heartbeat_loop(queues: list[str]) -> None:
-    pause = threading.Event()
     tidied = -TIDY_S
     beaten, patient_until = time.monotonic(), 0.0
-    while True:
+    while not heart_stopped.is_set():
         try:
             _beat(queues)
             now = time.monotonic()
@@ -107,7 +118,7 @@ def _heartbeat_loop(queues: list[str]) -> None:
                 tidied = time.monotonic()
         except Exception as error:  # the heartbeat must survive a locked database and a missing broker
             log.warning("heartbeat missed: %s", error)
-        pause.wait(settings.sweep_s)
+        heart_stopped.wait(settings.sweep_s)
 
 
 def _beat(queues: list[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import streamlit as st
 
 from pages.components import routes
+from pages.components.browser.health.component import health_line
 from pages.components.frame import errors_shown
 from pages.components.visitor import context, current_person, link_rater
 
@@ -105,8 +106,7 @@ def main() -> None:
     st.logo(LOGO, size="large", icon_image=ICON)
     page = st.navigation(page_table(), expanded=True)
     with st.sidebar:
-        if not context().queue.is_alive():
-            st.warning("The broker does not answer. Jobs stay queued and start when it is back.", icon=":material/cloud_off:")
+        health_line(key="health")
         if context().sign_in:
             st.caption(f"Signed in as {person.name}")
             st.link_button("Sign out", "/auth/logout", width="stretch")

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from backend.domain.serving.protocol import GenerateRequest
+from backend.domain.serving.request_log import SYNTHETIC
 from backend.errors import Unavailable
 from backend.gateway.answers import Form, collect_answer, collect_embeddings, collect_tokens, stream_answer
 from backend.gateway.background import every, running
@@ -88,11 +89,11 @@ class Gateway:
         self._directory, self._client, self._max_body_bytes = directory, client, max_body_bytes
         self._keys = KeyCheck(directory)
         self._open = OpenAnswers(directory, self._keys)
-        self._gate = KeyGate(directory, limits)
         self._metrics = GatewayMetrics()
         self._usage = UsageWriter(directory)
         self._upstreams = UpstreamClient()
         self._relay = Relay(directory, client=client, upstreams=self._upstreams, metrics=self._metrics, usage=self._usage)
+        self._gate = KeyGate(directory, limits, on_refusal=self._relay.refuse)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -208,7 +209,8 @@ class Gateway:
         trace = Trace(endpoint=body.model, principal=principal, prefix=prefix, user=user, is_streamed=bool(body.stream))
         request = body.to_request()
         trace.job_id = job_of(http)
-        trace.logged = body_to_log(self._directory.log_mode(body.model), http, request, kind=form.kind)
+        trace.is_synthetic = SYNTHETIC in http.headers
+        trace.logged = None if trace.is_synthetic else body_to_log(self._directory.log_mode(body.model), http, request, kind=form.kind)
         events = self._events(request, trace)
         if body.stream:
             return StreamedAnswer(stream_answer(events, form=form, trace=trace), self._holding(http, principal))

@@ -26,7 +26,7 @@ from backend.domain.serving.protocol import (
     OpenEvent,
     TokenEvent,
 )
-from backend.domain.serving.request_log import LoggedBody
+from backend.domain.serving.request_log import LOAD_TEST, LoggedBody
 from backend.domain.serving.upstream import Upstream
 from backend.errors import NotFound, Unavailable
 from backend.gateway.balancing.balancer import Balancer, Lease
@@ -87,10 +87,12 @@ class Trace:
     device_s: float = 0.0
     device_usd: float = 0.0
     is_priced: bool = False
+    is_synthetic: bool = False  # of a load test
     logged: LoggedBody | None = None  # what the request log takes of it
     copied: Copy | None = None  # what a shadow gets of it
     finish: FinishEvent | None = None
     status: UsageStatus = "aborted"
+    refusal: str = ""  # the code of the error that refused or ended it
 
     def __post_init__(self) -> None:
         self.id = f"{self.prefix}-{uuid4().hex[:24]}"
@@ -138,12 +140,12 @@ class Trace:
             total_ms=round((time.perf_counter() - self.started) * 1000, 2),
             itl_ms=self._mean_gap_ms(),
             queue_ms=self.finish.queue_ms if self.finish else None,
-            variant=self.variant,
+            variant=LOAD_TEST if self.is_synthetic else self.variant,
             job_id=self.job_id,
             gaps=self.gaps,
             device_s=self.device_s,
             cost_usd=self._price(),
-            finish_reason=self.finish.finish_reason.value if self.finish else None,
+            finish_reason=self.finish.finish_reason.value if self.finish else self.refusal[:20] or None,
             logged=self.logged,
             status=self.status,
             created_at=self.created_at,
@@ -179,7 +181,7 @@ class Relay:
         replicas = await self._replicas(trace)
         running = self._metrics.running.labels(trace.endpoint)
         running.inc()
-        trace.copied = self.shadows.draw(trace.endpoint, request)
+        trace.copied = None if trace.is_synthetic else self.shadows.draw(trace.endpoint, request)
         try:
             if not replicas:
                 async with aclosing(self._wait(trace)) as signs:
@@ -196,12 +198,22 @@ class Relay:
             trace.status = "finished"
             self._offer(trace)
         except ApiError as error:
-            trace.status = "lost" if error.status >= 500 else "refused"
-            self._metrics.failed.labels(trace.endpoint, error.code or "").inc()
+            self._fail(error, trace)
             raise
         finally:
             running.dec()
             self._account(trace)
+
+    def refuse(self, error: ApiError, trace: Trace) -> None:
+        """Account for a request that was refused before it was relayed. One for an endpoint that does not exist leaves no trace: a client
+        can think of any number of names."""
+        if self._directory.known_replicas(trace.endpoint) is not None:
+            self._fail(error, trace)
+            self._account(trace)
+
+    def _fail(self, error: ApiError, trace: Trace) -> None:
+        trace.status, trace.refusal = "lost" if error.status >= 500 else "refused", error.code or ""
+        self._metrics.failed.labels(trace.endpoint, trace.refusal).inc()
 
     def _offer(self, trace: Trace) -> None:
         if trace.copied is not None:

@@ -15,6 +15,7 @@ import aiohttp
 from backend.domain.jobs.load_test import LoadTarget
 from backend.domain.serving.load import MAX_REQUESTS, Ask, LevelRun, LoadConfig, Record, iterate_asks
 from backend.domain.serving.load_summary import LoadSummary, overhead, summarise
+from backend.domain.serving.request_log import SYNTHETIC
 
 CHUNK_BYTES = 1 << 20
 POLL_S = 0.25
@@ -198,7 +199,7 @@ class _Level:
 async def _send(session: aiohttp.ClientSession, target: LoadTarget, ask: Ask, *, due: float, is_warmup: bool) -> Record:
     """Send one request and time its stream from the moment it was due."""
     stream, late = _Stream(target.kind), time.perf_counter() - due
-    headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
+    headers = {SYNTHETIC: "1"} | ({"Authorization": f"Bearer {target.token}"} if target.token else {})
     path = "/v1/completions" if target.kind == "gateway" else "/generate"
 
     def failed(problem: str) -> Record:

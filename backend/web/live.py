@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.routing import Route
 from backend.errors import InvalidInput, NotAllowed, RoundhouseError
 from backend.services.browser_assets import PLOTLY_ROUTE, plotly_bundle
 from backend.services.context import Context
+from backend.services.health import HEALTH
 from backend.services.metrics.curves import CurveCache, stream_csv
 from backend.services.training.live import RunState, active_run_ids, queue_counts, run_states, runs_of_token
 from backend.services.training.views import list_sample_steps, list_samples
@@ -27,8 +29,8 @@ def live_routes(get_context: Callable[[], Context]) -> list[Route]:
     curves = CurveCache()
 
     def health(_request: Request) -> Response:
-        ctx = get_context()
-        return JSONResponse({"status": "ok", "broker": ctx.queue.is_alive()})
+        outages = [dataclasses.asdict(outage) for outage in HEALTH.outages()]
+        return JSONResponse({"status": "failing" if outages else "ok", "outages": outages}, headers=NEVER_STORED)
 
     def points(request: Request) -> Response:
         return _answer(lambda: _points(get_context(), curves, request))

@@ -8,6 +8,7 @@ from backend.domain.jobs.progress import Progress
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.wording import format_duration, plural
 from backend.services.context import Context, Person
+from backend.services.health import BROKER, HEALTH
 from backend.services.jobs.jobs import get_job, stop_job
 from backend.services.jobs.queue_position import queue_ahead
 from backend.services.jobs.workers import has_worker
@@ -43,7 +44,9 @@ def draw_job(ctx: Context, person: Person, job_id: str, *, doing: str) -> None:
         if job.status is Status.QUEUED:
             ahead = len(queue_ahead(ctx, job_id))
             waiting = f"Waiting: {plural(ahead, 'job')} ahead in the queue." if ahead else "Waiting for a worker."
-            if not has_worker(ctx, job.queue):
+            if HEALTH.fails(BROKER):
+                waiting = "Waiting for the broker, which does not answer; the job starts within seconds when it is back."
+            elif not has_worker(ctx, job.queue):
                 waiting = f"No worker serves the queue `{job.queue}` at the moment; the job starts as soon as one does."
             st.markdown(f":material/schedule: {waiting}")
         else:

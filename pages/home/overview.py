@@ -13,6 +13,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.wording import percent, plural
 from backend.recipes import RECIPES, STARTER
 from backend.services.context import Context, Person
+from backend.services.health import GATEWAY, HEALTH
 from backend.services.jobs.jobs import JobView
 from backend.services.next_steps import NextStep, StepKind
 from backend.services.overview import BenchmarkResults, Gauges, Overview, Strip, get_overview, get_strip
@@ -129,7 +130,9 @@ def draw_gauge(label: str, share: float | None, text: str) -> None:
 def draw_health(strip: Strip) -> None:
     """Draw the number of ready endpoints and living workers."""
     healthy, all_endpoints = sum(line.is_healthy for line in strip.endpoints), len(strip.endpoints)
-    if all_endpoints:
+    if all_endpoints and HEALTH.fails(GATEWAY):
+        st.badge(f"{plural(all_endpoints, 'endpoint')}, out of reach", icon=":material/dns:", color="red")
+    elif all_endpoints:
         color: Literal["green", "orange"] = "green" if healthy == all_endpoints else "orange"
         st.badge(f"{healthy} of {plural(all_endpoints, 'endpoint')} ready", icon=":material/dns:", color=color)
     else:

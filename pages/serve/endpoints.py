@@ -11,6 +11,7 @@ from backend.domain.wording import percent, plural
 from backend.errors import Conflict
 from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
+from backend.services.health import GATEWAY, HEALTH
 from backend.services.serving.aliases import list_aliases
 from backend.services.serving.deployments import delete_endpoint, deploy, start_endpoint, stop_endpoint
 from backend.services.serving.drafts import list_drafts
@@ -37,6 +38,7 @@ BADGES: dict[str, tuple[Literal["green", "blue", "red", "gray"], str]] = {
     "updating": ("blue", "published_with_changes"),
     "starting": ("blue", "hourglass_top"),
     "failing": ("red", "error"),
+    "unreachable": ("red", "cloud_off"),
     "asleep": ("gray", "bedtime"),
     "stopped": ("gray", "stop_circle"),
 }
@@ -198,12 +200,13 @@ def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
 
 def draw_endpoint(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw one endpoint with its replicas and its actions."""
-    colour, icon = BADGES[endpoint.state]
+    state = "unreachable" if endpoint.num_ready and HEALTH.fails(GATEWAY) else endpoint.state
+    colour, icon = BADGES[state]
     is_stopped = endpoint.stopped_at is not None
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.subheader(plain(endpoint.name), anchor=False, width="content")
-            st.badge(endpoint.state, color=colour, icon=f":material/{icon}:")
+            st.badge(state, color=colour, icon=f":material/{icon}:")
             st.space("stretch")
             if is_stopped:
                 with st.container(horizontal=True, width="content"):

@@ -87,6 +87,11 @@ def draw_now(replicas: Sequence[ReplicaGauges], traffic: Traffic) -> None:
         "–" if not total.requests else percent(total.lost / total.requests, digits=2 if 0 < total.lost < total.requests / 10 else 0),
         help="Requests that no replica completed.",
     )
+    grid.metric(
+        "Refused",
+        "–" if not total.requests else percent(total.refused / total.requests, digits=2 if 0 < total.refused < total.requests / 10 else 0),
+        help=f"{total.refused:,} requests: over a limit of their key, a full queue, or invalid. Requests has them with the reason.",
+    )
     grid.metric("Queue time, p50 / p95", two_times(*total.queue_ms[:2]), help=f"Wait before the first step, over {traffic.window.label}.")
     grid.metric(
         "First token, p95", "–" if total.ttft_ms[1] is None else f"{total.ttft_ms[1]:,.0f} ms", help=f"Over {traffic.window.label}."

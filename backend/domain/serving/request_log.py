@@ -17,6 +17,12 @@ OPT_OUT = "x-roundhouse-log"
 JOB = "x-roundhouse-job"
 """Header with the id of a job of this installation that a request is made for, so that its cost is added to the job."""
 
+SYNTHETIC = "x-roundhouse-load-test"
+"""Header of a load test's requests. They are left out of logs, datasets, traffic figures and costs by key, and have a line of their own."""
+
+LOAD_TEST = "load test"
+"""The variant that requests of load tests are stored under, in place of stable or canary."""
+
 BUILT_IN: tuple[tuple[str, str], ...] = (
     ("KEY", r"\b(?:sk|rh|hf|ghp|xox[bp])[-_][A-Za-z0-9_-]{12,}\b"),
     ("EMAIL", r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,253}\.[A-Za-z]{2,}\b"),

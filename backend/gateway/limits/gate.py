@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -44,8 +45,8 @@ UNKNOWN = _Rates()
 class KeyGate:
     """Admits requests of a key. A reservation holds prompt and `max_tokens`; at the end, what was used replaces it."""
 
-    def __init__(self, directory: Directory, store: LimitStore) -> None:
-        self._directory, self._store = directory, store
+    def __init__(self, directory: Directory, store: LimitStore, *, on_refusal: Callable[[ApiError, Trace], None]) -> None:
+        self._directory, self._store, self._on_refusal = directory, store, on_refusal
         self._rates: dict[str, _Rates] = defaultdict(_Rates)
         self._settling: set[asyncio.Task[None]] = set()
 
@@ -64,7 +65,9 @@ class KeyGate:
             return
         refusal = await self._store.reserve(demand, lambda unit, period: self._spent(demand.key_id, unit, period))
         if refusal is not None:
-            raise limit_reached(refusal, demand)
+            error = limit_reached(refusal, demand)
+            self._on_refusal(error, trace)
+            raise error
         try:
             async with aclosing(events):
                 async for event in events:

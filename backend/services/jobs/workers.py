@@ -12,7 +12,7 @@ from backend.db.tables import Job, Slot, Worker
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
 
-ALIVE_S = 20.0
+ALIVE_S = 10.0
 FORGOTTEN = timedelta(minutes=10)
 
 
@@ -56,6 +56,12 @@ def beat(
         worker.queues, worker.concurrency, worker.devices, worker.gauges = queues, concurrency, devices, gauges
         worker.heartbeat_at = ctx.now()
         session.execute(delete(Worker).where(Worker.heartbeat_at < ctx.now() - FORGOTTEN))
+
+
+def say_goodbye(ctx: Context, names: list[str]) -> None:
+    """Delete the rows of workers that stop by themselves: only those that vanish count as silent."""
+    with ctx.db.write() as session:
+        session.execute(delete(Worker).where(Worker.name.in_(names)))
 
 
 def list_workers(ctx: Context) -> list[WorkerView]:

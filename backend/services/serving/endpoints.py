@@ -15,6 +15,7 @@ from backend.domain.jobs.records import JobFailure
 from backend.domain.jobs.states import ACTIVE, Status
 from backend.domain.serving.options import DeploymentOptions, Policy
 from backend.domain.serving.precision import PRECISION_CHECK, PrecisionCheck
+from backend.domain.serving.request_log import LOAD_TEST
 from backend.domain.serving.upstream import Upstream
 from backend.domain.training.config import Objective
 from backend.errors import NotFound
@@ -198,7 +199,7 @@ def _view(session: Session, ctx: Context, endpoint: Endpoint) -> EndpointView:
     since = ctx.now() - timedelta(hours=1)
     requests, tokens = session.execute(
         select(func.count(), func.coalesce(func.sum(Usage.completion_tokens), 0)).where(
-            Usage.endpoint_id == endpoint.id, Usage.created_at > since
+            Usage.endpoint_id == endpoint.id, Usage.created_at > since, Usage.variant != LOAD_TEST
         )
     ).one()
     replicas = _replica_views(session, endpoint, now=ctx.now()) if deployment.stopped_at is None else ()

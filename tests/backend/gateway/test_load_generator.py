@@ -5,6 +5,7 @@ from __future__ import annotations
 from backend.domain.jobs.load_test import LoadTarget
 from backend.domain.serving.load import LoadConfig
 from backend.domain.serving.load_summary import summarise
+from backend.domain.serving.request_log import LOAD_TEST
 from backend.gateway.directory import ReplicaAddress
 from backend.infra.load_generator import LoadProgress, run_level, run_load
 from tests.support.gateway_fixtures import KEY, MemoryDirectory, gateway, scripted
@@ -71,3 +72,14 @@ def test_a_request_that_is_sent_late_counts_its_delay() -> None:
         assert len(run.counted) == 40
         assert {record.start_s for record in run.records} == {run.start_s}
         assert all(record.ttft_s is None or record.ttft_s >= record.late_s >= 0 for record in run.records)
+
+
+def test_requests_of_a_load_test_are_stored_as_such_and_their_texts_are_not_logged() -> None:
+    with scripted() as (_, replica_url):
+        directory = MemoryDirectory({"small": [ReplicaAddress(id="r", url=replica_url, token="t", variant="stable")]})
+        directory.log_modes = {"small": "bodies"}
+        with gateway(directory) as url:
+            target = LoadTarget(kind="gateway", url=url, model="small", token=KEY)
+            run_level(LoadConfig(requests=2, warmup=0), [target], users=1)
+            row = directory.last(2)
+            assert (row.variant, row.logged, row.status) == (LOAD_TEST, None, "finished")

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import ApiKey, Checkpoint, DeviceUse, Endpoint, Evaluation, Job, Run, TrafficRollup, Usage
 from backend.domain.jobs.states import JobKind
 from backend.domain.serving.costs import seconds_by_day
+from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
 from backend.services.serving.costs.prices import use_hour_usd
 
@@ -147,8 +148,9 @@ def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: date
     for row in session.scalars(query):
         name = names.get(row.endpoint_id, DELETED)
         line = sums.line("endpoints", name, name)
-        line.requests += row.requests
-        line.tokens += row.prompt_tokens + row.completion_tokens
+        if row.variant != LOAD_TEST:
+            line.requests += row.requests
+            line.tokens += row.prompt_tokens + row.completion_tokens
         bought = 0.0 if row.device_s else row.cost_usd
         line.usd += bought
         line.idle_usd -= row.cost_usd - bought
@@ -157,16 +159,18 @@ def _add_requests(session: Session, sums: _Sums, *, since: datetime, until: date
 
 
 def _add_shares(session: Session, sums: _Sums, *, since: datetime, until: datetime) -> None:
-    """Add requests by key and by checkpoint."""
+    """Add requests by key and by checkpoint; those of load tests, whosever key they used, as one line of the keys."""
     columns = (func.count(), func.sum(Usage.prompt_tokens + Usage.completion_tokens), func.sum(Usage.cost_usd), func.sum(Usage.device_s))
     period = (Usage.created_at >= since, Usage.created_at < until)
     keys = dict(session.execute(select(ApiKey.id, ApiKey.name)).all())
     checkpoints = dict(session.execute(select(Checkpoint.id, Checkpoint.name)).all())
-    for kind, column, named, missing in (
-        ("keys", Usage.key_id, keys, "(without a key)"),
-        ("checkpoints", Usage.checkpoint_id, checkpoints, DELETED),
+    is_test = Usage.variant == LOAD_TEST
+    for kind, column, condition, named, missing in (
+        ("keys", Usage.key_id, ~is_test, keys, "(without a key)"),
+        ("keys", Usage.variant, is_test, {LOAD_TEST: "(load tests)"}, ""),
+        ("checkpoints", Usage.checkpoint_id, ~is_test, checkpoints, DELETED),
     ):
-        for key, count, tokens, usd, seconds in session.execute(select(column, *columns).where(*period).group_by(column)):
+        for key, count, tokens, usd, seconds in session.execute(select(column, *columns).where(*period, condition).group_by(column)):
             line = sums.line(kind, key or "", named.get(key or "", missing))
             line.requests += count
             line.tokens += int(tokens or 0)

@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from backend.db.tables import Deployment, Endpoint, GaugeRollup, TrafficRollup
 from backend.domain.serving.latency import add_counts, percentile_s
+from backend.domain.serving.request_log import LOAD_TEST
 from backend.services.context import Context
 from backend.services.serving.monitoring.rollups import interval_start
 
@@ -92,15 +93,15 @@ def find_window(label: str) -> Window:
 
 
 def read_traffic(ctx: Context, window: Window, *, endpoint: str | None = None, variant: str | None = None) -> Traffic:
-    """Return the traffic of one endpoint, or of all, in a window that ends now. Steps without requests are points of zeros."""
+    """Return the traffic of one endpoint, or of all, in a window that ends now, without load tests unless they are the variant. Steps
+    without requests are points of zeros."""
     end = interval_start(ctx.now(), window.step_s) + timedelta(seconds=window.step_s)
     begin = interval_start(ctx.now() - window.span, window.step_s)
     query = select(TrafficRollup).where(TrafficRollup.width_s == window.width_s, TrafficRollup.start >= begin)
     with ctx.db.read() as session:
         if endpoint is not None:
             query = query.where(TrafficRollup.endpoint_id == session.scalar(select(Endpoint.id).where(Endpoint.name == endpoint)))
-        if variant is not None:
-            query = query.where(TrafficRollup.variant == variant)
+        query = query.where(TrafficRollup.variant != LOAD_TEST if variant is None else TrafficRollup.variant == variant)
         rows = session.scalars(query).all()
     steps = int((end - begin).total_seconds() / window.step_s)
     points = {begin + timedelta(seconds=n * window.step_s): TrafficPoint(begin, window.step_s) for n in range(steps)}

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import ApiKey, Checkpoint, Deployment, Endpoint, LoggedRequest, Replica, Usage
 from backend.domain.csv_text import safe_cell
 from backend.domain.serving.latency import decode_rate
+from backend.domain.serving.request_log import LOAD_TEST
 from backend.errors import NotFound
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.feedback import feedback_of_requests
@@ -32,7 +33,8 @@ STATUSES = ("finished", "aborted", "lost", "refused")
 
 @dataclass(frozen=True)
 class RequestFilter:
-    """Limits of a list of requests; empty fields limit nothing. `text` is searched in logged prompts and answers."""
+    """Limits of a list of requests; empty fields limit nothing, but load tests are left out unless they are the variant. `text` is searched
+    in logged prompts and answers."""
 
     endpoint: str = ""
     variant: str = ""
@@ -126,7 +128,7 @@ def get_request(ctx: Context, request_id: str, *, person: Person) -> RequestDeta
     """Return one request. Raises NotFound, for one that the person may not see too."""
     require_builder(person)
     with ctx.db.read() as session:
-        parts = session.execute(_filtered(RequestFilter(), person).where(Usage.id == request_id)).one_or_none()
+        parts = session.execute(_visible_to(person).where(Usage.id == request_id)).one_or_none()
         if parts is None:
             raise NotFound(f"There is no request {request_id!r}.", remedy="Choose one of the list.", field="request")
         usage, logged = parts[0], parts[4]
@@ -175,12 +177,16 @@ def requests_jsonl(ctx: Context, filters: RequestFilter, *, person: Person) -> s
 
 
 def _filtered(filters: RequestFilter, person: Person) -> Any:
+    return _visible_to(person).where(*_conditions(filters))
+
+
+def _visible_to(person: Person) -> Any:
     return (
         select(Usage, Endpoint.name, ApiKey.name, ApiKey.user_id, LoggedRequest)
         .outerjoin(Endpoint, Endpoint.id == Usage.endpoint_id)
         .outerjoin(ApiKey, ApiKey.id == Usage.key_id)
         .outerjoin(LoggedRequest, LoggedRequest.id == Usage.id)
-        .where(_visible(person), *_conditions(filters))
+        .where(_visible(person))
     )
 
 
@@ -195,7 +201,9 @@ def _conditions(filters: RequestFilter) -> Iterator[Any]:
     yield from (column == value for column, value in equal if value)
     least = ((Usage.total_ms, filters.min_total_ms), (Usage.ttft_ms, filters.min_ttft_ms), (Usage.created_at, filters.since))
     yield from (column >= value for column, value in least if value is not None)
-    if filters.variant:
+    if not filters.variant:
+        yield Usage.variant != LOAD_TEST
+    else:
         yield Usage.variant.in_(("", STABLE) if filters.variant == STABLE else (filters.variant,))
     if filters.until is not None:
         yield Usage.created_at < filters.until

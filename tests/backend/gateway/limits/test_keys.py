@@ -122,3 +122,14 @@ def test_shares_of_requests_that_overlap_sum_to_the_busy_time() -> None:
     c = shares.begin("r")
     clock[0] = 11.0
     assert (took_a, took_b, shares.end("r", c)) == (4.0, 3.0, 1.0)
+
+
+def test_a_request_over_the_limit_is_stored_as_refused_with_its_reason_and_unknown_models_are_not(scene: Scene) -> None:
+    scene.admit("seldom", limits=KeyLimits(requests=1))
+    before = len(scene.directory.usage)
+    assert [scene.ask("seldom", model="nobody").status_code, scene.ask("seldom", model="nobody").status_code] == [404, 429]
+    scene.admit("rarely", limits=KeyLimits(requests=1))
+    assert [scene.ask("rarely").status_code, scene.ask("rarely", stream=True).status_code] == [200, 429]
+    row = scene.directory.wait_for(lambda row: row.status == "refused" and row.key_id == "id-rarely")
+    assert (row.endpoint, row.finish_reason, row.prompt_tokens, row.cost_usd) == ("small", "rate_limit_exceeded", 0, None)
+    assert not any(row.endpoint == "nobody" and row.finish_reason == "rate_limit_exceeded" for row in scene.directory.usage[before:])

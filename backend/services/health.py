@@ -1,0 +1,166 @@
+"""Health of an installation's parts: gateway, broker, workers and database, watched beside the pages.
+
+Every part has a thread of its own, so that one which hangs delays no other, and no page waits for any.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+from sqlalchemy import func, select, text
+
+from backend.db.tables import Job
+from backend.domain.jobs.states import Status
+from backend.domain.wording import plural
+from backend.services.context import Context
+from backend.services.jobs.workers import list_workers
+
+EVERY_S = 3.0
+TIMEOUT_S = 2.0
+OVERDUE_S = 6.0
+"""Age of a check under way, after which its part counts as silent."""
+START_S = 20.0
+"""Time that parts which start together with the pages have for their first answer."""
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A part that fails: its name, what that means, and what to do."""
+
+    part: str
+    cause: str
+    cure: str
+
+
+GATEWAY = Outage(
+    "Gateway",
+    "The gateway does not answer: chats and requests of clients fail, whatever the endpoints' replicas say.",
+    "See `logs/gateway.log` in the home folder; `roundhouse down`, then `roundhouse up` starts it again.",
+)
+BROKER = Outage(
+    "Broker",
+    "The broker does not answer: new jobs stay queued, and start within seconds when it is back. Running jobs continue.",
+    "See `logs/broker.log` in the home folder, or the server that REDIS_URL names.",
+)
+DATABASE = Outage(
+    "Database",
+    "The database does not answer: pages can't be read, and nothing new is stored. Endpoints keep answering.",
+    "Check the server that DATABASE_URL names, and the disk.",
+)
+
+
+class HealthWatch:
+    """Checks of every part, repeated in threads until `close`. Before `start` no part counts as failing."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._checks: tuple[_Check, ...] = ()
+        self._stopped = threading.Event()
+
+    def start(self, ctx: Context) -> None:
+        """Watch an installation."""
+        self.close()
+        self._stopped = threading.Event()
+        self._checks = tuple(
+            _Check(check, silent, self._clock)
+            for check, silent in (
+                (lambda: check_database(ctx), DATABASE),
+                (lambda: check_broker(ctx), BROKER),
+                (lambda: check_gateway(ctx), GATEWAY),
+                (lambda: check_workers(ctx), None),
+            )
+        )
+        for check in self._checks:
+            threading.Thread(target=check.repeat, args=(self._stopped,), daemon=True, name="health").start()
+
+    def close(self) -> None:
+        """End the checks; one under way ends by itself."""
+        self._stopped.set()
+        self._checks = ()
+
+    def outages(self) -> tuple[Outage, ...]:
+        """Return the parts that fail now, from memory. Workers are known through the database: silent with it, they are left out."""
+        return tuple(outage for check in self._checks if (outage := check.outage()) is not None)
+
+    def fails(self, part: Outage) -> bool:
+        """Return whether a part fails now."""
+        return part in self.outages()
+
+
+class _Check:
+    """One part's check: what it said last, and since when it has not come back."""
+
+    def __init__(self, check: Callable[[], Outage | None], silent: Outage | None, clock: Callable[[], float]) -> None:
+        self._check, self._silent, self._clock = check, silent, clock
+        self._begun = clock()
+        self._under_way = False
+        self._last: Outage | None = None
+        self._grace_until = clock() + START_S
+
+    def repeat(self, stopped: threading.Event) -> None:
+        self.run()
+        while not stopped.wait(EVERY_S):
+            self.run()
+
+    def run(self) -> None:
+        self._begun, self._under_way = self._clock(), True
+        try:
+            self._last = self._check()
+            if self._last is None:
+                self._grace_until = 0.0
+        except Exception:  # whatever the driver raises: the part did not answer
+            self._last = self._silent
+        finally:
+            self._under_way = False
+
+    def outage(self) -> Outage | None:
+        now = self._clock()
+        if now < self._grace_until:
+            return None
+        if self._under_way and now - self._begun > OVERDUE_S:
+            return self._silent
+        return self._last
+
+
+def check_database(ctx: Context) -> Outage | None:
+    """Read one row. Raises the driver's errors."""
+    with ctx.db.read() as session:
+        session.execute(text("select 1"))
+    return None
+
+
+def check_broker(ctx: Context) -> Outage | None:
+    """Ping the broker."""
+    return None if ctx.queue.is_alive() else BROKER
+
+
+def check_gateway(ctx: Context) -> Outage | None:
+    """Ask the gateway whether it is there; any status is an answer. Raises httpx.HTTPError."""
+    httpx.get(f"{ctx.gateway_url}/health", timeout=TIMEOUT_S)
+    return None
+
+
+def check_workers(ctx: Context) -> Outage | None:
+    """Name queues whose jobs wait without a living worker, and machines whose workers vanished. Raises the driver's errors."""
+    workers = list_workers(ctx)
+    silent = [worker for worker in workers if not worker.is_alive]
+    served = {queue for worker in workers if worker.is_alive for queue in worker.queues}
+    with ctx.db.read() as session:
+        waiting = dict(session.execute(select(Job.queue, func.count()).where(Job.status == Status.QUEUED).group_by(Job.queue)).all())
+    cure = "See the Workers page; `roundhouse up` starts the workers of this machine, `roundhouse worker` those of another."
+    if unserved := {queue: number for queue, number in waiting.items() if queue not in served}:
+        jobs = ", ".join(f"{plural(number, 'job')} for `{queue}`" for queue, number in sorted(unserved.items()))
+        return Outage("Workers", f"No worker answers for jobs that wait: {jobs}.", cure)
+    if silent:
+        queues = ", ".join(sorted({queue for worker in silent for queue in worker.queues}))
+        hosts = ", ".join(sorted({worker.host for worker in silent}))
+        return Outage("Workers", f"Workers on {hosts} do not answer any more (queues {queues}). Their jobs move to others.", cure)
+    return None
+
+
+HEALTH = HealthWatch()
+"""The watch of this process: started with the pages' server."""

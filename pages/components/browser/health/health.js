@@ -1,0 +1,72 @@
+// One line above the whole page while a part of the installation fails. It outlives the element that asked for it, which Streamlit takes
+// away and draws again at every change of page.
+
+import { element } from "../dom.js"
+
+const EVERY_MS = 3000
+const TIMEOUT_MS = 5000
+const NAME = "roundhouseHealth"
+const SERVER = {
+  cause: "The pages' server does not answer: what you see may be out of date, and is not lost.",
+  cure: "`roundhouse up` starts it again; the page continues by itself.",
+}
+
+class HealthLine {
+  constructor(url) {
+    this.url = url
+    this.failures = 0
+    this.shown = ""
+    this.bar = document.body.appendChild(element("div", "rr-health"))
+    this.bar.setAttribute("role", "status")
+    this.bar.hidden = true
+    new ResizeObserver(() => this.makeRoom()).observe(this.bar)
+    this.poll()
+  }
+
+  async poll() {
+    if (!document.hidden) this.show(await this.ask())
+    setTimeout(() => this.poll(), EVERY_MS)
+  }
+
+  // The parts that fail. A single lost answer, such as of a server that restarts, says nothing yet.
+  async ask() {
+    try {
+      const response = await fetch(this.url, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) })
+      const { outages } = await response.json()
+      this.failures = 0
+      return outages ?? []
+    } catch {
+      this.failures += 1
+      return this.failures > 1 ? [SERVER] : null
+    }
+  }
+
+  show(outages) {
+    const text = JSON.stringify(outages)
+    if (outages === null || text === this.shown) return
+    this.shown = text
+    this.bar.replaceChildren(...outages.map(row))
+    this.bar.hidden = outages.length === 0
+    this.makeRoom()
+  }
+
+  // Move the application down, so that the line hides nothing of it.
+  makeRoom() {
+    const root = document.getElementById("root")
+    root.style.cssText = this.bar.hidden ? "" : `position: fixed; inset: ${this.bar.offsetHeight}px 0 0 0`
+  }
+}
+
+function row({ cause, cure }) {
+  const line = element("p", "rr-health-part")
+  line.append(element("strong", "", cause), " ", ...withCode(cure))
+  return line
+}
+
+function withCode(text) {
+  return text.split("`").map((part, number) => (number % 2 ? element("code", "", part) : part))
+}
+
+export default function ({ data }) {
+  window[NAME] ??= new HealthLine(data.url)
+}

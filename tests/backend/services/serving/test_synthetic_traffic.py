@@ -1,0 +1,52 @@
+"""Requests of load tests: kept, under their own name, out of what people read of their traffic."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from backend.db.tables import ApiKey, Deployment, Endpoint
+from backend.domain.serving.request_log import LOAD_TEST
+from backend.services.context import LOCAL, Context
+from backend.services.serving.costs.ledger import read_ledger
+from backend.services.serving.endpoints import get_endpoint
+from backend.services.serving.monitoring.traffic import find_window, list_variants, read_traffic
+from backend.services.serving.request_log.browse import RequestFilter, browse_requests, get_request
+from backend.services.serving.usage import UsageRow, add_usage
+from tests.support.battle_world import add_checkpoint
+
+
+def test_load_tests_are_left_out_of_requests_traffic_and_costs_by_key_and_can_be_looked_at(any_ctx: Context) -> None:
+    ctx = any_ctx
+    checkpoint = add_checkpoint(ctx, "small")
+    with ctx.db.write() as session:
+        endpoint = Endpoint(name="tales")
+        session.add_all([endpoint, ApiKey(id="k", name="app", key_hash="h", hint="abcd")])
+        session.flush()
+        session.add(Deployment(endpoint_id=endpoint.id, checkpoint_id=checkpoint))
+    at = ctx.now() - timedelta(seconds=1)
+    people = [UsageRow(f"p{n}", "tales", "k", None, 10, 5, 4.0, 9.0, "finished", at, cost_usd=0.01) for n in range(3)]
+    tests = [
+        UsageRow(f"t{n}", "tales", "k", None, 100, 50, 900.0, 990.0, "finished", at, cost_usd=0.1, device_s=1.0, variant=LOAD_TEST)
+        for n in range(7)
+    ]
+    add_usage(ctx, [*people, *tests])
+
+    listed = browse_requests(ctx, RequestFilter(), person=LOCAL).rows
+    assert {row.id for row in listed} == {"p0", "p1", "p2"}
+    chosen = browse_requests(ctx, RequestFilter(variant=LOAD_TEST), person=LOCAL).rows
+    assert len(chosen) == 7
+    assert get_request(ctx, "t0", person=LOCAL).row.variant == LOAD_TEST
+
+    window = find_window("1 h")
+    total = read_traffic(ctx, window, endpoint="tales").total
+    assert (total.requests, total.completion_tokens) == (3, 15)
+    assert total.ttft_ms[1] is not None
+    assert total.ttft_ms[1] < 10
+    assert list_variants(ctx, window, endpoint="tales") == {LOAD_TEST: LOAD_TEST}
+    assert read_traffic(ctx, window, variant=LOAD_TEST).total.requests == 7
+    assert get_endpoint(ctx, "tales").requests_last_hour == 3
+
+    ledger = read_ledger(ctx, since=at - timedelta(hours=2), until=at + timedelta(hours=1))
+    assert {line.name: (line.requests, round(line.usd, 6)) for line in ledger.keys} == {"app": (3, 0.03), "(load tests)": (7, 0.7)}
+    (line,) = ledger.endpoints
+    assert (line.requests, line.tokens) == (3, 45)

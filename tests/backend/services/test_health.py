@@ -1,0 +1,97 @@
+"""Health of the parts: what a visitor is told while one fails, hangs or vanishes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from backend.db.tables import Job
+from backend.domain.jobs.states import JobKind
+from backend.services.context import Context
+from backend.services.health import BROKER, DATABASE, GATEWAY, OVERDUE_S, START_S, HealthWatch, Outage, _Check, check_workers
+from backend.services.jobs.workers import beat, say_goodbye
+from tests.support.installation import wait_until
+from tests.support.jobs import add_stored_job
+
+
+def test_a_part_that_hangs_or_fails_is_reported_until_it_answers() -> None:
+    now, answers, fails = 0.0, threading.Event(), False
+
+    def check() -> Outage | None:
+        answers.wait()
+        if fails:
+            raise OSError("refused")
+        return None
+
+    part = _Check(check, DATABASE, lambda: now)
+    assert part.outage() is None, "starts together with the pages"
+    thread = threading.Thread(target=part.run)
+    thread.start()
+    now = START_S + 1
+    assert part.outage() == DATABASE, "never answered"
+    answers.set()
+    thread.join()
+    assert part.outage() is None
+    fails = True
+    part.run()
+    assert part.outage() == DATABASE
+    fails = False
+    part.run()
+    assert part.outage() is None
+    answers.clear()
+    thread = threading.Thread(target=part.run)
+    thread.start()
+    wait_until(lambda: part._under_way, what="the check")
+    now += OVERDUE_S - 0.1
+    assert part.outage() is None
+    now += 0.2
+    assert part.outage() == DATABASE
+    answers.set()
+    thread.join()
+    assert part.outage() is None
+
+
+def test_an_installation_without_broker_and_gateway_says_both_and_nothing_before_it_is_watched(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.services.health.START_S", 0.0)
+    watch = HealthWatch()
+    assert watch.outages() == ()
+    watch.start(replace(ctx, gateway_url="http://127.0.0.1:1"))
+    try:
+        wait_until(lambda: {GATEWAY, BROKER} <= set(watch.outages()), timeout_s=20, what="both outages")
+        assert not watch.fails(DATABASE)
+    finally:
+        watch.close()
+    assert watch.outages() == ()
+
+
+def test_workers_that_vanish_are_named_and_workers_that_stop_are_not(ctx: Context) -> None:
+    def say(name: str, queue: str) -> None:
+        beat(ctx, name=name, host="lab", pid=1, queues=[queue], concurrency=1, devices=[], gauges={})
+
+    def later() -> Context:
+        then = ctx.now() + timedelta(seconds=30)
+        return replace(ctx, now=lambda: then)
+
+    assert check_workers(ctx) is None, "nothing waits"
+    say("lab/train", "train")
+    assert check_workers(ctx) is None
+    outage = check_workers(later())
+    assert outage is not None
+    assert outage.cause == "Workers on lab do not answer any more (queues train). Their jobs move to others."
+    with ctx.db.write() as session:
+        add_stored_job(session, ctx, JobKind.TRAIN, title="Run")
+    assert check_workers(ctx) is None, "the worker of its queue lives"
+    outage = check_workers(later())
+    assert outage is not None
+    assert outage.cause == "No worker answers for jobs that wait: 1 job for `train`."
+    say_goodbye(ctx, ["lab/train"])
+    outage = check_workers(ctx)
+    assert outage is not None
+    with ctx.db.write() as session:
+        session.execute(Job.__table__.delete())
+    assert check_workers(ctx) is None, "a worker that stopped by itself is nobody's outage"

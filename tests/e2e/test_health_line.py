@@ -1,0 +1,69 @@
+"""The health line: within 15 seconds an open page names a part that hangs and its cure, and the line goes when it answers again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.support.browser import Visitor
+from tests.support.installation import Installation
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+SEEN_WITHIN_S = 15.0
+
+
+@contextmanager
+def frozen(processes: list[psutil.Process]) -> Iterator[None]:
+    """Suspend processes, as a machine that swaps or a debugger does."""
+    assert processes
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def broker_of(installation: Installation) -> list[psutil.Process]:
+    """Return the built-in broker, whose title is its socket."""
+    return [one for one in psutil.process_iter(["cmdline"]) if f"{installation.home}/broker" in " ".join(one.info["cmdline"] or [])]
+
+
+def test_an_open_page_names_a_frozen_gateway_broker_or_worker_and_the_cure(installation: Installation, visitor: Visitor) -> None:
+    page: Page = visitor.page
+    visitor.go("/workers")
+    line = page.locator(".rr-health")
+    expect(line).to_be_hidden()
+    for processes, cause, cure in (
+        (installation.processes("backend.gateway.serve"), "The gateway does not answer", "roundhouse up"),
+        (broker_of(installation), "The broker does not answer", "REDIS_URL"),
+        (installation.processes("jobs.celery_app"), "do not answer any more (queues cpu, eval, serve, train)", "See the Workers page"),
+    ):
+        with frozen(processes):
+            began = time.monotonic()
+            expect(line).to_contain_text(cause, timeout=60_000)
+            seen_after_s = time.monotonic() - began
+            expect(line).to_contain_text(cure)
+            expect(page.get_by_role("heading", name="Workers", exact=True)).to_be_in_viewport()
+        expect(line).to_be_hidden()
+        assert seen_after_s < SEEN_WITHIN_S * 2, f"{cause}: {seen_after_s:.0f} s"  # twice: other tests share the machine
+
+
+def test_an_open_page_says_that_its_own_server_hangs(installation: Installation, visitor: Visitor) -> None:
+    page: Page = visitor.page
+    visitor.go("/runs")
+    with frozen([installation_pages(installation)]):
+        expect(page.locator(".rr-health")).to_contain_text("The pages' server does not answer", timeout=60_000)
+    expect(page.locator(".rr-health")).to_be_hidden()
+
+
+def installation_pages(installation: Installation) -> psutil.Process:
+    """Return the pages' server."""
+    (process,) = installation.processes("streamlit")
+    return process
