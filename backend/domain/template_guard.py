@@ -17,6 +17,7 @@ from typing import Any
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 import jinja2.visitor
 from jinja2 import nodes, pass_context
 from jinja2.exceptions import SecurityError
@@ -330,6 +331,14 @@ def _refuse_underscore(name: Any) -> None:
 def _compiled(source: str) -> jinja2.Template:
     check_length(source)
     return GuardedEnvironment().from_string(source)
+
+
+@lru_cache(maxsize=32)
+def variables_of(source: str) -> frozenset[str]:
+    """Return the names of the values that a template reads. Raises jinja2.TemplateError for one that can't be read."""
+    check_length(source)
+    environment = GuardedEnvironment()
+    return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)) - environment.globals.keys())
 
 
 def check_length(source: str) -> None:

@@ -110,9 +110,6 @@ class ChoiceState:
 
 async def stream_answer(events: Events, *, form: Form, trace: Trace) -> AsyncGenerator[bytes, None]:
     """Yield the chunks of a streamed answer; the last holds `[DONE]`. Exceptions of `events` pass through, so a broken stream has none."""
-    base = _head(trace, "chat.completion.chunk" if form.kind == "chat" else "text_completion")
-    if form.include_usage:
-        base["usage"] = None
     states: dict[int, ChoiceState] = {}
     end = b""  # sent at once with `[DONE]`, after the request has been accounted for
     async with aclosing(events):
@@ -120,6 +117,8 @@ async def stream_answer(events: Events, *, form: Form, trace: Trace) -> AsyncGen
             if isinstance(event, Starting):
                 yield comment(f"starting {event.endpoint}")
                 continue
+            base = _head(trace, "chat.completion.chunk" if form.kind == "chat" else "text_completion")
+            base |= {"usage": None} if form.include_usage else {}
             chunks = b"".join(sse({**base, **part}) for part in _parts(event, states, form=form, trace=trace))
             if isinstance(event, FinishEvent):
                 end = chunks
@@ -258,7 +257,8 @@ async def collect_tokens(events: Events) -> dict[str, Any]:
 
 
 def _head(trace: Trace, object_: str) -> dict[str, Any]:
-    return {"id": trace.id, "object": object_, "created": int(trace.created_at.timestamp()), "model": trace.endpoint}
+    head = {"id": trace.id, "object": object_, "created": int(trace.created_at.timestamp()), "model": trace.endpoint}
+    return head | ({"system_fingerprint": trace.fingerprint} if trace.fingerprint else {})
 
 
 def _usage(usage: TokenUsage, states: dict[int, ChoiceState]) -> dict[str, Any]:

@@ -22,12 +22,13 @@ from backend.domain.serving.request_log import SYNTHETIC
 from backend.errors import Unavailable
 from backend.gateway.answers import Form, collect_answer, collect_embeddings, collect_tokens, stream_answer
 from backend.gateway.background import every, running
-from backend.gateway.bodies import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
+from backend.gateway.bodies.completions import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
 from backend.gateway.connection import Holding, StreamedAnswer, WholeAnswer, read_json
 from backend.gateway.directory import Directory, ModelEntry, Principal
 from backend.gateway.errors import ApiError, invalid_key, unavailable
 from backend.gateway.exporter import render_live
 from backend.gateway.feedback import FeedbackBody, body_to_log, give_feedback, job_of
+from backend.gateway.headers import AnswerHeaders, headers_of
 from backend.gateway.keys import KeyCheck, OpenAnswers
 from backend.gateway.limits.demand import LimitStore
 from backend.gateway.limits.gate import KeyGate, check_scope
@@ -44,7 +45,9 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20
 HEALTH_S = 5.0
 FLUSH_S, KEYS_EVERY_S, COMPARE_EVERY_S, PROBE_EVERY_S = 0.5, 0.5, 1.0, 2.0
-NO_KEY = frozenset({"", "local", "none", "not-needed", "EMPTY"})  # placeholder key for clients that require one
+NO_KEY = frozenset(
+    {"", "local", "none", "not-needed", "EMPTY", "ollama", "sk-no-key-required", "lm-studio", "DUMMY_KEY"}
+)  # what clients that require a key, or put one there by themselves, send to servers that need none
 
 
 def create_gateway(
@@ -57,7 +60,7 @@ def create_gateway(
 ) -> FastAPI:
     """Return the gateway's app over a directory. It answers only to loopback names unless `hosts` adds others."""
     gateway = Gateway(directory, client=client or ReplicaClient(), limits=limits or MemoryLimits(), max_body_bytes=max_body_bytes)
-    return FastAPI(
+    return GatewayApp(
         openapi_url=None,
         routes=[
             Route("/v1/chat/completions", gateway.chat, methods=["POST"]),
@@ -80,6 +83,14 @@ def create_gateway(
             Exception: _answer_crash,
         },
     )
+
+
+class GatewayApp(FastAPI):
+    """The app with the headers of every answer around it."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the stack."""
+        return AnswerHeaders(super().build_middleware_stack())
 
 
 class Gateway:
@@ -156,7 +167,7 @@ class Gateway:
         principal = await self._authenticate(request)
         body = parse_body(await self._read(request), EmbeddingsBody)
         check_scope(principal, endpoint="embeddings", model=body.model)
-        trace = Trace(endpoint=body.model, principal=principal, prefix="embd")
+        trace = Trace(endpoint=body.model, principal=principal, prefix="embd", headers=headers_of(request))
         events = self._events(body.to_request(), trace)
 
         async def build() -> Response:
@@ -169,7 +180,7 @@ class Gateway:
         principal = await self._authenticate(request)
         body = parse_body(await self._read(request), TokenizeBody)
         check_scope(principal, endpoint="tokenize", model=body.model)
-        events = self._events(body.to_request(), Trace(endpoint=body.model, principal=principal, prefix="tok"))
+        events = self._events(body.to_request(), Trace(endpoint=body.model, principal=principal, prefix="tok", headers=headers_of(request)))
 
         async def build() -> Response:
             return JSONResponse(await collect_tokens(events))
@@ -206,7 +217,9 @@ class Gateway:
         check_scope(principal, endpoint="chat" if form.kind == "chat" else "completions", model=body.model)
         user = body.user if isinstance(body.user, str) else ""
         prefix = "chatcmpl" if form.kind == "chat" else "cmpl"
-        trace = Trace(endpoint=body.model, principal=principal, prefix=prefix, user=user, is_streamed=bool(body.stream))
+        trace = Trace(
+            endpoint=body.model, principal=principal, prefix=prefix, user=user, is_streamed=bool(body.stream), headers=headers_of(http)
+        )
         request = body.to_request()
         trace.job_id = job_of(http)
         trace.is_synthetic = SYNTHETIC in http.headers

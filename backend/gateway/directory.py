@@ -34,7 +34,7 @@ class ModelEntry:
 class ReplicaAddress:
     """Address of a ready replica and the token that it requires, its variant (`stable`, or a canary's id) with its percentage of the
     requests, and the policy of its endpoint. `upstream` stands for a model on another server; `adapter`
-    is the folder of the LoRA adapter that the request is for."""
+    is the folder of the LoRA adapter that the request is for. Answers of equal `fingerprint` come from the same weights and arithmetic."""
 
     id: str
     url: str
@@ -44,6 +44,7 @@ class ReplicaAddress:
     policy: str = Policy.LEAST_OUTSTANDING
     upstream: Upstream | None = None
     adapter: str | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

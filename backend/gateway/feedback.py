@@ -6,11 +6,12 @@ import asyncio
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from starlette.requests import Request
 
 from backend.domain.serving.protocol import GenerateRequest
 from backend.domain.serving.request_log import JOB, OPT_OUT, LoggedBody, LogMode
+from backend.gateway.bodies.fields import StrictBody
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
 
@@ -20,10 +21,8 @@ JOB_ID = re.compile(r"[0-9a-z]{12}")
 OFF = {"off", "0", "false", "no"}
 
 
-class FeedbackBody(BaseModel):
+class FeedbackBody(StrictBody):
     """A thumb, a correction or a comment on the answer of this `id`."""
-
-    model_config = ConfigDict(extra="ignore")
 
     id: Annotated[str, Field(min_length=1, max_length=40, validation_alias=AliasChoices("id", "request_id"))]
     rating: Literal["up", "down", 1, -1] | None = None

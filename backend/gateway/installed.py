@@ -211,4 +211,5 @@ def _address(target: Target) -> ReplicaAddress:
         policy=target.policy,
         upstream=target.upstream,
         adapter=target.adapter,
+        fingerprint=target.fingerprint,
     )

@@ -44,6 +44,7 @@ from backend.gateway.errors import (
     unknown_model,
     upstream_failed,
 )
+from backend.gateway.headers import REQUEST_ID
 from backend.gateway.metrics import GatewayMetrics
 from backend.gateway.resume import Resumption
 from backend.gateway.shadow import Copy, Shadows
@@ -72,10 +73,12 @@ class Trace:
     prefix: str
     user: str = ""  # the client's own name for its user
     is_streamed: bool = False
+    headers: dict[str, str] = field(default_factory=dict)  # of the answer
     id: str = ""
     started: float = field(default_factory=time.perf_counter)
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     replica_id: str | None = None
+    fingerprint: str = ""
     upstream: Upstream | None = None  # the other server that answers it
     variant: str = ""
     job_id: str | None = None  # the job of this installation that it is made for
@@ -95,7 +98,7 @@ class Trace:
     refusal: str = ""  # the code of the error that refused or ended it
 
     def __post_init__(self) -> None:
-        self.id = f"{self.prefix}-{uuid4().hex[:24]}"
+        self.id = self.headers[REQUEST_ID] = f"{self.prefix}-{uuid4().hex[:24]}"
 
     @property
     def ttft_ms(self) -> float | None:
@@ -276,6 +279,7 @@ class Relay:
             if attempt:
                 self._metrics.retries.labels(trace.endpoint, last.code or "").inc()
             trace.replica_id, trace.variant, trace.upstream = replica.id, replica.variant, replica.upstream
+            trace.fingerprint = replica.fingerprint
             began = self._shares.begin(replica.id)
             try:
                 async with aclosing(self._open(replica, answer, trace)) as events:

@@ -26,7 +26,8 @@ class Decoder(Protocol):
 class TextStream:
     """Incremental text of one completion, one decoding step per token (tokenizers' DecodeStream).
 
-    `marks` are special tokens that show as their text (`[TOOL_CALLS]`); others don't show.
+    `marks` are special tokens that show as their text (`[TOOL_CALLS]`); others don't show. Stop strings end nothing in what is
+    added while `can_stop` is False.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class TextStream:
         self._stop = stop
         self._marks = marks or {}
         self._held = ""  # decoded, but possibly the beginning of a stop string
-        self.stopped = False
+        self.stopped, self.can_stop = False, True
         # The stream opens on the prompt's end: decoded alone, a first token would lose the space that some tokenizers put before it.
         self._open(list(prompt[-PROMPT_TAIL:]))
 
@@ -80,7 +81,7 @@ class TextStream:
         return after[len(before) :]
 
     def _release(self, text: str, *, final: bool) -> str:
-        if not self._stop:
+        if not self._stop or not self.can_stop:
             return text
         text = self._held + text
         self._held = ""

@@ -117,6 +117,9 @@ class Limits:
         wrong = next((i for i, _ in params.logit_bias if not 0 <= i < self.vocab_size), None)
         if wrong is not None:
             raise InvalidInput(f"logit_bias names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="logit_bias")
+        wrong = next((i for i in params.stop_ids if not 0 <= i < self.vocab_size), None)
+        if wrong is not None:
+            raise InvalidInput(f"stop_token_ids names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="stop_token_ids")
         return room if params.max_tokens is None else min(params.max_tokens, room)
 
 
@@ -190,7 +193,10 @@ class Generation:
     created: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self.draw = Draw.of(self.params, repetition=self.choice.repetition, matcher=self.choice.matcher)
+        self._ends = frozenset(self.stop_ids)
+        self.draw = Draw.of(
+            self.params, repetition=self.choice.repetition, matcher=self.choice.matcher, prompt=self.prompt, end_ids=self.stop_ids
+        )
         if self.choice.matcher is not None:
             self.choice.matcher.budget = self.max_tokens
         self.num_generated = 0
@@ -210,7 +216,7 @@ class Generation:
     @property
     def stop_ids(self) -> list[int]:
         """Return the token ids that end this request."""
-        return [] if self.params.ignore_end else sorted(self.end_ids)
+        return sorted({*self.params.stop_ids, *(() if self.params.ignore_end else self.end_ids)})
 
     @property
     def context(self) -> list[int]:
@@ -251,13 +257,14 @@ class Generation:
                 return
             self._first = self._first or time.perf_counter()
             token_ids, is_complete = self._cut(token_ids)
-            text = self._text.push([i for i in token_ids if i not in self.end_ids])
+            self._text.can_stop = self.num_generated + len(token_ids) > self.params.min_tokens
+            text = self._text.push([i for i in token_ids if i not in self.end_ids and i not in self._ends])
             index, scored = self.num_generated, self._scored(token_ids)
             self.num_generated += len(token_ids)
             self.on_event(TokenEvent(text=text, token_ids=tuple(token_ids), index=index, choice=self.choice.number, logprobs=scored))
             if self.is_over:  # cancelled by its own event
                 return
-            ended = not self.params.ignore_end and bool(token_ids) and token_ids[-1] in self.end_ids
+            ended = bool(token_ids) and token_ids[-1] in self._ends
             if ended or is_complete or self._text.stopped:
                 self._finish(FinishReason.STOP)
             elif self.num_generated >= self.max_tokens:

@@ -6,6 +6,7 @@ from typing import Any
 
 from backend.domain.serving.protocol import GenerateRequest, Task
 from backend.domain.serving.tool_prompt import write_tools
+from backend.domain.template_guard import variables_of
 from backend.errors import InvalidInput, RoundhouseError
 from jobs.modeling.chat.render import encode_answer, render_chat, text_alone
 from jobs.modeling.tokenizers import encode_plain_prompt
@@ -51,6 +52,15 @@ def encode_prompts(tokenizer: Any, request: GenerateRequest, *, opening: str = "
     return [encode_plain_prompt(tokenizer, prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
 
 
+def _variables(tokenizer: Any, request: GenerateRequest, tools: list[dict[str, Any]] | None) -> dict[str, Any]:
+    """Return what the chat template gets beside the messages: the request's own variables, and its effort by the switch that there is."""
+    if request.effort is None or not tokenizer.chat_template:
+        return request.template_variables
+    switches = {"reasoning_effort": request.effort, "enable_thinking": request.effort not in ("none", "minimal")}
+    read = variables_of(tokenizer.get_chat_template(tools=tools))
+    return {name: value for name, value in switches.items() if name in read} | request.template_variables
+
+
 def _encode_messages(tokenizer: Any, request: GenerateRequest, *, opening: str) -> list[int]:
     messages, tools = [message.as_dict() for message in request.messages or ()], offered_tools(tokenizer, request)
     if request.continue_final:
@@ -58,8 +68,8 @@ def _encode_messages(tokenizer: Any, request: GenerateRequest, *, opening: str) 
     if TOOL_NAME not in (tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""):
         messages, tools = write_tools(messages, tools), None
     try:
-        text = render_chat(tokenizer, messages, tools=tools, generation_prompt=True)
+        text = render_chat(tokenizer, messages, tools=tools, generation_prompt=True, variables=_variables(tokenizer, request, tools))
     except RoundhouseError as error:
-        raise InvalidInput(error.message, remedy=error.remedy, field="messages") from error
+        raise InvalidInput(error.message, remedy=error.remedy, field=error.field or "messages") from error
     before, after = encode_answer(tokenizer, text, opening)
     return [*before, *after]

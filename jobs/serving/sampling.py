@@ -51,17 +51,40 @@ class Draw:
     seed: int
     matcher: Matcher | None = None
     fault: str = ""  # why the constraint failed
+    prompt: Sequence[int] = ()
+    end_ids: tuple[int, ...] = ()  # tokens that would end the answer
     drawn: int = 0
     records: list[Record] = field(default_factory=list)
     _counts: dict[int, int] = field(default_factory=dict)
     _begun: tuple[int, ...] = ()
     _shift: torch.Tensor | None = None
+    _seen: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, params: SamplingParams, *, repetition: int = 0, matcher: Matcher | None = None) -> Draw:
+    def of(
+        cls,
+        params: SamplingParams,
+        *,
+        repetition: int = 0,
+        matcher: Matcher | None = None,
+        prompt: Sequence[int] = (),
+        end_ids: Sequence[int] = (),
+    ) -> Draw:
         """Return the state of a request's start. A seed is drawn if none is given; repetitions of a request have seeds of their own."""
         seed = secrets.randbits(62) if params.seed is None else params.seed + repetition * GOLDEN
-        return cls(params=params, seed=seed & MASK, matcher=matcher)
+        return cls(params=params, seed=seed & MASK, matcher=matcher, prompt=prompt, end_ids=tuple(end_ids))
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether the scores of the next token are the network's own."""
+        params = self.params
+        has_penalties = params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0
+        return not (self.matcher or params.logit_bias or has_penalties or self.must_go_on)
+
+    @property
+    def must_go_on(self) -> bool:
+        """Return whether the next token must not end the answer."""
+        return self.drawn < self.params.min_tokens and bool(self.end_ids)
 
     @property
     def is_greedy(self) -> bool:
@@ -79,6 +102,13 @@ class Draw:
                 self._penalise(self._shift, token)
         return self._shift
 
+    def repeated(self, like: torch.Tensor) -> torch.Tensor | None:
+        """Return which tokens the prompt and the answer hold, bool [vocabulary]; None without a penalty for them."""
+        if self._seen is None and self.params.repetition_penalty != 1.0:
+            self._seen = torch.zeros_like(like, dtype=torch.bool)
+            self._seen[torch.tensor([*self.prompt, *self._begun], dtype=torch.long, device=like.device)] = True
+        return self._seen
+
     def replay(self, tokens: Sequence[int]) -> None:
         """Note tokens that another process chose, before the first of one's own."""
         self._begun = tuple(tokens)
@@ -91,6 +121,8 @@ class Draw:
         self.drawn += 1
         if self._shift is not None:
             self._penalise(self._shift, token)
+        if self._seen is not None:
+            self._seen[token] = True
         if self.matcher is not None:
             with self._own_faults():
                 self.matcher.take(token)
@@ -152,15 +184,20 @@ def scores_of(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
 
 
 def _adjust(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """Return logits with biases, penalties and constraints; the same tensor where no row has any."""
+    """Return logits with penalties, biases and constraints; the same tensor where no row has any."""
     scores = logits
     for row, draw in enumerate(draws):
-        shift = draw.shift(logits[row])
-        if shift is None and draw.matcher is None:
+        if draw.is_plain:
             continue
         scores = logits.clone() if scores is logits else scores
-        if shift is not None:
+        if (repeated := draw.repeated(logits[row])) is not None:
+            penalty = draw.params.repetition_penalty
+            penalised = torch.where(scores[row] < 0, scores[row] * penalty, scores[row] / penalty)
+            scores[row] = torch.where(repeated, penalised, scores[row])
+        if (shift := draw.shift(logits[row])) is not None:
             scores[row] += shift
+        if draw.must_go_on:
+            scores[row, list(draw.end_ids)] = -torch.inf
         if (allowed := draw.allowed()) is not None:
             scores[row].masked_fill_(~allowed.to(logits.device), -torch.inf)
     return scores
@@ -215,15 +252,16 @@ def _draw(scores: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
     scaled = scores / torch.tensor([[max(p.temperature, 1e-4)] for p in params], device=device)
     uniform = torch.tensor([[draw.uniform()] for draw in draws], dtype=torch.float64, device=device)
     tokens = torch.empty(len(draws), dtype=torch.long, device=device)
-    filtered = [row for row, p in enumerate(params) if p.top_k or p.top_p < 1.0]
-    plain = [row for row, p in enumerate(params) if not (p.top_k or p.top_p < 1.0)]
+    filtered = [row for row, p in enumerate(params) if p.top_k or p.top_p < 1.0 or p.min_p]
+    plain = sorted(set(range(len(params))) - set(filtered))
     if plain:
         tokens[plain] = _draw_from_all(scaled[plain], uniform[plain])
     if filtered:
         picked = scaled[filtered]
         top_k = torch.tensor([[params[row].top_k or picked.shape[-1]] for row in filtered], device=device)
         top_p = torch.tensor([[params[row].top_p] for row in filtered], dtype=torch.float64, device=device)
-        tokens[filtered] = _draw_from_likely(picked, uniform[filtered], top_k=top_k, top_p=top_p)
+        min_p = torch.tensor([[params[row].min_p] for row in filtered], dtype=torch.float64, device=device)
+        tokens[filtered] = _draw_from_likely(picked, uniform[filtered], top_k=top_k, top_p=top_p, min_p=min_p)
     return tokens
 
 
@@ -244,9 +282,17 @@ def _draw_from_all(scaled: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 
 def _draw_from_likely(
-    scaled: torch.Tensor, uniform: torch.Tensor, *, top_k: torch.Tensor, top_p: torch.Tensor, shortlist: int = SHORTLIST
+    scaled: torch.Tensor,
+    uniform: torch.Tensor,
+    *,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    shortlist: int = SHORTLIST,
 ) -> torch.Tensor:
-    """Draw from the most likely tokens: at most `top_k`, and of these as many as together reach `top_p`. Both [rows, 1]."""
+    """Draw from the most likely tokens: at most `top_k`, of these as many as together reach `top_p`, and of these the ones that are at
+    least `min_p` times as likely as the first. All [rows, 1].
+    """
     width = scaled.shape[-1]
     is_open = top_k >= width  # no top-k: top-p counts probability of the whole vocabulary
     total = (scaled - scaled.amax(-1, keepdim=True)).exp_().sum(-1, keepdim=True, dtype=torch.float64) if bool(is_open.any()) else None
@@ -255,12 +301,15 @@ def _draw_from_likely(
     weights = (values - values[:, :1]).double().exp_().masked_fill_(torch.arange(count, device=scaled.device) >= top_k, 0.0)
     reached = weights.cumsum(-1)
     mass = reached[:, -1:] if total is None else torch.where(is_open, total, reached[:, -1:])
+    least = weights[:, -1:].clone()
     weights = weights.masked_fill_(reached - weights >= top_p * mass, 0.0)  # the token that crosses top_p stays
+    weights = weights.masked_fill_(weights < min_p, 0.0)  # the first weighs 1
     sums = weights.cumsum(-1)
     at = torch.searchsorted(sums, uniform * sums[:, -1:], right=True).clamp_(max=count - 1)
     tokens = ids.gather(1, at).squeeze(-1)
-    short = ((reached[:, -1:] < top_p * mass) & (count < width)).squeeze(-1)
+    short = ((reached[:, -1:] < top_p * mass) & (least >= min_p) & (count < width)).squeeze(-1)
     if bool(short.any()):  # flat distributions: a longer list, then all
         longer = LONG_SHORTLIST if count < LONG_SHORTLIST else width
-        tokens[short] = _draw_from_likely(scaled[short], uniform[short], top_k=top_k[short], top_p=top_p[short], shortlist=longer)
+        limits = {"top_k": top_k[short], "top_p": top_p[short], "min_p": min_p[short]}
+        tokens[short] = _draw_from_likely(scaled[short], uniform[short], **limits, shortlist=longer)
     return tokens

@@ -56,9 +56,11 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facts]:
     save_checkpoint(folder / "checkpoint", network=network, chat_template=QWEN3)
     running = RunningReplica(folder)
     results: dict[str, dict[str, Any]] = {}
-    with gateway(MemoryDirectory({"tiny": [ReplicaAddress(id="r1", url=running.url, token=TOKEN)]})) as url:
+    endpoints = {"tiny": [ReplicaAddress(id="r1", url=running.url, token=TOKEN)]}
+    with gateway(MemoryDirectory(endpoints)) as url, gateway(MemoryDirectory(endpoints, keys_required=False)) as open_url:
         asked = {
             "url": f"{url}/v1",
+            "open_url": f"{open_url}/v1",
             "model": "tiny",
             "key": KEY,
             "prompt": "Weather?",
@@ -114,6 +116,10 @@ def test_a_client_calls_a_tool_and_continues_with_its_result(client: str, facts:
 @pytest.mark.parametrize("client", ["langchain", "litellm", "llm", "node"])
 def test_a_client_gets_an_answer_by_a_schema(client: str, facts: Facts) -> None:
     assert facts(client)["by_schema"] == {"city": "Graz"}
+
+
+def test_llm_needs_no_key_where_the_gateway_asks_for_none(facts: Facts) -> None:
+    assert facts("llm")["without_key"].strip() == facts("llm")["answer"].strip()
 
 
 @pytest.mark.parametrize("client", REFUSALS)

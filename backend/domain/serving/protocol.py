@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-MAX_STOP_STRINGS = 4
+MAX_STOP_STRINGS = 64
+MAX_STOP_TOKENS = 128
 MAX_SEED = 2**63 - 1
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
 MAX_LOGPROBS = 20
 MAX_BIASES = 1024
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 10.0
 UNKNOWN = -1
 """Id of a token that another server generated: its tokenizer is not known here."""
 PROMPT_TOKENS = "x-prompt-tokens"
@@ -92,7 +94,11 @@ class SamplingParams(_Frozen):
     `max_tokens` None means as many as the context holds, 0 nothing (to score a prompt). The same `seed` draws the same completion,
     independent of the rest of the batch.
     Penalties follow OpenAI's definition: subtracted from the logits of tokens already generated, per occurrence (`frequency`) or
-    once (`presence`). `logit_bias` holds (token id, amount added to its logit). `logprobs` asks for the natural-log probability of each
+    once (`presence`). `repetition_penalty` divides the logits of tokens of the prompt and the answer where positive and multiplies them
+    elsewhere (Keskar et al., CTRL, 2019, as in transformers). `min_p` drops tokens less likely than this share of the most likely one's
+    probability (Nguyen et al., 2024). `logit_bias` holds (token id, amount added to its logit).
+    `stop_ids` end an answer beside the network's own end tokens, which `ignore_end` takes no notice of. Neither they nor stop strings end
+    it within the first `min_tokens` tokens. `logprobs` asks for the natural-log probability of each
     token under the network itself (before temperature, biases and constraints) and of that many alternatives.
     """
 
@@ -100,14 +106,18 @@ class SamplingParams(_Frozen):
     temperature: float = Field(default=1.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=MAX_STOP_STRINGS)
     presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    repetition_penalty: float = Field(default=1.0, ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
+    min_tokens: int = Field(default=0, ge=0)
+    stop_ids: tuple[int, ...] = Field(default=(), max_length=MAX_STOP_TOKENS)
     logit_bias: tuple[tuple[int, float], ...] = Field(default=(), max_length=MAX_BIASES)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     constraint: Constraint | None = None
-    ignore_end: bool = Field(default=False, description="Continue past the end token, for benchmarks.")
+    ignore_end: bool = False
 
 
 class ToolChoice(_Frozen):
@@ -125,6 +135,10 @@ class Task(StrEnum):
     TOKENIZE = "tokenize"
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+"""How much an answer is to be reasoned about."""
+
+
 class Begun(_Frozen):
     """The beginning of an answer whose replica was lost: its tokens, and how many characters of them (text, reasoning and arguments of
     calls) were sent. A replica that continues it sends what follows; its usage counts all tokens."""
@@ -138,6 +152,8 @@ class GenerateRequest(_Frozen):
 
     `echo` returns the prompt before the answer, with its probabilities if `params.logprobs` asks for them. `split` separates reasoning
     and calls of tools from an answer's text. `continue_final` continues the last message, an assistant's, in place of a new answer.
+    `template_variables` are given to the chat template beside the messages (`enable_thinking` of Qwen 3), and so is `effort`, where the
+    template has a switch for it.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
@@ -153,6 +169,8 @@ class GenerateRequest(_Frozen):
     echo: bool = False
     split: bool = False
     continue_final: bool = False
+    template_variables: dict[str, Any] = Field(default_factory=dict)
+    effort: Effort | None = None
     begun: Begun | None = None
     stream: bool = True
     adapter: str | None = None

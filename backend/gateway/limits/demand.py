@@ -41,10 +41,18 @@ class Refusal:
     period: Period | None = None
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Requests and tokens of a key in the last minute, a new request at its most included."""
+
+    requests: float
+    tokens: float
+
+
 class LimitStore(Protocol):
     """Counts of every key. `reserve` checks all limits and counts the request at its most, or counts nothing and says why."""
 
-    async def reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | None:
+    async def reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | Counted:
         """Count a request at its most, or return the refusal."""
 
     async def settle(self, demand: Demand, *, tokens: int, usd: float) -> None:

@@ -14,6 +14,7 @@ from backend.domain.serving.key_limits import Period
 from backend.domain.serving.protocol import GenerateRequest, Task
 from backend.gateway.directory import Directory, Principal
 from backend.gateway.errors import ApiError
+from backend.gateway.headers import limit_headers
 from backend.gateway.limits.demand import Demand, LimitStore, Refusal, Unit
 from backend.gateway.relay import Trace
 from backend.gateway.waking import Events
@@ -63,9 +64,10 @@ class KeyGate:
                 async for event in events:
                     yield event
             return
-        refusal = await self._store.reserve(demand, lambda unit, period: self._spent(demand.key_id, unit, period))
-        if refusal is not None:
-            error = limit_reached(refusal, demand)
+        counted = await self._store.reserve(demand, lambda unit, period: self._spent(demand.key_id, unit, period))
+        trace.headers.update(limit_headers(demand.limits, counted))
+        if isinstance(counted, Refusal):
+            error = limit_reached(counted, demand)
             self._on_refusal(error, trace)
             raise error
         try:

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from backend.gateway.limits.demand import HOLD_S, WINDOW_S, Demand, ReadSpent, Refusal, budget_name, seconds_left
+from backend.gateway.limits.demand import HOLD_S, WINDOW_S, Counted, Demand, ReadSpent, Refusal, budget_name, seconds_left
 
 
 @dataclass
@@ -23,7 +23,7 @@ class MemoryLimits:
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = defaultdict(_Account)
 
-    async def reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | None:
+    async def reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | Counted:
         """Count a request at its most, or return the refusal."""
         account, limits, now = self._accounts[demand.key_id], demand.limits, demand.now
         for unit, period, _ in limits.budgets:
@@ -31,13 +31,14 @@ class MemoryLimits:
                 spent = await asyncio.to_thread(read_spent, unit, period)
                 account.spent.setdefault(name, spent)
         refusal = _check(account, demand)
-        if refusal is None:
-            second = int(now)
-            account.requests[second] = account.requests.get(second, 0) + 1
-            account.tokens[second] = account.tokens.get(second, 0) + demand.tokens
-            account.open[demand.request_id] = now
-            _spend(account, demand, tokens=demand.tokens, usd=demand.usd)
-        return refusal
+        if refusal is not None:
+            return refusal
+        second = int(now)
+        account.requests[second] = account.requests.get(second, 0) + 1
+        account.tokens[second] = account.tokens.get(second, 0) + demand.tokens
+        account.open[demand.request_id] = now
+        _spend(account, demand, tokens=demand.tokens, usd=demand.usd)
+        return Counted(sum(account.requests.values()), sum(account.tokens.values()))
 
     async def settle(self, demand: Demand, *, tokens: int, usd: float) -> None:
         """Replace the reservation by what the request used."""

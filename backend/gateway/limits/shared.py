@@ -12,7 +12,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from backend.gateway.limits.demand import HOLD_S, WINDOW_S, Demand, ReadSpent, Refusal, budget_name, seconds_left
+from backend.gateway.limits.demand import HOLD_S, WINDOW_S, Counted, Demand, ReadSpent, Refusal, budget_name, seconds_left
 from backend.gateway.limits.memory import MemoryLimits
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ local open = redis.call('ZCARD', KEYS[3])
 if d.concurrency and open >= d.concurrency then
   return cjson.encode({limit = 'concurrency', allowed = d.concurrency, used = open, wait = 1}) end
 local used, list = window(KEYS[1])
+local requests = used + 1
 if d.requests and used + 1 > d.requests then
   return cjson.encode({limit = 'requests', allowed = d.requests, used = used, wait = wait(list, used + 1 - d.requests)}) end
 used, list = window(KEYS[2])
@@ -65,7 +66,7 @@ redis.call('EXPIRE', KEYS[2], d.window * 2)
 redis.call('ZADD', KEYS[3], now, d.request)
 redis.call('EXPIRE', KEYS[3], d.hold)
 for _, b in ipairs(d.budgets) do redis.call('INCRBYFLOAT', b.key, b.amount) end
-return cjson.encode({})
+return cjson.encode({requests = requests, tokens = used + d.tokens})
 """
 
 
@@ -79,7 +80,7 @@ class SharedLimits:
         self._resting_until = 0.0
         self._counted_alone: set[str] = set()
 
-    async def reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | None:
+    async def reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | Counted:
         """Count a request at its most, or return the refusal."""
         if time.monotonic() >= self._resting_until:
             try:
@@ -112,7 +113,7 @@ class SharedLimits:
         """Close the connections."""
         await self._redis.aclose()
 
-    async def _reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | None:
+    async def _reserve(self, demand: Demand, read_spent: ReadSpent) -> Refusal | Counted:
         answer = await self._ask(demand)
         if answer.get("seed"):
             for unit, period, _ in demand.limits.budgets:
@@ -121,7 +122,7 @@ class SharedLimits:
                 await self._redis.set(name, spent, nx=True, ex=seconds_left(period, now=demand.now) + 24 * 3600)
             answer = await self._ask(demand)
         if "limit" not in answer:
-            return None
+            return Counted(float(answer["requests"]), float(answer["tokens"]))
         refusal = Refusal(answer["limit"], float(answer["allowed"]), float(answer["used"]), int(answer["wait"]))
         if "index" not in answer:
             return refusal

@@ -11,8 +11,8 @@ from backend.domain.serving.protocol import ChatMessage, Constraint, GenerateReq
 def to_call(request: GenerateRequest, *, model: str) -> tuple[str, dict[str, Any]]:
     """Return the path below `/v1` and the body of a request.
 
-    Fields outside OpenAI's API (`top_k`, `ignore_eos`, `continue_final_message`, `structured_outputs`) are sent where a request sets
-    them, in vLLM's names; a server that does not know them refuses or ignores them.
+    Fields outside OpenAI's API (`top_k`, `min_p`, `ignore_eos`, `continue_final_message`, `structured_outputs`, ...) are sent where a
+    request sets them, in vLLM's names; a server that does not know them refuses or ignores them.
     """
     if request.task is Task.EMBED:
         return "embeddings", {"model": model, "input": _prompts(request), "encoding_format": "float"}
@@ -29,6 +29,10 @@ def to_call(request: GenerateRequest, *, model: str) -> tuple[str, dict[str, Any
         body |= {"logprobs": True, "top_logprobs": request.params.logprobs}
     if request.continue_final:
         body |= {"continue_final_message": True, "add_generation_prompt": False}
+    if request.template_variables:
+        body["chat_template_kwargs"] = request.template_variables
+    if request.effort is not None:
+        body["reasoning_effort"] = request.effort
     return "chat/completions", body | {"messages": _messages(request)} | _tool_fields(request)
 
 
@@ -85,9 +89,13 @@ def _sampling(params: SamplingParams) -> dict[str, Any]:
         body["seed"] = params.seed
     if params.stop:
         body["stop"] = list(params.stop)
-    for name in ("presence_penalty", "frequency_penalty"):
+    for name in ("presence_penalty", "frequency_penalty", "min_p", "min_tokens"):
         if value := getattr(params, name):
             body[name] = value
+    if params.repetition_penalty != 1.0:
+        body["repetition_penalty"] = params.repetition_penalty
+    if params.stop_ids:
+        body["stop_token_ids"] = list(params.stop_ids)
     if params.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in params.logit_bias}
     if params.ignore_end:

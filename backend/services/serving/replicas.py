@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -35,6 +36,12 @@ class Target:
     policy: str = Policy.LEAST_OUTSTANDING
     upstream: Upstream | None = None
     adapter: str | None = None  # its folder, where requests are answered by an adapter
+    checkpoint: str = ""  # with the precision and the engine that it is served by
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a name of the weights and the arithmetic behind an answer."""
+        return "fp_" + hashlib.sha256(f"{self.checkpoint} {self.adapter}".encode()).hexdigest()[:12]
 
 
 def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = False) -> dict[str, list[Target]]:
@@ -75,6 +82,8 @@ def ready_targets(ctx: Context, *, canaries: bool = False, with_lapsed: bool = F
                 target = Target(replica.id, str(replica.url), replica.internal_token, deployment.id, percent, policies[name], upstream)
             else:
                 continue
+            served_by = (deployment.checkpoint_id, deployment.config.get("precision"), deployment.config.get("engine"))
+            target = replace(target, checkpoint=" ".join(map(str, served_by)))
             targets[name].append(target)
             for adapter in adapters_of(name, deployment.config):
                 if adapter.model not in endpoints:

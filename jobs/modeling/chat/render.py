@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.checkpoints.chat_templates import CHAT_TEMPLATE, PLAIN_TEMPLATE, ROLE_TOKENS, TEXT_TEMPLATE
 from backend.domain.data.rows.conversations import template_messages
 from backend.domain.template_costs import TemplateTooCostly
-from backend.domain.template_guard import render_template
+from backend.domain.template_guard import render_template, variables_of
 from backend.errors import InvalidInput
 
 Message = dict[str, Any]
@@ -68,26 +68,32 @@ def teach_template(tokenizer: PreTrainedTokenizerBase, *, chats: bool) -> None:
 
 
 def render_chat(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools = None, generation_prompt: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    tools: Tools = None,
+    generation_prompt: bool = False,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
-    """Render messages to the network's input text.
+    """Render messages to the network's input text. `variables` are what the template reads beside them, such as `enable_thinking`.
 
     Raises ConversationRefused with the template's message if it rejects the conversation (an unknown role, a forbidden order) or fails
-    on it, InvalidInput if the template exceeds its limits.
+    on it, InvalidInput if the template exceeds its limits or does not read a variable.
     """
     size = sum(len(str(message.get("content") or "")) for message in messages)
     if size > LONGEST_CHARACTERS:
         raise ConversationRefused(f"The conversation has {size:,} characters, and at most {LONGEST_CHARACTERS:,} are rendered.")
     template, pattern = tokenizer.get_chat_template(tools=tools), _special_pattern(tokenizer)
+    own: dict[str, Any] = {
+        **tokenizer.special_tokens_map,
+        "messages": [{**_as_text(m, pattern), "role": m["role"]} for m in template_messages(list(messages))],
+        "tools": _as_text(tools, pattern),
+        "documents": None,
+        "add_generation_prompt": generation_prompt,
+    }
     try:
-        return render_template(
-            template,
-            **tokenizer.special_tokens_map,
-            messages=[{**_as_text(m, pattern), "role": m["role"]} for m in template_messages(list(messages))],
-            tools=_as_text(tools, pattern),
-            documents=None,
-            add_generation_prompt=generation_prompt,
-        )
+        _check_variables(variables or {}, template, own)
+        return render_template(template, **own, **_as_text(dict(variables or {}), pattern))
     except TemplateTooCostly as error:
         raise InvalidInput(
             f"The checkpoint's chat template was stopped: {error.message}.", remedy="Use a checkpoint with a sound template."
@@ -95,6 +101,19 @@ def render_chat(
     except TemplateError as error:
         roles = ", ".join(str(message.get("role", "?")) for message in messages[:12]) + (", ..." if len(messages) > 12 else "")
         raise ConversationRefused(f"The checkpoint's chat template refuses the conversation ({roles}): {error}") from error
+
+
+def _check_variables(variables: Mapping[str, Any], template: str, own: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a variable that the template does not read, unless it is as good as missing, and for one of the request's."""
+    read = variables_of(template) - own.keys() if variables else frozenset[str]()
+    for name, value in variables.items():
+        if name in own or (name not in read and value):
+            names = ", ".join(sorted(read)) or "none"
+            raise InvalidInput(
+                f"chat_template_kwargs.{name}: the chat template of this network has no such variable.",
+                remedy=f"It has these beside the messages: {names}.",
+                field=f"chat_template_kwargs.{name}",
+            )
 
 
 def _special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:

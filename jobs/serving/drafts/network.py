@@ -47,6 +47,7 @@ class Slot:
         """Return how many of a request's tokens the pages hold, and forget the others: drafts that were refused."""
         if self.request_id != ask.request_id:
             changes = {"logprobs": None, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logit_bias": (), "constraint": None}
+            changes |= {"repetition_penalty": 1.0, "min_tokens": 0}
             self.request_id, self.certain = ask.request_id, 0
             self.params = ask.draw.params.model_copy(update=changes)
         count, last = self.certain, min(len(self.tokens), len(ask.tokens) - 1)

@@ -33,6 +33,6 @@ def test_bodies_reach_the_log_as_the_mode_says_and_feedback_names_their_request(
             assert httpx.post(f"{url}/v1/feedback", json=told, headers=HEADERS).status_code == 200
             assert directory.feedback == [(answer["id"], -1, "Hello.")]
             empty = httpx.post(f"{url}/v1/feedback", json={"id": "x"}, headers=HEADERS)
-            assert (empty.status_code, "rating" in empty.text) == (422, True)
+            assert (empty.status_code, "rating" in empty.text) == (400, True)
             unknown = httpx.post(f"{url}/v1/feedback", json={"id": "x", "rating": "up"}, headers=HEADERS)
             assert unknown.json()["error"]["code"] == "request_not_found"

@@ -182,7 +182,7 @@ def test_tokenize_counts_a_prompt_as_a_completion_does(client: openai.OpenAI, ur
     assert usage is not None
     assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"]) == usage.prompt_tokens
     assert tokens["token_strs"][0] == "<|system|>"
-    assert httpx.post(f"{url}/v1/tokenize", json={"model": "tiny"}, headers=headers).status_code == 422
+    assert httpx.post(f"{url}/v1/tokenize", json={"model": "tiny"}, headers=headers).status_code == 400
 
 
 def test_a_wrong_or_missing_key_is_401(url: str) -> None:
@@ -209,13 +209,22 @@ def test_an_unknown_model_is_404(client: openai.OpenAI) -> None:
         ({"temperature": 9}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"top_p": 0}, "top_p"),
-        ({"stop": ["a"] * 9}, "stop"),
+        ({"stop": ["a"] * 65}, "stop"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-        ({"extra_body": {"min_p": 0.1}}, "min_p"),
+        ({"extra_body": {"min_p": 1.5}}, "min_p"),
+        ({"extra_body": {"min_tokens": 30}}, "min_tokens"),
+        ({"extra_body": {"min_tokens": 3, "guided_regex": "a+"}}, "min_tokens"),
+        ({"extra_body": {"repetition_penalty": 0}}, "repetition_penalty"),
+        ({"extra_body": {"stop_token_ids": [260]}}, "stop_token_ids"),
+        ({"extra_body": {"guided_json": "{"}}, "guided_json"),
+        ({"extra_body": {"guided_choice": []}}, "guided_choice"),
+        ({"extra_body": {"chat_template_kwargs": {"enable_thinkng": True}}}, "chat_template_kwargs.enable_thinkng"),
+        ({"extra_body": {"chat_template_kwargs": {"messages": []}}}, "chat_template_kwargs.messages"),
+        ({"extra_body": {"add_generation_prompt": False}}, "add_generation_prompt"),
         ({"logit_bias": {"5": 101}}, "logit_bias"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
@@ -224,8 +233,8 @@ def test_an_unknown_model_is_404(client: openai.OpenAI) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
 )
-def test_a_bad_body_is_422_and_names_the_field(client: openai.OpenAI, change: dict[str, Any], field: str) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as caught:
+def test_a_bad_body_is_400_and_names_the_field(client: openai.OpenAI, change: dict[str, Any], field: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**{**GREEDY, **change})
     error: Any = caught.value.body
     assert error["param"] is not None
@@ -237,24 +246,24 @@ def test_a_bad_body_is_422_and_names_the_field(client: openai.OpenAI, change: di
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
-        ({"stop": ["a"] * 9}, "stop", "at most 4"),
+        ({"stop": ["a"] * 65}, "stop", "at most 64"),
         ({"stop": [""]}, "stop.0", "at least 1 character"),
         ({"messages": [{"role": "user", "content": None}]}, "messages.0.content", "string"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type", "text"),
     ],
 )
 def test_a_union_field_reports_the_error_of_the_given_type(client: openai.OpenAI, change: dict[str, Any], param: str, words: str) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as caught:
+    with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**{**GREEDY, **change})
     error: Any = caught.value.body
     assert error["param"] == param
     assert words in error["message"]
 
 
-def test_a_body_that_is_not_json_is_422(url: str) -> None:
+def test_a_body_that_is_not_json_is_400(url: str) -> None:
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
     response = httpx.post(f"{url}/v1/chat/completions", content=b"{oops", headers=headers)
-    assert response.status_code == 422
+    assert response.status_code == 400
     assert "JSON" in response.json()["error"]["message"]
 
 

@@ -46,6 +46,8 @@ CASES: dict[str, dict[str, Any]] = {
     "seed": {"params": {"seed": 3}},
     "penalties": {"params": {"seed": 3, "presence_penalty": 0.7, "frequency_penalty": 1.1, "logit_bias": ((65, 2.0),)}},
     "filters": {"params": {"seed": 4, "top_k": 20, "top_p": 0.9}},
+    "repetitions": {"params": {"seed": 9, "repetition_penalty": 1.5, "min_p": 0.02, "min_tokens": 30, "stop_ids": tuple(range(60, 100))}},
+    "past the end": {"params": {"seed": 10, "ignore_end": True, "min_tokens": 12, "stop": ("a", "e", "i"), "repetition_penalty": 0.7}},
     "stop string": {"params": {"seed": 5, "stop": ("zz", "\n")}},
     "schema": {"params": {"seed": 6, "constraint": Constraint(kind="json_schema", value=json.dumps(SCHEMA))}},
     "forced call": {"params": {"seed": 7}, "tools": (TOOL,), "tool_choice": ToolChoice(mode="required")},

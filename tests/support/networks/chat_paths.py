@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from backend.domain.serving.protocol import ChatMessage, GenerateRequest
-from backend.gateway.bodies import ChatBody
+from backend.gateway.bodies.completions import ChatBody
 from jobs.batches.preference_rows import encode_pair, pair_of
 from jobs.evaluation import multiple_choice
 from jobs.evaluation.subject import Subject

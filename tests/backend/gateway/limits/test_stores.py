@@ -14,7 +14,7 @@ import redis
 
 from backend.cli.processes import broker_binary
 from backend.domain.serving.key_limits import KeyLimits
-from backend.gateway.limits.demand import Demand, LimitStore, Refusal
+from backend.gateway.limits.demand import Counted, Demand, LimitStore, ReadSpent, Refusal
 from backend.gateway.limits.memory import MemoryLimits
 from backend.gateway.limits.shared import SharedLimits
 from tests.support.gateway_fixtures import eventually
@@ -50,6 +50,12 @@ def demand(request: str, limits: KeyLimits, *, tokens: int = 10, usd: float = 0.
     return Demand(request_id=request, key_id="k", limits=limits, tokens=tokens, usd=usd, now=now)
 
 
+async def reserve(store: LimitStore, demand: Demand, read_spent: ReadSpent) -> Refusal | None:
+    """Return the refusal of a request, None for one that was counted."""
+    counted = await store.reserve(demand, read_spent)
+    return counted if isinstance(counted, Refusal) else None
+
+
 def run(make_store: MakeStore, play: Callable[[LimitStore], Awaitable[Any]]) -> Any:
     async def played() -> Any:
         store = make_store()
@@ -70,7 +76,7 @@ def test_the_request_after_the_limit_is_refused_until_the_first_is_a_minute_old(
 
     async def play(store: LimitStore) -> list[Refusal | None]:
         times = [0.0, 10.0, 20.0, 30.0, 59.0, 61.0]
-        return [await store.reserve(demand(f"r{at}", limits, now=NOON + at), nothing_spent) for at in times]
+        return [await reserve(store, demand(f"r{at}", limits, now=NOON + at), nothing_spent) for at in times]
 
     first, second, third, refused, late, after = run(make_store, play)
     assert (first, second, third, after) == (None, None, None, None)
@@ -84,10 +90,10 @@ def test_tokens_are_reserved_at_their_most_and_settled_to_what_was_used(make_sto
 
     async def play(store: LimitStore) -> list[Refusal | None]:
         big = demand("big", limits, tokens=900)
-        answers = [await store.reserve(big, nothing_spent), await store.reserve(demand("two", limits, tokens=200), nothing_spent)]
+        answers = [await reserve(store, big, nothing_spent), await reserve(store, demand("two", limits, tokens=200), nothing_spent)]
         await store.settle(big, tokens=50, usd=0.0)
-        answers.append(await store.reserve(demand("three", limits, tokens=950), nothing_spent))
-        answers.append(await store.reserve(demand("four", limits, tokens=1), nothing_spent))
+        answers.append(await reserve(store, demand("three", limits, tokens=950), nothing_spent))
+        answers.append(await reserve(store, demand("four", limits, tokens=1), nothing_spent))
         return answers
 
     admitted, refused, fits, full = run(make_store, play)
@@ -101,10 +107,10 @@ def test_open_requests_are_counted_until_they_end(make_store: MakeStore) -> None
 
     async def play(store: LimitStore) -> list[Refusal | None]:
         first = demand("a", limits)
-        answers = [await store.reserve(first, nothing_spent)]
-        answers += [await store.reserve(demand(name, limits), nothing_spent) for name in "bc"]
+        answers = [await reserve(store, first, nothing_spent)]
+        answers += [await reserve(store, demand(name, limits), nothing_spent) for name in "bc"]
         await store.settle(first, tokens=1, usd=0.0)
-        return [*answers, await store.reserve(demand("d", limits), nothing_spent)]
+        return [*answers, await reserve(store, demand("d", limits), nothing_spent)]
 
     assert run(make_store, play) == [None, None, Refusal("concurrency", 2, 2, 1), None]
 
@@ -118,11 +124,11 @@ def test_a_budget_starts_from_stored_usage_and_ends_with_the_utc_day(make_store:
 
     async def play(store: LimitStore) -> list[Refusal | None]:
         first = demand("a", limits, tokens=25, usd=0.25)
-        answers = [await store.reserve(first, spent), await store.reserve(demand("b", limits, tokens=10, usd=0.10), spent)]
+        answers = [await reserve(store, first, spent), await reserve(store, demand("b", limits, tokens=10, usd=0.10), spent)]
         await store.settle(first, tokens=5, usd=0.05)
-        answers.append(await store.reserve(demand("c", limits, tokens=10, usd=0.10), spent))
+        answers.append(await reserve(store, demand("c", limits, tokens=10, usd=0.10), spent))
         tomorrow = NOON + 12 * 3600
-        answers.append(await store.reserve(demand("d", limits, tokens=90, usd=0.90, now=tomorrow), nothing_spent))
+        answers.append(await reserve(store, demand("d", limits, tokens=90, usd=0.90, now=tomorrow), nothing_spent))
         return answers
 
     admitted, refused, fits, next_day = run(make_store, play)
@@ -139,7 +145,7 @@ def test_two_gateways_share_what_they_count_in_redis(server: str) -> None:
         limits = KeyLimits(requests=1)
         first = Demand("x", "shared", limits, 1, 0.0, NOON)
         second = Demand("y", "shared", limits, 1, 0.0, NOON + 1)
-        answers = await one.reserve(first, nothing_spent), await two.reserve(second, nothing_spent)
+        answers = await reserve(one, first, nothing_spent), await reserve(two, second, nothing_spent)
         await one.close()
         await two.close()
         return answers
@@ -154,7 +160,7 @@ def test_without_redis_a_gateway_counts_for_itself_and_does_not_wait_for_it() ->
         store = SharedLimits("redis://127.0.0.1:1/0")
         limits = KeyLimits(requests=1)
         began = time.monotonic()
-        answers = [await store.reserve(demand(name, limits), nothing_spent) for name in "ab"]
+        answers = [await reserve(store, demand(name, limits), nothing_spent) for name in "ab"]
         await store.close()
         return answers, time.monotonic() - began
 
@@ -162,3 +168,13 @@ def test_without_redis_a_gateway_counts_for_itself_and_does_not_wait_for_it() ->
     assert first is None
     assert second is not None
     assert took < 5
+
+
+def test_a_counted_request_tells_what_the_key_has_used_in_the_last_minute(make_store: MakeStore) -> None:
+    limits = KeyLimits(requests=5, tokens=1000)
+
+    async def play(store: LimitStore) -> list[Counted | Refusal]:
+        times = {"a": 0.0, "b": 10.0, "c": 61.0}
+        return [await store.reserve(demand(name, limits, tokens=100, now=NOON + at), nothing_spent) for name, at in times.items()]
+
+    assert run(make_store, play) == [Counted(1, 100), Counted(2, 200), Counted(2, 200)]

@@ -31,6 +31,8 @@ REQUESTS: list[dict[str, Any]] = [
     {"temperature": 0, "logit_bias": ((65, 4.0),), "frequency_penalty": 0.4, "max_tokens": 40, "logprobs": 0},
     {"temperature": 1.3, "top_k": 20, "seed": 4, "max_tokens": 40},
     {"temperature": 0, "stop": ("i",), "max_tokens": 66, "ignore_end": True},
+    {"temperature": 0, "repetition_penalty": 1.3, "min_tokens": 20, "stop_ids": tuple(range(60, 120)), "max_tokens": 24},
+    {"temperature": 0.9, "seed": 5, "min_p": 0.05, "max_tokens": 60},
 ]
 
 

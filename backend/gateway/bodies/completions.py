@@ -1,46 +1,70 @@
-"""OpenAI's request bodies: supported fields, ignored fields, and refused fields.
+"""OpenAI's request bodies, with vLLM's additions: supported fields, fields that change nothing, and all others, which are refused.
 
-A field that would silently change the answer and is not served (`suffix`, `best_of`, `min_p`, ...) is refused; one that would not (`user`,
-`metadata`, `store`, ...) and unknown ones are ignored, as OpenAI-compatible servers do. docs/api.md lists them.
+A field that this gateway does not know might change the answer, so it is refused by name. docs/api.md lists the known ones.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from backend.domain.serving.protocol import (
     MAX_BIASES,
     MAX_CHOICES,
     MAX_LOGPROBS,
     MAX_PROMPTS,
+    MAX_REPETITION_PENALTY,
     MAX_SEED,
     MAX_STOP_STRINGS,
+    MAX_STOP_TOKENS,
+    MIN_REPETITION_PENALTY,
     Constraint,
+    Effort,
     GenerateRequest,
     SamplingParams,
     Task,
     first_problem,
 )
+from backend.gateway.bodies.fields import StrictBody
+from backend.gateway.bodies.messages import MessageBody, ToolBody, ToolChoiceBody, to_tool_choice
+from backend.gateway.bodies.structured import Choices, Expression, ResponseFormat, StructuredOutputs, to_constraint
 from backend.gateway.errors import ApiError
-from backend.gateway.messages import MessageBody, ToolBody, ToolChoiceBody, to_tool_choice
-from backend.gateway.structured import ResponseFormat, StructuredOutputs, to_constraint
 
+MAX_VARIABLES = 32
+TemplateVariables = Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES)]
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 Prompts = str | list[str] | list[int] | list[list[int]]
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
-NEUTRAL: dict[str, tuple[Any, ...]] = {"min_p": (0,), "repetition_penalty": (1,), "best_of": (1,), "min_tokens": (0,)}
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "early_stopping": (False,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "return_tokens_as_token_ids": (False,),
+    "return_token_ids": (False,),
+    "prompt_logprobs": (0,),
+    "priority": (0,),
+}
+"""Fields that are not served, with the values that change nothing."""
 
 
-class StreamOptions(BaseModel):
-    """Options of a stream: whether a final chunk carries token counts."""
+def _refused(field: str, message: str) -> ApiError:
+    return ApiError(400, f"{field}: {message}", code="invalid_value", param=field)
+
+
+class StreamOptions(StrictBody):
+    """Options of a stream: whether a final chunk carries token counts. `include_obfuscation` pads OpenAI's chunks, and none here."""
 
     include_usage: bool = False
+    include_obfuscation: bool | None = None
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+class _Body(StrictBody):
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -56,38 +80,50 @@ class _Body(BaseModel):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    min_tokens: int | None = None
-    best_of: int | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: Expression | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Expression | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    ignore_eos: bool = False
     user: Any = None  # keeps a user on one variant; any value is accepted, as before
 
-    @field_validator(*NEUTRAL)
-    @classmethod
-    def _is_neutral(cls, value: Any, info: Any) -> Any:
-        if value is not None and value not in NEUTRAL[info.field_name]:
-            raise ValueError(f"{info.field_name}={value} is not supported")
-        return value
-
-    def _params(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    def _params(self, *, max_tokens: int | None, logprobs: int | None, must_call: bool = False) -> SamplingParams:
+        constraint = self.constraint()
+        least = self.min_tokens or 0
+        if max_tokens is not None and least > max_tokens:
+            raise _refused("min_tokens", f"{least} are more than the {max_tokens} tokens that the answer may have")
+        if least and (constraint is not None or must_call):
+            raise _refused("min_tokens", "a form of the answer, or a required call, says itself where it ends; leave one of the two out")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         return SamplingParams(
             max_tokens=max_tokens,
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(0, self.top_k or 0),
+            min_p=self.min_p or 0.0,
             seed=None if self.seed is None else self.seed % MAX_SEED,
             stop=stop,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            min_tokens=self.min_tokens or 0,
+            stop_ids=tuple(self.stop_token_ids or ()),
+            ignore_end=self.ignore_eos,
             logit_bias=tuple((self.logit_bias or {}).items()),
             logprobs=logprobs,
-            constraint=self.constraint(),
+            constraint=constraint,
         )
 
     def constraint(self) -> Constraint | None:
         """Return the form that the answer must have. Raises ApiError for a schema or expression that can't be read."""
-        return to_constraint(self.response_format, self.structured_outputs)
+        guided = StructuredOutputs.model_validate(
+            {kind: getattr(self, f"guided_{kind}") for kind in ("json", "regex", "choice", "grammar")}
+        )
+        return to_constraint(self.response_format, self.structured_outputs, guided)
 
     @property
     def include_usage(self) -> bool:
@@ -106,9 +142,11 @@ class ChatBody(_Body):
     tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
     tool_choice: ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[Any] | None = None
     modalities: list[str] | None = None
     continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: TemplateVariables | None = None
+    reasoning_effort: Effort | None = None
 
     @field_validator("top_logprobs")
     @classmethod
@@ -132,11 +170,11 @@ class ChatBody(_Body):
             raise ValueError("the last message must be the assistant's")
         return value
 
-    @field_validator("functions")
+    @field_validator("add_generation_prompt")
     @classmethod
-    def _not_served(cls, value: Any) -> Any:
-        if value:
-            raise ValueError("this field is not supported; give tools instead")
+    def _begins_an_answer(cls, value: bool | None, info: Any) -> bool | None:
+        if value is not None and value == bool(info.data.get("continue_final_message")):
+            raise ValueError("an answer begins a turn of its own (true) unless continue_final_message continues the last one (false)")
         return value
 
     @field_validator("modalities")
@@ -154,10 +192,16 @@ class ChatBody(_Body):
             tools=tuple(tool.as_template_tool() for tool in self.tools) if self.tools else None,
             tool_choice=to_tool_choice(self.tool_choice, self.tools),
             parallel_tool_calls=self.parallel_tool_calls is not False,
-            params=self._params(max_tokens=self.max_completion_tokens or self.max_tokens, logprobs=logprobs),
+            params=self._params(
+                max_tokens=self.max_completion_tokens or self.max_tokens,
+                logprobs=logprobs,
+                must_call=to_tool_choice(self.tool_choice, self.tools).mode == "required",
+            ),
             n=self.n or 1,
             split=not self.continue_final_message,
             continue_final=bool(self.continue_final_message),
+            template_variables=self.chat_template_kwargs or {},
+            effort=self.reasoning_effort,
         )
 
 
@@ -168,19 +212,11 @@ class CompletionBody(_Body):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
-    suffix: str | None = None
 
     @field_validator("prompt")
     @classmethod
     def _has_prompts(cls, value: Prompts) -> Prompts:
         return check_prompts(value)
-
-    @field_validator("suffix")
-    @classmethod
-    def _not_served(cls, value: Any) -> Any:
-        if value:
-            raise ValueError("this field is not supported")
-        return value
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
@@ -216,10 +252,8 @@ def list_prompts(value: Prompts) -> list[str | tuple[int, ...]]:
     return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in value if not isinstance(prompt, int)]
 
 
-class EmbeddingsBody(BaseModel):
+class EmbeddingsBody(StrictBody):
     """`POST /v1/embeddings`."""
-
-    model_config = ConfigDict(extra="ignore")
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     input: Prompts
@@ -242,15 +276,16 @@ class EmbeddingsBody(BaseModel):
         return GenerateRequest(prompts=tuple(list_prompts(self.input)), task=Task.EMBED)
 
 
-class TokenizeBody(BaseModel):
+class TokenizeBody(StrictBody):
     """`POST /v1/tokenize`: a prompt, or messages as the chat template renders them."""
 
-    model_config = ConfigDict(extra="ignore")
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {"add_generation_prompt": (True,), "return_token_strs": (True, False)}
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     prompt: str | None = None
     messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
     tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
+    chat_template_kwargs: TemplateVariables | None = None
 
     @field_validator("messages")
     @classmethod
@@ -263,9 +298,14 @@ class TokenizeBody(BaseModel):
         """Return the request for a replica. Raises ApiError if there is nothing to tokenise."""
         if self.messages is not None:
             tools = tuple(tool.as_template_tool() for tool in self.tools) if self.tools else None
-            return GenerateRequest(messages=tuple(message.to_message() for message in self.messages), tools=tools, task=Task.TOKENIZE)
+            return GenerateRequest(
+                messages=tuple(message.to_message() for message in self.messages),
+                tools=tools,
+                template_variables=self.chat_template_kwargs or {},
+                task=Task.TOKENIZE,
+            )
         if not self.prompt:
-            raise ApiError(422, "prompt: give a prompt or messages", code="invalid_value", param="prompt")
+            raise ApiError(400, "prompt: give a prompt or messages", code="invalid_value", param="prompt")
         return GenerateRequest(prompt=self.prompt, task=Task.TOKENIZE)
 
 
@@ -273,9 +313,13 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 def parse_body(raw: bytes, kind: type[Body]) -> Body:
-    """Read a body, or raise ApiError 422 that names the field at fault."""
+    """Read a body, or raise ApiError 400 that names the field at fault."""
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
         field, message = first_problem(error.errors())
-        raise ApiError(422, f"{field}: {message}" if field else message, code="invalid_value", param=field or None) from error
+        is_unknown = error.errors()[0]["type"] == "extra_forbidden"
+        if is_unknown:
+            message = "this field is not served here, and might change the answer; leave it out (docs/api.md lists the fields)"
+        code = "unknown_parameter" if is_unknown else "invalid_value"
+        raise ApiError(400, f"{field}: {message}" if field else message, code=code, param=field or None) from error

@@ -6,47 +6,55 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from backend.domain.serving.protocol import Constraint
+from backend.gateway.bodies.fields import StrictBody
 from backend.gateway.errors import ApiError
 
 MAX_CHARACTERS = 200_000
+Expression = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
+Choices = Annotated[list[str], Field(min_length=1)]
 
 
-class JsonSchema(BaseModel):
+class JsonSchema(StrictBody):
     """The `json_schema` of OpenAI's response format. Every schema is enforced, `strict` or not."""
 
-    model_config = ConfigDict(extra="ignore")
-
     name: str = "answer"
+    description: str | None = None
+    strict: bool | None = None
     json_schema: Annotated[dict[str, Any], Field(alias="schema")]
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(StrictBody):
     """OpenAI's `response_format`, and `regex` with a `pattern`."""
-
-    model_config = ConfigDict(extra="ignore")
 
     type: Literal["text", "json_object", "json_schema", "regex"]
     json_schema: JsonSchema | None = None
-    pattern: Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)] | None = None
+    pattern: Expression | None = None
 
 
-class StructuredOutputs(BaseModel):
+class StructuredOutputs(StrictBody):
     """vLLM's `structured_outputs`: exactly one of a JSON schema, a regular expression, choices and a Lark grammar."""
 
-    model_config = ConfigDict(extra="ignore")
-
     json_schema: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
-    regex: Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)] | None = None
-    choice: Annotated[list[str], Field(min_length=1)] | None = None
-    grammar: Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)] | None = None
+    regex: Expression | None = None
+    choice: Choices | None = None
+    grammar: Expression | None = None
 
 
-def to_constraint(response_format: ResponseFormat | None, structured: StructuredOutputs | None) -> Constraint | None:
-    """Return the form that a body requires. Raises ApiError if it requires two, or lacks a schema or pattern."""
-    constraints = [*_of_response_format(response_format), *_of_structured(structured)]
+def to_constraint(
+    response_format: ResponseFormat | None, structured: StructuredOutputs | None, guided: StructuredOutputs | None = None
+) -> Constraint | None:
+    """Return the form that a body requires; `guided` holds vLLM's older fields `guided_json`, `guided_regex`, ...
+
+    Raises ApiError if it requires two, or lacks a schema or pattern.
+    """
+    constraints = [
+        *_of_response_format(response_format),
+        *_of_structured(structured, prefix="structured_outputs."),
+        *_of_structured(guided, prefix="guided_"),
+    ]
     if len(constraints) > 1:
         raise _invalid("structured_outputs", "give one form of the answer, not several")
     return constraints[0] if constraints else None
@@ -66,7 +74,7 @@ def _of_response_format(form: ResponseFormat | None) -> list[Constraint]:
     return [_of_schema(form.json_schema.json_schema, param="response_format.json_schema")]
 
 
-def _of_structured(structured: StructuredOutputs | None) -> list[Constraint]:
+def _of_structured(structured: StructuredOutputs | None, *, prefix: str) -> list[Constraint]:
     if structured is None:
         return []
     constraints = []
@@ -75,8 +83,8 @@ def _of_structured(structured: StructuredOutputs | None) -> list[Constraint]:
         try:
             schema = json.loads(schema) if isinstance(schema, str) else schema
         except ValueError as error:
-            raise _invalid("structured_outputs.json", f"the schema is not JSON: {error}") from error
-        constraints.append(_of_schema(schema, param="structured_outputs.json"))
+            raise _invalid(f"{prefix}json", f"the schema is not JSON: {error}") from error
+        constraints.append(_of_schema(schema, param=f"{prefix}json"))
     if structured.regex is not None:
         constraints.append(Constraint(kind="regex", value=structured.regex))
     if structured.choice is not None:
@@ -94,4 +102,4 @@ def _of_schema(schema: Any, *, param: str) -> Constraint:
 
 
 def _invalid(param: str, message: str) -> ApiError:
-    return ApiError(422, f"{param}: {message}", code="invalid_value", param=param)
+    return ApiError(400, f"{param}: {message}", code="invalid_value", param=param)

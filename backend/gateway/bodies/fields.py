@@ -1,0 +1,35 @@
+"""Fields of bodies: the known ones, those that change nothing, and all others, which are refused by name."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+HARMLESS = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
+"""Fields that change no answer, with any value."""
+
+
+class StrictBody(BaseModel):
+    """A body whose unknown fields are refused, except those without a value."""
+
+    model_config = ConfigDict(extra="forbid")
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_changes_nothing(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        known = {name for key, field in cls.model_fields.items() for name in (key, field.alias or key)}
+
+        def changes_nothing(name: str, value: Any) -> bool:
+            if name in known:
+                return False
+            return (
+                value is None
+                or name in HARMLESS
+                or any(type(value) in (int, float, bool) and value == v for v in cls.neutral.get(name, ()))
+            )
+
+        return {name: value for name, value in values.items() if not changes_nothing(name, value)}
