@@ -24,8 +24,12 @@ from backend.domain.statistics.estimates import (
     ratio_estimate,
     student_quantile,
 )
+from backend.domain.statistics.groups import macro_average
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
+
+LARGEST_QUANTILE = 6.0
+"""Standard errors up to which an interval is inverted: p values below 2e-9 are given as that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,43 @@ def paired_ratio(gaps: ArrayLike, sizes: ArrayLike, *, clusters: Sequence[Hashab
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     ties = len(differences) - wins - losses
     return PairedComparison(len(differences), difference, p_value, wins, losses, ties, method, None if clusters is None else units)
+
+
+def paired_macro(parts: Sequence[Callable[[float], PairedComparison]], *, level: float = 0.95) -> PairedComparison:
+    """Compare two macro averages: the mean of the differences of fixed subgroups, each of which counts the same.
+
+    `parts` are the subgroups' comparisons as functions of the level. The interval is made of theirs (`macro_average`); the p value is the
+    level of error at which it reaches 0, None where a subgroup has no interval.
+    """
+    compared = [part(level) for part in parts]
+    difference = macro_average([one.difference for one in compared])
+    clusters = [one.clusters for one in compared]
+    counts = (sum(one.wins for one in compared), sum(one.losses for one in compared), sum(one.ties for one in compared))
+    method = f"macro over {len(parts)} subgroups, each by {' or '.join(sorted({one.method for one in compared}))}"
+    known = [one for one in clusters if one is not None]
+    return PairedComparison(
+        difference.n, difference, _inverted(parts, difference), *counts, method, sum(known) if len(known) == len(clusters) else None
+    )
+
+
+def _inverted(parts: Sequence[Callable[[float], PairedComparison]], difference: Estimate) -> float | None:
+    """Return the level of error at which the interval of a macro average reaches 0."""
+    if difference.low is None or difference.high is None:
+        return None
+    if difference.value == 0:
+        return 1.0
+
+    def distance(quantile: float) -> float:
+        interval = macro_average([part(1 - 2 * float(scipy.stats.norm.sf(quantile))).difference for part in parts])
+        near = interval.low if difference.value > 0 else interval.high
+        return 0.0 if near is None else math.copysign(1.0, difference.value) * near
+
+    if distance(LARGEST_QUANTILE) > 0:
+        return 2 * float(scipy.stats.norm.sf(LARGEST_QUANTILE))
+    smallest = 1e-6
+    if distance(smallest) <= 0:
+        return 1.0
+    return 2 * float(scipy.stats.norm.sf(scipy.optimize.brentq(distance, smallest, LARGEST_QUANTILE, xtol=1e-5)))
 
 
 def mcnemar(wins: int, losses: int) -> float:

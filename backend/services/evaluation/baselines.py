@@ -14,7 +14,15 @@ from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
 from backend.services.evaluation.board import LIMIT, Column, read_columns
-from backend.services.evaluation.comparisons import Comparison, better_of, column_key, compare, pair_items, refuse_unlike
+from backend.services.evaluation.comparisons import (
+    Comparison,
+    better_of,
+    column_key,
+    compare,
+    packed_subgroups_of,
+    pair_items,
+    refuse_unlike,
+)
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from backend.services.evaluation.packed_items import read_item_values
 
@@ -104,7 +112,9 @@ def compare_across(ctx: Context, first_id: str, second_id: str) -> list[Benchmar
     for column, first, second in pairs:
         metric = (first.main_score or first.scores[0]).metric
         try:
-            compared.append((column, first, second, metric, pair_items(first, values[first.id].rows(), values[second.id].rows(), metric)))
+            sides = values[first.id].rows(), values[second.id].rows()
+            paired = pair_items(first, *sides, metric, subgroups=packed_subgroups_of(ctx, first, metric))
+            compared.append((column, first, second, metric, paired))
         except InvalidInput:
             continue
     adjusted = iter(holm([paired.p_value for *_, paired in compared if paired.p_value is not None]))

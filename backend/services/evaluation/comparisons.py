@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
@@ -19,14 +20,14 @@ from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better, unlike_settings
 from backend.domain.evaluation.safety.probes import METRICS as SAFETY_METRICS
 from backend.domain.jobs.states import Status
-from backend.domain.statistics.estimates import Estimate
-from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_ratio
+from backend.domain.statistics.estimates import Estimate, FloatArray
+from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_macro, paired_ratio
 from backend.domain.statistics.ranking import rank_jointly
 from backend.errors import Conflict, InvalidInput
 from backend.services.context import Context
 from backend.services.evaluation.evaluations import EvaluationView, ScoreView, get_evaluation, list_evaluations
 from backend.services.evaluation.items import ItemView
-from backend.services.evaluation.packed_items import ItemValues, read_item_values
+from backend.services.evaluation.packed_items import ItemValues, key_of, read_item_values
 
 K = TypeVar("K", bound=Hashable)
 ALPHA = 0.05
@@ -99,8 +100,8 @@ def compare(ctx: Context, first_id: str, second_id: str, *, metric: str | None =
     refuse_unlike(first, second)
     metric = metric or (first.main_score or first.scores[0]).metric
     before, after = _values(ctx, first.id), _values(ctx, second.id)
-    common = _common(before, after, metric)
-    paired = pair_items(first, before, after, metric)
+    common = _common(before, after, item_metric(metric))
+    paired = pair_items(first, before, after, metric, subgroups=subgroups_of(ctx, first, metric))
     lower = is_lower_better(metric)
     return Comparison(
         first=first,
@@ -169,23 +170,69 @@ def comparison_at(ctx: Context, first_id: str, second_id: str, metric: str) -> C
 
     Raises what `compare` raises about items and metric.
     """
+    evaluation = get_evaluation(ctx, first_id)
     before, after = _values(ctx, first_id), _values(ctx, second_id)
-    common = _common(before, after, metric)
-    sides = [before[key] for key in common], [after[key] for key in common]
-    options = _options(get_evaluation(ctx, first_id), metric)
-    _pair(metric, *sides, options=options)
-    return cache(lambda level: _pair(metric, *sides, options=options, level=level))
+    pairing = _pairing(evaluation, before, after, metric, subgroups=subgroups_of(ctx, evaluation, metric))
+    pairing(1 - ALPHA)
+    return cache(pairing)
 
 
 def pair_items(
-    evaluation: EvaluationView, before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str, float]], metric: str
+    evaluation: EvaluationView,
+    before: Mapping[K, dict[str, float]],
+    after: Mapping[K, dict[str, float]],
+    metric: str,
+    *,
+    subgroups: Mapping[K, str] | None,
 ) -> PairedComparison:
     """Return the paired comparison of items' values by hash or key, second minus first, of evaluations made as this one was.
 
-    Raises what `compare` raises about items and metric.
+    `subgroups` are those of the items where the metric is shown as a macro average (`subgroups_of`). Raises what `compare` raises about
+    items and metric.
     """
-    common = _common(before, after, metric)
-    return _pair(metric, [before[key] for key in common], [after[key] for key in common], options=_options(evaluation, metric))
+    return _pairing(evaluation, before, after, metric, subgroups=subgroups)(1 - ALPHA)
+
+
+def subgroups_of(ctx: Context, evaluation: EvaluationView, metric: str) -> dict[str, str] | None:
+    """Return each item's subgroup by its hash where a metric is shown as the mean of the subgroups' means; None where items count alike."""
+    if not evaluation.average_of(metric).startswith("macro"):
+        return None
+    query = select(EvaluationItem.item_hash, EvaluationItem.shown["subgroup"].as_string())
+    with ctx.db.read() as session:
+        return {one: name or "" for one, name in session.execute(query.where(EvaluationItem.evaluation_id == evaluation.id))}
+
+
+def packed_subgroups_of(ctx: Context, evaluation: EvaluationView, metric: str) -> dict[int, str] | None:
+    """Return what `subgroups_of` does, by the keys of packed items."""
+    subgroups = subgroups_of(ctx, evaluation, metric)
+    return None if subgroups is None else {key_of(item): name for item, name in subgroups.items()}
+
+
+def item_metric(metric: str) -> str:
+    """Return a metric's name among the values of items, whatever they are averaged by."""
+    return metric.removesuffix(":micro").removesuffix(":macro")
+
+
+Pairing = Callable[[float], PairedComparison]
+"""A comparison as a function of its level."""
+
+
+def _pairing(
+    evaluation: EvaluationView,
+    before: Mapping[K, dict[str, float]],
+    after: Mapping[K, dict[str, float]],
+    metric: str,
+    *,
+    subgroups: Mapping[K, str] | None,
+) -> Pairing:
+    """Pair the items that both have: over all items, or of a macro average subgroup by subgroup."""
+    name = item_metric(metric)
+    common, options = _common(before, after, name), _options(evaluation, name)
+    parts: dict[str, list[K]] = {}
+    for key in common:
+        parts.setdefault("" if subgroups is None else subgroups.get(key, ""), []).append(key)
+    pairings = [_pair(name, [before[key] for key in keys], [after[key] for key in keys], options=options) for keys in parts.values()]
+    return pairings[0] if subgroups is None else lambda level: paired_macro(pairings, level=level)
 
 
 def _common(before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str, float]], metric: str) -> list[K]:
@@ -201,14 +248,7 @@ def _common(before: Mapping[K, dict[str, float]], after: Mapping[K, dict[str, fl
     return common
 
 
-def _pair(
-    metric: str,
-    before: list[dict[str, float]],
-    after: list[dict[str, float]],
-    *,
-    options: dict[str, Any] | None = None,
-    level: float = 1 - ALPHA,
-) -> PairedComparison:
+def _pair(metric: str, before: list[dict[str, float]], after: list[dict[str, float]], *, options: dict[str, Any]) -> Pairing:
     """Pair two lists of item values, by cluster where the items have one.
 
     Of bits per byte the difference is that of the corpus: summed over summed bytes. So it is of BLEU and its like, from stored parts.
@@ -222,23 +262,18 @@ def _pair(
             )
         scale = math.log(2) if size == "bytes" else 1.0  # nats in a bit
         gaps = [(b["sum_nll"] - a["sum_nll"]) / scale for a, b in zip(before, after, strict=True)]
-        return paired_ratio(gaps, [a[size] for a in before], clusters=clusters, level=level)
+        return lambda level: paired_ratio(gaps, [a[size] for a in before], clusters=clusters, level=level)
     if before and f"{metric}:0" in before[0]:
-        return _pair_corpus(metric, before, after, options=options or {}, clusters=clusters, level=level)
+        return _pair_corpus(metric, before, after, options=options, clusters=clusters)
     if any(metric not in values for values in (*before, *after)):
         raise InvalidInput(f"These evaluations have no metric {metric!r}.", field="metric")
-    return paired_difference([a[metric] for a in before], [b[metric] for b in after], clusters=clusters, level=level)
+    sides = [item[metric] for item in before], [item[metric] for item in after]
+    return lambda level: paired_difference(*sides, clusters=clusters, level=level)
 
 
 def _pair_corpus(
-    metric: str,
-    before: list[dict[str, float]],
-    after: list[dict[str, float]],
-    *,
-    options: dict[str, Any],
-    clusters: list[float] | None,
-    level: float,
-) -> PairedComparison:
+    metric: str, before: list[dict[str, float]], after: list[dict[str, float]], *, options: dict[str, Any], clusters: list[float] | None
+) -> Pairing:
     """Pair a corpus metric by bootstrap; its p value is that of the interval, inverted."""
     from backend.domain.evaluation.metrics.items import corpus_of  # scorers load when they are needed
     from backend.domain.evaluation.metrics.registry import get_metric
@@ -249,11 +284,16 @@ def _pair_corpus(
         raise InvalidInput(f"Some items have no parts of {metric}.", remedy="Run both evaluations again.", field="metric")
     first, second = corpus_of(known, metric, before), corpus_of(known, metric, after)
     resampled = resample_corpus_difference(known, first, second, clusters=clusters)
-    difference, p_value = resampled.estimate(level), resampled.p_value()
     gaps = [b.get(metric, 0.0) - a.get(metric, 0.0) for a, b in zip(before, after, strict=True)]
     wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
-    count = len(set(clusters)) if clusters else None
-    return PairedComparison(len(gaps), difference, p_value, wins, losses, len(gaps) - wins - losses, difference.method, count)
+    counts = (wins, losses, len(gaps) - wins - losses)
+    p_value, count = resampled.p_value(), len(set(clusters)) if clusters else None
+
+    def compared(level: float) -> PairedComparison:
+        difference = resampled.estimate(level)
+        return PairedComparison(len(gaps), difference, p_value, *counts, difference.method, count)
+
+    return compared
 
 
 def _options(evaluation: EvaluationView, metric: str) -> dict[str, Any]:
@@ -279,6 +319,7 @@ def _flips(
     common: list[str],
 ) -> tuple[Flip, ...]:
     """Return the items that differ, the largest differences first."""
+    metric = item_metric(metric)
     changed = [key for key in common if before[key].get(metric, 0.0) != after[key].get(metric, 0.0)]
     changed.sort(key=lambda key: -abs(after[key].get(metric, 0.0) - before[key].get(metric, 0.0)))
     largest = changed[:MAX_FLIPS]
@@ -356,7 +397,9 @@ def rank_together(ctx: Context, evaluation_ids: Sequence[str], metric: str) -> d
     if remembered not in _PLACES:
         if len(_PLACES) >= MAX_REMEMBERED:
             _PLACES.pop(next(iter(_PLACES)))
-        _PLACES[remembered] = _judge(read_item_values(ctx, evaluation_ids), list(evaluation_ids), metric)
+        first = get_evaluation(ctx, evaluation_ids[0])
+        subgroups = packed_subgroups_of(ctx, first, metric)
+        _PLACES[remembered] = _judge(read_item_values(ctx, evaluation_ids), list(evaluation_ids), metric, subgroups=subgroups)
     return _PLACES[remembered]
 
 
@@ -364,7 +407,9 @@ MAX_REMEMBERED = 500
 _PLACES: dict[tuple[tuple[str, ...], str], dict[str, Place]] = {}
 
 
-def _judge(values: dict[str, ItemValues], evaluation_ids: list[str], metric: str) -> dict[str, Place]:
+def _judge(
+    values: dict[str, ItemValues], evaluation_ids: list[str], metric: str, *, subgroups: Mapping[int, str] | None
+) -> dict[str, Place]:
     keys, judged = values[evaluation_ids[0]].keys, list[str]()
     for one in evaluation_ids:
         shared = np.intersect1d(keys, values[one].keys, assume_unique=True)
@@ -373,7 +418,7 @@ def _judge(values: dict[str, ItemValues], evaluation_ids: list[str], metric: str
     if len(judged) < 2:
         return {}
     tables = [values[one].table[np.searchsorted(values[one].keys, keys)] for one in judged]
-    metric = metric.removesuffix(":micro").removesuffix(":macro")  # items are tested, whatever they are averaged by
+    metric = item_metric(metric)
     column = "sum_nll" if metric in CORPUS_SIZE else metric
     if any(
         column not in values[one].metrics or f"{metric}:0" in values[one].metrics for one in judged
@@ -386,9 +431,23 @@ def _judge(values: dict[str, ItemValues], evaluation_ids: list[str], metric: str
     if known.sum() < 2:
         return {}
     scores, labels = scores[known], None if clusters is None else clusters[known].tolist()
-    joint = rank_jointly(scores, clusters=labels, lower_is_better=is_lower_better(metric))
+    parts = None if subgroups is None else np.unique([subgroups.get(int(key), "") for key in keys[known]], return_inverse=True)[1]
+    weighted = scores if parts is None else scores / np.bincount(parts)[parts, None]  # so that the sum is that of the subgroups' means
+    joint = rank_jointly(weighted, clusters=labels, lower_is_better=is_lower_better(metric))
     p_first = joint.p_first
     if len(judged) == 2 and metric not in CORPUS_SIZE:  # two: as their comparison says
-        p_value = paired_difference(scores[:, 0], scores[:, 1], clusters=labels).p_value
+        p_value = _pair_columns(scores, labels, parts).p_value
         p_first = (1.0, 1.0 if p_value is None else p_value)
     return dict(zip(judged, zip(p_first, joint.rank_low, joint.rank_high, strict=True), strict=True))
+
+
+def _pair_columns(scores: FloatArray, labels: list[float] | None, parts: npt.NDArray[np.intp] | None) -> PairedComparison:
+    """Pair two columns of scores, subgroup by subgroup where `parts` numbers them."""
+
+    def pairing(rows: npt.NDArray[np.intp]) -> Pairing:
+        clusters = None if labels is None else [labels[row] for row in rows]
+        return lambda level: paired_difference(scores[rows, 0], scores[rows, 1], clusters=clusters, level=level)
+
+    if parts is None:
+        return pairing(np.arange(len(scores)))(1 - ALPHA)
+    return paired_macro([pairing(np.flatnonzero(parts == part)) for part in range(int(parts.max()) + 1)], level=1 - ALPHA)

@@ -13,7 +13,7 @@ from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeConfi
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import Comparison, Flip
+from backend.services.evaluation.comparisons import Comparison, Flip, item_metric
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView, list_items
 from backend.services.evaluation.judgements import list_judgements, read_verdicts
@@ -30,7 +30,7 @@ def group_pairs(ctx: Context, comparison: Comparison) -> dict[PairChoice, list[s
     Only for metrics where more is better and 1 is right.
     """
     first, second = comparison.first.id, comparison.second.id
-    value = EvaluationItem.values[comparison.metric].as_float()
+    value = EvaluationItem.values[item_metric(comparison.metric)].as_float()
     query = select(EvaluationItem.evaluation_id, EvaluationItem.item_hash, EvaluationItem.position, value)
     sides: dict[str, dict[str, float]] = {first: {}, second: {}}
     with ctx.db.read() as session:
@@ -82,17 +82,18 @@ def disagreeing_pairs(ctx: Context, comparison: Comparison) -> list[str] | None:
         return None
     sides = (comparison.first, comparison.second)
     first, second = ({item.item_hash: item for item in list_items(ctx, side.id, limit=ALL)[0]} for side in sides)
-    sign = -1.0 if is_lower_better(comparison.metric) else 1.0
+    metric = item_metric(comparison.metric)
+    sign = -1.0 if is_lower_better(metric) else 1.0
     judged, disagreeing = 0, []
     for key, before in first.items():
         after = second.get(key)
-        if after is None or comparison.metric not in before.values or comparison.metric not in after.values:
+        if after is None or metric not in before.values or metric not in after.values:
             continue
         verdict = _find(verdicts, before, after)
         if verdict is None:
             continue
         judged += 1
-        change = sign * (after.values[comparison.metric] - before.values[comparison.metric])
+        change = sign * (after.values[metric] - before.values[metric])
         if verdict != (change > 0) - (change < 0):
             disagreeing.append(key)
     return disagreeing if judged else None

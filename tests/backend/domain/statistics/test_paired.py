@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,15 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from backend.domain.statistics.estimates import mean_estimate
-from backend.domain.statistics.paired import difference_interval, equal_differences, mcnemar, paired_difference, paired_ratio
+from backend.domain.statistics.paired import (
+    PairedComparison,
+    difference_interval,
+    equal_differences,
+    mcnemar,
+    paired_difference,
+    paired_macro,
+    paired_ratio,
+)
 from backend.errors import InvalidInput
 
 
@@ -142,3 +152,46 @@ def test_score_interval_of_the_airway_study_is_the_published_one() -> None:
 def test_unequal_lengths_are_not_paired() -> None:
     with pytest.raises(InvalidInput, match="3 scores can't be paired with 2"):
         paired_difference([1, 0, 1], [1, 0])
+
+
+def subgroup(wins: int, losses: int, n: int, level: float) -> PairedComparison:
+    gaps = np.repeat([1.0, -1.0, 0.0], [wins, losses, n - wins - losses])
+    before = (gaps < 0).astype(float)
+    return paired_difference(before, before + gaps, level=level)
+
+
+Counts = tuple[int, int, int]
+
+
+def macro(*counts: Counts, level: float = 0.95) -> PairedComparison:
+    return paired_macro([partial(subgroup, *one) for one in counts], level=level)
+
+
+def test_a_macro_difference_is_the_mean_of_its_subgroups_whatever_their_sizes() -> None:
+    result = macro((8, 2, 10), (100, 300, 1000))
+    assert result.difference.value == pytest.approx((0.6 - 0.2) / 2)
+    assert (result.n, result.wins, result.losses, result.ties) == (1010, 108, 302, 600)
+    micro = subgroup(108, 302, 1010, 0.95)
+    assert micro.difference.value < -0.1  # of the other sign, and "significant"
+    assert result.difference.stderr == pytest.approx(
+        0.5 * np.hypot(*(subgroup(*one, 0.95).difference.stderr or 0.0 for one in ((8, 2, 10), (100, 300, 1000))))
+    )
+
+
+def test_a_macro_average_of_one_subgroup_is_that_subgroup() -> None:
+    alone, whole = subgroup(30, 12, 200, 0.95), macro((30, 12, 200))
+    assert (whole.difference.low, whole.difference.high) == pytest.approx((alone.difference.low, alone.difference.high))
+    assert whole.p_value == pytest.approx(alone.p_value, rel=1e-3)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 30)), min_size=1, max_size=5), st.sampled_from([0.9, 0.95])
+)
+def test_p_and_interval_of_a_macro_average_agree(counts: list[tuple[int, int, int]], level: float) -> None:
+    result = macro(*((wins, losses, wins + losses + rest) for wins, losses, rest in counts), level=level)
+    low, high, p_value = result.difference.low, result.difference.high, result.p_value
+    assert low is not None
+    assert high is not None
+    assert p_value is not None
+    if abs(p_value - (1 - level)) > 1e-4:
+        assert (p_value < 1 - level) == (low > 0 or high < 0)
