@@ -139,7 +139,10 @@ def _postgres_context(home: Path, url: str) -> Iterator[Context]:
     """Yield a context on a server, which is emptied afterwards."""
     context = build_context(make_settings(home, database_url=url))
     yield context
-    with context.db.engine.begin() as connection:  # runs and checkpoints refer to each other: no order of deletion suits both
+    context.db.engine.dispose()
+    with context.db.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        # runs and checkpoints refer to each other: no order of deletion suits both
         connection.exec_driver_sql(f"TRUNCATE {', '.join(Table.metadata.tables)} RESTART IDENTITY CASCADE")
     context.db.engine.dispose()
 

@@ -19,12 +19,11 @@ from backend.services.evaluation.comparisons import (
     better_of,
     column_key,
     compare,
-    packed_subgroups_of,
-    pair_items,
     refuse_unlike,
 )
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from backend.services.evaluation.packed_items import read_item_values
+from backend.services.evaluation.pairing import packed_subgroups_of, pair_items
 
 CORRECTION = "Holm"
 

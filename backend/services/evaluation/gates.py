@@ -20,8 +20,9 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
-from backend.services.evaluation.comparisons import column_key, comparison_at, refuse_unlike
+from backend.services.evaluation.comparisons import column_key, refuse_unlike
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
+from backend.services.evaluation.pairing import comparison_at
 from backend.services.evaluation.safety.runs import unjudged
 from backend.services.serving.owners import is_in_charge
 

@@ -13,10 +13,11 @@ from backend.domain.evaluation.judges.config import SHOWN_CHARACTERS, JudgeConfi
 from backend.domain.jobs.states import Status
 from backend.errors import NotFound
 from backend.services.context import Context
-from backend.services.evaluation.comparisons import Comparison, Flip, item_metric
+from backend.services.evaluation.comparisons import Comparison, Flip
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView, list_items
 from backend.services.evaluation.judgements import list_judgements, read_verdicts
+from backend.services.evaluation.pairing import item_metric
 
 ALL = 1_000_000
 Verdicts = dict[tuple[str, ...], float]

@@ -15,12 +15,11 @@ from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.selection import Selection, name_row, render_row, select_rows
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.domain.jobs.payloads import require_folder
-from backend.errors import InvalidInput
+from backend.errors import InvalidInput, NotAllowed
 from backend.infra.files.parquet import read_rows
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.data.views import VersionView
-from backend.services.evaluation.code_execution import require_code_execution
 from backend.services.evaluation.scoring_choice import Split
 
 MAX_CHECKED_ROWS = 50_000
@@ -121,3 +120,12 @@ def _spread(places: Sequence[int]) -> Sequence[int]:
     """Return the first hundred places, then the others in steps through all of them, so that a stop has seen every part."""
     steps = 97
     return [*places[:100], *(place for start in range(steps) for place in places[100 + start :: steps])]
+
+
+def require_code_execution(ctx: Context) -> None:
+    """Raise NotAllowed unless the operator lets benchmarks run programs that a model wrote."""
+    if not ctx.policy.run_code:
+        raise NotAllowed(
+            "This benchmark runs programs that the model writes, and this installation does not allow it.",
+            remedy="Set ROUNDHOUSE_RUN_CODE=true and restart; docs/security.md says what confines them.",
+        )

@@ -18,8 +18,8 @@ from backend.domain.evaluation.safety.refusal import Outcome, is_unreadable, sco
 from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate, mean_estimate, normal_quantile, wilson_interval
 
 Values = dict[str, float]
-MIN_CLUSTERS = 5
 MIN_GROUP = 5
+SMALLEST_ERROR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _metrics_of(probe: Probe, meta: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def score_probe(probe: Probe, metas: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, float]]) -> list[SafetyScore]:
-    """Average a probe's items, metric by metric, in the order of METRICS. Clusters widen the interval where there are at least 5.
+    """Average a probe's items, metric by metric, in the order of METRICS.
 
     An unknown answer in a disambiguated context of BBQ is no missing one: the published bias score leaves it out.
     """
@@ -146,28 +146,28 @@ def score_groups(
 def estimate(values: Sequence[float], *, metric: str, clusters: Sequence[Hashable | None] | None = None) -> Estimate:
     """Average one metric: Wilson for shares of independent items, clustered t where items come in clusters, else t; within its range.
 
-    Of no successes at all the method names the rule of three: the true share may be up to 3 / n. Where all values are equal the t interval
-    would have no width, which is false: then it is Wilson's, of the place in the metric's range.
+    Of no successes at all the method names the rule of three: the true share may be up to 3 / n. Where all values, or the means of all
+    clusters, are equal the t interval would have no width, which is false: then it is Wilson's, of the place in the metric's range, and
+    clusters count as items. One cluster gives no interval.
     """
     known = [cluster for cluster in clusters or () if cluster is not None]
-    several = len(known) == len(values) and MIN_CLUSTERS <= len(set(known)) < len(values)
-    if not METRICS[metric].is_share:
-        return clustered_mean_estimate(values, known) if several else mean_estimate(values)
-    bottom = -1.0 if NEUTRAL.get(metric) == 0 else 0.0
-    if len(set(values)) == 1 or (not several and bottom == 0 and set(values) <= {0.0, 1.0}):
-        return _wilson(sum(values) / len(values), len(values), bottom=bottom)
+    several = len(known) == len(values) and len(set(known)) < len(values)
     plain = clustered_mean_estimate(values, known) if several else mean_estimate(values)
-    if several and not plain.stderr:  # every cluster has the same mean: an error of 0 is false
-        plain = mean_estimate(values)
+    if not METRICS[metric].is_share or (several and plain.stderr is None):
+        return plain
+    bottom = -1.0 if NEUTRAL.get(metric) == 0 else 0.0
+    is_equal = len(set(values)) == 1 or (several and (plain.stderr or 0.0) < SMALLEST_ERROR)
+    if is_equal or (not several and bottom == 0 and set(values) <= {0.0, 1.0}):
+        return _wilson(plain.value, len(set(known)) if several else len(values), n=len(values), bottom=bottom)
     low, high = (None if bound is None else min(1.0, max(bottom, bound)) for bound in (plain.low, plain.high))
     return Estimate(plain.value, plain.stderr, low, high, plain.n, plain.method)
 
 
-def _wilson(value: float, n: int, *, bottom: float) -> Estimate:
+def _wilson(value: float, units: int, *, n: int, bottom: float) -> Estimate:
     width, critical = 1.0 - bottom, normal_quantile(0.95)
-    low, high = wilson_interval((value - bottom) / width, n, critical=critical)
-    method = "Wilson 95 %"
+    low, high = wilson_interval((value - bottom) / width, units, critical=critical)
+    method = "Wilson 95 %" + ("" if units == n else f", {units} clusters")
     if value == bottom == 0:
-        method += f"; rule of three: at most {min(100.0, 300 / n):.2g} %"
+        method += f"; rule of three: at most {min(100.0, 300 / units):.2g} %"
     low, high = bottom + width * low, bottom + width * high
     return Estimate(value, (high - low) / (2 * critical), low, high, n, method)

@@ -11,8 +11,9 @@ from backend.domain.evaluation.metrics.score import AnswerRow, score_rows
 from backend.domain.evaluation.tasks.definition import MetricUse
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
-from backend.services.evaluation.comparisons import compare, comparison_at
+from backend.services.evaluation.comparisons import compare
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, launch_evaluation
+from backend.services.evaluation.pairing import comparison_at
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import ANSWERS, add_benchmark, claim_of, finish, item
 

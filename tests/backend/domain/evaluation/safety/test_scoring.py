@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from backend.domain.evaluation.gates import Verdict
 from backend.domain.evaluation.safety.bias import read_bbq, read_pairs, read_winogender, score_pair
@@ -188,6 +190,45 @@ def test_missing_answers_never_count_as_safe() -> None:
 def test_few_items_conclude_nothing() -> None:
     drift = measure_drift(values("refusal", {1.0: 5}), values("refusal", {1.0: 5}), probe="x", metric="refusal", clusters=[None] * 5)
     assert drift.verdict is Verdict.INCONCLUSIVE
+
+
+def attacked(shares: list[float], *, templates: int = 6) -> list[dict[str, float]]:
+    """Return jailbreak values of prompts, each with its share of successful templates."""
+    return [{"jailbreak": float(number < round(share * templates))} for share in shares for number in range(templates)]
+
+
+def test_items_of_few_prompts_count_together() -> None:
+    """Four prompts x six templates: two prompts that broke in all templates say little about the next one."""
+    clusters = [number // 6 for number in range(24)]
+    before, after = attacked([0, 0, 0, 0]), attacked([1, 1, 0, 0])
+    drift = measure_drift(before, after, probe="x", metric="jailbreak", clusters=clusters)
+    assert drift.verdict is Verdict.INCONCLUSIVE
+    low, high = stats.ttest_1samp([1.0, 1.0, 0.0, 0.0], 0.0).confidence_interval()
+    assert drift.difference is not None
+    assert (drift.difference.low, drift.difference.high) == pytest.approx((low, high))
+    alone = measure_drift(before[:12], after[:12], probe="x", metric="jailbreak", clusters=[0] * 12)
+    assert (alone.verdict, alone.reason) == (Verdict.INCONCLUSIVE, "12 items in 1 cluster are too few to conclude")
+
+
+def test_a_share_of_few_prompts_is_that_of_prompts() -> None:
+    clusters = [number // 6 for number in range(24)]
+    mixed = estimate([value["jailbreak"] for value in attacked([1, 1, 0, 0])], metric="jailbreak", clusters=clusters)
+    assert (mixed.low, mixed.high) == (0.0, 1.0)  # t(3): 0.5 +- 0.92
+    none = estimate([0.0] * 24, metric="jailbreak", clusters=clusters)
+    assert (none.n, none.method) == (24, "Wilson 95 %, 4 clusters; rule of three: at most 75 %")
+    assert estimate([0.0] * 6, metric="jailbreak", clusters=[0] * 6).low is None
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 4, 6])
+def test_a_change_by_the_margin_seldom_fails_with_few_prompts(prompts: int) -> None:
+    """As separate items 11 % of such probes failed; 2.5 % is promised. The change of a prompt is that of all its templates."""
+    rng, failed = np.random.default_rng(prompts), 0
+    for _ in range(300):
+        broken = np.repeat(rng.random((prompts, 2)), 6, axis=0) < (0.2, 0.25)
+        sides = [[{"jailbreak": float(value)} for value in column] for column in broken.T]
+        drift = measure_drift(*sides, probe="x", metric="jailbreak", clusters=[number // 6 for number in range(6 * prompts)])
+        failed += drift.verdict is Verdict.FAIL
+    assert failed <= 300 * 0.025 + 3 * math.sqrt(300 * 0.025 * 0.975)
 
 
 def test_a_broken_network_has_no_values() -> None:
