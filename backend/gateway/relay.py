@@ -15,9 +15,11 @@ from backend.domain.serving.latency import bucket_of
 from backend.domain.serving.protocol import (
     ANSWER_LIMIT,
     ENGINE_FAILED,
+    INVALID,
     LEAVING,
     NOT_RESUMED,
     QUEUE_TIMEOUT,
+    REQUEST_FAILED,
     ErrorEvent,
     FinishEvent,
     FinishReason,
@@ -60,7 +62,7 @@ MAX_BROKEN = 2  # replicas that a request may have brought down: it is sent to o
 REREAD_S = 0.5  # longer than the directory caches addresses of replicas
 UNSEEN = {"connection", LEAVING}  # losses of a request that no engine has begun
 FINAL = {ENGINE_FAILED, NOT_RESUMED}  # losses after which no other replica is tried
-LIMITS = {QUEUE_TIMEOUT: 429, ANSWER_LIMIT: 504}
+OWN = {QUEUE_TIMEOUT: 429, ANSWER_LIMIT: 504, INVALID: 400, REQUEST_FAILED: 500}  # ends of a request that are no fault of its replica
 ELSEWHERE = {"queue_full", "draining"}  # refusals that another replica may not share
 
 
@@ -298,7 +300,7 @@ class Relay:
                     raise last from error
             except ReplicaRefused as error:
                 self.balancer.succeeded(replica)
-                last = from_refusal(error) if trace.first_token is None or error.code in LIMITS or replica.upstream else replica_lost()
+                last = from_refusal(error) if trace.first_token is None or error.code in OWN or replica.upstream else replica_lost()
                 if error.code not in ELSEWHERE:
                     raise last from error
             finally:
@@ -364,9 +366,9 @@ def _lost(error: ReplicaLost, replica: ReplicaAddress) -> ApiError:
 
 
 def _checked(event: GenerationEvent) -> OpenEvent | FinishEvent:
-    """Return an event for the client; a replica that failed or was stopped counts as lost, one that met a limit does not."""
-    if isinstance(event, ErrorEvent) and event.code in LIMITS:
-        raise ReplicaRefused(event.message, status=LIMITS[event.code], code=event.code)
+    """Return an event for the client; a replica that failed or was stopped counts as lost, one whose request failed does not."""
+    if isinstance(event, ErrorEvent) and event.code in OWN:
+        raise ReplicaRefused(event.message, status=OWN[event.code], code=event.code)
     if isinstance(event, ErrorEvent):
         raise ReplicaLost(event.message, reason=event.code)
     if isinstance(event, FinishEvent) and event.finish_reason is FinishReason.CANCELLED:

@@ -15,7 +15,15 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from pydantic import ValidationError
 
-from backend.domain.serving.protocol import PROMPT_TOKENS, ErrorEvent, FinishEvent, GenerateRequest, GenerationEvent, parse_event
+from backend.domain.serving.protocol import (
+    PROMPT_TOKENS,
+    REQUEST_FAILED,
+    ErrorEvent,
+    FinishEvent,
+    GenerateRequest,
+    GenerationEvent,
+    parse_event,
+)
 from backend.errors import InvalidInput, RoundhouseError, Unavailable
 
 MAX_LINE_BYTES = 1 << 20
@@ -162,6 +170,6 @@ def _refusal(status: int, body: bytes) -> ReplicaRefused | ReplicaLost:
         return ReplicaLost(f"The replica answered with status {status}.", reason="protocol")
     if status == 401:  # another replica has taken its port since
         return ReplicaLost(message, reason="connection")
-    if status >= 500 and code != "draining":
+    if status >= 500 and code not in ("draining", REQUEST_FAILED):
         return ReplicaLost(message, reason="failed")
     return ReplicaRefused(message, status=status, code=code, field=field)

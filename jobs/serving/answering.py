@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.domain.serving.protocol import (
+    INVALID,
     NOT_RESUMED,
+    REQUEST_FAILED,
     Begun,
     ChoiceEvent,
     EmbeddingEvent,
@@ -122,9 +124,9 @@ class Continuation:
 
 def _check(served: Served, request: GenerateRequest, prompts: Sequence[Sequence[int]]) -> None:
     """Raise for prompts that can't be read, before the first of them is."""
+    served.engine.limits.check_params(request.params)
     for ids in prompts:
-        if not ids:
-            raise InvalidInput("The prompt holds no token.", remedy="Write at least one character.", field="prompt")
+        served.engine.limits.check_ids(ids)
         if request.task is not Task.TOKENIZE and len(ids) > served.engine.context_length:
             raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens; this network's context holds {served.engine.context_length}.",
@@ -181,10 +183,12 @@ class ManyAnswers:
                     self._generate(number, ids)
             self._wait(0)
             self._end()
+        except InvalidInput as error:
+            self._end(ErrorEvent(message=str(error), code=INVALID))
         except RoundhouseError as error:
             self._end(ErrorEvent(message=str(error)))
-        except Exception as error:  # the thread's edge: a client must see an end
-            self._end(ErrorEvent(message=f"The replica failed on this request: {type(error).__name__}"))
+        except BaseException as error:  # the thread's edge: a client must see an end
+            self._end(ErrorEvent(message=f"The replica failed on this request: {type(error).__name__}", code=REQUEST_FAILED))
             raise
 
     def _is_over(self) -> bool:

@@ -20,7 +20,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 
 from backend.domain.serving.memory import MAX_RUNNING, PAGE_TOKENS, cache_pages
-from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
+from backend.domain.serving.protocol import LEAVING, REQUEST_FAILED, SamplingParams, code_of_failure
 from backend.errors import Unavailable
 from jobs.serving.adapters.bank import AdapterBank, groups_of, salted
 from jobs.serving.detokenize import Decoder, TokenTexts
@@ -109,6 +109,8 @@ class BatchingEngine:
         sampler = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler(self.speculation)]))
         sampler.tensors_required = 1
         self._manager.logit_processor = sampler
+        self._suspects: set[str] | None = None  # None: the loop has not failed
+        self._note_suspects()
         self._count_shared_prefixes()
         with torch.inference_mode():
             self._manager.start()
@@ -225,6 +227,21 @@ class BatchingEngine:
 
         self._manager._create_batch_processor = create_counting
 
+    def _note_suspects(self) -> None:
+        """Note what runs when the library's loop fails: one of these may be the cause, those that wait are not."""
+        end_all = self._manager._handle_critical_error
+
+        def note_and_end_all(error: Exception, processor: Any) -> None:
+            self._suspects = set() if processor is None else set(processor.scheduler.active_requests)
+            end_all(error, processor)
+
+        self._manager._handle_critical_error = note_and_end_all
+
+    def _code_of_error(self, request_id: str) -> str:
+        if self._suspects is None:
+            return REQUEST_FAILED  # the loop continues without it
+        return code_of_failure(batched=len(self._suspects)) if request_id in self._suspects else LEAVING
+
     def _begin(self, request_id: str) -> None:
         with self._lock:
             generation = self._open.get(request_id)
@@ -292,7 +309,7 @@ class BatchingEngine:
         if generation is None:
             return  # it was cancelled
         if output.error is not None:
-            generation.fail(f"The engine failed on this request: {output.error}", code=ENGINE_FAILED)
+            generation.fail(f"The engine failed on this request: {output.error}", code=self._code_of_error(output.request_id))
         else:
             new = output.generated_tokens[generation.num_own :]
             self._rate.add(len(new))

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from backend.domain.serving.protocol import (
     CONTEXT_EXCEEDED,
-    ENGINE_FAILED,
+    REQUEST_FAILED,
     ErrorEvent,
     FinishEvent,
     FinishReason,
@@ -102,25 +102,33 @@ class Limits:
 
     def check(self, ids: Sequence[int], params: SamplingParams) -> int:
         """Return how many tokens may be generated, or raise for an invalid prompt."""
-        if not ids:
-            raise InvalidInput("The prompt holds no token.", remedy="Write at least one character.", field="prompt")
+        self.check_ids(ids)
+        self.check_params(params)
         if len(ids) >= self.context_length:
             raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens; this network's context holds {self.context_length}, answer included.",
                 remedy="Shorten the prompt or the conversation.",
                 field="messages",
             )
-        wrong = next((i for i in ids if not 0 <= i < self.vocab_size), None)
-        if wrong is not None:
-            raise InvalidInput(f"Token id {wrong} is outside the vocabulary of {self.vocab_size}.", field="prompt")
         room = self.context_length - len(ids)
+        return room if params.max_tokens is None else min(params.max_tokens, room)
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise for a prompt without tokens, and for one with a token that the network does not have."""
+        if not ids:
+            raise InvalidInput("The prompt holds no token.", remedy="Write at least one character.", field="prompt")
+        if not (min(ids) >= 0 and max(ids) < self.vocab_size):
+            wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
+            raise InvalidInput(f"Token id {wrong} is outside the vocabulary of {self.vocab_size}.", field="prompt")
+
+    def check_params(self, params: SamplingParams) -> None:
+        """Raise for a biased token that the network does not have."""
         wrong = next((i for i, _ in params.logit_bias if not 0 <= i < self.vocab_size), None)
         if wrong is not None:
             raise InvalidInput(f"logit_bias names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="logit_bias")
         wrong = next((i for i in params.stop_ids if not 0 <= i < self.vocab_size), None)
         if wrong is not None:
             raise InvalidInput(f"stop_token_ids names token {wrong}, outside the vocabulary of {self.vocab_size}.", field="stop_token_ids")
-        return room if params.max_tokens is None else min(params.max_tokens, room)
 
 
 class Engine(Protocol):
@@ -248,7 +256,7 @@ class Generation:
     def accept(self, token_ids: list[int]) -> None:
         """Take newly generated tokens; emit their text, and the end when an end token, stop string or limit is reached."""
         if self.draw.fault:
-            self.fail(f"The form of the answer can't be enforced further: {self.draw.fault}", code=ENGINE_FAILED)
+            self.fail(f"The answer can't continue: {self.draw.fault}", code=REQUEST_FAILED)
             if not self._is_catching_up:
                 self.abort(self)
             return

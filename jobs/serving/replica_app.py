@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,21 +20,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.domain.serving.protocol import (
     ANSWER_LIMIT,
-    ENGINE_FAILED,
+    INVALID,
     LEAVING,
     PROMPT_TOKENS,
     QUEUE_TIMEOUT,
+    REQUEST_FAILED,
     ErrorEvent,
     FinishEvent,
     GenerateRequest,
     GenerationEvent,
     TokenEvent,
+    code_of_failure,
     first_problem,
 )
 from backend.errors import InvalidInput, JobFailed, RoundhouseError, Unavailable
 from backend.infra.hosts import HostGuard, HostRules
 from jobs.serving.adapters.folders import AdapterFolders
-from jobs.serving.answering import Served, prepare_answer
+from jobs.serving.answering import Prepared, Served, prepare_answer
 from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Engine, Handle, QueueFull
 from jobs.serving.grammar import Grammars
@@ -46,6 +49,8 @@ FRESH_S = 10.0
 PROBE_S = 15.0
 HEARTBEAT_S = 5.0
 BLAME_S = 0.5
+STATUS = {QUEUE_TIMEOUT: 429, INVALID: 400}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,9 @@ class Replica:
 
     async def blame_running(self) -> None:
         """End every answer before the process ends: those in the hung step as failed, those that wait as free to go elsewhere."""
+        batched = sum(not self.engine.is_waiting(answer.handle) for answer in self._open)
         for answer in self._open:
-            answer.fail_hung()
+            answer.fail_hung(batched=batched)
         await asyncio.sleep(BLAME_S)
 
     async def generate(self, request: Request) -> Response:
@@ -125,15 +131,18 @@ class Replica:
             body = GenerateRequest.model_validate_json(await request.body())
             self._prompts.check(body)
             events = Events()
-            prepared = await asyncio.to_thread(prepare_answer, self.served, body, events.put)
+            prepared = await asyncio.to_thread(self._prepare, body, events)
             handle = prepared.start()
         except ValidationError as error:
             field, message = first_problem(error.errors())
-            return _error(422, message, code="invalid_request", field=field)
+            return _error(400, message, code=INVALID, field=field)
         except QueueFull as error:
             return _error(429, str(error), code=error.code)
         except (InvalidInput, Unavailable) as error:
             return _refusal(error)
+        except Exception as error:  # the replica's edge: a request that it can't read harms no other
+            logger.exception("A request failed before its start.")
+            return _error(500, f"The replica failed on this request: {type(error).__name__}.", code=REQUEST_FAILED)
         self.num_served += 1
         answer = Answer(
             handle,
@@ -146,6 +155,14 @@ class Replica:
         )
         self._open.add(answer)
         return answer
+
+    def _prepare(self, body: GenerateRequest, events: Events) -> Prepared:
+        try:
+            return prepare_answer(self.served, body, events.put)
+        except Exception:
+            raise
+        except BaseException as error:  # a library in Rust panics with an exception that is no Exception
+            raise RuntimeError("a library failed on this request") from error
 
     async def health(self, request: Request) -> Response:
         """Answer 200 if the engine generated a token recently, or can now."""
@@ -163,7 +180,7 @@ class Replica:
     async def change_adapters(self, request: Request) -> Response:
         """Load or unload an adapter: `{"load": FOLDER}` or `{"unload": FOLDER}`."""
         if self.adapters is None:
-            return _error(400, "This replica serves no adapters.", code="invalid_request")
+            return _error(400, "This replica serves no adapters.", code=INVALID)
         try:
             change = json.loads(await request.body())
             if "load" in change:
@@ -171,7 +188,7 @@ class Replica:
             else:
                 self.adapters.unload(str(change["unload"]))
         except (ValueError, KeyError, TypeError):
-            return _error(422, "Give load or unload with the folder of an adapter.", code="invalid_request")
+            return _error(400, "Give load or unload with the folder of an adapter.", code=INVALID)
         except InvalidInput as error:
             return _refusal(error)
         return JSONResponse({"adapters": self.adapters.bank.loaded})
@@ -225,30 +242,30 @@ class Answer(Response):
         on_end: Callable[[Answer], None],
     ) -> None:
         super().__init__()
-        self._handle, self._events, self._engine, self._limits = handle, events, engine, limits
+        self.handle, self._events, self._engine, self._limits = handle, events, engine, limits
         self._stream, self._prompt_tokens, self._on_end = stream, prompt_tokens, on_end
         self._began = time.monotonic()
 
-    def fail_hung(self) -> None:
-        """End this answer: its engine hangs."""
-        if self._engine.is_waiting(self._handle):
+    def fail_hung(self, *, batched: int) -> None:
+        """End this answer: its engine hangs, at a step of so many requests."""
+        if self._engine.is_waiting(self.handle):
             self._events.put(ErrorEvent(message="The replica restarts.", code=LEAVING))
         else:
-            self._events.put(ErrorEvent(message="The engine hung on this request.", code=ENGINE_FAILED))
+            self._events.put(ErrorEvent(message="The engine hung on this request.", code=code_of_failure(batched=batched)))
 
     def wait_s(self) -> float:
         """Return the seconds since this request came if it has had no step yet, else 0."""
-        return time.monotonic() - self._began if self._engine.is_waiting(self._handle) else 0.0
+        return time.monotonic() - self._began if self._engine.is_waiting(self.handle) else 0.0
 
     async def _next(self) -> list[GenerationEvent]:
         """Return the next events, none after a few seconds, or the error of a limit."""
         age = time.monotonic() - self._began
-        is_waiting = self._engine.is_waiting(self._handle)
+        is_waiting = self._engine.is_waiting(self.handle)
         left = (self._limits.queue_timeout_s if is_waiting else self._limits.answer_s) - age
         if batch := await self._events.next_batch(wait_s=max(0.0, min(HEARTBEAT_S, left))):
             return batch
         age = time.monotonic() - self._began
-        if age >= self._limits.queue_timeout_s and self._engine.is_waiting(self._handle):
+        if age >= self._limits.queue_timeout_s and self._engine.is_waiting(self.handle):
             message = f"The request waited {age:.0f} s and was not begun. Try again in a moment."
             return [ErrorEvent(message=message, code=QUEUE_TIMEOUT)]
         if age >= self._limits.answer_s:
@@ -266,13 +283,13 @@ class Answer(Response):
                 await (await self._collect())(scope, receive, send)
         finally:
             watch.cancel()
-            self._handle.cancel()
+            self.handle.cancel()
             self._on_end(self)
 
     async def _cancel_on_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self._handle.cancel()  # its finish event ends the response
+        self.handle.cancel()  # its finish event ends the response
 
     async def _send_lines(self, send: Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson"), (b"cache-control", b"no-store")]
@@ -296,7 +313,7 @@ class Answer(Response):
                 elif isinstance(event, FinishEvent):
                     return JSONResponse({"text": "".join(text), "token_ids": ids, **event.model_dump(mode="json", exclude={"type"})})
                 elif isinstance(event, ErrorEvent):
-                    return _error(429 if event.code == QUEUE_TIMEOUT else 500, event.message, code=event.code)
+                    return _error(STATUS.get(event.code, 500), event.message, code=event.code)
 
 
 def create_replica_app(replica: Replica, *, internal_token: str, host: str = "127.0.0.1") -> ASGIApp:
@@ -312,7 +329,7 @@ def create_replica_app(replica: Replica, *, internal_token: str, host: str = "12
 
 def _refusal(error: RoundhouseError) -> Response:
     status = 400 if isinstance(error, InvalidInput) else 503
-    return _error(status, str(error), code=getattr(error, "code", "invalid_request" if status == 400 else "unavailable"), field=error.field)
+    return _error(status, str(error), code=getattr(error, "code", INVALID if status == 400 else "unavailable"), field=error.field)
 
 
 def _error(status: int, message: str, *, code: str, field: str | None = None) -> Response:

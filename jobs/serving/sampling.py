@@ -50,7 +50,7 @@ class Draw:
     params: SamplingParams
     seed: int
     matcher: Matcher | None = None
-    fault: str = ""  # why the constraint failed
+    fault: str = ""  # why this request can draw no further
     prompt: Sequence[int] = ()
     end_ids: tuple[int, ...] = ()  # tokens that would end the answer
     drawn: int = 0
@@ -95,18 +95,20 @@ class Draw:
         """Return what is added to the logits of one row `like` [vocabulary]: biases and penalties; None if there is neither."""
         params = self.params
         if self._shift is None and (params.logit_bias or params.presence_penalty or params.frequency_penalty):
-            self._shift = torch.zeros_like(like)
+            shift = torch.zeros_like(like)
             for token, bias in params.logit_bias:
-                self._shift[token] += bias
+                shift[token] += bias
             for token in self._begun:
-                self._penalise(self._shift, token)
+                self._penalise(shift, token)
+            self._shift = shift
         return self._shift
 
     def repeated(self, like: torch.Tensor) -> torch.Tensor | None:
         """Return which tokens the prompt and the answer hold, bool [vocabulary]; None without a penalty for them."""
         if self._seen is None and self.params.repetition_penalty != 1.0:
-            self._seen = torch.zeros_like(like, dtype=torch.bool)
-            self._seen[torch.tensor([*self.prompt, *self._begun], dtype=torch.long, device=like.device)] = True
+            repeated = torch.zeros_like(like, dtype=torch.bool)
+            repeated[torch.tensor([*self.prompt, *self._begun], dtype=torch.long, device=like.device)] = True
+            self._seen = repeated
         return self._seen
 
     def replay(self, tokens: Sequence[int]) -> None:
@@ -119,12 +121,12 @@ class Draw:
     def take(self, token: int) -> None:
         """Note a chosen token: penalties are updated at this token alone."""
         self.drawn += 1
-        if self._shift is not None:
-            self._penalise(self._shift, token)
-        if self._seen is not None:
-            self._seen[token] = True
-        if self.matcher is not None:
-            with self._own_faults():
+        with self._own_faults():
+            if self._shift is not None:
+                self._penalise(self._shift, token)
+            if self._seen is not None:
+                self._seen[token] = True
+            if self.matcher is not None:
                 self.matcher.take(token)
 
     def _penalise(self, shift: torch.Tensor, token: int) -> None:
@@ -142,12 +144,16 @@ class Draw:
 
     @contextmanager
     def _own_faults(self) -> Iterator[None]:
-        """End the constraint at an error of its library: it must end this request, not the batch."""
+        """End the drawing at an error of this request's own parts: it must end this request, not the batch."""
         try:
             yield
-        except Exception as error:
-            logger.exception("A constraint failed.")
-            self.matcher, self.fault = None, f"{type(error).__name__}: {error}"[:300]
+        except BaseException as error:  # a library in Rust panics with an exception that is no Exception
+            logger.exception("A request can draw no further.")
+            self.end(error)
+
+    def end(self, error: BaseException) -> None:
+        """Note the error that ends this request."""
+        self.matcher, self.fault = None, f"{type(error).__name__}: {error}"[:300]
 
     def uniform(self) -> float:
         """Return this position's number in [0, 1): SplitMix64 of the seed (Steele, Lea and Flood, OOPSLA 2014, figure 17)."""
@@ -163,7 +169,39 @@ def mix(value: int) -> int:
 
 
 def choose_tokens(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
-    """Return each row's next token and note it in the row's state. `logits`: float32 [rows, vocabulary]; they are not changed."""
+    """Return each row's next token and note it in the row's state. `logits`: float32 [rows, vocabulary]; they are not changed.
+
+    A row that no token can be chosen for has a fault afterwards, and the others their tokens. Raises what every row fails with.
+    """
+    try:
+        tokens, records = _choose(logits, draws)
+    except Exception as error:
+        tokens, records = _choose_apart(logits, draws, error)
+    for draw, token, record in zip(draws, tokens, records, strict=True):
+        if record is not None:
+            draw.records.append(record)
+        draw.take(token)
+    return tokens
+
+
+def _choose_apart(logits: torch.Tensor, draws: Sequence[Draw], error: Exception) -> tuple[list[int], list[Record | None]]:
+    """Choose row by row after a batch failed. Raises the batch's error if the device fails, which is no row's fault."""
+    try:
+        tokens: list[int] = logits.argmax(-1).tolist()
+    except Exception:
+        raise error from None
+    records: list[Record | None] = [None] * len(draws)
+    for row, draw in enumerate(draws):
+        try:
+            (tokens[row],), (records[row],) = _choose(logits[row : row + 1], [draw])
+        except Exception as own:
+            logger.exception("No token can be chosen for a request, which ends; the others of its batch continue.")
+            draw.end(own)
+    return tokens, records
+
+
+def _choose(logits: torch.Tensor, draws: Sequence[Draw]) -> tuple[list[int], list[Record | None]]:
+    """Return each row's token and, where the row asks for it, its record. Changes nothing that a second call would not find as it was."""
     scores = _adjust(logits, draws)
     chosen = scores.argmax(-1) if any(draw.is_greedy for draw in draws) else torch.zeros(len(draws), dtype=torch.long, device=logits.device)
     sampled = [row for row, draw in enumerate(draws) if not draw.is_greedy]
@@ -171,10 +209,7 @@ def choose_tokens(logits: torch.Tensor, draws: Sequence[Draw]) -> list[int]:
         rows = scores if len(sampled) == len(draws) else scores[sampled]
         chosen[sampled] = _draw(rows, [draws[row] for row in sampled])
     tokens: list[int] = chosen.tolist()
-    _record(logits, draws, tokens)
-    for draw, token in zip(draws, tokens, strict=True):
-        draw.take(token)
-    return tokens
+    return tokens, _records(logits, draws, tokens)
 
 
 def scores_of(logits: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
@@ -203,15 +238,17 @@ def _adjust(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     return scores
 
 
-def _record(logits: torch.Tensor, draws: Sequence[Draw], tokens: list[int]) -> None:
+def _records(logits: torch.Tensor, draws: Sequence[Draw], tokens: list[int]) -> list[Record | None]:
+    records: list[Record | None] = [None] * len(draws)
     rows = [row for row, draw in enumerate(draws) if draw.params.logprobs is not None]
     if not rows:
-        return
+        return records
     picked = logits[rows]
     numbers = [draws[row].params.logprobs or 0 for row in rows]
-    records = describe(picked, torch.tensor([tokens[row] for row in rows], device=logits.device), numbers)
-    for row, record in zip(rows, records, strict=True):
-        draws[row].records.append(record)
+    described = describe(picked, torch.tensor([tokens[row] for row in rows], device=logits.device), numbers)
+    for row, record in zip(rows, described, strict=True):
+        records[row] = record
+    return records
 
 
 def describe(logits: torch.Tensor, tokens: torch.Tensor, numbers: Sequence[int]) -> list[Record]:
@@ -258,7 +295,8 @@ def _draw(scores: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
         tokens[plain] = _draw_from_all(scaled[plain], uniform[plain])
     if filtered:
         picked = scaled[filtered]
-        top_k = torch.tensor([[params[row].top_k or picked.shape[-1]] for row in filtered], device=device)
+        width = picked.shape[-1]
+        top_k = torch.tensor([[min(params[row].top_k or width, width)] for row in filtered], device=device)
         top_p = torch.tensor([[params[row].top_p] for row in filtered], dtype=torch.float64, device=device)
         min_p = torch.tensor([[params[row].min_p] for row in filtered], dtype=torch.float64, device=device)
         tokens[filtered] = _draw_from_likely(picked, uniform[filtered], top_k=top_k, top_p=top_p, min_p=min_p)

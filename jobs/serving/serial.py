@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
 import threading
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from backend.domain.serving.protocol import SamplingParams
+from backend.domain.serving.protocol import ENGINE_FAILED, SamplingParams
 from backend.errors import Unavailable
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.detokenize import Decoder, TokenTexts
 from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import choose_tokens, scores_of
+
+logger = logging.getLogger(__name__)
 
 
 class _Sampler(LogitsProcessor):  # type: ignore[misc]
@@ -127,8 +130,13 @@ class SerialEngine:
                     break
                 if not generation.is_over:
                     generation.begin()
-                    with nullcontext() if self._bank is None else self._bank.use(generation.choice.adapter):
-                        self._generate(generation)
+                    try:
+                        with nullcontext() if self._bank is None else self._bank.use(generation.choice.adapter):
+                            self._generate(generation)
+                    except Exception as error:
+                        generation.fail(f"The engine failed on this request: {error}", code=ENGINE_FAILED)
+                        torch.zeros(1, device=self._network.device).item()  # raises where the device fails, and with it each request
+                        logger.exception("The engine failed on a request, and continues with the others.")
                 self._current = None
         finally:
             self._closed.set()

@@ -18,9 +18,12 @@ MAX_STOP_TOKENS = 128
 MAX_SEED = 2**63 - 1
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
+MAX_IDS = 2**20
 MAX_LOGPROBS = 20
 MAX_BIASES = 1024
 MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 10.0
+MAX_COUNT = 2**31 - 1
+"""Largest count of tokens and largest token id that are read; an engine takes no more than its context and vocabulary hold."""
 UNKNOWN = -1
 """Id of a token that another server generated: its tokenizer is not known here."""
 PROMPT_TOKENS = "x-prompt-tokens"
@@ -36,7 +39,18 @@ LEAVING = "leaving"
 NOT_RESUMED = "not_resumed"
 """Error code: an answer that another replica began can't be continued exactly."""
 ENGINE_FAILED = "engine_failed"
-"""Error code: the engine failed or hung on this request, which is not sent to another replica."""
+"""Error code: the engine failed or hung on this request alone, which is not sent to another replica."""
+BATCH_FAILED = "batch_failed"
+"""Error code: the engine failed or hung on a batch of several requests, of which this is one. It may continue at another replica, once."""
+REQUEST_FAILED = "request_failed"
+"""Error code: this request failed by itself; the replica continues with all others."""
+INVALID = "invalid_request"
+"""Error code: the request asks for what this network can't do. A fault of the client's."""
+
+
+def code_of_failure(*, batched: int) -> str:
+    """Return the error code of a request that an engine failed on, in a batch of so many."""
+    return ENGINE_FAILED if batched <= 1 else BATCH_FAILED
 
 
 class Role(StrEnum):
@@ -102,17 +116,17 @@ class SamplingParams(_Frozen):
     token under the network itself (before temperature, biases and constraints) and of that many alternatives.
     """
 
-    max_tokens: int | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=0, le=MAX_COUNT)
     temperature: float = Field(default=1.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    top_k: int = Field(default=0, ge=0)
+    top_k: int = Field(default=0, ge=0, le=MAX_COUNT)
     min_p: float = Field(default=0.0, ge=0.0, le=1.0)
     seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
     stop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(default=(), max_length=MAX_STOP_STRINGS)
     presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     repetition_penalty: float = Field(default=1.0, ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
-    min_tokens: int = Field(default=0, ge=0)
+    min_tokens: int = Field(default=0, ge=0, le=MAX_COUNT)
     stop_ids: tuple[int, ...] = Field(default=(), max_length=MAX_STOP_TOKENS)
     logit_bias: tuple[tuple[int, float], ...] = Field(default=(), max_length=MAX_BIASES)
     logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
@@ -318,6 +332,7 @@ def parse_event(line: bytes | str) -> GenerationEvent:
     return _EVENT.validate_json(line)
 
 
+SHOWN = 40  # characters of a value that an error repeats
 _ALTERNATIVE = re.compile(r"(str|int|constrained-(str|int)|nullable|list\[.*\]|(function-|tagged-union|union).*)$")
 
 
@@ -329,4 +344,11 @@ def first_problem(errors: list[Any]) -> tuple[str, str]:
     same_field = [error for error in errors if error["loc"][:1] == errors[0]["loc"][:1]]
     error = next((error for error in same_field if not str(error["type"]).endswith("_type")), errors[0])
     parts = [str(part) for part in error["loc"] if not _ALTERNATIVE.match(str(part))]
-    return ".".join(parts), str(error["msg"]).removeprefix("Value error, ")
+    message, value = str(error["msg"]).removeprefix("Value error, "), error.get("input")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        message += f", not {_shortened(str(value))}"
+    return ".".join(parts), message
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 
 from backend.domain.serving.protocol import (
     MAX_BIASES,
     MAX_CHOICES,
+    MAX_COUNT,
+    MAX_IDS,
     MAX_LOGPROBS,
     MAX_PROMPTS,
     MAX_REPETITION_PENALTY,
@@ -27,14 +29,24 @@ from backend.domain.serving.protocol import (
     first_problem,
 )
 from backend.gateway.bodies.fields import StrictBody
-from backend.gateway.bodies.messages import MessageBody, ToolBody, ToolChoiceBody, to_tool_choice
+from backend.gateway.bodies.messages import FIRST_FAULT, MessageBody, ToolBody, ToolChoiceBody, to_tool_choice
 from backend.gateway.bodies.structured import Choices, Expression, ResponseFormat, StructuredOutputs, to_constraint
 from backend.gateway.errors import ApiError
 
 MAX_VARIABLES = 32
 TemplateVariables = Annotated[dict[str, Any], Field(max_length=MAX_VARIABLES)]
+MAX_MESSAGES = 10_000
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
-Prompts = str | list[str] | list[int] | list[list[int]]
+TokenCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+_Ids = Annotated[list[TokenId], Field(max_length=MAX_IDS, fail_fast=True)]
+Prompts = (
+    str
+    | Annotated[list[str], Field(max_length=MAX_PROMPTS, fail_fast=True)]
+    | _Ids
+    | Annotated[list[_Ids], Field(max_length=MAX_PROMPTS, fail_fast=True)]
+)
+Messages = Annotated[list[MessageBody], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
@@ -50,6 +62,13 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "priority": (0,),
 }
 """Fields that are not served, with the values that change nothing."""
+
+
+def _few_biases(value: Any) -> Any:
+    """Refuse a long mapping before its entries are read, whose faults would be listed one by one."""
+    if isinstance(value, dict) and len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES:,} tokens can be biased, not {len(value):,}")
+    return value
 
 
 def _refused(field: str, message: str) -> ApiError:
@@ -69,12 +88,12 @@ class _Body(StrictBody):
     model: Annotated[str, Field(min_length=1, max_length=200)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_COUNT)] | None = None
     seed: Annotated[int, Field(ge=-MAX_SEED, le=MAX_SEED)] | None = None
     stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASES)] | None = None
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_few_biases)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -86,8 +105,8 @@ class _Body(StrictBody):
     guided_grammar: Expression | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=MIN_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    stop_token_ids: Annotated[list[int], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
     ignore_eos: bool = False
     user: Any = None  # keeps a user on one variant; any value is accepted, as before
 
@@ -134,15 +153,15 @@ class _Body(StrictBody):
 class ChatBody(_Body):
     """`POST /v1/chat/completions`."""
 
-    messages: Annotated[list[MessageBody], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    messages: Messages
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
     tool_choice: ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
-    modalities: list[str] | None = None
+    modalities: Annotated[list[str], FIRST_FAULT] | None = None
     continue_final_message: bool | None = None
     add_generation_prompt: bool | None = None
     chat_template_kwargs: TemplateVariables | None = None
@@ -209,7 +228,7 @@ class CompletionBody(_Body):
     """`POST /v1/completions`: one or several prompts, as text or token ids."""
 
     prompt: Prompts
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = None
 
@@ -283,7 +302,7 @@ class TokenizeBody(StrictBody):
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     prompt: str | None = None
-    messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     tools: Annotated[list[ToolBody], Field(max_length=128)] | None = None
     chat_template_kwargs: TemplateVariables | None = None
 
@@ -317,8 +336,9 @@ def parse_body(raw: bytes, kind: type[Body]) -> Body:
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
-        field, message = first_problem(error.errors())
-        is_unknown = error.errors()[0]["type"] == "extra_forbidden"
+        errors = error.errors(include_url=False, include_context=False)
+        field, message = first_problem(errors)
+        is_unknown = errors[0]["type"] == "extra_forbidden"
         if is_unknown:
             message = "this field is not served here, and might change the answer; leave it out (docs/api.md lists the fields)"
         code = "unknown_parameter" if is_unknown else "invalid_value"

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+MAX_FIELDS = 200
 HARMLESS = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
 """Fields that change no answer, with any value."""
 
@@ -13,7 +14,7 @@ HARMLESS = frozenset({"user", "metadata", "store", "service_tier", "safety_ident
 class StrictBody(BaseModel):
     """A body whose unknown fields are refused, except those without a value."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     @model_validator(mode="before")
@@ -21,6 +22,8 @@ class StrictBody(BaseModel):
     def _drop_what_changes_nothing(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        if len(values) > MAX_FIELDS:  # each unknown one is a fault of its own
+            raise ValueError(f"an object has {len(values):,} fields, and at most {MAX_FIELDS} are read")
         known = {name for key, field in cls.model_fields.items() for name in (key, field.alias or key)}
 
         def changes_nothing(name: str, value: Any) -> bool:

@@ -13,8 +13,9 @@ from backend.gateway.bodies.fields import StrictBody
 from backend.gateway.errors import ApiError
 
 MAX_CHARACTERS = 200_000
+MAX_OPTIONS = 4096
 Expression = Annotated[str, Field(min_length=1, max_length=MAX_CHARACTERS)]
-Choices = Annotated[list[str], Field(min_length=1)]
+Choices = Annotated[list[str], Field(min_length=1, max_length=MAX_OPTIONS, fail_fast=True)]
 
 
 class JsonSchema(StrictBody):
@@ -82,13 +83,16 @@ def _of_structured(structured: StructuredOutputs | None, *, prefix: str) -> list
         schema = structured.json_schema
         try:
             schema = json.loads(schema) if isinstance(schema, str) else schema
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _invalid(f"{prefix}json", f"the schema is not JSON: {error}") from error
         constraints.append(_of_schema(schema, param=f"{prefix}json"))
     if structured.regex is not None:
         constraints.append(Constraint(kind="regex", value=structured.regex))
     if structured.choice is not None:
-        constraints.append(Constraint(kind="regex", value="|".join(f"(?:{re.escape(choice)})" for choice in structured.choice)))
+        pattern = "|".join(f"(?:{re.escape(choice)})" for choice in structured.choice)
+        if len(pattern) > MAX_CHARACTERS:
+            raise _invalid(f"{prefix}choice", f"the choices have {len(pattern):,} characters; at most {MAX_CHARACTERS:,} are read")
+        constraints.append(Constraint(kind="regex", value=pattern))
     if structured.grammar is not None:
         constraints.append(Constraint(kind="lark", value=structured.grammar))
     return constraints

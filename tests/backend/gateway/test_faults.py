@@ -17,6 +17,7 @@ from backend.infra.replicas import ReplicaClient, ReplicaTimeouts
 from tests.support.gateway_fixtures import MemoryDirectory, ScriptedReplica, eventually, gateway, scripted
 from tests.support.serving_replica import stream_events
 
+BLAMED = ("engine_failed", "batch_failed", "leaving")
 BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 
 
@@ -82,7 +83,16 @@ def test_a_request_that_may_have_brought_down_two_replicas_is_not_sent_to_a_thir
 
 
 @pytest.mark.parametrize(
-    ("code", "status", "sent"), [("queue_timeout", 429, 1), ("answer_limit", 504, 1), ("engine_failed", 500, 1), ("leaving", 502, 3)]
+    ("code", "status", "sent"),
+    [
+        ("queue_timeout", 429, 1),
+        ("answer_limit", 504, 1),
+        ("invalid_request", 400, 1),
+        ("request_failed", 500, 1),
+        ("engine_failed", 500, 1),
+        ("batch_failed", 502, 2),
+        ("leaving", 502, 3),
+    ],
 )
 def test_an_early_error_is_tried_elsewhere_only_where_that_may_help(scene: Scene, code: str, status: int, sent: int) -> None:
     scene.script(*[f"error:{code}"] * 3)
@@ -92,7 +102,7 @@ def test_an_early_error_is_tried_elsewhere_only_where_that_may_help(scene: Scene
     assert (response.status_code, scene.seen) == (status, sent)
     assert ("retry-after" in response.headers) == (status == 429)
     scene.directory.last(1)
-    assert eventually(lambda: [row.reason for row in scene.directory.lost] == ([] if status in (429, 504) else [code] * sent))
+    assert eventually(lambda: [row.reason for row in scene.directory.lost] == ([code] * sent if code in BLAMED else []))
 
 
 def test_unreachable_replicas_are_skipped_and_a_queue_timeout_is_no_fault_of_a_replica(scene: Scene) -> None:
@@ -125,11 +135,12 @@ def test_an_answer_that_two_replicas_lost_is_502(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("loss", ["break", "error:batch_failed"])
 @pytest.mark.parametrize("changes", [{"temperature": 0}, {"seed": 7}, {}], ids=["greedy", "seed", "sampled"])
 def test_an_answer_whose_replica_is_lost_goes_on_at_another_without_gap_or_repetition(
-    scene: Scene, stream: bool, changes: dict[str, Any]
+    scene: Scene, stream: bool, loss: str, changes: dict[str, Any]
 ) -> None:
-    scene.script("break", "finish", "finish")
+    scene.script(loss, "finish", "finish")
     for replica, tokens in zip(scene.replicas, (2, 5, 5), strict=True):
         replica.tokens = tokens
     for _ in range(2):  # the least used replica comes first, so one of these meets the first

@@ -141,3 +141,23 @@ def test_reasoning_is_a_field_of_its_own(client: openai.OpenAI) -> None:
     assert re.fullmatch("[x-z]{2,5}", message.content)
     assert re.fullmatch("[a-c]{3,9}", message.reasoning_content)
     assert answer.usage.completion_tokens_details.reasoning_tokens >= 3
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"choice": [f"option {number}" for number in range(50_000)]}, "at most 4096 items"),
+        ({"choice": ["x" * 100] * 4000}, "characters; at most 200,000"),
+        ({"json": DEEP}, "not JSON"),
+        ({"json": "{"}, "not JSON"),
+        ({"regex": "x" * 200_001}, "at most 200000 characters"),
+    ],
+    ids=["choices", "long choices", "deep schema", "no schema", "expression"],
+)
+def test_a_form_beyond_its_bound_is_400_and_names_field_and_bound(client: openai.OpenAI, form: Any, words: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=words) as caught:
+        client.chat.completions.create(**DRAWN, extra_body={"structured_outputs": form})
+    assert str(caught.value.param).startswith("structured_outputs")

@@ -5,11 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from backend.domain.serving.protocol import ErrorEvent, FinishReason, GenerationEvent, SamplingParams
+from backend.domain.serving.protocol import (
+    BATCH_FAILED,
+    ENGINE_FAILED,
+    LEAVING,
+    REQUEST_FAILED,
+    ErrorEvent,
+    FinishReason,
+    GenerationEvent,
+    SamplingParams,
+)
 from backend.errors import InvalidInput
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.engine import Choice, Engine, PromptTooLong, QueueFull
@@ -124,6 +134,70 @@ def test_a_constraint_that_fails_ends_its_own_request_alone(either: Engine) -> N
     assert "Invalid buffer size" in events[-1].message
     assert len(other.wait().ids) == 24
     assert Caught(either, PROMPTS[1]).wait().finish.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0}, {"seed": 5, "top_k": 9, "logprobs": 2}], ids=["greedy", "drawn"])
+def test_a_row_that_the_sampler_fails_on_ends_alone(either: Engine, params: dict[str, Any]) -> None:
+    expected = Caught(either, PROMPTS[0], **params).wait()
+    other = Caught(either, PROMPTS[0], **params)
+    events: list[GenerationEvent] = []
+    done = threading.Event()
+
+    def take(event: GenerationEvent) -> None:
+        events.append(event)
+        if event.type != "token":
+            done.set()
+
+    generation: Any = either.submit([1, 2, 3], SamplingParams(max_tokens=24, temperature=0), take)
+    generation.draw.params = generation.params.model_copy(update={"logit_bias": ((2**63, 1.0),)})  # as if no check had seen it
+    assert done.wait(120)
+    assert isinstance(events[-1], ErrorEvent)
+    assert (events[-1].code, "Overflow" in events[-1].message) == (REQUEST_FAILED, True)
+    assert other.wait().ids == expected.ids
+    assert Caught(either, PROMPTS[0], **params).wait().ids == expected.ids
+
+
+def test_a_batch_that_fails_leaves_its_requests_free_to_continue_elsewhere() -> None:
+    """One of several may be the cause; what waits is not."""
+    network = make_llama()
+    engine = BatchingEngine(network, make_tokenizer(), max_running=2)
+    caught = [Events(engine) for _ in range(3)]
+    for one in caught:
+        one.submit()
+    caught[1].first.wait(60)
+    with patch.object(network, "forward", side_effect=RuntimeError("no memory")):
+        codes = [one.end().code for one in caught]
+    assert sorted(codes) == [BATCH_FAILED, BATCH_FAILED, LEAVING]
+    engine.close()
+    engine = BatchingEngine(network, make_tokenizer())
+    alone = Events(engine)
+    alone.submit()
+    alone.first.wait(60)
+    with patch.object(network, "forward", side_effect=RuntimeError("no memory")):
+        assert alone.end().code == ENGINE_FAILED, "there is no doubt which one it was"
+    engine.close()
+
+
+class Events:
+    """The events of a long request."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._done, self.first = engine, threading.Event(), threading.Event()
+        self._last: GenerationEvent | None = None
+
+    def submit(self) -> None:
+        self._engine.submit([1, 2, 3], SamplingParams(max_tokens=240, temperature=0, ignore_end=True), self._take)
+
+    def _take(self, event: GenerationEvent) -> None:
+        self.first.set()
+        if event.type != "token":
+            self._last = event
+            self._done.set()
+
+    def end(self) -> ErrorEvent:
+        assert self._done.wait(60)
+        assert isinstance(self._last, ErrorEvent), self._last
+        return self._last
 
 
 def test_a_greedy_request_is_not_disturbed_by_drawn_ones(engine: Engine) -> None:

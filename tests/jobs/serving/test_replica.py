@@ -100,7 +100,7 @@ def test_a_prompt_of_millions_of_characters_is_refused_before_it_is_tokenized(re
 def test_a_body_that_is_no_request_is_refused_with_the_field_named(replica: RunningReplica) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     response = httpx.post(f"{replica.url}/generate", json={"prompt": "x", "params": {"temperature": -1}}, headers=headers)
-    assert response.status_code == 422
+    assert response.status_code == 400
     assert response.json()["error"]["field"] == "params.temperature"
 
 

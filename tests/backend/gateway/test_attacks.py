@@ -1,0 +1,99 @@
+"""Requests that would harm others, with a good client beside each: a real gateway and a real replica of a tiny network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from backend.gateway.directory import ReplicaAddress
+from tests.support.gateway_fixtures import MemoryDirectory, gateway
+from tests.support.networks.serving_networks import END_ID, make_llama, save_checkpoint
+from tests.support.serving.good_client import good_client
+from tests.support.serving_replica import TOKEN, RunningReplica
+
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+TEXT: dict[str, Any] = {"model": "tiny", "prompt": "Hi", "max_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningReplica]:
+    folder: Path = tmp_path_factory.mktemp("replica")
+    network = make_llama(context=512)
+    with torch.no_grad():
+        network.lm_head.weight[END_ID] = 0  # a greedy answer runs to its limit
+    save_checkpoint(folder / "checkpoint", network=network)
+    running = RunningReplica(folder)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def directory(replica: RunningReplica) -> MemoryDirectory:
+    return MemoryDirectory({"tiny": [ReplicaAddress(id="r1", url=replica.url, token=TOKEN)]}, keys_required=False)
+
+
+@pytest.fixture
+def url(directory: MemoryDirectory) -> Iterator[str]:
+    with gateway(directory) as url:
+        yield url
+
+
+def post(url: str, path: str, body: dict[str, Any]) -> httpx.Response:
+    return httpx.post(f"{url}/v1/{path}", json=body, timeout=60)
+
+
+HUGE = {
+    "top_k 2^63": ("chat/completions", CHAT, "top_k", 2**63),
+    "top_k 2^63 - 1": ("chat/completions", CHAT, "top_k", 2**63 - 1),
+    "top_k of text": ("completions", TEXT, "top_k", 2**63),
+    "max_tokens": ("chat/completions", CHAT, "max_tokens", 2**63),
+    "max_completion_tokens": ("chat/completions", CHAT, "max_completion_tokens", 2**64),
+    "max_tokens of text": ("completions", TEXT, "max_tokens", 10**30),
+    "prompt": ("completions", TEXT, "prompt.0", 2**63),
+    "input": ("embeddings", {"model": "tiny"}, "input.1.0", 2**40),
+    "n": ("completions", TEXT, "n", 2**31),
+}
+
+
+@pytest.mark.parametrize("attack", HUGE)
+def test_a_number_beyond_its_bound_is_400_with_field_value_and_bound(url: str, attack: str) -> None:
+    path, body, field, value = HUGE[attack]
+    name, *at = field.split(".")
+    with good_client(url):
+        for _ in range(3):
+            answer = post(url, path, body | {name: value if not at else [value] if len(at) == 1 else [[1], [value]]})
+            assert answer.status_code == 400, answer.text
+            error = answer.json()["error"]
+            assert (error["param"], str(value) in error["message"]) == (field, True)
+            assert "less than or equal to" in error["message"]
+
+
+BAD: dict[str, tuple[str, dict[str, Any]]] = {
+    "embeddings": ("embeddings", {"model": "tiny", "input": [5, 260]}),
+    "embeddings of several": ("embeddings", {"model": "tiny", "input": [[5], [300]]}),
+    "several prompts": ("completions", TEXT | {"prompt": [[5], [1_000_000]]}),
+    "echo with probabilities": ("completions", TEXT | {"prompt": [260], "echo": True, "logprobs": 2}),
+    "only scored": ("completions", TEXT | {"prompt": [7, 999], "echo": True, "logprobs": 1, "max_tokens": 0}),
+    "two with a bias": ("completions", TEXT | {"n": 2, "logit_bias": {"260": 5}}),
+    "a chat of two with a bias": ("chat/completions", CHAT | {"n": 2, "logit_bias": {"99999": 5}}),
+    "one prompt": ("completions", TEXT | {"prompt": [260]}),
+}
+
+
+@pytest.mark.parametrize("attack", BAD)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_token_that_the_network_has_not_is_400_and_blames_no_replica(
+    url: str, directory: MemoryDirectory, attack: str, stream: bool
+) -> None:
+    path, body = BAD[attack]
+    with good_client(url):
+        for _ in range(7):  # a replica that fails five times in a row is left alone
+            answer = post(url, path, body | ({"stream": True} if stream and path != "embeddings" else {}))
+            assert answer.status_code == 400, answer.text
+            assert "outside the vocabulary of 260" in answer.json()["error"]["message"]
+    assert directory.lost == [], "a canary would be aborted for them"
