@@ -17,7 +17,7 @@ from backend.domain.jobs.states import JobKind, Status
 from backend.services import job_events as outcomes
 from backend.services.battles.ballots import cast_vote, next_battle
 from backend.services.battles.campaigns import create_campaign
-from backend.services.battles.raters import RaterView
+from backend.services.battles.raters import RaterView, create_rater_link, rater_from_link
 from backend.services.battles.views import CampaignView, get_campaign
 from backend.services.context import LOCAL, Context
 from backend.services.jobs.claims import Claim
@@ -124,3 +124,12 @@ def vote_all(ctx: Context, campaign_id: str, rater: RaterView, judge: Judge, *, 
             return cast
         cast_vote(ctx, ballot.battle_id, label=judge(ballot.text_a, ballot.text_b), rater=rater, duration_ms=4000 + 10 * cast)
     return limit
+
+
+def vote_in_turn(ctx: Context, campaign_id: str, judge: Judge, *, raters: int = 10, each: int = 1000) -> int:
+    """Let so many guests vote, one after the other, on at most `each` battles; return how many votes were cast."""
+    cast = 0
+    for number in range(raters):
+        link = create_rater_link(ctx, campaign_id, name=f"guest {number}", person=LOCAL)
+        cast += vote_all(ctx, campaign_id, rater_from_link(ctx, link.url.split("link=")[1]), judge, limit=each, seed=number)
+    return cast

@@ -150,12 +150,15 @@ def verdict(
 
 def to_document(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, object]:
     """Return a verdict as the JSON document of `rating verdict --json`."""
-    keys = ("votes", "prompts", "raters", "prompts_won", "prompts_lost", "ties", "both_bad", "identical", "votes_needed", "prompts_needed")
+    counts = ("votes", "prompts", "raters", "prompts_won", "prompts_lost", "ties", "both_bad", "identical")
+    keys = (*counts, "votes_needed", "prompts_needed", "raters_needed")
     return {
         "first": result.first,
         "second": result.second,
         "outcome": result.outcome,
+        "for_these_raters": result.for_these_raters,
         "e_value": result.e_value,
+        "rater_e_value": result.rater_e_value,
         "threshold": result.threshold,
         "share": result.share.value,
         "low": result.share.low,
@@ -163,6 +166,7 @@ def to_document(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, 
         "level": result.level,
         "method": result.share.method,
         **{key: getattr(result, key) for key in keys},
+        "needed_at_gap": asdict(result.needed_at_gap) if result.needed_at_gap else None,
         "rests_on": result.rests_on,
         "sentence": result.sentence,
         "plan": [asdict(option) for option in plan],

@@ -1,8 +1,10 @@
 """Verdict on a pair's votes: better, worse or undecided, and the votes still needed.
 
-Votes are inspected while they arrive, so decision and interval stay valid at any stopping time (`evidence`); an ordinary test, repeated
-after every vote, declares a false winner in half of all campaigns. Evidence counts prompts, not votes: ten raters on one prompt are
-evidence about one prompt. Votes must come in the order in which they were cast, and equal prompts must have equal names.
+Votes are inspected while they arrive, so decision and interval stay valid at any stopping time; an ordinary test, repeated after every
+vote, declares a false winner in half of all campaigns. A verdict asks for evidence over prompts (`evidence`) and over raters
+(`rater_evidence`): ten raters on one prompt are evidence about one prompt, and a hundred prompts judged by one rater are evidence about
+one rater. What prompts alone say holds for the raters who voted. Votes must come in the order in which they were cast, and equal prompts
+must have equal names.
 """
 
 from __future__ import annotations
@@ -17,8 +19,16 @@ from numpy.typing import NDArray
 
 from backend.domain.battles.inference.evidence import OVERLAPS, confidence_sequence, e_value, e_value_path
 from backend.domain.battles.inference.leave_out import outcomes_without
-from backend.domain.battles.inference.pair_votes import PairVotes, measured_spread, pair_votes
-from backend.domain.battles.inference.plans import Spread, checked_gap, prompts_for
+from backend.domain.battles.inference.pair_votes import PairVotes, measured_leaning, measured_spread, pair_votes
+from backend.domain.battles.inference.plans import Spread, checked_gap, prompts_for, raters_for
+from backend.domain.battles.inference.rater_evidence import (
+    LARGEST_LOG,
+    RaterEvidence,
+    centre_sequence,
+    log_rater_e_value,
+    rater_evidence,
+)
+from backend.domain.battles.rating_table import ELO_PER_UNIT
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate
 from backend.domain.wording import percent, plural
@@ -28,30 +38,41 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Outcome = Literal["better", "worse", "undecided"]
 
-CHEAPER_GAP_ELO = 100.0
-"""Gap whose votes are named beside those of the smallest gap."""
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Votes, new prompts and new raters on top of what was cast, to settle a true gap of `gap_elo` with a chance of 80 %."""
+
+    gap_elo: float
+    votes: int
+    prompts: int
+    raters: int
 
 
 @dataclass(frozen=True, slots=True)
 class PairVerdict:
     """Verdict on `first` against `second`.
 
+    `outcome` holds for raters like those who voted and prompts like these: `e_value` (over prompts) and `rater_e_value` (over raters) both
+    reach `threshold` = num_pairs / alpha, for the same side. `for_these_raters` is what prompts alone say, of the raters who voted.
     `share` is what first earned of the votes (half for ties and both bad); its interval is a confidence sequence of the average prompt at
-    `level` = 1 - alpha / num_pairs, valid at any stopping time. `e_value` >= `threshold` = num_pairs / alpha decides, which is when the
-    interval excludes 1/2. `prompts_won` and `prompts_lost` are first's; prompts that came out even count in `prompts` alone. `ties`
-    include the `identical` answers. `votes_needed` (each on a new prompt, `prompts_needed`) come on top of what was cast, to settle a true
-    gap of `smallest_gap_elo` with a chance of 80 %; 0 once decided. `needs_prompts` says that more raters on the same prompts can't settle
-    it. `seconds_needed` is rating time, None without a pace. `rests_on` is the rater without whose votes it would be undecided.
+    `level` = 1 - alpha / num_pairs, valid at any stopping time, for these raters; it excludes 1/2 where `e_value` reaches the threshold.
+    `prompts_won` and `prompts_lost` are first's; prompts that came out even count in `prompts` alone. `ties` include the `identical`
+    answers. `needed` is for a true gap of `smallest_gap_elo`, `needed_at_gap` for the observed one (None where votes are even); all 0 once
+    decided. `needs_prompts` says that more raters on the same prompts can't settle it. `seconds_needed` is rating time, None without a
+    pace. `rests_on` is the rater without whose votes it would be undecided.
     """
 
     first: str
     second: str
     outcome: Outcome
+    for_these_raters: Outcome
     sentence: str
     share: Estimate
     level: float
     num_pairs: int
     e_value: float
+    rater_e_value: float
     threshold: float
     votes: int
     prompts: int
@@ -61,13 +82,28 @@ class PairVerdict:
     ties: int
     both_bad: int
     identical: int
-    votes_needed: int
-    prompts_needed: int
+    needed: Needed
+    needed_at_gap: Needed | None
     needs_prompts: bool
     seconds_needed: float | None
     smallest_gap_elo: float
     spread: Spread
     rests_on: str | None = None
+
+    @property
+    def votes_needed(self) -> int:
+        """Further votes that settle the smallest gap, probably."""
+        return self.needed.votes
+
+    @property
+    def prompts_needed(self) -> int:
+        """Further prompts that settle the smallest gap, probably."""
+        return self.needed.prompts
+
+    @property
+    def raters_needed(self) -> int:
+        """Further raters that settle the smallest gap, probably."""
+        return self.needed.raters
 
 
 def verdict_path(votes: Iterable[VoteRecord], first: str, second: str) -> list[float]:
@@ -119,22 +155,27 @@ def judge_pair(
         raise InvalidInput(f"alpha {alpha} must lie between 0 and 1.", remedy="Use 0.05.", field="alpha")
     if num_pairs < 1:
         raise InvalidInput(f"{num_pairs} pairs can't share an error.", remedy="Count the pairs judged at once.", field="num_pairs")
-    delta, alpha = checked_gap(smallest_gap_elo), alpha / num_pairs
+    checked_gap(smallest_gap_elo)
+    alpha = alpha / num_pairs
     means = pair.means
     equal = pair.share_identical
-    share, outcome = _judge(pair, alpha=alpha, equal=equal)
+    share, by_prompts = _by_prompts(pair, alpha=alpha, equal=equal)
+    raters = rater_evidence(pair.points, pair.rater)
+    log_e = log_rater_e_value(raters)
+    outcome = _both(by_prompts, raters, log_e, alpha=alpha)
     spread = measured_spread(pair, equal=equal)
-    new_prompts, needs_prompts = (0, False) if outcome != "undecided" else _still_needed(pair, spread, delta=delta, alpha=alpha)
-    new_votes = math.ceil(new_prompts * (1 - equal))
+    needed = _needed(pair, spread, gap_elo=smallest_gap_elo, alpha=alpha, outcome=outcome)
     verdict = PairVerdict(
         first=first,
         second=second,
         outcome=outcome,
+        for_these_raters=by_prompts,
         sentence="",
         share=share,
         level=1 - alpha,
         num_pairs=num_pairs,
         e_value=e_value(pair.points, pair.prompt),
+        rater_e_value=math.exp(min(log_e, LARGEST_LOG)),
         threshold=1 / alpha,
         votes=len(pair.points) + pair.identical,
         prompts=len(means) + pair.identical_prompts,
@@ -144,19 +185,35 @@ def judge_pair(
         ties=pair.ties + pair.identical,
         both_bad=pair.both_bad,
         identical=pair.identical,
-        votes_needed=new_votes,
-        prompts_needed=new_prompts,
-        needs_prompts=needs_prompts,
-        seconds_needed=None if seconds_per_vote is None else new_votes * seconds_per_vote,
+        needed=needed,
+        needed_at_gap=_needed_at_gap(pair, share, spread, alpha=alpha, outcome=outcome),
+        needs_prompts=outcome == "undecided" and _needs_prompts(pair, spread, gap_elo=smallest_gap_elo, alpha=alpha),
+        seconds_needed=None if seconds_per_vote is None else needed.votes * seconds_per_vote,
         smallest_gap_elo=smallest_gap_elo,
         spread=spread,
-        rests_on=None if outcome == "undecided" else _rests_on(pair, outcome, alpha=alpha),
+        rests_on=None if outcome == "undecided" else _rests_on(pair, outcome, raters, alpha=alpha),
     )
     return replace(verdict, sentence=_sentence(verdict))
 
 
-def _judge(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[Estimate, Outcome]:
-    """The share with its confidence sequence, and the outcome.
+def share_among_raters(pair: PairVotes, *, alpha: float) -> Estimate:
+    """Estimate the share that the average of raters like these would give to first, with a confidence sequence at 1 - alpha.
+
+    It excludes 1/2 where the evidence over raters reaches 1 / alpha. The leanings' centre is the middle of raters, so it is the share of a
+    rater without taste; ties and identical answers count half.
+    """
+    raters = rater_evidence(pair.points, pair.rater)
+    num_votes = len(pair.points) + pair.identical
+    decisive = float((pair.points != 0.5).sum()) / num_votes if num_votes else 1.0
+    low, high = centre_sequence(raters, alpha=alpha)
+    value = 1 / (1 + math.exp(-raters.centre)) if raters.num_raters else 0.5
+    value, low, high = (0.5 + decisive * (share - 0.5) for share in (value, min(low, value), max(high, value)))
+    method = f"confidence sequence by rater ({raters.num_raters}), {_level(1 - alpha)}, valid at any stopping time"
+    return Estimate(value, None, low, high, num_votes, method)
+
+
+def _by_prompts(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[Estimate, Outcome]:
+    """The share with its confidence sequence, and the outcome for the raters who voted.
 
     Identical answers, a share `equal` of the votes, pull both towards 1/2. The interval is widened to hold the share of all votes, which
     weighs prompts by their votes. Contradicting bounds decide nothing.
@@ -177,27 +234,56 @@ def _judge(pair: PairVotes, *, alpha: float, equal: float = 0.0) -> tuple[Estima
     return Estimate(value, None if stderr is None else (1 - equal) * stderr, low, high, num_votes + pair.identical, method), outcome
 
 
+def _both(by_prompts: Outcome, raters: RaterEvidence, log_e: float, *, alpha: float) -> Outcome:
+    """The outcome by prompts where the evidence over raters reaches the threshold, too, for the same side."""
+    side = {"better": 1, "worse": -1, "undecided": 0}[by_prompts]
+    return by_prompts if side and log_e >= -math.log(alpha) and raters.side == side else "undecided"
+
+
 def is_decided(pair: PairVotes, *, alpha: float) -> bool:
     """Return whether a pair's verdict is better or worse, at an error of `alpha`."""
-    return e_value(pair.points, pair.prompt) >= 1 / alpha and _judge(pair, alpha=alpha)[1] != "undecided"
+    if e_value(pair.points, pair.prompt) < 1 / alpha:
+        return False
+    raters, limit = rater_evidence(pair.points, pair.rater), -math.log(alpha)
+    log_e = log_rater_e_value(raters, enough=limit, little=limit)
+    return _both(_by_prompts(pair, alpha=alpha)[1], raters, log_e, alpha=alpha) != "undecided"
 
 
-def _rests_on(pair: PairVotes, outcome: Outcome, *, alpha: float) -> str | None:
+def _rests_on(pair: PairVotes, outcome: Outcome, raters: RaterEvidence, *, alpha: float) -> str | None:
     """The rater without whose votes the outcome would differ; the one with most votes where there are several."""
-    sign = 1 if outcome == "better" else -1
-    changed = np.flatnonzero(outcomes_without(pair.points, pair.prompt, pair.rater, alpha=alpha) != sign)
-    if not len(changed):
-        return None
+    sign, limit = 1 if outcome == "better" else -1, -math.log(alpha)
+    changed = set(np.flatnonzero(outcomes_without(pair.points, pair.prompt, pair.rater, alpha=alpha) != sign).tolist())
+    for rater in range(len(pair.raters)):
+        if rater not in changed and log_rater_e_value(raters.without(rater), enough=limit, little=limit) < limit:
+            changed.add(rater)
     sizes = np.bincount(pair.rater)
-    return pair.raters[min(changed.tolist(), key=lambda rater: (-sizes[rater], rater))]
+    return pair.raters[min(changed, key=lambda rater: (-sizes[rater], rater))] if changed else None
 
 
-def _still_needed(pair: PairVotes, spread: Spread, *, delta: float, alpha: float) -> tuple[int, bool]:
-    """Further prompts, with one vote each, and whether more raters on the same prompts can't do it."""
+def _needed(pair: PairVotes, spread: Spread, *, gap_elo: float, alpha: float, outcome: Outcome) -> Needed:
+    """Further prompts with one vote each, and further raters with as many votes as those so far."""
+    if outcome != "undecided":
+        return Needed(gap_elo, 0, 0, 0)
+    delta, equal = checked_gap(gap_elo), pair.share_identical
+    prompts = max(0, prompts_for(spread.vote, delta=delta, alpha=alpha, raters=1) - len(pair.sizes) - pair.identical_prompts)
+    leaning, per_rater = measured_leaning(pair)
+    decisive = max(4 * spread.vote / max(1 - equal, 1e-9), 0.02) * per_rater
+    raters = max(0, raters_for(leaning, gap_elo=gap_elo, alpha=alpha, votes_per_rater=decisive) - len(pair.raters))
+    return Needed(gap_elo, math.ceil(max(prompts * (1 - equal), raters * per_rater)), prompts, raters)
+
+
+def _needed_at_gap(pair: PairVotes, share: Estimate, spread: Spread, *, alpha: float, outcome: Outcome) -> Needed | None:
+    """Count the votes that settle the observed gap, where there is one."""
+    inside = (share.value * share.n + 1) / (share.n + 2)  # a vote for each, so that unanimous votes have a gap, too
+    gap = abs(math.log(inside / (1 - inside))) * ELO_PER_UNIT
+    return _needed(pair, spread, gap_elo=gap, alpha=alpha, outcome=outcome) if gap > 1 else None
+
+
+def _needs_prompts(pair: PairVotes, spread: Spread, *, gap_elo: float, alpha: float) -> bool:
+    """Return whether more raters on the same prompts can't settle a gap."""
     num_prompts = len(pair.sizes) + pair.identical_prompts
-    more = max(0, prompts_for(spread.vote, delta=delta, alpha=alpha, raters=1) - num_prompts)
-    enough = prompts_for(spread.of_prompt(OVERLAPS[-1]), delta=delta, alpha=alpha, raters=OVERLAPS[-1])
-    return more, enough > num_prompts > 0
+    delta = checked_gap(gap_elo)
+    return prompts_for(spread.of_prompt(OVERLAPS[-1]), delta=delta, alpha=alpha, raters=OVERLAPS[-1]) > num_prompts > 0
 
 
 def _sentence(verdict: PairVerdict) -> str:
@@ -211,9 +297,20 @@ def _sentence(verdict: PairVerdict) -> str:
     correction = f", {verdict.num_pairs} pairs by Bonferroni" if verdict.num_pairs > 1 else ""
     level = f"{_level(verdict.level)} interval{correction}"
     if verdict.outcome == "undecided":
-        return f"Undecided between {first} and {second}: {numbers} ({level}). {_plan(verdict)}"
-    strength = f"{level}, e-value {verdict.e_value:.3g}, above {verdict.threshold:.3g}: valid at any stopping time, for these raters"
+        return f"Undecided between {first} and {second}: {numbers} ({level}).{_these_raters(verdict)} {_plan(verdict)}"
+    raters = _count(verdict.raters, "rater")
+    evidence = f"e-values {verdict.e_value:.3g} over prompts and {verdict.rater_e_value:.3g} over {raters}, above {verdict.threshold:.3g}"
+    strength = f"{level}, {evidence}: valid at any stopping time, for raters like these"
     return f"{first} is {verdict.outcome} than {second}: {numbers} ({strength}).{_one_rater(verdict)}"
+
+
+def _these_raters(verdict: PairVerdict) -> str:
+    """Say what prompts alone decide: it holds for the raters who voted, and others may differ."""
+    if verdict.for_these_raters == "undecided":
+        return ""
+    preferred = verdict.first if verdict.for_these_raters == "better" else verdict.second
+    who = "The one rater who voted prefers" if verdict.raters == 1 else f"The {verdict.raters} raters who voted prefer"
+    return f" {who} {preferred}; others may not (e-value {verdict.rater_e_value:.2g} over raters, below {verdict.threshold:.3g})."
 
 
 def _halves(verdict: PairVerdict) -> str:
@@ -228,22 +325,23 @@ def _halves(verdict: PairVerdict) -> str:
 
 
 def _one_rater(verdict: PairVerdict) -> str:
-    if verdict.rests_on is None:
-        return ""
-    if verdict.raters == 1:
-        return " All votes are one rater's."
-    return " Without one rater's votes it would be undecided."
+    return "" if verdict.rests_on is None else " Without one rater's votes it would be undecided."
 
 
 def _plan(verdict: PairVerdict) -> str:
-    gap = verdict.smallest_gap_elo
-    if not verdict.prompts_needed:
+    gap, needed = verdict.smallest_gap_elo, verdict.needed
+    if not needed.prompts and not needed.raters:
         return f"A gap of {gap:g} Elo points would probably have shown by now: the true one is probably smaller."
-    pace = "," if verdict.seconds_needed is None else f", about {_duration(verdict.seconds_needed)} of rating,"
-    plan = f"About {_count(verdict.votes_needed, 'more vote')}, each on a new prompt{pace} would settle a gap of {gap:g} Elo points"
-    total = prompts_for(verdict.spread.vote, delta=checked_gap(CHEAPER_GAP_ELO), alpha=1 - verdict.level, raters=1)
-    cheaper = round((total - verdict.prompts) * verdict.votes_needed / verdict.prompts_needed)
-    wider = f"; {cheaper:,} one of {CHEAPER_GAP_ELO:g}" if gap < CHEAPER_GAP_ELO and cheaper > 0 else ""
+    pace = "" if verdict.seconds_needed is None else f", about {_duration(verdict.seconds_needed)} of rating,"
+    more = [_count(needed.votes, "more vote")]
+    more += [f"{_count(needed.prompts, 'new prompt')}"] if needed.prompts else []
+    more += [f"{_count(needed.raters, 'new rater')}"] if needed.raters else []
+    where = f" on {more[1]}" if needed.prompts else ""
+    who = f" by {more[-1]}" if needed.raters else ""
+    plan = f"About {more[0]}{where}{who}{pace} would settle a gap of {gap:g} Elo points"
+    larger = verdict.needed_at_gap
+    is_larger = larger is not None and larger.gap_elo > gap and 0 < larger.votes < needed.votes
+    wider = f"; about {larger.votes:,} the observed one of {larger.gap_elo:.0f}" if larger is not None and is_larger else ""
     crowded = verdict.needs_prompts and verdict.votes > verdict.prompts
     return f"{plan}{wider}.{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
 

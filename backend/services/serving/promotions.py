@@ -235,9 +235,15 @@ def _verdict(ctx: Context, checkpoint_id: str, campaign_id: str, against_id: str
                 return {
                     "opponent": opponent,
                     "outcome": outcome,
+                    "for_these_raters": verdict.for_these_raters
+                    if verdict.first == own
+                    else swapped.get(verdict.for_these_raters, verdict.for_these_raters),
                     "sentence": verdict.sentence,
                     "e_value": verdict.e_value,
+                    "rater_e_value": verdict.rater_e_value,
+                    "threshold": verdict.threshold,
                     "votes": verdict.votes,
                     "prompts": verdict.prompts,
+                    "raters": verdict.raters,
                 }
     return None

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typer.testing import CliRunner
 
 from backend.cli.main import app
-from backend.services.battles.raters import rater_for
-from backend.services.context import LOCAL, Context
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
+from backend.services.context import Context
+from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_in_turn
 from tests.support.command_line import roundhouse
 
 ALIAS = "storyteller@production"
@@ -28,8 +27,8 @@ def test_an_alias_is_set_listed_rolled_back_and_keeps_its_history(command_line: 
 
 
 def test_a_verdict_is_the_evidence_of_a_promotion_and_a_reason_is_asked_where_it_speaks_against_it(command_line: Context) -> None:
-    campaign = make_campaign(command_line, num_prompts=20, votes_per_rater=100)
-    vote_all(command_line, campaign.id, rater_for(command_line, LOCAL), prefer("Elm"))
+    campaign = make_campaign(command_line, num_prompts=20, overlap_share=0)
+    vote_in_turn(command_line, campaign.id, prefer("Elm"), each=2)
     promoted = roundhouse("promote", "Elm", "--alias", ALIAS, "--campaign", campaign.id)
     assert (promoted["decision"], promoted["against_evidence"]) == ("promote", [])
     refused = roundhouse("promote", "Oak", "--alias", ALIAS, "--campaign", campaign.id, status=2)

@@ -39,7 +39,8 @@ def test_a_verdict_holds_outcome_interval_path_and_plan(votes: Path, tmp_path: P
     document = call("verdict", str(people), "--first", "x", "--second", "y", "--path", "--judge-correlation", "0.5")
     assert (document["votes"], document["prompts"], document["raters"], document["ties"]) == (120, 40, 3, 15)
     assert document["outcome"] in ("better", "undecided")
-    assert (document["outcome"] == "better") == (document["e_value"] >= document["threshold"] == 20)
+    assert (document["for_these_raters"] == "better") == (document["e_value"] >= document["threshold"] == 20)
+    assert (document["outcome"] == "better") == (min(document["e_value"], document["rater_e_value"]) >= 20)
     assert document["low"] <= document["share"] <= document["high"]
     assert document["level"] == 0.95
     assert len(document["path"]) == 120

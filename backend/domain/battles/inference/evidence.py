@@ -9,7 +9,8 @@ The bet on scores s in [0, 1] with mean m is the uniform mixture over q of prod(
 portfolio; the means m that no bet has refuted are a confidence sequence. On 0/1 scores it is the beta-binomial mixture in closed form.
 Sources: Ville (1939); Orabona and Jun (2021), arXiv 2110.14099; Waudby-Smith and Ramdas (2023), arXiv 2010.09686.
 
-Assumed: prompts are a sample, the order in which votes arrive doesn't depend on their labels, and the raters are those one asks about.
+Assumed: prompts are a sample, the order in which votes arrive doesn't depend on their labels, and the raters are those one asks
+about (`rater_evidence` asks about others).
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from backend.errors import InvalidInput
 Design = Literal["new_prompts", "raters", "all_pairs", "one_look", "judge"]
 
 POWER = 0.8
+MIXING = 3.0
+"""Log of the evidence over raters that not knowing gap and leanings costs."""
 GAPS_ELO = (20.0, 35.0, 50.0, 100.0, 150.0)
 
 PLANNED_LIKENESS = 0.25
@@ -143,6 +145,24 @@ def prompts_for(variance: float, *, delta: float, alpha: float, raters: int) -> 
         middle = (low + high) // 2
         low, high = (low, middle) if _chance_to_cross(middle, delta, variance, square, log_threshold) >= POWER else (middle, high)
     return max(high, _unanimous(log_threshold))
+
+
+def raters_for(leaning: float, *, gap_elo: float, alpha: float, votes_per_rater: float) -> int:
+    """Raters with so many decisive votes each until the evidence over raters has passed 1 / alpha with a chance of 80 %.
+
+    A rater's log-odds is seen with variance leaning^2 + 4 / votes; a gap of r such deviations is worth log(1 + r^2) / 2 a rater, what a
+    normal spread about the gap gains over one about 0, with deviation r / sqrt(1 + r^2). Mixing over leanings costs `MIXING` (simulated:
+    `docs/benchmarks/coverage.md`).
+    """
+    ratio = gap_elo * math.log(10) / 400 / math.sqrt(leaning**2 + 4 / max(votes_per_rater, 1e-9))
+    gain, deviation = math.log1p(ratio**2) / 2, ratio / math.sqrt(1 + ratio**2)
+    spread, needed = normal_power(POWER) * deviation, -math.log(alpha) + MIXING
+    return math.ceil(((spread + math.sqrt(spread**2 + 4 * gain * needed)) / (2 * gain)) ** 2)
+
+
+def normal_power(power: float) -> float:
+    """Quantile of the normal distribution."""
+    return float(scipy.special.ndtri(power))
 
 
 def _chance_to_cross(prompts: int, delta: float, variance: float, square: float, log_threshold: float) -> float:

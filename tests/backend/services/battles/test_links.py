@@ -29,7 +29,7 @@ from backend.services.context import LOCAL, Context
 from backend.services.people.accounts import add_user, change_own_password
 from backend.services.people.attempts import Attempts
 from backend.services.people.sessions import end_sessions
-from tests.support.battle_world import make_campaign, prefer, vote_all
+from tests.support.battle_world import make_campaign, prefer, vote_all, vote_in_turn
 
 
 def single_use(ctx: Context, campaign_id: str) -> str:
@@ -175,9 +175,9 @@ def test_a_campaign_closes_at_its_date(ctx: Context) -> None:
 
 
 def test_a_campaign_closes_once_every_pair_has_a_verdict(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=40, stop_on_verdict=True)
+    campaign = make_campaign(ctx, num_prompts=40, stop_on_verdict=True, overlap_share=0)
     assert not close_when_over(ctx, campaign.id)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Oak"))
+    vote_in_turn(ctx, campaign.id, prefer("Oak"), each=4)
     from backend.services.battles import stopping
 
     stopping._checked.clear()

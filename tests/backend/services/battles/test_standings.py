@@ -19,7 +19,7 @@ from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.standings import export_votes_csv, standings
 from backend.services.battles.views import list_campaigns
 from backend.services.context import LOCAL, Context
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, write_all
+from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, vote_in_turn, write_all
 
 
 def guest(ctx: Context, campaign_id: str, name: str) -> str:
@@ -34,8 +34,8 @@ def test_a_campaign_without_votes_has_no_table(ctx: Context) -> None:
 
 
 def test_the_contestant_that_raters_prefer_leads_and_the_verdict_says_so(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=20)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    campaign = make_campaign(ctx, num_prompts=20, overlap_share=0)
+    vote_in_turn(ctx, campaign.id, prefer("Elm"), each=2)
     result = standings(ctx, campaign.id)
     assert result.table is not None
     first, second = result.table.ratings
@@ -44,7 +44,17 @@ def test_the_contestant_that_raters_prefer_leads_and_the_verdict_says_so(ctx: Co
     assert first.rating > second.rating
     (verdict,) = result.verdicts
     assert (verdict.first, verdict.outcome, verdict.votes_needed) == ("Elm", "better", 0)
-    assert result.median_s == pytest.approx(4.095)
+    assert verdict.for_these_raters == "better"
+    assert result.median_s == pytest.approx(4.005)
+
+
+def test_what_one_rater_prefers_decides_for_this_rater_alone(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=20)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    (verdict,) = standings(ctx, campaign.id).verdicts
+    assert (verdict.first, verdict.outcome, verdict.for_these_raters) == ("Elm", "undecided", "better")
+    assert "The one rater who voted prefers Elm; others may not" in verdict.sentence
+    assert verdict.raters_needed > 0
 
 
 def test_few_votes_leave_a_pair_undecided_with_the_votes_it_needs(ctx: Context) -> None:

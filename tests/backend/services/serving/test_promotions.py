@@ -17,16 +17,27 @@ from backend.services.serving.deployments import deploy, start_endpoint, stop_en
 from backend.services.serving.endpoints import get_endpoint
 from backend.services.serving.promotions import promote, reject, rollback
 from backend.services.serving.replicas import ready_targets
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all
+from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, vote_in_turn
 
 ALIAS = "storyteller@production"
 
 
 def won_campaign(ctx: Context, *, winner: str = "Elm", votes: int = 30) -> str:
     """A campaign of Oak and Elm in which one wins every vote."""
-    campaign = make_campaign(ctx, num_prompts=30, dataset_rows=40)
-    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer(winner), limit=votes)
+    campaign = make_campaign(ctx, num_prompts=30, dataset_rows=40, overlap_share=0)
+    vote_in_turn(ctx, campaign.id, prefer(winner), raters=min(10, votes), each=max(1, votes // 10))
     return campaign.id
+
+
+def test_one_raters_votes_are_no_evidence_for_a_promotion(ctx: Context) -> None:
+    campaign = make_campaign(ctx, num_prompts=30, dataset_rows=40)
+    vote_all(ctx, campaign.id, rater_for(ctx, LOCAL), prefer("Elm"))
+    with pytest.raises(InvalidInput, match="The one rater who voted prefers Elm; others may not"):
+        promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign.id, person=LOCAL)
+    moved = promote(ctx, "Elm", alias=ALIAS, campaign_id=campaign.id, reason="it is the only rater", person=LOCAL)
+    verdict = moved.evidence["verdict"]
+    assert (verdict["outcome"], verdict["for_these_raters"], verdict["raters"]) == ("undecided", "better", 1)
+    assert verdict["e_value"] >= verdict["threshold"] > verdict["rater_e_value"]
 
 
 def test_a_verdict_promotes_and_the_history_holds_who_when_why_and_the_evidence(ctx: Context) -> None:

@@ -10,7 +10,7 @@ import pytest
 from backend.domain.battles.inference.evidence import e_value
 from backend.domain.battles.inference.leave_out import outcomes_without
 from backend.domain.battles.inference.pair_votes import PairVotes, pair_votes, votes_by_pair
-from backend.domain.battles.verdicts import is_decided, pair_verdict
+from backend.domain.battles.verdicts import is_decided, judge_pair, pair_verdict
 from backend.domain.battles.votes import VoteRecord, encode_votes
 
 
@@ -36,8 +36,9 @@ def without(pair: PairVotes, rater: int) -> PairVotes:
 
 
 def outcome(pair: PairVotes, *, alpha: float) -> int:
-    """The outcome of the verdict: 1 for the first, -1 for the second, 0 undecided."""
-    return int(np.sign((pair.points - 0.5).sum())) if is_decided(pair, alpha=alpha) else 0
+    """The outcome by prompts alone: 1 for the first, -1 for the second, 0 undecided."""
+    verdict = judge_pair(pair, "x", "y", smallest_gap_elo=35, alpha=alpha, num_pairs=1, seconds_per_vote=None)
+    return {"better": 1, "worse": -1, "undecided": 0}[verdict.for_these_raters]
 
 
 @pytest.mark.parametrize("repeats", [False, True], ids=["one vote on a prompt", "several votes on a prompt"])
