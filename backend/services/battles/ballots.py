@@ -12,23 +12,25 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import combinations
 from random import Random, SystemRandom
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant, Job, Rater, Vote
 from backend.domain.battles.campaign import CampaignConfig
+from backend.domain.battles.pairing import pair_of
 from backend.domain.battles.votes import Label
-from backend.domain.jobs.states import ACTIVE
+from backend.domain.jobs.states import ACTIVE, Status
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.assignment.drawing import PlannedBattle, plan_battles
+from backend.services.battles.assignment.drawing import PlannedBattle, num_left, plan_battles
 from backend.services.battles.assignment.ledgers import RaterLedger, count_battles, read_ledger
-from backend.services.battles.assignment.pools import POOLED, opened_pool
+from backend.services.battles.assignment.pools import POOLED, CampaignPool, opened_pool
 from backend.services.battles.assignment.rows import BATTLE_HOURS, VoteInput, add_battle, append_vote, last_vote
 from backend.services.battles.raters import RaterView
-from backend.services.battles.views import SKIPPED, UNDONE, find_campaign
+from backend.services.battles.views import GOLD_KINDS, SKIPPED, UNDONE, find_campaign
 from backend.services.context import Context
 
 MAX_UNDO = 10
@@ -38,7 +40,9 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True)
 class BallotProgress:
-    """A rater's progress. `more_to_come`: completions are still being generated, so the ballot may grow."""
+    """A rater's progress. `total` is a promise: it counts repeats, gold pairs and answers that are still being generated
+    (`more_to_come`), so it falls where answers turn out equal or fail, and never grows.
+    """
 
     done: int
     total: int
@@ -327,8 +331,9 @@ def _texts(session: Session, battle_ids: Sequence[str]) -> dict[str, tuple[list[
 
 def _progress(session: Session, ctx: Context, campaign: Campaign, ledger: RaterLedger, *, advance: bool = False) -> BallotProgress:
     """Return a rater's progress. `advance` reads what is new in the campaign, which one who was just served need not wait for."""
+    is_writing = session.scalar(_WRITING, {"campaign": campaign.id}) is not None
     with opened_pool(ctx, session, campaign, advance=advance) as held:
-        left = held.pool.num_distinct(ledger.done) + len(set(held.gold) - {row.prompt_id for row in ledger.rows})
+        left = num_left(held, ledger, unwritten=_num_unwritten(session, campaign.id, held) if is_writing else 0)
         quota = held.config.votes_per_rater
     done = len(ledger.cast)
     return BallotProgress(
@@ -336,6 +341,20 @@ def _progress(session: Session, ctx: Context, campaign: Campaign, ledger: RaterL
         total=max(done, min(quota, done + len(ledger.open) + left)),
         median_s=ledger.median_s,
         can_undo=bool(ledger.cast) and len(ledger.undone) < MAX_UNDO,
-        more_to_come=session.scalar(_WRITING, {"campaign": campaign.id}) is not None,
+        more_to_come=is_writing,
         closed=campaign.closed_at is not None,
     )
+
+
+def _num_unwritten(session: Session, campaign_id: str, held: CampaignPool) -> int:
+    """Return how many prompts and pairs wait for an answer that is being generated, so that a ballot's promise never grows."""
+    rows = session.execute(
+        select(Contestant.id, Job.status)
+        .outerjoin(Job, Job.id == Contestant.job_id)
+        .where(Contestant.campaign_id == campaign_id, Contestant.kind.not_in(GOLD_KINDS))
+    )
+    writing = {contestant: status in ACTIVE for contestant, status in rows if status not in (Status.FAILED, Status.CANCELLED)}
+    prompts = session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == campaign_id, CampaignPrompt.purpose == "vote"))
+    pairs = [(one, one) for one in writing] if held.config.is_single else list(combinations(writing, 2))
+    waiting = [pair_of(*pair) for pair in pairs if writing[pair[0]] or writing[pair[1]]]
+    return sum(max(0, (prompts or 0) - len(held.pool.prompts.get(pair, ()))) for pair in waiting)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from random import Random
 
 from backend.domain.battles.pairing import Pair
-from backend.services.battles.assignment.ledgers import LedgerRow, RaterLedger, pair_of_key
+from backend.services.battles.assignment.ledgers import REPEAT_AFTER, LedgerRow, RaterLedger, pair_of_key
 from backend.services.battles.assignment.pools import CampaignPool, Gold
+from backend.services.battles.views import SKIPPED
 
 MAX_IDENTICAL = 50
 """Ties of identical answers recorded in one request; the next request continues."""
@@ -41,18 +42,61 @@ def plan_battles(held: CampaignPool, ledger: RaterLedger, *, num: int, rng: Rand
             num_shown += 1
             continue
         draw = held.pool.draw(done, rng=rng)
-        if draw is None and gold:
-            plans.append(_gold(rng.choice(gold), 1 / len(gold), rng))
+        if draw is None:
+            last = _last(held, ledger, plans, gold, rng)
+            if last is None:
+                break
+            plans.append(last)
             num_shown += 1
             continue
-        if draw is None:
-            break
         done.add((draw.prompt, draw.pair))
         purpose = "identical" if draw.is_identical else "single" if held.config.is_single else "vote"
         plans.append(PlannedBattle(purpose, draw.prompt, draw.pair, draw.a.completion, draw.b.completion, draw.probability))
         num_identical += draw.is_identical
         num_shown += not draw.is_identical
     return plans
+
+
+def num_left(held: CampaignPool, ledger: RaterLedger, *, unwritten: int = 0) -> int:
+    """Return how many battles a rater will get besides those served, at most: new ones, gold pairs and repeats.
+
+    `unwritten`: prompts and pairs whose answers are still being generated.
+    """
+    new = held.pool.num_distinct(ledger.done) + unwritten + len(_unmet_gold(held, ledger, ()))
+    return new + _repeats_left(held, ledger, new=new)
+
+
+def _repeats_left(held: CampaignPool, ledger: RaterLedger, *, new: int) -> int:
+    """Return how many repeats a rater still gets with `new` other battles to come: the campaign's share of the whole ballot."""
+    share, quota = held.config.repeat_share, held.config.votes_per_rater
+    if not share or held.config.is_single:
+        return 0
+    repeats = sum(row.purpose == "repeat" for row in ledger.rows)
+    others = len(ledger.shown) - repeats + new
+    is_over = not new and not ledger.open and not ledger.repeatable()  # the last ones were skipped
+    if others <= REPEAT_AFTER or is_over:
+        return 0
+    possible = sum(row.purpose == "vote" and row.label != SKIPPED for row in ledger.rows) + new - repeats
+    return max(0, min(round(share * min(quota, others / (1 - share))) - repeats, possible))
+
+
+def _last(
+    held: CampaignPool, ledger: RaterLedger, plans: Sequence[PlannedBattle], gold: Sequence[Gold], rng: Random
+) -> PlannedBattle | None:
+    """Draw a gold pair or a repetition that chance has left over, once there is nothing new."""
+    if gold:
+        return _gold(rng.choice(gold), 1 / len(gold), rng)
+    rows = _repeatable(held, ledger, plans)
+    return _repeated(rng.choice(rows), 1 / len(rows)) if rows else None
+
+
+def _repeatable(held: CampaignPool, ledger: RaterLedger, plans: Sequence[PlannedBattle]) -> list[LedgerRow]:
+    """Return the battles that may be repeated now; none once the ballot has its share of repeats."""
+    planned = {plan.repeat_of_id for plan in plans} - {None}
+    done = {*ledger.done, *((plan.prompt_id, plan.pair) for plan in plans if plan.repeat_of_id is None)}
+    if _repeats_left(held, ledger, new=held.pool.num_distinct(done)) <= len(planned):
+        return []
+    return [row for row in ledger.repeatable() if row.battle_id not in planned]
 
 
 def _unmet_gold(held: CampaignPool, ledger: RaterLedger, plans: Sequence[PlannedBattle]) -> list[Gold]:
@@ -70,8 +114,7 @@ def _special(
         return None
     if gold and rng.random() < held.config.gold_share:
         return _gold(rng.choice(gold), held.config.gold_share / len(gold), rng)
-    planned = {plan.repeat_of_id for plan in plans}
-    rows = [row for row in ledger.repeatable() if row.battle_id not in planned]
+    rows = _repeatable(held, ledger, plans) if held.config.repeat_share else []
     if rows and rng.random() < held.config.repeat_share:
         return _repeated(rng.choice(rows), held.config.repeat_share / len(rows))
     return None

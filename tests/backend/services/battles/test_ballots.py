@@ -6,20 +6,27 @@ import threading
 from collections import Counter
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 from sqlalchemy import select
 
 from backend.db.tables import Battle, Completion, Contestant, Rater, Vote
+from backend.domain.battles.campaign import GoldPair
+from backend.domain.jobs.events import CompletionEvent
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
+from backend.services.battles.admission import Voter
+from backend.services.battles.assignment.rows import VoteInput
 from backend.services.battles.ballots import BallotView, ballot_progress, cast_vote, next_battle, undo
 from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.raters import RaterView, create_rater_link, list_raters, rater_for, rater_from_link, revoke_rater_link
 from backend.services.battles.side_by_side import record_side_by_side_vote
 from backend.services.battles.views import get_campaign, list_campaigns, list_open_campaigns, valid_votes
+from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.context import LOCAL, Context, Person
+from backend.services.job_events import record_events
 from backend.services.people.accounts import add_user, disable_account, enable_account
-from tests.support.battle_world import add_checkpoint, make_campaign, prefer, vote_all, write_all
+from tests.support.battle_world import add_checkpoint, claim_generation, make_campaign, prefer, vote_all, write_all
 
 
 class Clock:
@@ -242,6 +249,37 @@ def test_a_raters_quota_ends_the_ballot(ctx: Context) -> None:
     progress = ballot_progress(ctx, campaign.id, rater)
     assert (progress.done, progress.total, progress.more_to_come) == (4, 4, False)
     assert progress.median_s == pytest.approx(4.015)
+
+
+@pytest.mark.parametrize("skips", [False, True], ids=["votes", "skips some"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_promise_of_a_ballot_with_repeats_and_gold_pairs_is_kept(ctx: Context, seed: int, skips: bool) -> None:
+    gold = tuple(GoldPair(prompt=f"What is 1 + {n}?", better=str(n + 1), worse="5") for n in range(2, 4))
+    campaign = make_campaign(ctx, num_prompts=18, repeat_share=0.25, gold=gold, gold_share=0.1, votes_per_minute=600)
+    voter, rng, promises = Voter(campaign.id, rater_for(ctx, LOCAL)), Random(seed), []
+    served = open_ballot(ctx, voter).served
+    while served.battles:
+        promises.append(served.progress.total)
+        label = "SKIPPED" if skips and rng.random() < 0.2 else "A"
+        served = submit_vote(ctx, voter, VoteInput(served.battles[0].battle_id, label))
+    end = served.progress
+    assert promises[0] == 27
+    assert promises == sorted(promises, reverse=True)
+    assert end.done == end.total <= 27
+    assert skips or end.total == 27
+
+
+def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx: Context) -> None:
+    campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=6, write=False)
+    rater, promises, claims = rater_for(ctx, LOCAL), [], [claim_generation(ctx, contestant.id) for contestant in campaign.contestants]
+    for number in range(6):
+        for claim in claims:
+            prompt = claim.payload.prompts[number]
+            with ctx.db.write() as session:
+                event = CompletionEvent(prompt_id=prompt.id, text=f"{claim.job_id} {number}", tokens=3, finish_reason="stop")
+                record_events(session, ctx, claim, [event])
+        promises.append(shown(next_battle(ctx, campaign.id, rater)).progress.total)
+    assert promises == [18] * 6
 
 
 def test_a_link_opens_one_campaign_until_it_expires_and_is_stored_as_a_hash(both: Context, clock: Clock) -> None:
