@@ -49,7 +49,9 @@ class Contestant(Table):
 
 
 class CampaignPrompt(Table):
-    """One prompt of a campaign, as messages. Equal prompts have the same `content_hash`. Prompts of `purpose` gold belong to gold pairs."""
+    """One prompt of a campaign, as messages. Equal prompts have the same `content_hash`, and so have the turns of an imported one, which
+    `turn` tells apart. Prompts of `purpose` gold belong to gold pairs.
+    """
 
     __tablename__ = "campaign_prompts"
     id: Mapped[str] = mapped_column(String(12), primary_key=True, default=new_id)
@@ -57,6 +59,7 @@ class CampaignPrompt(Table):
     position: Mapped[int]
     messages: Mapped[list[Any]]
     content_hash: Mapped[str] = mapped_column(String(64), default="")
+    turn: Mapped[str] = mapped_column(String(20), default="", server_default="")
     category: Mapped[str] = mapped_column(String(80), default="", server_default="")
     purpose: Mapped[str] = mapped_column(String(8), default="vote", server_default="vote")
 

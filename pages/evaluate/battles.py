@@ -33,7 +33,7 @@ from pages.components.words import ago
 
 def draw_list(ctx: Context, person: Person) -> None:
     """Draw every campaign, newest first, and the form for a new one."""
-    campaigns = list_campaigns(ctx)
+    campaigns, wants_import = list_campaigns(ctx), st.query_params.get("import") == "votes"
     if not campaigns:
         empty_state(
             "**Which checkpoint is better?** Give two or more the same prompts, collect blind votes, and get "
@@ -41,10 +41,13 @@ def draw_list(ctx: Context, person: Person) -> None:
         )
     if person.may_build:
         with st.expander(
-            "New campaign", icon=":material/add:", expanded=not campaigns or "contestants" in st.query_params, key="new_campaign"
+            "New campaign",
+            icon=":material/add:",
+            expanded=(not campaigns or "contestants" in st.query_params) and not wants_import,
+            key="new_campaign",
         ):
             draw_campaign_form(ctx, person)
-        with st.expander("Import votes", icon=":material/upload:", key="import_votes"):
+        with st.expander("Import votes", icon=":material/upload:", expanded=wants_import, key="import_votes"):
             draw_vote_import(ctx, person)
     for campaign in campaigns:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
@@ -111,15 +114,19 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
     """Draw the contestants, the progress of their completions, and the form to enter another."""
     for contestant in campaign.contestants:
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.page_link(
-                routes.CHECKPOINTS,
-                label=plain(contestant.name),
-                icon=":material/deployed_code:",
-                query_params={"checkpoint": contestant.checkpoint_id or ""},
-            )
+            if contestant.checkpoint_id is None:
+                st.markdown(plain(contestant.name), width="content")
+            else:
+                st.page_link(
+                    routes.CHECKPOINTS,
+                    label=plain(contestant.name),
+                    icon=":material/deployed_code:",
+                    query_params={"checkpoint": contestant.checkpoint_id},
+                )
             if contestant.job is not None:
                 status_badge(contestant.job.status, ready="written")
-            st.caption(f"{contestant.completions} of {campaign.num_prompts} prompts answered", width="content")
+            if not campaign.is_imported and not campaign.is_standing:
+                st.caption(f"{contestant.completions} of {campaign.num_prompts} prompts answered", width="content")
             if contestant.failed and contestant.job is not None:
                 st.caption(plain(contestant.job.error.cause or ""), width="content")
                 if person.may_build and st.button("Generate the rest", key=f"retry_{contestant.id}", icon=":material/refresh:"):

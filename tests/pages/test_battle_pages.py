@@ -302,3 +302,27 @@ def test_votes_are_imported_on_the_page(site: Context) -> None:
     (imported,) = list_campaigns(site)
     assert (imported.name, imported.num_votes, imported.is_imported) == ("Last year", 2, True)
     assert_sound(open_page("evaluate/battles.py", campaign=imported.id))
+
+
+def test_votes_from_elsewhere_are_mapped_and_previewed_before_they_are_imported(site: Context) -> None:
+    app = open_page("evaluate/battles.py", **{"import": "votes"})
+    app.file_uploader(key="votes_file").upload("club.csv", b"game,left,right,winner\n1,Oak,Elm,left\n2,Elm,Oak,tie\n", "text/csv")
+    app.run()
+    assert_sound(app)
+    assert "2 votes by 1 rater on 2 prompts, 2 contestants" in words(app)
+    assert "No column names the rater" in words(app)
+    assert list_campaigns(site) == []
+    next(box for box in app.selectbox if box.label == "Prompt").set_value("game")
+    next(box for box in app.selectbox if box.label == "Second contestant").set_value("left")
+    app.run()
+    assert "compares 'Oak' with itself" in words(app)
+    assert not [button for button in app.button if button.key == "votes_import"]
+    next(box for box in app.selectbox if box.label == "Second contestant").set_value("right")
+    app.run()
+    assert app.text_input(key="votes_name").value == "club"
+    app.button(key="votes_import").click().run()
+    (campaign,) = list_campaigns(site)
+    assert (campaign.name, campaign.num_votes, campaign.num_prompts) == ("club", 2, 2)
+    app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Answers")
+    assert "The imported file has no answers of Elm and Oak" in words(app)
+    assert "counts as a tie" not in words(app)

@@ -376,3 +376,17 @@ def test_a_checkpoint_is_exported_from_its_page(site: Context, tmp_path: Path) -
     assert "no slash is not a repository id of the Hub" in words(app)
     app.button(key=f"export_delete_{export.job.id}").click().run()
     assert "Its files were deleted here." in words(app)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mt.jsonl", '{"judge":"ann","model_a":"x","model_b":"y","question_id":81,"turn":1,"winner":"model_b"}\n'),
+        ("crowd.csv", "id,prompt,model_x,model_y,worker,winner,left,right\n0,8,97,98,58,tie,Oak,Elm\n"),
+        ("panda.json", '[{"cmp_key":"x_y","instruction":"Do","input":"","response1":"1","response2":"2","annotator1":1}]'),
+    ],
+)
+def test_a_file_of_votes_is_led_to_battles(site: Context, name: str, text: str) -> None:
+    app = open_page("build/datasets.py", **{"import": "1"})
+    app.file_uploader(key="import_file").upload(name, text.encode(), "text/plain").run()
+    assert "These rows are votes on pairs of contestants" in words(app)

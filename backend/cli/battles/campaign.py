@@ -12,6 +12,8 @@ from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.db.base import new_id
 from backend.domain.battles.campaign_file import parse_campaign
 from backend.domain.battles.preferences.rules import parse_rules
+from backend.domain.battles.vote_files import FIELDS
+from backend.domain.battles.vote_previews import preview_votes
 from backend.errors import InvalidInput, NotFound
 from backend.services.battles.campaigns import close_campaign, start_campaign
 from backend.services.battles.preference_sets import VoteObjective, preview_document
@@ -144,11 +146,33 @@ def train(
 def import_(
     votes: Annotated[Path, typer.Argument(help="CSV or JSON lines: prompt,rater,a,b,winner and optionally prompt_text,answer_a,answer_b.")],
     name: Annotated[str, typer.Option(help="Name of the campaign.")],
+    column: Annotated[
+        list[str] | None, typer.Option(help="FIELD=COLUMN for columns of other names, such as rater=who; prompt= and rater= for none.")
+    ] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Show what would be imported; store nothing.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Import votes cast elsewhere as a closed campaign."""
-    imported = import_votes(get_context(), name=name, text=_read_file(votes), person=LOCAL)
+    text, mapping = _read_file(votes), _mapping(column or [])
+    if preview:
+        found = preview_votes(text, mapping=mapping)
+        lines = [found.summary, *(f"Note: {note}" for note in found.notes)]
+        emit(
+            {"votes": found.num_votes, "prompts": found.num_prompts, "raters": found.num_raters, "labels": found.labels},
+            as_json=as_json,
+            text="\n".join(lines),
+        )
+        return
+    imported = import_votes(get_context(), name=name, text=text, mapping=mapping, person=LOCAL)
     emit(campaign_data(imported), as_json=as_json, text=f"Imported {_summary(imported)}")
+
+
+def _mapping(columns: list[str]) -> dict[str, str]:
+    pairs = [column.partition("=") for column in columns]
+    unknown = [field for field, sign, _ in pairs if not sign or field not in FIELDS]
+    if unknown:
+        raise InvalidInput(f"--column {unknown[0]!r} names no field of a vote.", remedy=f"Write FIELD=COLUMN with {', '.join(FIELDS)}.")
+    return {field: column for field, _, column in pairs}
 
 
 def campaign_data(item: CampaignView) -> dict[str, Any]:

@@ -152,8 +152,9 @@ def with_system(messages: Messages, system: str) -> Messages:
 
 
 def content_hash(messages: Messages) -> str:
-    """Return the identity of a prompt: equal for equal roles and texts."""
-    return hashlib.sha256(json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False).encode()).hexdigest()
+    """Return the identity of a prompt: equal for equal roles, and texts that differ only in space at the ends."""
+    turns = [[message["role"], message["content"].strip()] for message in messages]
+    return hashlib.sha256(json.dumps(turns, ensure_ascii=False).encode()).hexdigest()
 
 
 def text_hash(text: str) -> str:

@@ -1,26 +1,31 @@
 """Read files of votes: CSV, JSON lines or a JSON list, in our own columns, in MT-bench's or with a left and a right side.
 
-    prompt       rater    a        b        winner    A, B, TIE or BOTH_BAD
+    prompt       rater    a        b        winner    A, B, TIE or BOTH_BAD, or the name of the contestant
     question_id  judge    model_a  model_b  winner    model_a, model_b, tie, tie (inconsistent) or tie (bothbad)
     prompt       worker   left     right    winner    left, right or tie
 
-Optional: `category` of the prompt; `probability` (or `sampling_probability`) with which the battle was drawn; the form of the answers, for
-control of length and style: `length_a`, `length_b` and the same of `headers`, `lists` and `bold`. `vote_tables` reads large files.
+Other columns are named by a mapping (`field` -> column). Optional: `category` of the prompt; `probability` (or `sampling_probability`) with
+which the battle was drawn; the texts `prompt_text`, `answer_a` and `answer_b`; the form of the answers, for control of length and style:
+`length_a`, `length_b` and the same of `headers`, `lists` and `bold`. `vote_layouts` reads what other projects publish into these columns,
+`vote_tables` reads large files.
 
 MT-bench's `turn` tells two votes of a rater apart; both turns of a question are votes on one prompt, so intervals clustered by prompt take
-their dependence into account.
+their dependence into account: by turn they are a tenth too narrow on MT-bench's own votes.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from backend.domain.battles.answer_features import FEATURES, AnswerFeatures
+from backend.domain.battles.vote_layouts import standard_rows
 from backend.domain.battles.votes import LABEL_REMEDY, Label, VoteRecord
 from backend.errors import InvalidInput
 
@@ -39,6 +44,15 @@ OPTIONAL: dict[str, tuple[str, ...]] = {
     "probability": ("probability", "sampling_probability"),
     **{f"{feature}_{side}": (f"{feature}_{side}",) for feature in FEATURES for side in "ab"},
 }
+TEXTS: dict[str, tuple[str, ...]] = {
+    "prompt_text": ("prompt_text",),
+    "answer_a": ("answer_a", "response_a"),
+    "answer_b": ("answer_b", "response_b"),
+}
+FIELDS = (*COLUMNS, *OPTIONAL, *TEXTS)
+FALLBACKS = ("prompt", "rater")
+"""Fields that a mapping may leave without a column: then each vote has a prompt of its own, and one unknown rater casts all."""
+UNKNOWN_RATER = "unknown rater"
 COLUMNS_REMEDY = f"Name the columns {','.join(COLUMNS)}, or MT-bench's question_id,judge,model_a,model_b,winner."
 _WORDS = {
     "LEFT": Label.A,
@@ -49,23 +63,70 @@ _WORDS = {
     "TIE_BOTHBAD": Label.BOTH_BAD,
     "BOTHBAD": Label.BOTH_BAD,
 }
+_SIDES = frozenset(column.upper() for field in "ab" for column in COLUMNS[field])
+"""Words that name a side in some layout, so never a contestant."""
 MAX_CELL_BYTES = 2**26  # MT-bench keeps whole conversations beside each vote
 
 
-def parse_votes(text: str) -> list[VoteRecord]:
+@dataclass(frozen=True, slots=True)
+class VoteRow:
+    """A vote with the texts that its row has, by the fields of `TEXTS`."""
+
+    vote: VoteRecord
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_votes(text: str, *, mapping: Mapping[str, str] | None = None) -> list[VoteRecord]:
     """Read votes from the text of a file; `{` or `[` at its beginning mean JSON.
 
-    `winner` names a side, in any case, never a contestant. Other columns are ignored. Raises InvalidInput naming the line at fault, and the
-    columns that are missing.
+    `winner` names a side, in any case, or the contestant. Other columns are ignored. `mapping` names the column of each field; fields that
+    it lacks are found by name, and `prompt` and `rater` may map to "" (see `FALLBACKS`). Raises InvalidInput naming the line at fault, and
+    the columns that are missing.
     """
-    text = text.removeprefix("\ufeff")
-    begin = text.lstrip()[:1]
-    rows = _json_lines(text) if begin == "{" else _json_list(text) if begin == "[" else None
-    return parse_votes_csv(text) if rows is None else [_record(row, _columns(list(row), where), where=where) for where, row in rows]
+    return [row.vote for row in read_vote_rows(text, mapping=mapping)]
 
 
 def parse_votes_csv(text: str) -> list[VoteRecord]:
     """Read votes from CSV text with a header, in any order and case of its columns. Raises what `parse_votes` raises."""
+    return [row.vote for row in _vote_rows(_csv_rows(text), None)]
+
+
+def read_vote_rows(text: str, *, mapping: Mapping[str, str] | None = None) -> Iterator[VoteRow]:
+    """Read votes with the texts of their rows. Raises what `parse_votes` raises."""
+    return _vote_rows(_rows(text), mapping)
+
+
+def file_columns(text: str) -> tuple[str, ...]:
+    """Return the names of a file's columns, in small letters, as its first row has them in the layout that is read."""
+    return next((tuple(row) for _, row in standard_rows(_rows(text))), ())
+
+
+def guess_columns(names: Sequence[str]) -> dict[str, str]:
+    """Return field -> column for the fields that are found by name."""
+    return {
+        field: column
+        for field, known in (COLUMNS | OPTIONAL | TEXTS).items()
+        if (column := next((name for name in known if name in names), ""))
+    }
+
+
+def _vote_rows(rows: Iterable[tuple[str, Mapping[str, Any]]], mapping: Mapping[str, str] | None) -> Iterator[VoteRow]:
+    known: dict[tuple[str, ...], dict[str, str]] = {}
+    for number, (where, row) in enumerate(standard_rows(rows), start=1):
+        names = tuple(row)
+        columns = known.get(names)
+        if columns is None:
+            columns = known[names] = _columns(names, where, mapping or {})
+        yield VoteRow(_record(row, columns, where=where, number=number), _texts(row, columns))
+
+
+def _rows(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    text = text.removeprefix("\ufeff")
+    begin = text.lstrip()[:1]
+    return _json_lines(text) if begin == "{" else _json_list(text) if begin == "[" else _csv_rows(text)
+
+
+def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     csv.field_size_limit(MAX_CELL_BYTES)
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
     try:
@@ -73,9 +134,13 @@ def parse_votes_csv(text: str) -> list[VoteRecord]:
         if header is None:
             raise InvalidInput("The file of votes is empty.", remedy=COLUMNS_REMEDY)
         names = [cell.strip().lower() for cell in header]
-        columns = _columns(names, "the first line")
-        rows = (dict(zip(names, row, strict=False)) for row in reader if any(cell.strip() for cell in row))
-        return [_record(row, columns, where=f"Line {reader.line_num}") for row in rows]
+        rows = (row for row in reader if any(cell.strip() for cell in row))
+        first = next(rows, None)
+        if first is None:
+            _columns(names, "the first line", {})
+            return
+        for row in itertools.chain([first], rows):
+            yield f"Line {reader.line_num}", dict(itertools.zip_longest(names, row[: len(names)], fillvalue=""))
     except csv.Error as error:
         raise InvalidInput(f"Line {reader.line_num} is not CSV: {error}.", remedy="Check its quotes and commas.") from error
 
@@ -105,26 +170,32 @@ def _object(value: Any, *, where: str) -> Mapping[str, Any]:
     return {str(name).strip().lower(): cell for name, cell in value.items()}
 
 
-def _columns(names: Sequence[str], where: str) -> dict[str, str]:
+def _columns(names: Sequence[str], where: str, mapping: Mapping[str, str]) -> dict[str, str]:
     """Return field -> column, optional fields only if there are columns for them. Raises InvalidInput naming the fields without one."""
-    columns = {field: next((name for name in known if name in names), "") for field, known in COLUMNS.items()}
-    missing = [field for field, column in columns.items() if not column]
+    columns = guess_columns(names) | {field: column.strip().lower() for field, column in mapping.items()}
+    absent = [column for field, column in columns.items() if column and column not in names and field in mapping]
+    missing = [field for field in COLUMNS if not columns.get(field) and not (field in FALLBACKS and field in mapping)]
+    available = ", ".join(names)[:300] or "nothing"
     if missing:
-        available = ", ".join(names)[:300] or "nothing"
         raise InvalidInput(
             f"The votes lack the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; {where} has {available}.",
             remedy=COLUMNS_REMEDY,
             field=missing[0],
         )
-    return columns | {field: name for field, known in OPTIONAL.items() for name in known if name in names}
+    if absent:
+        raise InvalidInput(f"{where} has no column {absent[0]!r}; it has {available}.", remedy="Choose one of its columns.", field="votes")
+    return {field: column for field, column in columns.items() if column}
 
 
-def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str) -> VoteRecord:
-    cells = {field: _cell(row.get(column)) for field, column in columns.items()}
+def _record(row: Mapping[str, Any], columns: Mapping[str, str], *, where: str, number: int) -> VoteRecord:
+    cells = {field: _cell(row.get(column)) for field, column in columns.items() if field not in TEXTS}
+    cells |= {field: cell for field, cell in (("prompt", f"vote {number}"), ("rater", UNKNOWN_RATER)) if field not in columns}
     empty = [field for field in COLUMNS if not cells[field]]
     if empty:
         raise InvalidInput(f"{where} has no {columns[empty[0]]}.", remedy="Fill it in or remove the vote.", field=empty[0])
     label = label_of(cells["winner"], columns)
+    if label is None and _word(cells["winner"]) not in _SIDES:
+        label = {cells["a"]: Label.A, cells["b"]: Label.B}.get(cells["winner"])
     if label is None:
         sides = "" if columns["a"] == "a" else f" Here the sides are {columns['a']} and {columns['b']}."
         raise InvalidInput(f"{where} has the unknown winner {cells['winner'][:60]!r}.", remedy=f"{LABEL_REMEDY}{sides}", field="winner")
@@ -171,10 +242,29 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
+def _texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, str]:
+    """Return a row's texts. Of two answers one may be empty; two empty ones are not there."""
+    texts = {field: _text(row.get(columns[field])) for field in TEXTS if field in columns}
+    if not (texts.get("answer_a") or texts.get("answer_b")):
+        return {"prompt_text": texts["prompt_text"]} if texts.get("prompt_text") else {}
+    return {"answer_a": "", "answer_b": "", **texts}
+
+
+def _text(value: Any) -> str:
+    """Return a text as it is written; a list is its parts, one below the other."""
+    if isinstance(value, list):
+        return "\n\n".join(filter(None, map(_text, value)))
+    return "" if value is None else str(value)
+
+
 def label_of(winner: str, columns: Mapping[str, str]) -> Label | None:
     """Return the label of a verdict, None if it is none; the name of a side's column means that side."""
-    word = winner.upper().replace(" ", "_").replace("-", "_")
+    word = _word(winner)
     for side in (Label.A, Label.B):
         if columns[side.lower()] != side.lower() and word == columns[side.lower()].upper():
             return side
     return Label.__members__.get(word) or _WORDS.get(word)
+
+
+def _word(winner: str) -> str:
+    return winner.upper().replace(" ", "_").replace("-", "_")

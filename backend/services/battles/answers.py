@@ -51,7 +51,9 @@ class VoteRow(NamedTuple):
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """Two answers to a prompt and the votes on them. `is_identical`: the texts are equal, so they tie without being shown."""
+    """Two answers to a prompt and the votes on them. `is_identical`: the texts are equal, so they tie without being shown. Imported votes
+    may lack the answers: then `has_texts` is false.
+    """
 
     first: str
     second: str
@@ -62,6 +64,7 @@ class AnswerPair:
     ties: int
     both_bad: int
     is_identical: bool
+    has_texts: bool
     remarks: tuple[Remark, ...]
 
     @property
@@ -216,6 +219,7 @@ def _pair(first: Completion, second: Completion, votes: Sequence[VoteRow], names
     counts = dict.fromkeys(("first", "second", "tie", "both bad", "skipped"), 0)
     words = {"first": names[first.contestant_id], "second": names[second.contestant_id]}
     remarks = []
+    is_imported = first.facts.get("from") == "import"
     for vote in votes:
         a_is_first = vote.answer_a == first.id
         verdicts = {Label.A: "first" if a_is_first else "second", Label.B: "second" if a_is_first else "first", Label.TIE: "tie"}
@@ -232,6 +236,7 @@ def _pair(first: Completion, second: Completion, votes: Sequence[VoteRow], names
         second_wins=counts["second"],
         ties=counts["tie"],
         both_bad=counts["both bad"],
-        is_identical=first.text_hash == second.text_hash,
+        is_identical=first.text_hash == second.text_hash and not is_imported,
+        has_texts=bool(first.text or second.text) or not is_imported,
         remarks=tuple(remarks),
     )

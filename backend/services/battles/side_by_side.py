@@ -6,14 +6,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from backend.db.races import retry_races
-from backend.db.tables import Battle, Campaign, CampaignPrompt, Completion, Contestant
+from backend.db.tables import Battle, Campaign, CampaignPrompt, Checkpoint, Completion, Contestant
 from backend.domain.battles.campaign import CampaignConfig, Messages, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
 from backend.errors import InvalidInput
 from backend.services.battles.assignment.rows import add_battle, append_vote, last_vote, pair_key
 from backend.services.battles.ballots import check_label
 from backend.services.battles.campaigns import enter, insert_campaign
-from backend.services.battles.generation import add_completion, usable_checkpoint
+from backend.services.battles.generation import add_completion
 from backend.services.battles.raters import RaterView, rater_for
 from backend.services.context import Context, Person
 
@@ -33,8 +33,9 @@ def record_side_by_side_vote(
     person: Person,
 ) -> str:
     """Store a vote on two side-by-side answers and return its id. It goes into the standing campaign "Playground". A repeated vote of the
-    same person on the same texts is not counted twice: an equal label
-    changes nothing, another one supersedes. Raises InvalidInput for an unknown label or one checkpoint on both sides.
+    same person on the same texts is not counted twice: an equal label changes nothing, another one supersedes. The answers are there, so
+    a model on another server and a checkpoint whose files were deleted are voted on, too. Raises InvalidInput for an unknown label or one
+    checkpoint on both sides.
     """
     check_label(label)
     if checkpoint_a == checkpoint_b:
@@ -42,7 +43,7 @@ def record_side_by_side_vote(
     rater = rater_for(ctx, person)
     with ctx.db.write() as session:
         campaign = _playground(session, ctx, person)
-        sides = [enter(session, ctx, campaign, usable_checkpoint(session, one)) for one in (checkpoint_a, checkpoint_b)]
+        sides = [enter(session, ctx, campaign, session.get_one(Checkpoint, one)) for one in (checkpoint_a, checkpoint_b)]
         battle = _same_battle(session, campaign, rater, messages, (answer_a, answer_b), sides)
         if battle is None:
             pair = pair_of(sides[0].id, sides[1].id)

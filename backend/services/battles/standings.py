@@ -37,7 +37,7 @@ MAX_REMEMBERED = 32
 MAX_VERDICTS = 200
 """Pairs that are judged, nearest on the leaderboard first: all of 20 contestants. Imported votes may have more contestants."""
 
-CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "category", "probability", "seconds", "identical", "excluded", "voted_at")
+CSV_COLUMNS = ("prompt", "rater", "a", "b", "winner", "turn", "category", "probability", "seconds", "identical", "excluded", "voted_at")
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,7 @@ def export_votes_csv(ctx: Context, campaign_id: str) -> str:
             names[vote.a],
             names[vote.b],
             vote.label,
+            vote.turn,
             prompts[vote.prompt_id].category,
             f"{vote.sampling_probability:.6g}",
             seconds,

@@ -30,7 +30,10 @@ GOLD_KINDS = ("gold_better", "gold_worse")
 
 @dataclass(frozen=True)
 class ContestantView:
-    """A contestant: a checkpoint, an endpoint or a file. `job` writes its completions; None while a rematch waits for its run."""
+    """A contestant: a checkpoint, an endpoint or a file. `job` writes its completions; None while a rematch waits for its run.
+
+    `has_files`: whether it can be trained, as a model on another server and a deleted checkpoint can't.
+    """
 
     id: str
     checkpoint_id: str | None
@@ -38,6 +41,7 @@ class ContestantView:
     completions: int
     job: JobView | None
     kind: str = "checkpoint"
+    has_files: bool = False
 
     @property
     def is_writing(self) -> bool:
@@ -119,6 +123,7 @@ class ValidVote:
     repeat_of_id: str | None
     sampling_probability: float
     created_at: datetime
+    turn: str = ""
 
     @property
     def winner(self) -> str | None:
@@ -151,6 +156,7 @@ def valid_votes(session: Session, campaign_id: str, *, rater_id: str | None = No
             Battle.repeat_of_id,
             Battle.sampling_probability,
             Vote.created_at,
+            CampaignPrompt.turn,
         )
         .join(Battle, Battle.id == Vote.battle_id)
         .join(CampaignPrompt, CampaignPrompt.id == Battle.prompt_id)
@@ -232,7 +238,7 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
         is_standing=bool(row.config.get("standing")),
         is_imported=bool(row.config.get("imported")),
         dataset=f"{dataset.name}@{version.number}" if dataset and version else None,
-        num_prompts=session.scalar(select(func.count()).where(CampaignPrompt.campaign_id == row.id, CampaignPrompt.purpose == "vote")) or 0,
+        num_prompts=_num_prompts(session, row.id),
         num_votes=votes,
         num_raters=raters,
         contestants=tuple(_contestants(session, row.id)),
@@ -247,6 +253,14 @@ def campaign_view(session: Session, row: Campaign) -> CampaignView:
     )
 
 
+def _num_prompts(session: Session, campaign_id: str) -> int:
+    """Return the number of prompts. A rater's second vote on a prompt of the playground or of an imported file has a copy of its row."""
+    prompts = select(CampaignPrompt.content_hash, CampaignPrompt.turn).where(
+        CampaignPrompt.campaign_id == campaign_id, CampaignPrompt.purpose == "vote"
+    )
+    return session.scalar(select(func.count()).select_from(prompts.distinct().subquery())) or 0
+
+
 def _contestants(session: Session, campaign_id: str) -> Iterable[ContestantView]:
     counts = dict(
         session.execute(
@@ -257,19 +271,20 @@ def _contestants(session: Session, campaign_id: str) -> Iterable[ContestantView]
         ).all()
     )
     rows = session.execute(
-        select(Contestant, Checkpoint.name)
+        select(Contestant, Checkpoint)
         .outerjoin(Checkpoint, Checkpoint.id == Contestant.checkpoint_id)
         .where(Contestant.campaign_id == campaign_id, Contestant.kind.not_in(GOLD_KINDS))
         .order_by(Contestant.created_at, Checkpoint.name, Contestant.label)
     )
-    for contestant, name in rows:
+    for contestant, checkpoint in rows:
         yield ContestantView(
             id=contestant.id,
             checkpoint_id=contestant.checkpoint_id,
-            name=contestant.label or name or "",
+            name=contestant.label or (checkpoint.name if checkpoint else ""),
             completions=counts.get(contestant.id, 0),
             job=_job(session, contestant.job_id),
             kind=contestant.kind,
+            has_files=checkpoint is not None and checkpoint.folder is not None and checkpoint.deleted_at is None,
         )
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +14,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.domain.battles.campaign import CampaignConfig, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
-from backend.domain.battles.vote_files import parse_votes
+from backend.domain.battles.vote_files import read_vote_rows
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput
@@ -27,70 +24,43 @@ from backend.services.context import Context, Person, require_builder
 
 MAX_VOTES = 200_000
 CHUNK = 2000
-TEXTS = ("prompt_text", "answer_a", "answer_b")
-"""Optional columns beside those of a file of votes."""
-
 Row = dict[str, Any]
 
 
 @retry_races
-def import_votes(ctx: Context, *, name: str, text: str, person: Person) -> CampaignView:
-    """Store a file of votes (CSV, JSON lines or a JSON list: prompt, rater, a, b, winner, and optionally prompt_text, answer_a, answer_b)
-    as a closed campaign.
+def import_votes(ctx: Context, *, name: str, text: str, person: Person, mapping: Mapping[str, str] | None = None) -> CampaignView:
+    """Store a file of votes (see `vote_files`: CSV, JSON lines or a JSON list, with or without texts) as a closed campaign.
 
-    Raises InvalidInput for a file that `roundhouse rating fit` would not read or that has too many votes, Conflict for a taken name.
+    `mapping` names the columns that are not found by name. Raises InvalidInput for a file that `roundhouse rating fit` would not read or
+    that has too many votes, Conflict for a taken name.
     """
     require_builder(person)
     name = clean_name(name, what="A campaign")
-    votes = parse_votes(text)
+    votes = list(read_vote_rows(text, mapping=mapping))
     if not votes or len(votes) > MAX_VOTES:
         raise InvalidInput(f"The file has {len(votes):,} votes.", remedy=f"Import 1 to {MAX_VOTES:,}.", field="votes")
-    texts = read_texts(text)
-    if len(texts) != len(votes):
-        texts = [{}] * len(votes)
     with ctx.db.write() as session:
         campaign = insert_campaign(
             session, ctx, name=name, prompts=[], config=CampaignConfig(), person=person, dataset_version_id=None, imported=True
         )
         campaign.closed_at = ctx.now()
         rows = _Rows(campaign.id, ctx)
-        for vote, words in zip(votes, texts, strict=True):
-            rows.add(vote, words)
+        for row in votes:
+            rows.add(row.vote, row.texts)
         rows.insert(session)
         return campaign_view(session, campaign)
 
 
-def read_texts(text: str) -> list[Mapping[str, str]]:
-    """Return the texts of each vote of a file, in its order; votes without them have an empty mapping."""
-    return [{column: str(row[column]) for column in TEXTS if row.get(column) not in (None, "")} for row in _raw_rows(text)]
-
-
-def _raw_rows(text: str) -> Iterator[Row]:
-    text = text.removeprefix("\ufeff")
-    begin = text.lstrip()[:1]
-    if begin == "[":
-        yield from (_lower(row) for row in json.loads(text))
-    elif begin == "{":
-        yield from (_lower(json.loads(line)) for line in text.splitlines() if line.strip())
-    else:
-        reader = csv.reader(io.StringIO(text, newline=""))
-        names = [cell.strip().lower() for cell in next(reader, [])]
-        yield from (dict(zip(names, row, strict=False)) for row in reader if any(cell.strip() for cell in row))
-
-
-def _lower(row: Mapping[str, Any]) -> Row:
-    return {str(name).strip().lower(): value for name, value in row.items()}
-
-
 @dataclass
 class _Rows:
-    """Rows of the tables, made in the order of the votes."""
+    """Rows of the tables, made in the order of the votes. `clusters`: one hash for all turns of a prompt, that of the first one's text."""
 
     campaign_id: str
     ctx: Context
     contestants: dict[str, Row] = field(default_factory=dict)
     raters: dict[str, Row] = field(default_factory=dict)
     prompts: dict[tuple[str, str, int], Row] = field(default_factory=dict)
+    clusters: dict[str, str] = field(default_factory=dict)
     completions: dict[tuple[str, str, str], Row] = field(default_factory=dict)
     samples: dict[tuple[str, str], int] = field(default_factory=dict)
     repeats: dict[tuple[str, str, str, tuple[str, str]], int] = field(default_factory=dict)
@@ -144,14 +114,16 @@ class _Rows:
     def _prompt(self, vote: VoteRecord, texts: Mapping[str, str], number: int) -> Row:
         key = (vote.prompt, vote.turn, number)
         if key not in self.prompts:
-            words = texts.get("prompt_text") or vote.prompt
-            cluster = (
-                [{"role": "user", "content": texts["prompt_text"]}] if "prompt_text" in texts else [{"role": "id", "content": vote.prompt}]
+            words = texts.get("prompt_text") or vote.prompt + (f", turn {vote.turn}" if vote.turn else "")
+            role = "user" if "prompt_text" in texts else "id"
+            cluster = self.clusters.setdefault(
+                vote.prompt, content_hash([{"role": role, "content": texts.get("prompt_text") or vote.prompt}])
             )
             self.prompts[key] = self._row(
                 position=len(self.prompts),
                 messages=[{"role": "user", "content": words}],
-                content_hash=content_hash(cluster),
+                content_hash=cluster,
+                turn=vote.turn[:20],
                 category=vote.category[:80],
             )
         return self.prompts[key]

@@ -101,7 +101,7 @@ def _read(session: Session, campaign_id: str) -> VoteLog:
     raters, rater = _numbered(rater_ids)
     used, purpose = _numbered(purposes)
     names, contestant = _contestants(session, campaign_id, answers)
-    hashes, categories = _prompts(session, campaign_id, prompts)
+    hashes, categories, turns = _prompts(session, campaign_id, prompts)
     keys, key = _numbered(hashes)
     category = categories[1][prompt] if any(categories[0]) else None
     columns = VoteColumns(
@@ -116,6 +116,7 @@ def _read(session: Session, campaign_id: str) -> VoteLog:
         categories=categories[0] if category is not None else (),
         category=category,
         probability=np.array(probabilities, dtype=np.float64),
+        turn=_numbered(turns)[1][prompt] if any(turns) else None,
         identical=purpose == used.index("identical") if "identical" in used else None,
     )
     return VoteLog(
@@ -142,15 +143,13 @@ def _contestants(session: Session, campaign_id: str, answers: tuple[str, ...]) -
     return ordered, np.array([code[names[author_of[answer]]] for answer in answers], dtype=np.int64)
 
 
-def _prompts(session: Session, campaign_id: str, prompts: tuple[str, ...]) -> tuple[list[str], tuple[tuple[str, ...], IntArray]]:
-    """Return the content of each prompt as a hash, and the categories with each prompt's as a code."""
-    query = select(CampaignPrompt.id, CampaignPrompt.content_hash, CampaignPrompt.category)
+def _prompts(session: Session, campaign_id: str, prompts: tuple[str, ...]) -> tuple[list[str], tuple[tuple[str, ...], IntArray], list[str]]:
+    """Return the content of each prompt as a hash, the categories with each prompt's as a code, and each prompt's turn."""
+    query = select(CampaignPrompt.id, CampaignPrompt.content_hash, CampaignPrompt.category, CampaignPrompt.turn)
     rows = {row.id: row for row in session.execute(query.where(CampaignPrompt.campaign_id == campaign_id))}
     names = tuple(sorted({rows[prompt].category for prompt in prompts}))
-    return [rows[prompt].content_hash for prompt in prompts], (
-        names,
-        np.array([names.index(rows[prompt].category) for prompt in prompts], dtype=np.int64),
-    )
+    codes = np.array([names.index(rows[prompt].category) for prompt in prompts], dtype=np.int64)
+    return [rows[prompt].content_hash for prompt in prompts], (names, codes), [rows[prompt].turn for prompt in prompts]
 
 
 def _numbered(values: Sequence[str]) -> tuple[tuple[str, ...], IntArray]:

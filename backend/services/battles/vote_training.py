@@ -149,10 +149,13 @@ def _base(ctx: Context, campaign: CampaignView, base_id: str | None) -> Checkpoi
     if base_id is None:
         board = standings(ctx, campaign.id)
         ranked = board.table.contestants if board.table else ()
-        base_id = next((board.checkpoints[name] for name in ranked if name in board.checkpoints), None)
-        base_id = base_id or next((c.checkpoint_id for c in campaign.contestants if c.checkpoint_id), None)
+        trainable = {contestant.name: contestant.checkpoint_id for contestant in campaign.contestants if contestant.has_files}
+        base_id = next((trainable[name] for name in (*ranked, *trainable) if name in trainable), None)
     if base_id is None:
-        raise Conflict("No contestant of this campaign is a checkpoint, so there is nothing to train.", remedy="Add one as a contestant.")
+        raise Conflict(
+            "No contestant of this campaign is a checkpoint with files here, so there is nothing to train.",
+            remedy="Add one as a contestant.",
+        )
     base = resolve_checkpoint(ctx, base_id)
     if base.id not in {contestant.checkpoint_id for contestant in campaign.contestants}:
         raise InvalidInput(f"“{base.name}” is not in this campaign.", remedy="Choose one of its contestants.", field="base")

@@ -80,6 +80,9 @@ def _draw_pair(pair: AnswerPair, colors: dict[str, str], *, key: str) -> None:
         st.caption("Both gave the same answer, which counts as a tie and is not shown to raters.")
         _draw_text(pair.first_text)
         return
+    if not pair.has_texts:
+        st.caption(f"The imported file has no answers of {plain(pair.first)} and {plain(pair.second)}, only their votes.")
+        return
     is_long = max(len(pair.first_text), len(pair.second_text)) > LONG_TEXT
     for column, name, text in zip(st.columns(2), (pair.first, pair.second), (pair.first_text, pair.second_text), strict=True):
         with column, st.container(border=True, height=320 if is_long else "stretch", key=f"answer_{key}_{name == pair.first}"):

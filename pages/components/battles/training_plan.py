@@ -26,7 +26,7 @@ NUM_SHOWN = 8
 
 def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> None:
     """Draw rules, rows, warnings, recipe and the button that trains on a campaign's votes."""
-    bases = {c.checkpoint_id: c.name for c in campaign.contestants if c.checkpoint_id}
+    bases = {c.checkpoint_id: c.name for c in campaign.contestants if c.checkpoint_id and c.has_files}
     st.subheader("Train on the votes", anchor=False)
     if not bases:
         st.caption("No contestant is a checkpoint of this installation, so there is nothing to train.")

@@ -1,30 +1,121 @@
-"""Form that imports votes cast elsewhere as a closed campaign."""
+"""Form that imports votes cast elsewhere as a closed campaign: file, columns, preview, name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import PurePath
+
 import streamlit as st
 
+from backend.domain.battles.vote_files import VoteRow
+from backend.domain.battles.vote_previews import VotePreview, is_complete, preview_votes, propose_mapping
+from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.battles.vote_imports import import_votes
 from backend.services.context import Context, Person
 from pages.components import routes
-from pages.components.frame import errors_shown
+from pages.components.frame import errors_shown, plain
+from pages.components.tables import draw_table
+
+FIELDS = {
+    "prompt": "Prompt",
+    "rater": "Rater",
+    "a": "First contestant",
+    "b": "Second contestant",
+    "winner": "Winner",
+    "turn": "Turn",
+    "category": "Category",
+    "prompt_text": "Text of the prompt",
+    "answer_a": "First answer",
+    "answer_b": "Second answer",
+}
+NONE = {"prompt": "none: each vote has its own", "rater": "none: one unknown rater"}
+LABELS = {"A": "first is better", "B": "second is better", "TIE": "tie", "BOTH_BAD": "both bad"}
+LONG_TEXT = 80
 
 
 def draw_vote_import(ctx: Context, person: Person) -> None:
     """Draw the form; the campaign of the imported votes opens its own page."""
     st.caption(
-        "CSV, JSON lines or a JSON list with the columns prompt, rater, a, b, winner; with prompt_text, answer_a and answer_b texts can "
-        "be read beside the votes and trained on."
+        "CSV, JSON lines or a JSON list with a vote in each row: who was compared, by whom, on which prompt, and who won. MT-bench, "
+        "Chatbot Arena, LLMFAO and PandaLM are read as published. With the answers, votes are read beside the texts and can be trained on."
     )
     upload = st.file_uploader("File of votes", type=["csv", "jsonl", "json"], key="votes_file")
-    name = st.text_input("Name", key="votes_name", max_chars=120, placeholder="Votes of last year")
-    if st.button("Import", key="votes_import", type="primary", icon=":material/upload:", disabled=upload is None or not name.strip()):
-        with errors_shown():
-            assert upload is not None
-            try:
-                text = upload.getvalue().decode("utf-8-sig")
-            except UnicodeDecodeError as error:
-                raise InvalidInput(f"“{upload.name}” is not UTF-8 text.", remedy="Save it as UTF-8.", field="votes") from error
-            campaign = import_votes(ctx, name=name, text=text, person=person)
+    if upload is None:
+        return
+    with errors_shown():
+        try:
+            text = upload.getvalue().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"“{upload.name}” is not UTF-8 text.", remedy="Save it as UTF-8.", field="votes") from error
+        columns, proposed = propose_mapping(text)
+        if not columns:
+            raise InvalidInput(f"“{upload.name}” has no rows.", remedy="Choose a file with a vote in each row.", field="votes")
+        mapping = _draw_columns(columns, proposed, scope=upload.file_id)
+        if not is_complete(mapping):
+            st.info("Choose the columns of both contestants and of the winner.", icon=":material/rule:")
+            return
+        preview = _preview(text, mapping, scope=upload.file_id)
+        _draw_preview(preview)
+        name = st.text_input("Name", key="votes_name", max_chars=120, value=PurePath(upload.name).stem[:120])
+        if st.button("Import", key="votes_import", type="primary", icon=":material/upload:", disabled=not name.strip()):
+            campaign = import_votes(ctx, name=name, text=text, mapping=mapping, person=person)
+            st.session_state.pop("votes_preview", None)
             st.switch_page(routes.BATTLES, query_params={"campaign": campaign.id})
+
+
+def _draw_columns(columns: tuple[str, ...], proposed: Mapping[str, str], *, scope: str) -> dict[str, str]:
+    """Draw the column of each field; return field -> column, "" for none."""
+    grid = st.grid(5, min_column_width=150)
+    mapping = {}
+    for field, words in FIELDS.items():
+        found = proposed[field]
+        optional = field not in ("a", "b", "winner")
+        options = ["", *columns] if optional else list(columns)
+        mapping[field] = (
+            grid.selectbox(
+                words,
+                options,
+                index=options.index(found) if found in options else None,
+                format_func=lambda column, field=field: column or NONE.get(field, "none"),
+                placeholder="Choose a column",
+                key=f"votes_{field}_{scope}",
+            )
+            or ""
+        )
+    return mapping
+
+
+def _preview(text: str, mapping: dict[str, str], *, scope: str) -> VotePreview:
+    """Read the whole file once for each choice of columns."""
+    key = (scope, tuple(mapping.items()))
+    held = st.session_state.get("votes_preview")
+    if held is None or held[0] != key:
+        with st.spinner("Reading the votes"):
+            held = st.session_state["votes_preview"] = (key, preview_votes(text, mapping=mapping))
+    preview: VotePreview = held[1]
+    return preview
+
+
+def _draw_preview(preview: VotePreview) -> None:
+    labels = ", ".join(f"{LABELS[label]} {percent(number / preview.num_votes)}" for label, number in preview.labels.items())
+    st.markdown(f"**{plain(preview.summary)}:** {labels}.")
+    for note in preview.notes:
+        st.caption(f":material/info: {plain(note)}")
+    rows = [_line(row, preview) for row in preview.shown]
+    draw_table(rows, key="votes_shown", alt="The first votes as they are read")
+
+
+def _line(row: VoteRow, preview: VotePreview) -> dict[str, object]:
+    line: dict[str, object] = {"Prompt": _short(row.texts.get("prompt_text") or row.vote.prompt)}
+    if preview.num_turns > preview.num_prompts:
+        line["Turn"] = row.vote.turn
+    line |= {"Rater": row.vote.rater, "First": row.vote.a, "Second": row.vote.b, "Vote": LABELS[row.vote.winner]}
+    if preview.num_with_texts:
+        line |= {"First answer": _short(row.texts.get("answer_a", "")), "Second answer": _short(row.texts.get("answer_b", ""))}
+    return line
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= LONG_TEXT else f"{text[: LONG_TEXT - 1]}…"

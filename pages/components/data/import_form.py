@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from backend.domain.battles.vote_previews import looks_like_votes
 from backend.domain.data.kinds import KINDS, UNSPLIT_KINDS
 from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import suffix_of
@@ -20,6 +21,7 @@ from backend.services.data.imports import PastImport, get_past_import, import_da
 from backend.services.data.preview import Hint, SourcePreview, fields_of, preview_head
 from backend.services.data.sources import read_source_head
 from backend.services.data.views import VersionView
+from pages.components import routes
 from pages.components.data.source_choice import Chosen, choose_source
 from pages.components.frame import errors_shown, plain, show_error, spoken
 from pages.components.words import size
@@ -145,6 +147,8 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
         guess = preview_head(head, kind=past.kind, mapping=past.mapping)
     elif past is not None and past.kind != guess.kind:
         guess = preview_head(head, kind=past.kind)
+    if looks_like_votes(head.rows):
+        _draw_way_to_battles()
     kinds = list(KINDS)
     kind = st.selectbox("Kind", kinds, index=kinds.index(guess.kind), key=f"import_kind_{chosen.key}", format_func=_kind_words)
     if kind != guess.kind:
@@ -161,6 +165,17 @@ def _draw_kind_and_mapping(chosen: Chosen, head: SourceHead, past: PastImport | 
     with place:
         _draw_hints(chosen, kind, tried.hints or tuple(hint for hint in guess.hints if hint.missing and hint.column not in mapping))
     return tried
+
+
+def _draw_way_to_battles() -> None:
+    """Lead a file of votes to the page that makes a board of it."""
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(
+            ":material/how_to_vote: **These rows are votes on pairs of contestants.** Battles makes a board of them, with ratings and a "
+            "verdict; with the answers in the file, votes become training data there, too.",
+            width="stretch",
+        )
+        st.page_link(routes.BATTLES, label="Import votes", icon=":material/arrow_forward:", query_params={"import": "votes"})
 
 
 def _draw_detection(guess: SourcePreview) -> None:

@@ -196,8 +196,18 @@ class Ballot {
   choose(value) {
     const battle = this.battles[0]
     if (!battle || this.isUndoing || performance.now() - this.shownAt < MIN_LOOK_MS) return
+    const unseen = value === "SKIPPED" ? null : this.sheet.unseen
+    if (unseen) { this.turnTo(unseen); return }
+    this.foot.quiet("unseen")
     if (this.sheet.isSingle && value !== "SKIPPED") { this.advance(battle, "rate", { battle: battle.id, side: "A", value, ...this.onlyNote() }); return }
     this.advance(battle, "vote", { battle: battle.id, label: value, duration_ms: this.pace.elapsed(), ...this.extras.values() })
+  }
+
+  // A vote on an answer that was not seen is no comparison: show it first.
+  turnTo(side) {
+    this.sheet.turnTo(side)
+    this.shownAt = performance.now()
+    this.foot.notify("unseen", `Here is answer ${side}. Read it too, then vote.`)
   }
 
   onlyNote() {

@@ -39,7 +39,7 @@ export class Sheet {
     root.append(title, body)
     const tab = element("button", "bt-tab", `Answer ${side}`)
     tab.type = "button"
-    tab.onclick = () => this.answers.scrollTo({ left: side === "A" ? 0 : this.answers.scrollWidth })
+    tab.onclick = () => this.turnTo(side)
     this.tabs.appendChild(tab)
     const pane = { side, root, title, body, tab }
     body.onscroll = () => this.follow(pane)
@@ -57,8 +57,19 @@ export class Sheet {
     if (this.view === "differences") this.view = "drawn"
     this.drawPrompt()
     this.drawAnswers()
-    this.answers.scrollLeft = 0
+    this.answers.scrollTo({ left: 0, behavior: "instant" })
+    this.seen = new Set()
     this.markTab()
+  }
+
+  // The side that a narrow screen has not shown yet, or null. Wide screens show both.
+  get unseen() {
+    const isNarrow = !this.isSingle && this.answers.scrollWidth > this.answers.clientWidth + 8
+    return isNarrow ? this.panes.find((pane) => !this.seen.has(pane.side))?.side ?? null : null
+  }
+
+  turnTo(side) {
+    this.answers.scrollTo({ left: side === "A" ? 0 : this.answers.scrollWidth })
   }
 
   drawPrompt() {
@@ -141,7 +152,11 @@ export class Sheet {
 
   markTab() {
     const shown = this.answers.scrollLeft > this.answers.clientWidth / 2 ? "B" : "A"
-    for (const pane of this.panes) pane.tab.setAttribute("aria-pressed", String(pane.side === shown))
+    this.seen?.add(shown)
+    for (const pane of this.panes) {
+      pane.tab.setAttribute("aria-pressed", String(pane.side === shown))
+      pane.tab.dataset.seen = this.seen?.has(pane.side) ? "yes" : "no"
+    }
   }
 }
 

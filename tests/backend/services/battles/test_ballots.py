@@ -11,9 +11,10 @@ from random import Random
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Battle, Completion, Contestant, Rater, Vote
+from backend.db.tables import Battle, Checkpoint, Completion, Contestant, Rater, Vote
 from backend.domain.battles.campaign import GoldPair
 from backend.domain.jobs.events import CompletionEvent
+from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.battles.admission import Voter
 from backend.services.battles.assignment.rows import VoteInput
@@ -21,7 +22,9 @@ from backend.services.battles.ballots import BallotView, ballot_progress, cast_v
 from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.raters import RaterView, create_rater_link, list_raters, rater_for, rater_from_link, revoke_rater_link
 from backend.services.battles.side_by_side import record_side_by_side_vote
+from backend.services.battles.standings import standings
 from backend.services.battles.views import get_campaign, list_campaigns, list_open_campaigns, valid_votes
+from backend.services.battles.vote_training import plan_training
 from backend.services.battles.voting import open_ballot, submit_vote
 from backend.services.context import LOCAL, Context, Person
 from backend.services.job_events import record_events
@@ -386,3 +389,32 @@ def test_a_playground_vote_is_stored_once_and_a_change_supersedes_it(both: Conte
         record_side_by_side_vote(both, label="A", person=LOCAL, **{**turn, "checkpoint_b": oak})  # type: ignore[arg-type]
     with pytest.raises(NotAllowed, match="own conversations"):
         next_battle(both, playground.id, rater_for(both, LOCAL))
+
+
+def test_a_model_on_another_server_is_voted_on_and_training_starts_from_a_checkpoint_with_files(ctx: Context) -> None:
+    oak, remote = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "remote")
+    with ctx.db.write() as session:
+        session.get_one(Checkpoint, remote).folder = None
+        session.get_one(Checkpoint, remote).origin = UPSTREAM
+    for number in range(4):
+        turn = [{"role": "user", "content": f"Question {number}"}]
+        record_side_by_side_vote(
+            ctx, messages=turn, answer_a="no", answer_b="yes", checkpoint_a=oak, checkpoint_b=remote, label="B", person=LOCAL
+        )
+    (playground,) = list_campaigns(ctx)
+    board = standings(ctx, playground.id)
+    assert board.table is not None
+    assert board.table.contestants == ("remote", "Oak")
+    assert plan_training(ctx, playground.id).base.id == oak
+
+
+def test_prompts_that_differ_in_space_at_their_ends_are_one_cluster(ctx: Context) -> None:
+    oak, elm = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "Elm")
+    for number, prompt in enumerate(("Hi", "Hi ", "\nHi", "Hi!")):
+        turn = [{"role": "user", "content": prompt}]
+        record_side_by_side_vote(
+            ctx, messages=turn, answer_a=f"a {number}", answer_b="b", checkpoint_a=oak, checkpoint_b=elm, label="A", person=LOCAL
+        )
+    (playground,) = list_campaigns(ctx)
+    (verdict,) = standings(ctx, playground.id).verdicts
+    assert (verdict.votes, verdict.prompts) == (4, 2)

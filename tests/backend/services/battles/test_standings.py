@@ -175,7 +175,7 @@ def test_rating_fit_reads_the_export_from_the_command_line(ctx: Context, tmp_pat
 
 def test_rating_fit_refuses_an_unknown_winner_with_the_line(tmp_path: Path) -> None:
     file = tmp_path / "votes.csv"
-    file.write_text("prompt,rater,a,b,winner\np,r,x,y,x\n")
+    file.write_text("prompt,rater,a,b,winner\np,r,x,y,z\n")
     result = CliRunner().invoke(app, ["fit", str(file), "--json"])
     assert result.exit_code == 2
     assert "Line 2" in json.loads(result.stdout)["error"]

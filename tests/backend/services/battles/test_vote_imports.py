@@ -8,11 +8,14 @@ import pytest
 from sqlalchemy import select
 
 from backend.db.tables import CampaignPrompt, Completion
+from backend.domain.battles.vote_files import parse_votes
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services.battles.admission import ballot_token, voter_of_token
+from backend.services.battles.answers import list_answers
 from backend.services.battles.campaigns import close_campaign
+from backend.services.battles.quality import rater_qualities
 from backend.services.battles.raters import list_raters
-from backend.services.battles.standings import standings
+from backend.services.battles.standings import export_votes_csv, standings
 from backend.services.battles.views import valid_votes
 from backend.services.battles.vote_imports import import_votes
 from backend.services.context import LOCAL, Context
@@ -74,3 +77,47 @@ def test_a_file_that_is_no_votes_is_refused_and_leaves_nothing(ctx: Context) -> 
     import_votes(ctx, name="Elsewhere", text=CSV, person=LOCAL)
     with pytest.raises(Conflict, match="already a campaign"):
         import_votes(ctx, name="Elsewhere", text=CSV, person=LOCAL)
+
+
+def mt_bench() -> str:
+    """MT-bench's votes: three raters, ten questions of two turns, two models; columns and labels as published."""
+    rows = [
+        {"judge": f"expert_{rater}", "model_a": "x", "model_b": "y", "question_id": 81 + number, "turn": turn, "winner": "model_b"}
+        for rater in range(3)
+        for number in range(10)
+        for turn in (1, 2)
+    ]
+    return "\n".join(map(json.dumps, rows))
+
+
+def test_the_turns_of_mt_bench_are_two_prompts_to_raters_and_one_cluster_to_intervals(any_ctx: Context) -> None:
+    campaign = import_votes(any_ctx, name="MT", text=mt_bench(), person=LOCAL)
+    assert (campaign.num_prompts, campaign.num_votes) == (20, 60)
+    flags = {flag.kind for quality in rater_qualities(any_ctx, campaign.id).values() for flag in quality.flags}
+    assert not flags & {"replay", "consistency"}
+    page = list_answers(any_ctx, campaign.id, limit=20)
+    assert [prompt.messages[0][1] for prompt in page.prompts[:2]] == ["81, turn 1", "81, turn 2"]
+    (verdict,) = standings(any_ctx, campaign.id).verdicts
+    assert (verdict.votes, verdict.prompts) == (60, 10)
+    assert parse_votes(export_votes_csv(any_ctx, campaign.id))[1].turn == "2"
+
+
+def test_imported_votes_without_answers_say_so_and_are_no_tie(ctx: Context) -> None:
+    campaign = import_votes(ctx, name="MT", text=mt_bench(), person=LOCAL)
+    (pair,) = list_answers(ctx, campaign.id, limit=1).prompts[0].pairs
+    assert (pair.has_texts, pair.is_identical, pair.votes, pair.ties) == (False, False, 3, 0)
+    texts = import_votes(ctx, name="Texts", text=CSV, person=LOCAL)
+    pairs = [pair for prompt in list_answers(ctx, texts.id).prompts for pair in prompt.pairs]
+    assert {(pair.first, pair.has_texts) for pair in pairs} == {("Elm", True), ("Ash", False)}
+
+
+def test_columns_of_other_names_are_mapped_and_a_missing_prompt_or_rater_is_said(ctx: Context) -> None:
+    text = "item,who,left,right,winner\n1,ann,Oak,Elm,left\n2,bob,Elm,Oak,Oak\n"
+    with pytest.raises(InvalidInput, match="lack the columns prompt, rater"):
+        import_votes(ctx, name="Named", text=text, person=LOCAL)
+    campaign = import_votes(ctx, name="Named", text=text, person=LOCAL, mapping={"prompt": "item", "rater": "who"})
+    assert (campaign.num_prompts, campaign.num_raters) == (2, 2)
+    unnamed = import_votes(ctx, name="Unnamed", text=text, person=LOCAL, mapping={"prompt": "", "rater": ""})
+    assert (unnamed.num_prompts, unnamed.num_raters) == (2, 1)
+    with pytest.raises(InvalidInput, match="no column 'rater'"):
+        import_votes(ctx, name="Wrong", text=text, person=LOCAL, mapping={"prompt": "item", "rater": "rater"})

@@ -1,0 +1,106 @@
+"""What a file of votes holds as its columns are read, before any of it is stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backend.domain.battles.vote_files import COLUMNS, FALLBACKS, TEXTS, VoteRow, file_columns, guess_columns, read_vote_rows
+from backend.domain.battles.vote_layouts import standard_rows
+from backend.domain.battles.votes import VoteRecord
+from backend.domain.wording import plural
+from backend.errors import InvalidInput
+
+NUM_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class VotePreview:
+    """The votes of a file by a mapping of fields to columns.
+
+    `labels` counts each label, `num_with_texts` the votes with both answers, `num_repeats` a rater's further votes on one prompt, turn and
+    pair. `shown` are the first votes; `notes` say what the file lacks.
+    """
+
+    mapping: dict[str, str]
+    num_votes: int
+    num_prompts: int
+    num_turns: int
+    num_raters: int
+    contestants: tuple[str, ...]
+    labels: dict[str, int]
+    num_with_texts: int
+    num_repeats: int
+    shown: tuple[VoteRow, ...]
+
+    @property
+    def summary(self) -> str:
+        """The counts in words."""
+        turns = f" in {self.num_turns:,} turns" if self.num_turns > self.num_prompts else ""
+        return (
+            f"{plural(self.num_votes, 'vote')} by {plural(self.num_raters, 'rater')} on {plural(self.num_prompts, 'prompt')}{turns}, "
+            f"{plural(len(self.contestants), 'contestant')}"
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know before these votes are imported."""
+        notes = []
+        if not self.mapping.get("prompt"):
+            notes.append(
+                "No column names the prompt, so each vote counts as a prompt of its own: intervals are too narrow if prompts recur."
+            )
+        if not self.mapping.get("rater"):
+            notes.append("No column names the rater, so all votes count as one rater's: they say nothing about other raters.")
+        if not self.num_with_texts:
+            notes.append("No answers: the votes can be rated, not read beside the texts nor trained on.")
+        elif self.num_with_texts < self.num_votes:
+            notes.append(f"{plural(self.num_votes - self.num_with_texts, 'vote')} without the answers.")
+        if self.num_repeats:
+            notes.append(f"{plural(self.num_repeats, 'repeated vote')} of a rater on the same prompt and pair. Is there a column of turns?")
+        return tuple(notes)
+
+
+def propose_mapping(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return a file's columns, and the column that each field is read from; "" where none is found by name."""
+    columns = file_columns(text)
+    found = guess_columns(columns)
+    return columns, {field: found.get(field, "") for field in (*COLUMNS, "turn", "category", *TEXTS)}
+
+
+def looks_like_votes(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether rows name two contestants and a winner, by their columns."""
+    first = [("the first row", {str(name).strip().lower(): value for name, value in row.items()}) for row in rows[:1]]
+    try:
+        return any(is_complete(guess_columns(tuple(row))) for _, row in standard_rows(first))
+    except InvalidInput:
+        return False
+
+
+def is_complete(mapping: Mapping[str, str]) -> bool:
+    """Return whether a mapping names what every vote needs."""
+    return all(mapping.get(field) for field in COLUMNS if field not in FALLBACKS)
+
+
+def preview_votes(text: str, *, mapping: Mapping[str, str]) -> VotePreview:
+    """Read a whole file by a mapping. Raises InvalidInput naming the line at fault."""
+    rows = list(read_vote_rows(text, mapping=mapping))
+    votes = [row.vote for row in rows]
+    return VotePreview(
+        mapping=dict(mapping),
+        num_votes=len(votes),
+        num_prompts=len({vote.prompt for vote in votes}),
+        num_turns=len({(vote.prompt, vote.turn) for vote in votes}),
+        num_raters=len({vote.rater for vote in votes}),
+        contestants=tuple(sorted({name for vote in votes for name in (vote.a, vote.b)})),
+        labels={str(label): number for label, number in Counter(vote.winner for vote in votes).most_common()},
+        num_with_texts=sum("answer_a" in row.texts and "answer_b" in row.texts for row in rows),
+        num_repeats=len(votes) - len({_item(vote) for vote in votes}),
+        shown=tuple(rows[:NUM_SHOWN]),
+    )
+
+
+def _item(vote: VoteRecord) -> tuple[str, ...]:
+    return (vote.rater, vote.prompt, vote.turn, *sorted((vote.a, vote.b)))

@@ -1,0 +1,92 @@
+"""Votes as other projects publish them: PandaLM, Chatbot Arena, MT-bench with conversations, LMSYS's competition."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from backend.domain.battles.vote_files import parse_votes, read_vote_rows
+from backend.domain.battles.vote_previews import is_complete, preview_votes, propose_mapping
+from backend.errors import InvalidInput
+
+PANDALM = {
+    "idx": 0,
+    "cmp_key": "bloom-7b_llama-7b",
+    "instruction": "Rewrite it.",
+    "input": "It is long.",
+    "response1": "Long.",
+    "response2": "",
+    "annotator1": 1,
+    "annotator2": 2,
+    "annotator3": 0,
+}
+
+
+def conversation(*answers: str) -> list[dict[str, str]]:
+    return [
+        turn
+        for number, answer in enumerate(answers, start=1)
+        for turn in ({"role": "user", "content": f"Question {number}"}, {"role": "assistant", "content": answer})
+    ]
+
+
+def test_pandalm_has_a_vote_of_each_annotator_and_an_empty_answer_is_one() -> None:
+    rows = list(read_vote_rows(json.dumps([PANDALM])))
+    assert [(row.vote.rater, row.vote.a, row.vote.b, str(row.vote.winner)) for row in rows] == [
+        ("annotator1", "bloom-7b", "llama-7b", "A"),
+        ("annotator2", "bloom-7b", "llama-7b", "B"),
+        ("annotator3", "bloom-7b", "llama-7b", "TIE"),
+    ]
+    assert rows[0].texts == {"prompt_text": "Rewrite it.\n\nIt is long.", "answer_a": "Long.", "answer_b": ""}
+
+
+@pytest.mark.parametrize(("change", "words"), [({"cmp_key": "bloom"}, "cmp_key 'bloom'"), ({"annotator2": 7}, "verdict '7' of annotator2")])
+def test_what_pandalm_does_not_write_is_refused_by_name(change: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        parse_votes(json.dumps([PANDALM | change]))
+
+
+@pytest.mark.parametrize("as_text", [False, True], ids=["lists", "JSON in a cell"])
+def test_a_conversation_becomes_the_texts_of_its_turn(as_text: bool) -> None:
+    sides = {"conversation_a": conversation("a1", "a2"), "conversation_b": conversation("b1", "b2")}
+    shared = {"question_id": 81, "judge": "ann", "model_a": "x", "model_b": "y", "winner": "model_a"}
+    cells = {name: json.dumps(value) if as_text else value for name, value in sides.items()}
+    first, second = read_vote_rows("\n".join(json.dumps({**shared, **cells, "turn": turn}) for turn in (1, 2)))
+    assert first.texts == {"prompt_text": "Question 1", "answer_a": "a1", "answer_b": "b1"}
+    assert second.texts == {"prompt_text": "Question 1\n\nQuestion 2", "answer_a": "a1\n\na2", "answer_b": "b1\n\nb2"}
+
+
+def test_a_column_for_each_outcome_is_a_winner() -> None:
+    text = "id,model_a,model_b,prompt,winner_model_a,winner_model_b,winner_tie\n1,x,y,p,0,1,0\n2,x,y,q,0,0,1\n"
+    assert [str(vote.winner) for vote in parse_votes(text, mapping={"rater": ""})] == ["B", "TIE"]
+    with pytest.raises(InvalidInput, match="Line 2 has no winner"):
+        parse_votes(text.replace("0,1,0", "1,1,0"), mapping={"rater": ""})
+
+
+def test_a_preview_counts_the_whole_file_and_says_what_it_lacks() -> None:
+    text = "left,right,winner\nOak,Elm,left\nElm,Oak,tie\n"
+    columns, mapping = propose_mapping(text)
+    assert columns == ("left", "right", "winner")
+    assert is_complete(mapping)
+    preview = preview_votes(text, mapping=mapping)
+    assert preview.summary == "2 votes by 1 rater on 2 prompts, 2 contestants"
+    assert preview.labels == {"A": 1, "TIE": 1}
+    assert [note.split(",")[0] for note in preview.notes] == [
+        "No column names the prompt",
+        "No column names the rater",
+        "No answers: the votes can be rated",
+    ]
+
+
+def test_a_preview_finds_votes_that_repeat_for_want_of_a_turn() -> None:
+    rows = [{"question_id": 1, "judge": "ann", "model_a": "x", "model_b": "y", "winner": "tie", "turn": turn} for turn in (1, 2)]
+    text = "\n".join(map(json.dumps, rows))
+    _, mapping = propose_mapping(text)
+    assert preview_votes(text, mapping=mapping).num_repeats == 0
+    assert preview_votes(text, mapping=mapping | {"turn": ""}).num_repeats == 1
+
+
+def test_a_file_of_something_else_has_no_complete_mapping() -> None:
+    _, mapping = propose_mapping("algorithm,item,score\nelo,Oak,1\n")
+    assert not is_complete(mapping)
