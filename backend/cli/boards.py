@@ -15,7 +15,7 @@ from backend.cli.output import JsonFlag, command, emit
 from backend.db.base import utc_now
 from backend.domain.battles.frozen import Verification, digest_of, freeze_document, verify_document
 from backend.domain.battles.options import RatingOptions
-from backend.domain.battles.vote_files import parse_votes
+from backend.domain.battles.vote_files.rows import parse_votes
 from backend.errors import InvalidInput, NotFound
 from backend.services.battles.frozen_boards import export_board, freeze_board, get_frozen_board, program_version
 from backend.services.battles.views import resolve_campaign

@@ -14,7 +14,7 @@ from backend.cli.output import JsonFlag, command, emit
 from backend.domain.battles.options import RatingOptions
 from backend.domain.battles.rating_table import RatingTable
 from backend.domain.battles.ratings import rate
-from backend.domain.battles.vote_tables import read_votes
+from backend.domain.battles.vote_files.tables import read_votes
 from backend.errors import InvalidInput, NotFound
 
 app = typer.Typer(no_args_is_help=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
@@ -27,7 +26,6 @@ HOSTILE = (
     '```html\n<iframe src="http://evil.example/d"></iframe>\n```\n\n$$\\href{http://evil.example/e}{x} \\includegraphics{http://evil.example/f}$$\n\n'
 )
 LONG = "\n\n".join(f"Paragraph {n} goes on for a while, as paragraphs do." for n in range(80))
-PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 PAUSE_MS = 400  # a vote sooner than 0.3 s after the answers appeared does not count
 DRAWN = frozenset(
     "DIV P H3 H4 H5 H6 UL OL LI BLOCKQUOTE HR BR EM STRONG S CODE PRE TABLE THEAD TBODY TR TH TD SPAN MARK".split()  # noqa: SIM905
@@ -308,69 +306,6 @@ def test_answers_scroll_together_and_are_spoken_of_by_name(ctx: Context, address
     press(page, "1", then="1 of 2")
     expect(page.get_by_role("status").filter(has_text="Battle 2 of 2")).to_have_count(1)
     page.wait_for_function(f"() => ({tops})().every(top => top === 0)")
-
-
-def test_on_a_phone_nothing_overflows_and_every_target_is_large(
-    ctx: Context, campaign: CampaignView, address: str, browser: Browser
-) -> None:
-    context = browser.new_context(**PHONE)
-    page = context.new_page()
-    open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
-    page.get_by_role("button", name="Answer B").tap()
-    expect(page.get_by_role("button", name="Answer B")).to_have_attribute("aria-pressed", "true")
-    page.wait_for_timeout(PAUSE_MS)
-    page.get_by_role("button", name="B is better").tap()
-    expect(page.get_by_text(re.compile("^1 of 6"))).to_be_visible()
-    sizes = page.evaluate(
-        "() => [...document.querySelectorAll('.bt button')].filter(n => n.checkVisibility()).flatMap(n => [n.offsetWidth, n.offsetHeight])"
-    )
-    assert min(sizes) >= 44
-    assert page.evaluate("() => document.documentElement.scrollWidth") == 390
-    page.get_by_role("button", name="Answer B").tap()
-    expect(page.get_by_role("button", name="Answer B")).to_have_attribute("aria-pressed", "true")
-    wait_for_votes(ctx, "B")
-    context.close()
-
-
-def test_on_a_phone_a_vote_waits_until_both_answers_were_seen(ctx: Context, campaign: CampaignView, address: str, browser: Browser) -> None:
-    context = browser.new_context(**PHONE)
-    page = context.new_page()
-    open_ballot(page, f"{address}/ballot?campaign={campaign.id}")
-    page.wait_for_timeout(PAUSE_MS)
-    page.get_by_role("button", name="A is better").tap()
-    expect(page.get_by_text("Here is answer B. Read it too, then vote.")).to_be_visible()
-    expect(page.get_by_role("button", name="Answer B")).to_have_attribute("aria-pressed", "true")
-    expect(page.get_by_text("0 of 6", exact=True)).to_be_visible()
-    assert labels(ctx) == []
-    page.wait_for_timeout(PAUSE_MS)
-    page.get_by_role("button", name="A is better").tap()
-    wait_for_votes(ctx, "A")
-    expect(page.get_by_text("Here is answer B.")).to_have_count(0)
-    expect(page.get_by_role("button", name="Answer A")).to_have_attribute("aria-pressed", "true")
-    page.wait_for_timeout(PAUSE_MS)
-    page.get_by_role("button", name="Skip").tap()
-    wait_for_votes(ctx, "A", "SKIPPED")
-    context.close()
-
-
-def test_on_a_phone_the_buttons_of_messages_and_help_have_words(
-    ctx: Context, campaign: CampaignView, address: str, browser: Browser
-) -> None:
-    context = browser.new_context(**PHONE)
-    page = context.new_page()
-    page.route("**/ballot/api/next", lambda route: route.abort())
-    page.goto(f"{address}/ballot?campaign={campaign.id}")
-    again = page.get_by_role("button", name="Try again")
-    expect(again).to_be_visible()
-    assert again.locator(".bt-words").evaluate("words => words.offsetWidth") > 40
-    page.keyboard.press("?")
-    close = page.get_by_role("dialog", name="Keys of the ballot").get_by_role("button", name="Close")
-    assert close.locator(".bt-words").evaluate("words => words.offsetWidth") > 20
-    close.tap()
-    page.unroute("**/ballot/api/next")
-    again.tap()
-    expect(page.get_by_role("button", name="A is better")).to_be_visible()
-    context.close()
 
 
 def test_rubric_rewrite_and_flag_go_with_the_vote_and_streak_and_break_are_noticed_once(ctx: Context, address: str, page: Page) -> None:

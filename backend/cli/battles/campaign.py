@@ -12,8 +12,8 @@ from backend.cli.output import JsonFlag, command, emit, read_text
 from backend.db.base import new_id
 from backend.domain.battles.campaign_file import parse_campaign
 from backend.domain.battles.preferences.rules import parse_rules
-from backend.domain.battles.vote_files import FIELDS
-from backend.domain.battles.vote_previews import preview_votes
+from backend.domain.battles.vote_files.previews import preview_votes
+from backend.domain.battles.vote_files.rows import FIELDS
 from backend.errors import InvalidInput, NotFound
 from backend.services.battles.campaigns import close_campaign, start_campaign
 from backend.services.battles.preference_sets import VoteObjective, preview_document
@@ -155,10 +155,10 @@ def import_(
     """Import votes cast elsewhere as a closed campaign."""
     text, mapping = _read_file(votes), _mapping(column or [])
     if preview:
-        found = preview_votes(text, mapping=mapping)
-        lines = [found.summary, *(f"Note: {note}" for note in found.notes)]
+        shown = preview_votes(text, mapping=mapping)
+        lines = [shown.summary, *(f"Note: {note}" for note in shown.notes)]
         emit(
-            {"votes": found.num_votes, "prompts": found.num_prompts, "raters": found.num_raters, "labels": found.labels},
+            {"votes": shown.num_votes, "prompts": shown.num_prompts, "raters": shown.num_raters, "labels": shown.labels},
             as_json=as_json,
             text="\n".join(lines),
         )

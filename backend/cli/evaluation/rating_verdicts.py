@@ -14,7 +14,7 @@ from backend.domain.battles.agreement import Agreement, JudgeAgreement, judge_ag
 from backend.domain.battles.inference.plans import PlanOption, plan_options
 from backend.domain.battles.inference.prediction_powered import assisted_share
 from backend.domain.battles.verdicts import PairVerdict, pair_verdict, verdict_path
-from backend.domain.battles.vote_files import parse_votes
+from backend.domain.battles.vote_files.rows import parse_votes
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.statistics.estimates import Estimate
 from backend.domain.wording import percent

@@ -14,7 +14,7 @@ from backend.db.races import retry_races
 from backend.db.tables import Battle, CampaignPrompt, Completion, Contestant, Rater, Vote
 from backend.domain.battles.campaign import CampaignConfig, content_hash, text_hash
 from backend.domain.battles.pairing import pair_of
-from backend.domain.battles.vote_files import read_vote_rows
+from backend.domain.battles.vote_files.rows import read_vote_rows
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.names import clean_name
 from backend.errors import InvalidInput
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 @retry_races
 def import_votes(ctx: Context, *, name: str, text: str, person: Person, mapping: Mapping[str, str] | None = None) -> CampaignView:
-    """Store a file of votes (see `vote_files`: CSV, JSON lines or a JSON list, with or without texts) as a closed campaign.
+    """Store a file of votes (see `vote_files.rows`: CSV, JSON lines or a JSON list, with or without texts) as a closed campaign.
 
     `mapping` names the columns that are not found by name. Raises InvalidInput for a file that `roundhouse rating fit` would not read or
     that has too many votes, Conflict for a taken name.

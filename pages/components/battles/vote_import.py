@@ -7,8 +7,8 @@ from pathlib import PurePath
 
 import streamlit as st
 
-from backend.domain.battles.vote_files import VoteRow
-from backend.domain.battles.vote_previews import VotePreview, is_complete, preview_votes, propose_mapping
+from backend.domain.battles.vote_files.previews import VotePreview, is_complete, preview_votes, propose_mapping
+from backend.domain.battles.vote_files.rows import VoteRow
 from backend.domain.wording import percent
 from backend.errors import InvalidInput
 from backend.services.battles.vote_imports import import_votes
@@ -69,14 +69,14 @@ def _draw_columns(columns: tuple[str, ...], proposed: Mapping[str, str], *, scop
     grid = st.grid(5, min_column_width=150)
     mapping = {}
     for field, words in FIELDS.items():
-        found = proposed[field]
+        proposal = proposed[field]
         optional = field not in ("a", "b", "winner")
         options = ["", *columns] if optional else list(columns)
         mapping[field] = (
             grid.selectbox(
                 words,
                 options,
-                index=options.index(found) if found in options else None,
+                index=options.index(proposal) if proposal in options else None,
                 format_func=lambda column, field=field: column or NONE.get(field, "none"),
                 placeholder="Choose a column",
                 key=f"votes_{field}_{scope}",

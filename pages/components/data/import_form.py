@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from backend.domain.battles.vote_previews import looks_like_votes
+from backend.domain.battles.vote_files.previews import looks_like_votes
 from backend.domain.data.kinds import KINDS, UNSPLIT_KINDS
 from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import suffix_of

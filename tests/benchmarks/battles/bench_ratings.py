@@ -29,7 +29,7 @@ from backend.domain.battles.clusters import ClusterBy, covariance, groupings, sc
 from backend.domain.battles.intervals import rank_ranges
 from backend.domain.battles.likelihoods import LOSS, WIN
 from backend.domain.battles.ratings import ELO_PER_UNIT, RatingOptions, rate
-from backend.domain.battles.vote_tables import read_votes
+from backend.domain.battles.vote_files.tables import read_votes
 from backend.domain.battles.votes import VoteColumns
 
 STRENGTHS = np.array([0.5, 0.2, 0.0, -0.7])
@@ -53,7 +53,7 @@ def clock(): return [time.perf_counter() - begin[0], time.process_time() - begin
 TODAY = (
     READ
     + """
-from backend.domain.battles.vote_tables import read_votes
+from backend.domain.battles.vote_files.tables import read_votes
 from backend.domain.battles.ratings import RatingOptions, rate
 data = open(sys.argv[1], "rb").read()
 begin = time.perf_counter(), time.process_time()
@@ -64,7 +64,7 @@ table = rate(votes, RatingOptions()); both = clock()
 BEFORE = (
     READ
     + """
-from backend.domain.battles.vote_files import parse_votes
+from backend.domain.battles.vote_files.rows import parse_votes
 from backend.domain.battles.ratings import fit_bradley_terry
 text = open(sys.argv[1], encoding="utf-8").read()
 begin = time.perf_counter(), time.process_time()

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from backend.domain.battles.ratings import ELO_PER_UNIT, RatingTable, VoteRecord, fit_ratings
-from backend.domain.battles.vote_files import parse_votes_csv
+from backend.domain.battles.vote_files.rows import parse_votes_csv
 from backend.errors import InvalidInput
 
 WIKIPEDIA = {("A", "B"): 2, ("A", "D"): 1, ("B", "A"): 3, ("B", "C"): 5, ("C", "B"): 3, ("C", "D"): 1, ("D", "A"): 4, ("D", "C"): 3}

@@ -6,30 +6,20 @@ import threading
 from collections import Counter
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from random import Random
 
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Battle, Checkpoint, Completion, Contestant, Rater, Vote
-from backend.domain.battles.campaign import GoldPair
-from backend.domain.jobs.events import CompletionEvent
-from backend.domain.serving.upstream import UPSTREAM
+from backend.db.tables import Battle, Completion, Contestant, Rater, Vote
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
-from backend.services.battles.admission import Voter
-from backend.services.battles.assignment.rows import VoteInput
 from backend.services.battles.ballots import BallotView, ballot_progress, cast_vote, next_battle, undo
 from backend.services.battles.campaigns import close_campaign
 from backend.services.battles.raters import RaterView, create_rater_link, list_raters, rater_for, rater_from_link, revoke_rater_link
 from backend.services.battles.side_by_side import record_side_by_side_vote
-from backend.services.battles.standings import standings
-from backend.services.battles.views import get_campaign, list_campaigns, list_open_campaigns, valid_votes
-from backend.services.battles.vote_training import plan_training
-from backend.services.battles.voting import open_ballot, submit_vote
+from backend.services.battles.views import get_campaign, list_campaigns, valid_votes
 from backend.services.context import LOCAL, Context, Person
-from backend.services.job_events import record_events
 from backend.services.people.accounts import add_user, disable_account, enable_account
-from tests.support.battle_world import add_checkpoint, claim_generation, make_campaign, prefer, vote_all, write_all
+from tests.support.battle_world import make_campaign, prefer, vote_all, write_all
 
 
 class Clock:
@@ -244,47 +234,6 @@ def test_a_closed_campaign_takes_and_serves_nothing(ctx: Context) -> None:
     cast_vote(ctx, ballot.battle_id, label="A", rater=rater)
 
 
-def test_a_raters_quota_ends_the_ballot(ctx: Context) -> None:
-    campaign = make_campaign(ctx, num_prompts=9, votes_per_rater=4)
-    rater = rater_for(ctx, LOCAL)
-    assert shown(next_battle(ctx, campaign.id, rater)).progress.total == 4
-    assert vote_all(ctx, campaign.id, rater, prefer("Elm")) == 4
-    progress = ballot_progress(ctx, campaign.id, rater)
-    assert (progress.done, progress.total, progress.more_to_come) == (4, 4, False)
-    assert progress.median_s == pytest.approx(4.015)
-
-
-@pytest.mark.parametrize("skips", [False, True], ids=["votes", "skips some"])
-@pytest.mark.parametrize("seed", range(5))
-def test_the_promise_of_a_ballot_with_repeats_and_gold_pairs_is_kept(ctx: Context, seed: int, skips: bool) -> None:
-    gold = tuple(GoldPair(prompt=f"What is 1 + {n}?", better=str(n + 1), worse="5") for n in range(2, 4))
-    campaign = make_campaign(ctx, num_prompts=18, repeat_share=0.25, gold=gold, gold_share=0.1, votes_per_minute=600)
-    voter, rng, promises = Voter(campaign.id, rater_for(ctx, LOCAL)), Random(seed), []
-    served = open_ballot(ctx, voter).served
-    while served.battles:
-        promises.append(served.progress.total)
-        label = "SKIPPED" if skips and rng.random() < 0.2 else "A"
-        served = submit_vote(ctx, voter, VoteInput(served.battles[0].battle_id, label))
-    end = served.progress
-    assert promises[0] == 27
-    assert promises == sorted(promises, reverse=True)
-    assert end.done == end.total <= 27
-    assert skips or end.total == 27
-
-
-def test_the_promise_of_a_ballot_counts_the_answers_that_are_still_generated(ctx: Context) -> None:
-    campaign = make_campaign(ctx, contestants=("Oak", "Elm", "Ash"), num_prompts=6, write=False)
-    rater, promises, claims = rater_for(ctx, LOCAL), [], [claim_generation(ctx, contestant.id) for contestant in campaign.contestants]
-    for number in range(6):
-        for claim in claims:
-            prompt = claim.payload.prompts[number]
-            with ctx.db.write() as session:
-                event = CompletionEvent(prompt_id=prompt.id, text=f"{claim.job_id} {number}", tokens=3, finish_reason="stop")
-                record_events(session, ctx, claim, [event])
-        promises.append(shown(next_battle(ctx, campaign.id, rater)).progress.total)
-    assert promises == [18] * 6
-
-
 def test_a_link_opens_one_campaign_until_it_expires_and_is_stored_as_a_hash(both: Context, clock: Clock) -> None:
     campaign = make_campaign(both)
     link = create_rater_link(both, campaign.id, name="guest", days=2, person=LOCAL)
@@ -370,51 +319,3 @@ def test_the_raters_list_shows_pace_and_share_of_left_votes(ctx: Context) -> Non
         ("you", False, 2, None),
     ]
     assert rows[0].median_s == pytest.approx(4.025)
-
-
-def test_a_playground_vote_is_stored_once_and_a_change_supersedes_it(both: Context) -> None:
-    oak, elm = add_checkpoint(both, "Oak"), add_checkpoint(both, "Elm")
-    turn = {"messages": [{"role": "user", "content": "Hi"}], "answer_a": "yes", "answer_b": "no", "checkpoint_a": oak, "checkpoint_b": elm}
-    first = record_side_by_side_vote(both, label="A", person=LOCAL, **turn)  # type: ignore[arg-type]
-    assert record_side_by_side_vote(both, label="A", person=LOCAL, **turn) == first  # type: ignore[arg-type]
-    assert record_side_by_side_vote(both, label="BOTH_BAD", person=LOCAL, **turn) != first  # type: ignore[arg-type]
-    record_side_by_side_vote(both, label="B", person=LOCAL, **{**turn, "answer_a": "another"})  # type: ignore[arg-type]
-    (playground,) = list_campaigns(both)
-    assert (playground.name, playground.is_standing, playground.num_votes) == ("Playground", True, 2)
-    assert list_open_campaigns(both) == []
-    with both.db.read() as session:
-        assert [vote.label for vote in valid_votes(session, playground.id)] == ["BOTH_BAD", "B"]
-        assert len(session.scalars(select(Vote)).all()) == 3
-    with pytest.raises(InvalidInput, match="same checkpoint"):
-        record_side_by_side_vote(both, label="A", person=LOCAL, **{**turn, "checkpoint_b": oak})  # type: ignore[arg-type]
-    with pytest.raises(NotAllowed, match="own conversations"):
-        next_battle(both, playground.id, rater_for(both, LOCAL))
-
-
-def test_a_model_on_another_server_is_voted_on_and_training_starts_from_a_checkpoint_with_files(ctx: Context) -> None:
-    oak, remote = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "remote")
-    with ctx.db.write() as session:
-        session.get_one(Checkpoint, remote).folder = None
-        session.get_one(Checkpoint, remote).origin = UPSTREAM
-    for number in range(4):
-        turn = [{"role": "user", "content": f"Question {number}"}]
-        record_side_by_side_vote(
-            ctx, messages=turn, answer_a="no", answer_b="yes", checkpoint_a=oak, checkpoint_b=remote, label="B", person=LOCAL
-        )
-    (playground,) = list_campaigns(ctx)
-    board = standings(ctx, playground.id)
-    assert board.table is not None
-    assert board.table.contestants == ("remote", "Oak")
-    assert plan_training(ctx, playground.id).base.id == oak
-
-
-def test_prompts_that_differ_in_space_at_their_ends_are_one_cluster(ctx: Context) -> None:
-    oak, elm = add_checkpoint(ctx, "Oak"), add_checkpoint(ctx, "Elm")
-    for number, prompt in enumerate(("Hi", "Hi ", "\nHi", "Hi!")):
-        turn = [{"role": "user", "content": prompt}]
-        record_side_by_side_vote(
-            ctx, messages=turn, answer_a=f"a {number}", answer_b="b", checkpoint_a=oak, checkpoint_b=elm, label="A", person=LOCAL
-        )
-    (playground,) = list_campaigns(ctx)
-    (verdict,) = standings(ctx, playground.id).verdicts
-    assert (verdict.votes, verdict.prompts) == (4, 2)

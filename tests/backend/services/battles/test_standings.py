@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from backend.cli.rating import app
 from backend.db.tables import Checkpoint
 from backend.domain.battles.ratings import fit_ratings
-from backend.domain.battles.vote_files import parse_votes_csv
+from backend.domain.battles.vote_files.rows import parse_votes_csv
 from backend.services.battles.ballots import cast_vote, next_battle, undo
 from backend.services.battles.raters import create_rater_link, rater_for, rater_from_link
 from backend.services.battles.side_by_side import record_side_by_side_vote

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from backend.db.tables import CampaignPrompt, Completion
-from backend.domain.battles.vote_files import parse_votes
+from backend.domain.battles.vote_files.rows import parse_votes
 from backend.errors import Conflict, InvalidInput, NotAllowed
 from backend.services.battles.admission import ballot_token, voter_of_token
 from backend.services.battles.answers import list_answers

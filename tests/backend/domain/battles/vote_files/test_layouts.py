@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from backend.domain.battles.vote_files import parse_votes, read_vote_rows
-from backend.domain.battles.vote_previews import is_complete, preview_votes, propose_mapping
+from backend.domain.battles.vote_files.previews import is_complete, preview_votes, propose_mapping
+from backend.domain.battles.vote_files.rows import parse_votes, read_vote_rows
 from backend.errors import InvalidInput
 
 PANDALM = {

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.domain.battles import vote_tables
-from backend.domain.battles.vote_files import parse_votes
-from backend.domain.battles.vote_tables import read_votes
+from backend.domain.battles.vote_files import tables
+from backend.domain.battles.vote_files.rows import parse_votes
+from backend.domain.battles.vote_files.tables import read_votes
 from backend.domain.battles.votes import VoteColumns, encode_votes
 from backend.errors import InvalidInput
 
@@ -78,7 +78,7 @@ def rows_of(text: str) -> list[dict[str, Any]]:
 )
 def test_arrow_reads_what_the_slow_reader_reads(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = encode_votes(parse_votes(text))
-    monkeypatch.delattr(vote_tables, "parse_votes")  # so only Arrow can read it
+    monkeypatch.delattr(tables, "parse_votes")  # so only Arrow can read it
     assert_same(read_votes(text.encode()), slow)
 
 

@@ -1,7 +1,7 @@
 """Read large files of votes with Arrow: a million votes in about half a second.
 
 Arrow reads what is regular. Anything else (a list of JSON, an unknown winner, an empty cell, mixed types, a row too short) is left to
-`vote_files`, which reads more and names the line at fault. So both read the same votes, or only the slow one does.
+`rows`, which reads more and names the line at fault. So both read the same votes, or only the slow one does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from backend.domain.battles.answer_features import FEATURES, relative_difference
-from backend.domain.battles.vote_files import COLUMNS, OPTIONAL, WORDS, label_of, parse_votes
+from backend.domain.battles.vote_files.rows import COLUMNS, OPTIONAL, WORDS, label_of, parse_votes
 from backend.domain.battles.votes import LABELS, FloatArray, IntArray, VoteColumns, encode_votes
 
 _BOM = b"\xef\xbb\xbf"
@@ -31,7 +31,7 @@ NUMBERS = tuple(field for field in OPTIONAL if field not in WORDS)
 def read_votes(data: bytes) -> VoteColumns:
     """Read votes from the bytes of a file: CSV, JSON lines or a JSON list.
 
-    Raises what `vote_files.parse_votes` raises, and UnicodeDecodeError if the bytes are not UTF-8.
+    Raises what `rows.parse_votes` raises, and UnicodeDecodeError if the bytes are not UTF-8.
     """
     data = data.removeprefix(_BOM)
     begin = data[:_HEADER_BYTES].lstrip()[:1]

@@ -1,4 +1,4 @@
-"""What a file of votes holds as its columns are read, before any of it is stored."""
+"""Preview of a file of votes as its columns are read, before any of it is stored."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.domain.battles.vote_files import COLUMNS, FALLBACKS, TEXTS, VoteRow, file_columns, guess_columns, read_vote_rows
-from backend.domain.battles.vote_layouts import standard_rows
+from backend.domain.battles.vote_files.layouts import standard_rows
+from backend.domain.battles.vote_files.rows import COLUMNS, FALLBACKS, TEXTS, VoteRow, file_columns, guess_columns, read_vote_rows
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.wording import plural
 from backend.errors import InvalidInput
@@ -37,7 +37,7 @@ class VotePreview:
 
     @property
     def summary(self) -> str:
-        """The counts in words."""
+        """The counts as a sentence."""
         turns = f" in {self.num_turns:,} turns" if self.num_turns > self.num_prompts else ""
         return (
             f"{plural(self.num_votes, 'vote')} by {plural(self.num_raters, 'rater')} on {plural(self.num_prompts, 'prompt')}{turns}, "
@@ -46,7 +46,7 @@ class VotePreview:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know before these votes are imported."""
+        """Sentences on what the votes lack."""
         notes = []
         if not self.mapping.get("prompt"):
             notes.append(
@@ -66,8 +66,8 @@ class VotePreview:
 def propose_mapping(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return a file's columns, and the column that each field is read from; "" where none is found by name."""
     columns = file_columns(text)
-    found = guess_columns(columns)
-    return columns, {field: found.get(field, "") for field in (*COLUMNS, "turn", "category", *TEXTS)}
+    guessed = guess_columns(columns)
+    return columns, {field: guessed.get(field, "") for field in (*COLUMNS, "turn", "category", *TEXTS)}
 
 
 def looks_like_votes(rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -6,8 +6,8 @@
 
 Other columns are named by a mapping (`field` -> column). Optional: `category` of the prompt; `probability` (or `sampling_probability`) with
 which the battle was drawn; the texts `prompt_text`, `answer_a` and `answer_b`; the form of the answers, for control of length and style:
-`length_a`, `length_b` and the same of `headers`, `lists` and `bold`. `vote_layouts` reads what other projects publish into these columns,
-`vote_tables` reads large files.
+`length_a`, `length_b` and the same of `headers`, `lists` and `bold`. `layouts` reads what other projects publish into these columns,
+`tables` reads large files.
 
 MT-bench's `turn` tells two votes of a rater apart; both turns of a question are votes on one prompt, so intervals clustered by prompt take
 their dependence into account: by turn they are a tenth too narrow on MT-bench's own votes.
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.domain.battles.answer_features import FEATURES, AnswerFeatures
-from backend.domain.battles.vote_layouts import standard_rows
+from backend.domain.battles.vote_files.layouts import standard_rows
 from backend.domain.battles.votes import LABEL_REMEDY, Label, VoteRecord
 from backend.errors import InvalidInput
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from backend.cli.rating import app
-from backend.domain.battles.vote_files import parse_votes, parse_votes_csv
+from backend.domain.battles.vote_files.rows import parse_votes, parse_votes_csv
 from backend.domain.battles.votes import VoteRecord
 from backend.errors import InvalidInput
 

@@ -1,4 +1,4 @@
-"""Read the layouts in which other projects publish votes into the columns of `vote_files`.
+"""Read the layouts in which other projects publish votes into the columns of `rows`.
 
 - Chatbot Arena and MT-bench keep `conversation_a` and `conversation_b`, lists of messages: they become texts, up to the vote's `turn`.
 - LMSYS's competition has a column for each outcome: `winner_model_a`, `winner_model_b`, `winner_tie`.
