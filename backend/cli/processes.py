@@ -115,12 +115,10 @@ def web_programs(settings: Settings) -> list[Program]:
 
 def gateway_program(settings: Settings) -> Program:
     """Return the gateway. On an IPv6 address it opens its socket itself, since supervisord's are of IPv4."""
+    command = [sys.executable, "-m", "backend.gateway.serve"]
     if ":" not in settings.host:
-        command = [sys.executable, "-m", "backend.gateway.serve"]
         return Program("gateway", command, stop_wait_s=15, listens_on=(settings.host, settings.gateway_port))
-    address = ["--host", settings.host, "--port", str(settings.gateway_port)]
-    options = ["--timeout-graceful-shutdown", "10", "--log-level", "warning", "--no-server-header"]
-    return Program("gateway", [sys.executable, "-m", "uvicorn", "backend.gateway.main:app", *address, *options], stop_wait_s=15)
+    return Program("gateway", [*command, settings.host, str(settings.gateway_port)], stop_wait_s=15)
 
 
 def supervisor_config(stages: Sequence[Sequence[Program]], *, folder: Path, logs: Path) -> str:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractContextManager, aclosing, nullcontext
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -123,8 +123,11 @@ async def read_json(request: Request, *, max_bytes: int) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Send the body with Content-Type: application/json.", code="unsupported_media_type")
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > max_bytes:
-            raise ApiError(413, f"The body is larger than {max_bytes} bytes.", code="body_too_large")
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > max_bytes:
+                raise ApiError(413, f"The body is larger than {max_bytes} bytes.", code="body_too_large")
+    except ClientDisconnect as error:  # the client has left
+        raise ApiError(400, "The body was not sent to its end.", code="body_incomplete") from error
     return bytes(body)

@@ -59,8 +59,11 @@ class Prepared:
     start: Callable[[], Handle]
 
 
-def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) -> Prepared:
-    """Check and encode a request. Raises InvalidInput, PromptTooLong and QueueFull."""
+def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent, *, has_room: Callable[[], bool] = lambda: True) -> Prepared:
+    """Check and encode a request; `has_room` says whether events are read as fast as they are made.
+
+    Raises InvalidInput, PromptTooLong and QueueFull.
+    """
     if request.begun is not None:
         on_event = Continuation(request.begun, on_event)
     adapter = None
@@ -80,7 +83,7 @@ def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent) 
     if is_simple and request.params.max_tokens != 0:
         return Prepared(prompt_tokens, lambda: submit_choice(served, request, form, prompts[0], first, on_event))
     _check(served, request, prompts)
-    return Prepared(prompt_tokens, ManyAnswers(served, request, form, prompts, on_event, adapter=adapter).start)
+    return Prepared(prompt_tokens, ManyAnswers(served, request, form, prompts, on_event, adapter=adapter, has_room=has_room).start)
 
 
 def submit_choice(served: Served, request: GenerateRequest, form: AnswerForm, ids: list[int], choice: Choice, on_event: OnEvent) -> Handle:
@@ -149,7 +152,9 @@ class ManyAnswers:
         on_event: OnEvent,
         *,
         adapter: LoadedAdapter | None = None,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
+        self._has_room = has_room
         self._served, self._request, self._form = served, request, form
         self._prompts, self._on_event, self._adapter = prompts, on_event, adapter
         self._changed = threading.Condition()
@@ -210,6 +215,8 @@ class ManyAnswers:
         ]
         for choice in range(number * request.n, (number + 1) * request.n):
             for start in range(0, len(scored), ECHO_TOKENS):
+                while not self._has_room() and not self._is_over():
+                    time.sleep(RETRY_S)
                 self._on_event(PromptEvent(tokens=tuple(scored[start : start + ECHO_TOKENS]), choice=choice))
 
     def _generate(self, number: int, ids: list[int]) -> None:

@@ -10,8 +10,8 @@ import copy
 import inspect
 import itertools
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -42,8 +42,9 @@ class PromptReader:
     def __init__(self, network: Any) -> None:
         self.network = twin_of(network)
         self.bank: AdapterBank | None = None
-        self._lock = threading.Lock()
+        self._lock, self._counting = threading.Lock(), threading.Lock()
         self.num_passes = 0  # since the start
+        self._num_open = 0
         self._cache_name = "cache" if "cache" in inspect.signature(type(network).forward).parameters else "past_key_values"
 
     @torch.inference_mode()
@@ -51,7 +52,7 @@ class PromptReader:
         """Return each token's natural-log probability given those before it, and the `top` most likely ones; None for the first."""
         records: list[Record | None] = [None]
         targets = torch.tensor(ids[1:], device=self.network.device)
-        with self._lock, self._using(adapter):
+        with self._using(adapter):
             start = 0
             for logits in self._logits(list(ids[:-1])):
                 end = start + logits.shape[0]
@@ -60,8 +61,22 @@ class PromptReader:
                 self.num_passes += 1
         return records
 
-    def _using(self, adapter: LoadedAdapter | None) -> AbstractContextManager[None]:
-        return nullcontext() if self.bank is None else self.bank.use(adapter)
+    @property
+    def is_busy(self) -> bool:
+        """Return whether a prompt is being read, or waits for that."""
+        return self._num_open > 0
+
+    @contextmanager
+    def _using(self, adapter: LoadedAdapter | None) -> Iterator[None]:
+        """Read alone, with an adapter."""
+        with self._counting:
+            self._num_open += 1
+        try:
+            with self._lock, nullcontext() if self.bank is None else self.bank.use(adapter):
+                yield
+        finally:
+            with self._counting:
+                self._num_open -= 1
 
     def _logits(self, ids: list[int]) -> Any:
         """Yield float32 logits [tokens of a part, vocabulary] of all positions in order."""
@@ -81,7 +96,7 @@ class PromptReader:
     @torch.inference_mode()
     def embed(self, ids: Sequence[int], *, adapter: LoadedAdapter | None = None) -> list[float]:
         """Return the mean of the last layer's hidden states over a prompt's tokens, of length 1 (Euclidean)."""
-        with self._lock, self._using(adapter):
+        with self._using(adapter):
             inputs = torch.tensor([list(ids)], device=self.network.device)
             output = self.network.base_model(input_ids=inputs, use_cache=False)
             self.num_passes += 1

@@ -17,6 +17,7 @@ from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.serving.drafts import CHOOSE_DRAFT
 from backend.errors import InvalidInput, JobFailed
+from backend.infra.http_server import Guard, connections_for, guarded, raise_file_limit
 from jobs.modeling.chat.render import turn_end
 from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.devices import pick_device, set_threads
@@ -110,8 +111,15 @@ def add_end_token(network: Any, token: int | None) -> None:
 
 async def _serve(replica: Replica, reporter: Reporter, *, internal_token: str, host: str, ready: ReadyEvent) -> str:
     app = create_replica_app(replica, internal_token=internal_token, host=host)
+    most = connections_for(raise_file_limit())
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=2, lifespan="off"
+        app,
+        http=guarded(Guard(most, most)),  # gateways are its clients, and share an address
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=2,
+        lifespan="off",
     )
     server = uvicorn.Server(config)
     with listen_on(host) as listener:

@@ -49,6 +49,7 @@ FRESH_S = 10.0
 PROBE_S = 15.0
 HEARTBEAT_S = 5.0
 BLAME_S = 0.5
+MAX_QUEUED = 8192  # events of an answer that wait for its reader
 STATUS = {QUEUE_TIMEOUT: 429, INVALID: 400}
 logger = logging.getLogger(__name__)
 
@@ -112,8 +113,10 @@ class Replica:
 
     def is_hung(self) -> bool:
         """Note the steps of the engine and the passes over prompts that are only read, and return whether both have stopped."""
-        passes = self.served.reader.num_passes if self.served.reader is not None else 0
-        self.watch.observe(self.engine.stats().steps + passes, busy=bool(self._open))
+        reader, stats = self.served.reader, self.engine.stats()
+        passes, is_reading = (reader.num_passes, reader.is_busy) if reader is not None else (0, False)
+        # Work of the engine, not open answers: one that its client does not read is open and makes no step.
+        self.watch.observe(stats.steps + passes, busy=bool(stats.running or stats.waiting or is_reading))
         return self.watch.is_hung()
 
     async def blame_running(self) -> None:
@@ -158,7 +161,7 @@ class Replica:
 
     def _prepare(self, body: GenerateRequest, events: Events) -> Prepared:
         try:
-            return prepare_answer(self.served, body, events.put)
+            return prepare_answer(self.served, body, events.put, has_room=events.has_room)
         except Exception:
             raise
         except BaseException as error:  # a library in Rust panics with an exception that is no Exception
@@ -201,16 +204,29 @@ class Replica:
 
 
 class Events:
-    """A queue from the engine's thread to the event loop."""
+    """A queue from the engine's thread to the event loop. An answer ends where more than MAX_QUEUED events wait for its reader."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[GenerationEvent] = asyncio.Queue()
+        self.is_unread = False
+        self.on_unread: Callable[[], None] | None = None
 
     def put(self, event: GenerationEvent) -> None:
         """Add an event, from any thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._add, event)
+
+    def _add(self, event: GenerationEvent) -> None:
+        self.is_unread = self.is_unread or self._queue.qsize() >= MAX_QUEUED
+        if not self.is_unread:
+            self._queue.put_nowait(event)
+        elif self.on_unread is not None:
+            self.on_unread()
+
+    def has_room(self) -> bool:
+        """Return whether a sender that can wait should put a further event."""
+        return self._queue.qsize() < MAX_QUEUED // 2
 
     async def next_batch(self, *, wait_s: float) -> list[GenerationEvent]:
         """Wait for an event; return it with all queued ones, or nothing after `wait_s` seconds."""
@@ -245,6 +261,7 @@ class Answer(Response):
         self.handle, self._events, self._engine, self._limits = handle, events, engine, limits
         self._stream, self._prompt_tokens, self._on_end = stream, prompt_tokens, on_end
         self._began = time.monotonic()
+        events.on_unread = handle.cancel
 
     def fail_hung(self, *, batched: int) -> None:
         """End this answer: its engine hangs, at a step of so many requests."""
@@ -259,10 +276,13 @@ class Answer(Response):
 
     async def _next(self) -> list[GenerationEvent]:
         """Return the next events, none after a few seconds, or the error of a limit."""
+        if self._events.is_unread:
+            return [ErrorEvent(message="The answer was not read as it was written, and has ended.", code=ANSWER_LIMIT)]
         age = time.monotonic() - self._began
         is_waiting = self._engine.is_waiting(self.handle)
         left = (self._limits.queue_timeout_s if is_waiting else self._limits.answer_s) - age
-        if batch := await self._events.next_batch(wait_s=max(0.0, min(HEARTBEAT_S, left))):
+        batch = await self._events.next_batch(wait_s=max(0.0, min(HEARTBEAT_S, left)))
+        if batch and (age < self._limits.answer_s or any(isinstance(event, FinishEvent | ErrorEvent) for event in batch)):
             return batch
         age = time.monotonic() - self._began
         if age >= self._limits.queue_timeout_s and self._engine.is_waiting(self.handle):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ import pytest
 import torch
 
 from backend.gateway.directory import ReplicaAddress
-from tests.support.gateway_fixtures import MemoryDirectory, gateway
+from jobs.serving import watchdog
+from tests.support.gateway_fixtures import MemoryDirectory, eventually, gateway
 from tests.support.networks.serving_networks import END_ID, make_llama, save_checkpoint
 from tests.support.serving.good_client import good_client
 from tests.support.serving_replica import TOKEN, RunningReplica
@@ -45,6 +49,31 @@ def url(directory: MemoryDirectory) -> Iterator[str]:
 
 def post(url: str, path: str, body: dict[str, Any]) -> httpx.Response:
     return httpx.post(f"{url}/v1/{path}", json=body, timeout=60)
+
+
+def test_a_client_that_reads_nothing_leaves_an_idle_replica_alone(
+    replica: RunningReplica, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine has made all of its answer, and makes no further step while the client does not read it."""
+    monkeypatch.setattr(watchdog, "MIN_STALL_S", 1.0)
+    monkeypatch.setattr(watchdog, "TIMES_P99", 1.0)
+    body = json.dumps(TEXT | {"prompt": "x" * 480, "n": 40, "echo": True, "logprobs": 20, "max_tokens": 1, "stream": True}).encode()
+    host, port = url.removeprefix("http://").split(":")
+    with good_client(url):
+        pass
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: %b\r\nContent-Type: application/json\r\n" % host.encode())
+        connection.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        eventually(lambda: replica.stats()["open"] == 1)
+        eventually(lambda: replica.stats()["running"] == 0 and replica.stats()["generated_tokens"])
+        time.sleep(5)
+        assert replica.stats()["open"] == 1, "it still waits for its reader"
+        assert replica.thread.is_alive()
+        with good_client(url):
+            pass
+    eventually(lambda: replica.stats()["open"] == 0)
 
 
 HUGE = {

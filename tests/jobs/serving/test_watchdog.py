@@ -64,7 +64,7 @@ def test_prompts_that_are_only_read_count_as_steps() -> None:
     replica = Replica(engine, make_tokenizer(), name="tales", reader=reader)
     scene = Scene()
     replica.watch = scene.watch
-    replica._open.add(Mock())  # a request that is being read
+    reader._num_open = 1  # a request with several prompts that are read
     try:
         for _ in range(4):
             assert not replica.is_hung()
@@ -75,5 +75,19 @@ def test_prompts_that_are_only_read_count_as_steps() -> None:
         assert not replica.is_hung()
         scene.now += 200  # 20 times the slowest of its passes is 133 s
         assert replica.is_hung()
+    finally:
+        engine.close()
+
+
+def test_an_answer_that_nobody_reads_is_no_work_of_the_engine() -> None:
+    engine = SerialEngine(make_llama(context=1024), make_tokenizer())
+    replica = Replica(engine, make_tokenizer(), name="tales")
+    scene = Scene()
+    replica.watch = scene.watch
+    replica._open.add(Mock())  # its engine has ended, and its client does not read
+    try:
+        assert not replica.is_hung()
+        scene.now += 1000
+        assert not replica.is_hung()
     finally:
         engine.close()
