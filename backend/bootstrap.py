@@ -55,6 +55,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             disk_gb_month_usd=settings.disk_gb_month_price,
             alert_ttft_p95_ms=settings.alert_ttft_p95_ms,
             keep_job_folders_days=settings.keep_job_folders_days,
+            keep_responses_days=settings.keep_responses_days,
             job_memory_mb=settings.job_memory_mb,
             run_code=settings.run_code,
             require_safety_gate=settings.require_safety_gate,

@@ -123,6 +123,12 @@ class Settings(BaseSettings):
         description="Days after which working folders of ended jobs (token caches, event files) are deleted, and prepared weights that no "
         "replica has started from; 0 keeps them.",
     )
+    keep_responses_days: float = Field(
+        default=30.0,
+        ge=0,
+        description="Days for which responses of /v1/responses are stored, so that `previous_response_id` can continue them; not where "
+        "a request says `store: false`. 0 stores none.",
+    )
     device_hour_price: float | None = Field(
         default=None, gt=0, description="US dollars for an hour of one device, for plans and costs; when unset, none are shown."
     )

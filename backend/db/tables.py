@@ -30,6 +30,7 @@ from backend.db.tables_serve import (
     Replica,
     ReplicaFailure,
     ShadowComparison,
+    StoredResponse,
     Usage,
 )
 
@@ -90,6 +91,7 @@ __all__ = [
     "Score",
     "ShadowComparison",
     "Slot",
+    "StoredResponse",
     "Suite",
     "SuiteResult",
     "Table",

@@ -117,6 +117,22 @@ class Usage(Table):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class StoredResponse(Table):
+    """A response of `/v1/responses` that a later one may follow: the items of its turn's input, and the response itself. `owner` is
+    `user:ID`, or `key:ID` for a key without an account; empty for requests without a key."""
+
+    __tablename__ = "stored_responses"
+    __table_args__ = (Index("ix_stored_responses_owner_time", "owner", "created_at"),)
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(20))
+    endpoint: Mapped[str] = mapped_column(String(200))
+    previous_id: Mapped[str | None] = mapped_column(String(60))
+    items: Mapped[list[Any]] = mapped_column(default=list)
+    document: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class Conversation(Table):
     """A stored chat. Belongs to a user; on a loopback installation, to none."""
 

@@ -42,6 +42,11 @@ def sse(document: dict[str, Any]) -> bytes:
     return b"data: " + text + b"\n\n"
 
 
+def named_event(name: str, content: dict[str, Any]) -> bytes:
+    """Return one server-sent event with a name, which its data repeats as `type`."""
+    return f"event: {name}\n".encode() + sse({"type": name, **content})
+
+
 def comment(text: str) -> bytes:
     """Return a line that clients of server-sent events skip."""
     return f": {' '.join(text.split())}\n\n".encode()
@@ -82,6 +87,7 @@ class ChoiceState:
     reasoning_tokens: int = 0
     offset: int = 0
     finish_reason: str | None = None
+    stop: str | int | None = None
     is_open: bool = False
 
     def add(self, event: TokenEvent) -> None:
@@ -142,10 +148,10 @@ def _parts(event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, fo
         yield {"choices": [_prompt_choice(event, state, form)]}
     elif isinstance(event, ChoiceEvent):
         state.finish_reason = event.finish_reason.value
-        yield {"choices": [_end(number, form, state.finish_reason)]}
+        yield {"choices": [_end(number, form, event)]}
     elif isinstance(event, FinishEvent):
         if not state.finish_reason:
-            yield {"choices": [_end(0, form, event.finish_reason.value)], "timings": trace.timings()}
+            yield {"choices": [_end(0, form, event)], "timings": trace.timings()}
         if form.include_usage:
             yield {"choices": [], "usage": _usage(event.usage, states)}
 
@@ -154,9 +160,14 @@ def _delta(number: int, delta: dict[str, Any], logprobs: dict[str, Any] | None =
     return {"index": number, "delta": delta, "finish_reason": None, "logprobs": logprobs}
 
 
-def _end(number: int, form: Form, reason: str) -> dict[str, Any]:
+def _end(number: int, form: Form, event: ChoiceEvent | FinishEvent) -> dict[str, Any]:
     body: dict[str, Any] = {"delta": {}} if form.kind == "chat" else {"text": ""}
-    return {"index": number, **body, "finish_reason": reason, "logprobs": None}
+    return {"index": number, **body, "finish_reason": event.finish_reason.value, "logprobs": None, **_stopped_by(event.stop)}
+
+
+def _stopped_by(stop: str | int | None) -> dict[str, Any]:
+    """Return vLLM's field for the stop string or token that ended a choice."""
+    return {} if stop is None else {"stop_reason": stop}
 
 
 def _token_choice(event: TokenEvent, state: ChoiceState, form: Form) -> dict[str, Any] | None:
@@ -212,10 +223,12 @@ async def collect_answer(events: Events, *, form: Form, trace: Trace) -> dict[st
             elif isinstance(event, PromptEvent):
                 state.prompt += event.tokens
             elif isinstance(event, ChoiceEvent):
-                state.finish_reason = event.finish_reason.value
+                state.finish_reason, state.stop = event.finish_reason.value, event.stop
     if finish is None:
         raise RuntimeError("a generation ended without a finish event")
     states = states or {0: ChoiceState()}
+    if len(states) == 1 and not states[min(states)].finish_reason:
+        states[min(states)].stop = finish.stop
     choices = [_whole_choice(number, states[number], form, reason=finish.finish_reason.value) for number in sorted(states)]
     head = _head(trace, "chat.completion" if form.kind == "chat" else "text_completion")
     return {**head, "choices": choices, "usage": _usage(finish.usage, states), "timings": trace.timings()}
@@ -224,6 +237,7 @@ async def collect_answer(events: Events, *, form: Form, trace: Trace) -> dict[st
 def _whole_choice(number: int, state: ChoiceState, form: Form, *, reason: str) -> dict[str, Any]:
     tokens = [*state.prompt, *state.tokens] if form.echo else state.tokens
     choice: dict[str, Any] = {"index": number, "finish_reason": state.finish_reason or reason, "logprobs": form.probabilities(tokens)}
+    choice |= _stopped_by(state.stop)
     if form.kind == "chat":
         choice["message"] = state.message()
     else:

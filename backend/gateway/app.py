@@ -20,15 +20,20 @@ from starlette.types import ASGIApp
 from backend.domain.serving.protocol import GenerateRequest
 from backend.domain.serving.request_log import SYNTHETIC
 from backend.errors import Unavailable
-from backend.gateway.answers import Form, collect_answer, collect_embeddings, collect_tokens, stream_answer
+from backend.gateway.answers import Form, Kind, collect_answer, collect_embeddings, collect_tokens, stream_answer
 from backend.gateway.background import every, running
+from backend.gateway.bodies.anthropic import CountBody, MessagesBody, check_version
 from backend.gateway.bodies.completions import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
+from backend.gateway.bodies.responses import ResponsesBody
 from backend.gateway.connection import Holding, StreamedAnswer, WholeAnswer, read_json
+from backend.gateway.dialects.keeping import erase, items_before, keeper, read_turns
+from backend.gateway.dialects.messages import MESSAGES_ERRORS, collect_message, stream_message
+from backend.gateway.dialects.responses import ResponseAnswer
 from backend.gateway.directory import Directory, ModelEntry, Principal
-from backend.gateway.errors import ApiError, invalid_key, unavailable
+from backend.gateway.errors import ApiError, ErrorStyle, invalid_key, unavailable
 from backend.gateway.exporter import render_live
 from backend.gateway.feedback import FeedbackBody, body_to_log, give_feedback, job_of
-from backend.gateway.headers import AnswerHeaders, headers_of
+from backend.gateway.headers import REQUEST_ID, AnswerHeaders, headers_of
 from backend.gateway.keys import KeyCheck, OpenAnswers
 from backend.gateway.limits.demand import LimitStore
 from backend.gateway.limits.gate import KeyGate, check_scope
@@ -65,6 +70,11 @@ def create_gateway(
         routes=[
             Route("/v1/chat/completions", gateway.chat, methods=["POST"]),
             Route("/v1/completions", gateway.complete, methods=["POST"]),
+            Route("/v1/responses", gateway.respond, methods=["POST"]),
+            Route("/v1/responses/{id}", gateway.stored_response, methods=["GET", "DELETE"]),
+            Route("/v1/responses/{id}/input_items", gateway.stored_response),
+            Route("/v1/messages", gateway.message, methods=["POST"]),
+            Route("/v1/messages/count_tokens", gateway.count_message, methods=["POST"]),
             Route("/v1/embeddings", gateway.embed, methods=["POST"]),
             Route("/v1/tokenize", gateway.tokenize, methods=["POST"]),
             Route("/tokenize", gateway.tokenize, methods=["POST"]),  # vLLM's address
@@ -162,6 +172,69 @@ class Gateway:
         )
         return self._answer(request, body, form=form, principal=principal)
 
+    async def respond(self, request: Request) -> Response:
+        """Answer POST /v1/responses."""
+        principal = await self._authenticate(request)
+        body = parse_body(await self._read(request), ResponsesBody)
+        check_scope(principal, endpoint="chat", model=body.model)
+        wish = body.to_request(await items_before(self._directory, body, principal=principal))
+        trace = self._trace(request, body, principal, prefix="resp_")
+        answer = ResponseAnswer(body, trace, keeper(self._directory, body, principal=principal, trace=trace))
+        events = self._logged_events(request, wish, trace)
+        if body.stream:
+            return StreamedAnswer(answer.stream(events), self._holding(request, principal))
+
+        async def build() -> Response:
+            return JSONResponse(await answer.collect(events))
+
+        return WholeAnswer(build, self._holding(request, principal))
+
+    async def stored_response(self, request: Request) -> Response:
+        """Answer GET and DELETE /v1/responses/ID, and GET /v1/responses/ID/input_items."""
+        principal = await self._authenticate(request)
+        check_scope(principal, endpoint="chat")
+        response_id = request.path_params["id"]
+        if request.method == "DELETE":
+            return JSONResponse(await erase(self._directory, response_id, principal=principal))
+        turns = await read_turns(self._directory, response_id, principal=principal, param=None)
+        if not request.url.path.endswith("/input_items"):
+            return JSONResponse(turns[-1].document)
+        items = [item for turn in turns[:-1] for item in (*turn.items, *turn.document["output"])] + list(turns[-1].items)
+        ids = {"first_id": items[0].get("id"), "last_id": items[-1].get("id")} if items else {"first_id": None, "last_id": None}
+        return JSONResponse({"object": "list", "data": items[::-1], "has_more": False, **ids})
+
+    async def message(self, request: Request) -> Response:
+        """Answer POST /v1/messages."""
+        headers = headers_of(request)
+        headers["request-id"] = headers[REQUEST_ID]
+        principal = await self._authenticate(request)
+        check_version(request.headers.get("anthropic-version"))
+        body = parse_body(await self._read(request), MessagesBody)
+        check_scope(principal, endpoint="chat", model=body.model)
+        trace = self._trace(request, body, principal, prefix="msg_")
+        headers["request-id"] = trace.id
+        events = self._logged_events(request, body.to_request(), trace)
+        if body.stream:
+            return StreamedAnswer(stream_message(events, trace=trace), self._holding(request, principal), errors=MESSAGES_ERRORS)
+
+        async def build() -> Response:
+            return JSONResponse(await collect_message(events, trace=trace))
+
+        return WholeAnswer(build, self._holding(request, principal), errors=MESSAGES_ERRORS)
+
+    async def count_message(self, request: Request) -> Response:
+        """Answer POST /v1/messages/count_tokens."""
+        principal = await self._authenticate(request)
+        check_version(request.headers.get("anthropic-version"))
+        body = parse_body(await self._read(request), CountBody)
+        check_scope(principal, endpoint="tokenize", model=body.model)
+        events = self._events(body.to_request(), Trace(endpoint=body.model, principal=principal, prefix="tok", headers=headers_of(request)))
+
+        async def build() -> Response:
+            return JSONResponse({"input_tokens": (await collect_tokens(events))["count"]})
+
+        return WholeAnswer(build, self._holding(request, principal), errors=MESSAGES_ERRORS)
+
     async def embed(self, request: Request) -> Response:
         """Answer POST /v1/embeddings."""
         principal = await self._authenticate(request)
@@ -215,16 +288,8 @@ class Gateway:
 
     def _answer(self, http: Request, body: ChatBody | CompletionBody, *, form: Form, principal: Principal | None) -> Response:
         check_scope(principal, endpoint="chat" if form.kind == "chat" else "completions", model=body.model)
-        user = body.user if isinstance(body.user, str) else ""
-        prefix = "chatcmpl" if form.kind == "chat" else "cmpl"
-        trace = Trace(
-            endpoint=body.model, principal=principal, prefix=prefix, user=user, is_streamed=bool(body.stream), headers=headers_of(http)
-        )
-        request = body.to_request()
-        trace.job_id = job_of(http)
-        trace.is_synthetic = SYNTHETIC in http.headers
-        trace.logged = None if trace.is_synthetic else body_to_log(self._directory.log_mode(body.model), http, request, kind=form.kind)
-        events = self._events(request, trace)
+        trace = self._trace(http, body, principal, prefix="chatcmpl" if form.kind == "chat" else "cmpl")
+        events = self._logged_events(http, body.to_request(), trace, kind=form.kind)
         if body.stream:
             return StreamedAnswer(stream_answer(events, form=form, trace=trace), self._holding(http, principal))
 
@@ -232,6 +297,21 @@ class Gateway:
             return JSONResponse(await collect_answer(events, form=form, trace=trace))
 
         return WholeAnswer(build, self._holding(http, principal))
+
+    def _trace(
+        self, http: Request, body: ChatBody | CompletionBody | MessagesBody | ResponsesBody, principal: Principal | None, *, prefix: str
+    ) -> Trace:
+        user = body.user if isinstance(body.user, str) else ""
+        trace = Trace(body.model, principal, prefix, user=user, is_streamed=bool(body.stream), headers=headers_of(http))
+        trace.job_id = job_of(http)
+        trace.is_synthetic = SYNTHETIC in http.headers
+        return trace
+
+    def _logged_events(self, http: Request, request: GenerateRequest, trace: Trace, *, kind: Kind = "chat") -> Events:
+        """Return the events of a generation that the request log may take."""
+        mode = self._directory.log_mode(trace.endpoint)
+        trace.logged = None if trace.is_synthetic else body_to_log(mode, http, request, kind=kind)
+        return self._events(request, trace)
 
     def _events(self, request: GenerateRequest, trace: Trace) -> Events:
         return self._gate.admitted(self._relay.generate(request, trace), request=request, trace=trace)
@@ -256,8 +336,15 @@ class Gateway:
 
 
 def _key_of(request: Request) -> tuple[str, bool]:
+    """Return the key of a request and whether it was sent as one. Anthropic's clients have a header of their own."""
+    if "authorization" not in request.headers and (own := request.headers.get("x-api-key")) is not None:
+        return own.strip(), True
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return key.strip(), scheme.lower() == "bearer"
+
+
+def _errors_of(request: Request) -> ErrorStyle:
+    return MESSAGES_ERRORS if request.url.path.startswith("/v1/messages") else ErrorStyle()
 
 
 def _describe(model: ModelEntry) -> dict[str, Any]:
@@ -273,8 +360,7 @@ def _refuse_host(status: int, reason: str) -> ASGIApp:
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:
-    del request
-    return error.response() if isinstance(error, ApiError) else await _answer_crash_body()
+    return _errors_of(request).response(error) if isinstance(error, ApiError) else await _answer_crash_body()
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -285,8 +371,7 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_unavailable(request: Request, error: Exception) -> Response:
-    del request
-    return unavailable(error).response() if isinstance(error, Unavailable) else await _answer_crash_body()
+    return _errors_of(request).response(unavailable(error)) if isinstance(error, Unavailable) else await _answer_crash_body()
 
 
 async def _answer_crash(request: Request, error: Exception) -> Response:

@@ -11,8 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from backend.gateway.answers import sse
-from backend.gateway.errors import ApiError
+from backend.gateway.errors import ApiError, ErrorStyle
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +25,9 @@ class _WhileConnected(Response):
     `holding` is entered for as long as the answer is open; `end_with` ends it before.
     """
 
-    def __init__(self, holding: Holding | None = None) -> None:
+    def __init__(self, holding: Holding | None = None, *, errors: ErrorStyle | None = None) -> None:
         super().__init__()
-        self._holding = holding
+        self._holding, self._errors = holding, errors or ErrorStyle()
         self._work: asyncio.Task[None] | None = None
         self._end: ApiError | None = None
         self._has_begun = False
@@ -48,9 +47,9 @@ class _WhileConnected(Response):
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise  # the server ends
             if self._end is not None and not self._has_begun:
-                await self._end.response()(scope, receive, send)
+                await self._errors.response(self._end)(scope, receive, send)
             elif self._end is not None:
-                await send({"type": "http.response.body", "body": sse(self._end.body()), "more_body": False})
+                await send({"type": "http.response.body", "body": self._errors.event(self._end), "more_body": False})
         finally:
             watch.cancel()
 
@@ -67,15 +66,17 @@ class _WhileConnected(Response):
 class WholeAnswer(_WhileConnected):
     """Awaits a response, or answers with the ApiError that it raises."""
 
-    def __init__(self, build: Callable[[], Awaitable[Response]], holding: Holding | None = None) -> None:
-        super().__init__(holding)
+    def __init__(
+        self, build: Callable[[], Awaitable[Response]], holding: Holding | None = None, *, errors: ErrorStyle | None = None
+    ) -> None:
+        super().__init__(holding, errors=errors)
         self._build = build
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             response = await self._build()
         except ApiError as error:
-            response = error.response()
+            response = self._errors.response(error)
         self._work = None  # a complete answer is sent whole
         await response(scope, receive, send)
 
@@ -83,8 +84,8 @@ class WholeAnswer(_WhileConnected):
 class StreamedAnswer(_WhileConnected):
     """Server-sent events. The status line waits for the first chunk, so an early error is a plain error; a later one is the last event."""
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None], holding: Holding | None = None) -> None:
-        super().__init__(holding)
+    def __init__(self, chunks: AsyncGenerator[bytes, None], holding: Holding | None = None, *, errors: ErrorStyle | None = None) -> None:
+        super().__init__(holding, errors=errors)
         self._chunks = chunks
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +93,7 @@ class StreamedAnswer(_WhileConnected):
             try:
                 chunk = await anext(chunks)
             except ApiError as error:
-                await error.response()(scope, receive, send)
+                await self._errors.response(error)(scope, receive, send)
                 return
             self._has_begun = True
             await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
@@ -101,7 +102,7 @@ class StreamedAnswer(_WhileConnected):
                 async for chunk in chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except ApiError as error:
-                await send({"type": "http.response.body", "body": sse(error.body()), "more_body": True})
+                await send({"type": "http.response.body", "body": self._errors.event(error), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

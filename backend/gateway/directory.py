@@ -18,6 +18,7 @@ from backend.services.serving.autoscaling import Waking
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.monitoring.gauges import LiveGauges
 from backend.services.serving.shadows import ComparedRequest
+from backend.services.serving.stored_responses import ResponseRecord
 from backend.services.serving.usage import UsageRow
 
 
@@ -65,6 +66,12 @@ class Principal:
     scopes: KeyScopes = field(default_factory=KeyScopes)
     limits: KeyLimits = field(default_factory=KeyLimits)
     expires_at: datetime | None = None
+    user_id: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Return whose answers those of this key are: its account's, or its own where it has none."""
+        return f"user:{self.user_id}" if self.user_id else f"key:{self.key_id}"
 
 
 class Directory(Protocol):
@@ -94,6 +101,19 @@ class Directory(Protocol):
 
     def give_feedback(self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str) -> bool:
         """Store feedback on a request; return False where the key made no such request."""
+
+    @property
+    def keeps_responses(self) -> bool:
+        """Return whether responses may be stored."""
+
+    def keep_response(self, record: ResponseRecord) -> None:
+        """Store a response."""
+
+    def list_turns(self, response_id: str, *, owner: str) -> Sequence[ResponseRecord]:
+        """Return a response of an owner and those that it follows, oldest first. Raises NotFound, InvalidInput and Unavailable."""
+
+    def erase_response(self, response_id: str, *, owner: str) -> None:
+        """Erase a response of an owner. Raises NotFound and Unavailable."""
 
     def live_gauges(self) -> LiveGauges | None:
         """Return the gauges of replicas and workers; None while they can't be read."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.responses import JSONResponse, Response
 
 from backend.domain.serving.protocol import ENGINE_FAILED, QUEUE_TIMEOUT
@@ -34,6 +37,14 @@ class ApiError(Exception):
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
+
+
+@dataclass(frozen=True)
+class ErrorStyle:
+    """An error in the words of an API: as a whole response, and as the last event of a stream."""
+
+    response: Callable[[ApiError], Response] = ApiError.response
+    event: Callable[[ApiError], bytes] = lambda error: b"data: " + to_json(error.body()) + b"\n\n"
 
 
 def _type_of(status: int) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,8 +27,10 @@ from backend.services.serving.replicas import Target, ready_targets
 from backend.services.serving.request_log.key_feedback import store_feedback
 from backend.services.serving.request_log.policies import log_modes
 from backend.services.serving.shadows import ComparedRequest, ShadowTarget, record_comparisons, shadow_targets
+from backend.services.serving.stored_responses import ResponseRecord, erase_response, keep_response, list_turns
 from backend.services.serving.usage import UsageRow, add_usage
 
+R = TypeVar("R")
 PRICES_S = 10.0
 USES_S = 10.0
 
@@ -83,7 +85,7 @@ class InstalledDirectory:
         if grant is None:
             return None
         self.note_use(grant.id)
-        return Principal(key_id=grant.id, name=grant.name, scopes=grant.scopes, limits=grant.limits, expires_at=grant.expires_at)
+        return Principal(grant.id, grant.name, scopes=grant.scopes, limits=grant.limits, expires_at=grant.expires_at, user_id=grant.user_id)
 
     def keys_version(self) -> int | None:
         """Return a number that differs once a key may have changed; None while the database is away."""
@@ -114,6 +116,29 @@ class InstalledDirectory:
     def give_feedback(self, request_id: str, *, key_id: str | None, rating: int | None, correction: str, comment: str) -> bool:
         """Store feedback on a request; return False where the key made no such request."""
         return store_feedback(self._ctx, request_id, key_id=key_id, rating=rating, correction=correction, comment=comment)
+
+    @property
+    def keeps_responses(self) -> bool:
+        """Return whether responses may be stored."""
+        return self._ctx.policy.keep_responses_days > 0
+
+    def keep_response(self, record: ResponseRecord) -> None:
+        """Store a response."""
+        keep_response(self._ctx, record)
+
+    def list_turns(self, response_id: str, *, owner: str) -> Sequence[ResponseRecord]:
+        """Return a response of an owner and those that it follows, oldest first."""
+        return self._ask(lambda: list_turns(self._ctx, response_id, owner=owner))
+
+    def erase_response(self, response_id: str, *, owner: str) -> None:
+        """Erase a response of an owner."""
+        self._ask(lambda: erase_response(self._ctx, response_id, owner=owner))
+
+    def _ask(self, question: Callable[[], R]) -> R:
+        try:
+            return self._keeper.ask(question)
+        except Away as error:
+            raise Unavailable("The database does not answer, and stored responses are in it.", remedy="Try again.") from error
 
     def live_gauges(self) -> LiveGauges | None:
         """Return the gauges of replicas and workers; None while the database is away."""

@@ -72,7 +72,7 @@ class Trace:
 
     endpoint: str
     principal: Principal | None
-    prefix: str
+    prefix: str  # of its id; a dash follows where it has no underscore of its own
     user: str = ""  # the client's own name for its user
     is_streamed: bool = False
     headers: dict[str, str] = field(default_factory=dict)  # of the answer
@@ -100,7 +100,7 @@ class Trace:
     refusal: str = ""  # the code of the error that refused or ended it
 
     def __post_init__(self) -> None:
-        self.id = self.headers[REQUEST_ID] = f"{self.prefix}-{uuid4().hex[:24]}"
+        self.id = self.headers[REQUEST_ID] = f"{self.prefix}{'' if self.prefix.endswith('_') else '-'}{uuid4().hex[:24]}"
 
     @property
     def ttft_ms(self) -> float | None:

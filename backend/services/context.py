@@ -31,6 +31,7 @@ class Policy:
     disk_gb_month_usd: float = 0.0
     alert_ttft_p95_ms: float | None = None
     keep_job_folders_days: float = 30.0
+    keep_responses_days: float = 30.0
     job_memory_mb: int | None = None
     run_code: bool = False
     require_safety_gate: bool = False

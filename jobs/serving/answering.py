@@ -247,7 +247,7 @@ class ManyAnswers:
         """Pass an event of a choice on; its end is counted."""
         if isinstance(event, FinishEvent):
             if event.finish_reason is not FinishReason.CANCELLED:
-                self._on_event(ChoiceEvent(choice=number, finish_reason=event.finish_reason))
+                self._on_event(ChoiceEvent(choice=number, finish_reason=event.finish_reason, stop=event.stop))
         elif not isinstance(event, ErrorEvent):
             self._on_event(event)
             return

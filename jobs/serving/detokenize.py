@@ -38,6 +38,7 @@ class TextStream:
         self._marks = marks or {}
         self._held = ""  # decoded, but possibly the beginning of a stop string
         self.stopped, self.can_stop = False, True
+        self.stop: str | None = None  # the string that ended the text
         # The stream opens on the prompt's end: decoded alone, a first token would lose the space that some tokenizers put before it.
         self._open(list(prompt[-PROMPT_TAIL:]))
 
@@ -87,8 +88,9 @@ class TextStream:
         self._held = ""
         matches = [(position, stop) for stop in self._stop if (position := text.find(stop)) >= 0]
         if matches:
+            position, self.stop = min(matches)
             self.stopped = True
-            return text[: min(matches)[0]]
+            return text[:position]
         if final:
             return text
         keep = max(_overlap(text, stop) for stop in self._stop)

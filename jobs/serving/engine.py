@@ -274,7 +274,7 @@ class Generation:
                 return
             ended = bool(token_ids) and token_ids[-1] in self._ends
             if ended or is_complete or self._text.stopped:
-                self._finish(FinishReason.STOP)
+                self._finish(FinishReason.STOP, token=token_ids[-1] if ended else None)
             elif self.num_generated >= self.max_tokens:
                 self._finish(FinishReason.LENGTH)
         if self.is_over and not ended and not self._is_catching_up:
@@ -309,7 +309,7 @@ class Generation:
                 self.is_over = True
                 self.on_event(ErrorEvent(message=message, code=code))
 
-    def _finish(self, reason: FinishReason) -> None:
+    def _finish(self, reason: FinishReason, *, token: int | None = None) -> None:
         self.is_over = True
         rest = "" if reason is FinishReason.CANCELLED else self._text.finish()
         if rest:
@@ -324,6 +324,7 @@ class Generation:
                 usage=TokenUsage(prompt_tokens=len(self.prompt), completion_tokens=self.num_generated, cached_tokens=self.cached_tokens),
                 ttft_ms=None if self._first is None else round((self._first - self.created) * 1000, 2),
                 queue_ms=None if self._begun is None else round((self._begun - self.created) * 1000, 2),
+                stop=token if token is not None and token not in self.end_ids else self._text.stop,
                 tok_per_sec=round((self.num_own - 1) / decode_s, 2) if self.num_own > 1 and decode_s > 0 else None,
             )
         )

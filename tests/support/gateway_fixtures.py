@@ -27,6 +27,7 @@ from backend.gateway.directory import ModelEntry, Principal, ReplicaAddress, Sha
 from backend.services.serving.autoscaling import Waking
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.shadows import ComparedRequest
+from backend.services.serving.stored_responses import ResponseRecord
 from backend.services.serving.usage import UsageRow
 
 KEY = "rh-test-key"
@@ -50,6 +51,8 @@ class MemoryDirectory:
         self.spending: dict[tuple[str, str, str], float] = {}
         self.prices: dict[str, float] = {}
         self.log_modes: dict[str, LogMode] = {}
+        self.keeps_responses = True
+        self.responses: dict[str, ResponseRecord] = {}
         self.feedback: list[tuple[str, int | None, str]] = []
 
     def authenticate(self, key: str) -> Principal | None:
@@ -75,6 +78,21 @@ class MemoryDirectory:
         if is_own:
             self.feedback.append((request_id, rating, correction))
         return is_own
+
+    def keep_response(self, record: ResponseRecord) -> None:
+        if self.fails:
+            raise OSError("the database is gone")
+        self.responses[record.id] = record
+
+    def list_turns(self, response_id: str, *, owner: str) -> Sequence[ResponseRecord]:
+        record = self.responses.get(response_id)
+        if record is None or record.owner != owner:
+            raise NotFound(f"There is no response {response_id!r}.")
+        return [*(self.list_turns(record.previous_id, owner=owner) if record.previous_id else ()), record]
+
+    def erase_response(self, response_id: str, *, owner: str) -> None:
+        self.list_turns(response_id, owner=owner)
+        del self.responses[response_id]
 
     def live_gauges(self) -> None:
         return None

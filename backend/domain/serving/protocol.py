@@ -149,7 +149,7 @@ class Task(StrEnum):
     TOKENIZE = "tokenize"
 
 
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 """How much an answer is to be reasoned about."""
 
 
@@ -299,17 +299,20 @@ class ChoiceEvent(_Frozen):
     type: Literal["choice"] = "choice"
     choice: int
     finish_reason: FinishReason
+    stop: str | int | None = None
 
 
 class FinishEvent(_Frozen):
-    """The end of a request. `finish_reason` is that of the last choice; `tok_per_sec` is the rate after the first token, None when only
-    one token was generated; `queue_ms` is the wait before the first step, None where it is not known."""
+    """The end of a request. `finish_reason` is that of the last choice, `stop` the stop string or the requested token that ended it;
+    `tok_per_sec` is the rate after the first token, None when only one token was generated; `queue_ms` is the wait before the first step,
+    None where it is not known."""
 
     type: Literal["finish"] = "finish"
     finish_reason: FinishReason
     usage: TokenUsage
     ttft_ms: float | None = None
     tok_per_sec: float | None = None
+    stop: str | int | None = None
     queue_ms: float | None = None
 
 

@@ -32,7 +32,7 @@ class StrictBody(BaseModel):
             return (
                 value is None
                 or name in HARMLESS
-                or any(type(value) in (int, float, bool) and value == v for v in cls.neutral.get(name, ()))
+                or any(type(value) in (int, float, bool, str) and value == v for v in cls.neutral.get(name, ()))
             )
 
         return {name: value for name, value in values.items() if not changes_nothing(name, value)}

@@ -72,7 +72,7 @@ def _of_response_format(form: ResponseFormat | None) -> list[Constraint]:
         return [Constraint(kind="regex", value=form.pattern)]
     if form.json_schema is None:
         raise _invalid("response_format.json_schema", "give the schema as json_schema: {name, schema}")
-    return [_of_schema(form.json_schema.json_schema, param="response_format.json_schema")]
+    return [schema_constraint(form.json_schema.json_schema, param="response_format.json_schema")]
 
 
 def _of_structured(structured: StructuredOutputs | None, *, prefix: str) -> list[Constraint]:
@@ -85,7 +85,7 @@ def _of_structured(structured: StructuredOutputs | None, *, prefix: str) -> list
             schema = json.loads(schema) if isinstance(schema, str) else schema
         except (ValueError, RecursionError) as error:
             raise _invalid(f"{prefix}json", f"the schema is not JSON: {error}") from error
-        constraints.append(_of_schema(schema, param=f"{prefix}json"))
+        constraints.append(schema_constraint(schema, param=f"{prefix}json"))
     if structured.regex is not None:
         constraints.append(Constraint(kind="regex", value=structured.regex))
     if structured.choice is not None:
@@ -98,7 +98,10 @@ def _of_structured(structured: StructuredOutputs | None, *, prefix: str) -> list
     return constraints
 
 
-def _of_schema(schema: Any, *, param: str) -> Constraint:
+def schema_constraint(schema: Any, *, param: str) -> Constraint:
+    """Return the form of a JSON schema. Raises ApiError for none, and for one that is too long."""
+    if schema is None:
+        raise _invalid(param, "give the schema")
     text = json.dumps(schema, ensure_ascii=False)
     if len(text) > MAX_CHARACTERS:
         raise _invalid(param, f"the schema has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")

@@ -48,6 +48,7 @@ class KeyGrant:
     scopes: KeyScopes
     limits: KeyLimits
     expires_at: datetime | None = None
+    user_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _valid(ctx: Context) -> Select[ApiKey]:
 
 def _grant(row: ApiKey) -> KeyGrant:
     scopes, limits = KeyScopes.model_validate(row.scopes or {}), KeyLimits.model_validate(row.limits or {})
-    return KeyGrant(row.id, row.name, scopes, limits, row.expires_at)
+    return KeyGrant(row.id, row.name, scopes, limits, row.expires_at, row.user_id)
 
 
 def key_spending(ctx: Context, key_id: str, period: Period) -> Spending:

@@ -15,6 +15,7 @@ from backend.services.serving.monitoring.alerts import AlertWatch
 from backend.services.serving.monitoring.gauges import live_values, read_live
 from backend.services.serving.monitoring.rollups import add_gauges, forget_rollups
 from backend.services.serving.request_log.policies import forget_requests
+from backend.services.serving.stored_responses import forget_responses
 
 log = logging.getLogger(__name__)
 TICK_S = 15.0
@@ -51,6 +52,7 @@ def run_monitor(ctx: Context, stopping: threading.Event) -> None:
             if ticks % TICKS_PER_TIDY == 0:
                 forget_old(ctx)
             forget_requests(ctx)
+            forget_responses(ctx)
             ticks += 1
         except Exception as error:  # the monitor must survive a locked database and a webhook that is away
             log.warning("monitor: %s", error)

@@ -1,0 +1,244 @@
+"""`POST /v1/messages`: the bodies of Anthropic's clients."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from backend.domain.serving.protocol import (
+    MAX_STOP_STRINGS,
+    ChatMessage,
+    Constraint,
+    Effort,
+    GenerateRequest,
+    Role,
+    SamplingParams,
+    Task,
+    ToolChoice,
+)
+from backend.gateway.bodies.fields import StrictBody
+from backend.gateway.bodies.messages import FunctionName
+from backend.gateway.bodies.structured import schema_constraint
+from backend.gateway.errors import ApiError
+
+VERSION = re.compile(r"20\d\d-\d\d-\d\d")
+StopString = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class _Block(BaseModel):
+    """A block of a message. Marks for caching and citations change no answer here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class TextBlock(_Block):
+    """Text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(_Block):
+    """Reasoning of an earlier answer, which is not shown to the network again."""
+
+    type: Literal["thinking", "redacted_thinking"]
+
+
+class ToolUseBlock(_Block):
+    """A call that an earlier answer made."""
+
+    type: Literal["tool_use"]
+    id: Annotated[str, Field(min_length=1, max_length=200)]
+    name: FunctionName
+    input: dict[str, Any] = Field(default_factory=dict)
+
+
+class ToolResultBlock(_Block):
+    """The result of a call."""
+
+    type: Literal["tool_result"]
+    tool_use_id: Annotated[str, Field(min_length=1, max_length=200)]
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = None
+
+
+ContentBlock = Annotated[TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
+
+
+class AnthropicMessage(_Block):
+    """One message; `system` is what some clients put among them."""
+
+    role: Literal["user", "assistant", "system"]
+    content: str | list[ContentBlock]
+
+    def to_messages(self) -> list[ChatMessage]:
+        """Return the message as templates know it: results of tools are messages of their own."""
+        blocks = [TextBlock(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+        messages: list[ChatMessage] = []
+        texts: list[str] = []
+        calls: list[dict[str, Any]] = []
+        for block in blocks:
+            if isinstance(block, TextBlock):
+                texts.append(block.text)
+            elif isinstance(block, ToolUseBlock):
+                function = {"name": block.name, "arguments": json.dumps(block.input, ensure_ascii=False)}
+                calls.append({"id": block.id, "type": "function", "function": function})
+            elif isinstance(block, ToolResultBlock):
+                messages.append(ChatMessage(role=Role.TOOL, content=_text(block.content), tool_call_id=block.tool_use_id))
+        if texts or calls or not messages:
+            messages.append(ChatMessage(role=Role(self.role), content="\n\n".join(texts), tool_calls=tuple(calls)))
+        return messages
+
+
+class AnthropicTool(_Block):
+    """A tool; only those that the client runs itself are served."""
+
+    type: Literal["custom"] | None = None
+    name: FunctionName
+    description: str | None = None
+    input_schema: dict[str, Any]
+
+    def as_template_tool(self) -> dict[str, Any]:
+        """Return the tool as chat templates expect it."""
+        function = {"name": self.name, "description": self.description or "", "parameters": self.input_schema}
+        return {"type": "function", "function": function}
+
+
+class AnthropicToolChoice(StrictBody):
+    """Permission to call tools."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: FunctionName | None = None
+    disable_parallel_tool_use: bool = False
+
+
+class Thinking(StrictBody):
+    """Permission to reason first. A budget of tokens for it is not kept."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    display: str | None = None
+
+
+class OutputFormat(StrictBody):
+    """A schema that the answer matches."""
+
+    type: Literal["json_schema"]
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(StrictBody):
+    """Form and effort of an answer."""
+
+    effort: Effort | None = None
+    format: OutputFormat | None = None
+
+
+class CountBody(StrictBody):
+    """`POST /v1/messages/count_tokens`."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    model: Annotated[str, Field(min_length=1, max_length=200)]
+    messages: Annotated[list[AnthropicMessage], Field(min_length=1)]
+    system: str | list[TextBlock] | None = None
+    tools: Annotated[list[AnthropicTool], Field(max_length=128)] | None = None
+    tool_choice: AnthropicToolChoice | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    cache_control: Any = None
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _names_a_tool(cls, value: AnthropicToolChoice | None, info: Any) -> AnthropicToolChoice | None:
+        names = {tool.name for tool in info.data.get("tools") or ()}
+        if value is not None and value.type == "any" and not names:
+            raise ValueError("'any' needs at least one tool")
+        if value is not None and value.type == "tool" and value.name not in names:
+            raise ValueError(f"{value.name!r} is not one of the tools")
+        return value
+
+    def to_request(self, *, task: Task = Task.TOKENIZE, params: SamplingParams | None = None) -> GenerateRequest:
+        """Return the request for a replica."""
+        system = [ChatMessage(role=Role.SYSTEM, content=_text(self.system))] if self.system else []
+        messages = [*system, *(part for message in self.messages for part in message.to_messages())]
+        is_continued = messages[-1].role is Role.ASSISTANT and not messages[-1].tool_calls
+        if is_continued and (self.tools or self.constraint() is not None or len(messages) < 2 or not messages[-1].content):
+            raise ApiError(
+                400,
+                "messages: the last message is the assistant's, which is continued only as text, after another message, without tools "
+                "and without a form of the answer",
+                code="invalid_value",
+                param="messages",
+            )
+        return GenerateRequest(
+            messages=tuple(messages),
+            tools=tuple(tool.as_template_tool() for tool in self.tools) if self.tools else None,
+            tool_choice=self._choice(),
+            parallel_tool_calls=self.tool_choice is None or not self.tool_choice.disable_parallel_tool_use,
+            params=params or SamplingParams(),
+            split=not is_continued,
+            continue_final=is_continued,
+            effort=self._effort(),
+            task=task,
+        )
+
+    def constraint(self) -> Constraint | None:
+        """Return the form that the answer must have."""
+        form = self.output_config.format if self.output_config else None
+        return None if form is None else schema_constraint(form.json_schema, param="output_config.format.schema")
+
+    def _choice(self) -> ToolChoice:
+        choice = self.tool_choice
+        if choice is None or choice.type in ("auto", "none"):
+            return ToolChoice(mode="none" if choice is not None and choice.type == "none" else "auto")
+        return ToolChoice(mode="required", name=choice.name if choice.type == "tool" else None)
+
+    def _effort(self) -> Effort | None:
+        if self.thinking is not None and self.thinking.type == "disabled":
+            return "none"
+        if self.thinking is not None and self.thinking.type == "enabled" and self.output_config is None:
+            return "high"
+        return self.output_config.effort if self.output_config else None
+
+
+class MessagesBody(CountBody):
+    """`POST /v1/messages`."""
+
+    max_tokens: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    metadata: dict[str, Any] | None = None
+    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stream: bool = False
+
+    @property
+    def user(self) -> Any:
+        """Return the client's own name for its user."""
+        return (self.metadata or {}).get("user_id")
+
+    def to_request(self, *, task: Task = Task.GENERATE, params: SamplingParams | None = None) -> GenerateRequest:
+        """Return the request for a replica."""
+        params = params or SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=self.top_k or 0,
+            stop=tuple(self.stop_sequences or ()),
+            constraint=self.constraint(),
+        )
+        return super().to_request(task=task, params=params)
+
+
+def check_version(version: str | None) -> None:
+    """Raise ApiError for what is no version: a date. Those of 2023-06-01 and later name the fields that are served here alike."""
+    if version is not None and not (VERSION.fullmatch(version) and version >= "2023-06-01"):
+        raise ApiError(400, f"anthropic-version: {version[:40]!r} is no version such as 2023-06-01.", code="invalid_value")
+
+
+def _text(content: str | list[TextBlock] | None) -> str:
+    return content if isinstance(content, str) else "\n\n".join(block.text for block in content or ())

@@ -1,0 +1,126 @@
+"""Answers of `POST /v1/messages`, in the shapes of Anthropic's API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from backend.domain.serving.protocol import FinishEvent, FinishReason
+from backend.gateway.answers import comment, named_event
+from backend.gateway.dialects.blocks import Block, BlockReader, Change, Closed, Opened
+from backend.gateway.errors import ApiError, ErrorStyle
+from backend.gateway.relay import Trace
+from backend.gateway.waking import Events, Starting
+
+ERRORS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+REASONS = {FinishReason.LENGTH: "max_tokens", FinishReason.TOOL_CALLS: "tool_use"}
+
+
+def _error_body(error: ApiError) -> dict[str, Any]:
+    kind = ERRORS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+def _error_response(error: ApiError) -> Response:
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return JSONResponse(_error_body(error), status_code=error.status, headers=headers)
+
+
+MESSAGES_ERRORS = ErrorStyle(response=_error_response, event=lambda error: named_event("error", _error_body(error)))
+
+
+async def stream_message(events: Events, *, trace: Trace) -> AsyncGenerator[bytes, None]:
+    """Yield the server-sent events of an answer."""
+    reader, has_begun = BlockReader(), False
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Starting):
+                yield comment(f"starting {event.endpoint}")
+                continue
+            parts = []
+            if not has_begun:
+                has_begun = True
+                parts.append(named_event("message_start", {"message": _message(trace, [], None, 0)}))
+            parts += [part for change in reader.read(event) for part in _parts(change)]
+            if isinstance(event, FinishEvent):
+                delta = {"delta": _stop(event), "usage": _usage(event, reader.reasoning_tokens)}
+                parts += [named_event("message_delta", delta), named_event("message_stop", {})]
+            if parts:
+                yield b"".join(parts)
+
+
+async def collect_message(events: Events, *, trace: Trace) -> dict[str, Any]:
+    """Return a whole answer."""
+    reader, finish = BlockReader(), None
+    async with aclosing(events):
+        async for event in events:
+            if not isinstance(event, Starting):
+                for _ in reader.read(event):
+                    pass
+            if isinstance(event, FinishEvent):
+                finish = event
+    if finish is None:
+        raise RuntimeError("a generation ended without a finish event")
+    return _message(trace, [_whole(block) for block in reader.blocks], finish, reader.reasoning_tokens)
+
+
+def _message(trace: Trace, content: list[dict[str, Any]], finish: FinishEvent | None, reasoning_tokens: int) -> dict[str, Any]:
+    usage = {"input_tokens": trace.prompt_tokens, "output_tokens": 0} if finish is None else _usage(finish, reasoning_tokens)
+    stop = {"stop_reason": None, "stop_sequence": None} if finish is None else _stop(finish)
+    head = {"id": trace.id, "type": "message", "role": "assistant", "model": trace.endpoint}
+    return {**head, "content": content, **stop, "usage": usage}
+
+
+def _stop(finish: FinishEvent) -> dict[str, Any]:
+    by_string = finish.finish_reason is FinishReason.STOP and isinstance(finish.stop, str)
+    reason = "stop_sequence" if by_string else REASONS.get(finish.finish_reason, "end_turn")
+    return {"stop_reason": reason, "stop_sequence": finish.stop if by_string else None}
+
+
+def _usage(finish: FinishEvent, reasoning_tokens: int) -> dict[str, Any]:
+    """Return the counts; Anthropic's tokens of the prompt are those that were not found in the cache."""
+    usage = finish.usage
+    return {
+        "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+        "cache_read_input_tokens": usage.cached_tokens,
+        "cache_creation_input_tokens": 0,
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": reasoning_tokens},
+    }
+
+
+def _empty(block: Block) -> dict[str, Any]:
+    if block.kind == "call":
+        return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": {}}
+    return {"type": "text", "text": ""} if block.kind == "text" else {"type": "thinking", "thinking": "", "signature": ""}
+
+
+def _whole(block: Block) -> dict[str, Any]:
+    value = {"call": "input", "text": "text", "reasoning": "thinking"}[block.kind]
+    return _empty(block) | {value: block.arguments() if block.kind == "call" else block.text}
+
+
+def _parts(change: Change) -> list[bytes]:
+    block = change.block
+    if isinstance(change, Opened):
+        return [named_event("content_block_start", {"index": block.index, "content_block": _empty(block)})]
+    if isinstance(change, Closed):
+        return [named_event("content_block_stop", {"index": block.index})]
+    delta = {
+        "text": {"type": "text_delta", "text": change.text},
+        "reasoning": {"type": "thinking_delta", "thinking": change.text},
+        "call": {"type": "input_json_delta", "partial_json": change.text},
+    }[block.kind]
+    return [named_event("content_block_delta", {"index": block.index, "delta": delta})]
