@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 from scipy import stats
 
-from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, Verdict, decide_gate
+from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, GateDecision, Look, Verdict, decide_gate
 from backend.domain.statistics.bootstrap import bootstrap_corpus
 from backend.domain.statistics.calibration import calibration
 from backend.domain.statistics.estimates import (
@@ -29,9 +31,10 @@ from backend.domain.statistics.estimates import (
 )
 from backend.domain.statistics.groups import macro_average, micro_average
 from backend.domain.statistics.multiplicity import benjamini_hochberg, holm
-from backend.domain.statistics.paired import difference_interval, mcnemar, paired_difference
+from backend.domain.statistics.paired import PairedComparison, difference_interval, mcnemar, paired_difference, paired_macro
 from backend.domain.statistics.power import detectable_difference
 from backend.domain.statistics.ranking import rank_jointly
+from backend.domain.wording import plural
 
 Row = tuple[str, float, float, int, str]
 """Setting, rate, nominal rate, repeats, remark."""
@@ -120,6 +123,23 @@ def paired(repeats: int) -> Iterator[Row]:
             return paired_difference(*sides, clusters=np.repeat(np.arange(clusters), 5).tolist()).difference, 0.0
 
         yield cover(f"0/1 scores, {clusters} passages x 5: clustered paired t", both, repeats)
+    for sizes in ((20, 60, 200, 600), (5,) * 57):
+
+        def subgroups(rng: np.random.Generator, sizes: tuple[int, ...] = sizes) -> tuple[Estimate, float]:
+            better = np.linspace(0.05, 0.25, len(sizes))
+            tables = [rng.multinomial(n, [up, 0.1, 0.9 - up]) for n, up in zip(sizes, better, strict=True)]
+            parts = [partial(counted, *map(int, table)) for table in tables]
+            return paired_macro(parts).difference, float(better.mean() - 0.1)
+
+        name = f"{len(sizes)} x {sizes[0]}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
+        yield cover(f"0/1 scores, macro average of subgroups of {name} items", subgroups, repeats // 2, "exact")
+
+
+def counted(wins: int, losses: int, ties: int, level: float) -> PairedComparison:
+    """Compare two checkpoints by their counts."""
+    gaps = np.repeat([1.0, -1.0, 0.0], [wins, losses, ties])
+    before = (gaps < 0).astype(float)
+    return paired_difference(before, before + gaps, level=level)
 
 
 def f1(sums: FloatArray) -> FloatArray:
@@ -217,6 +237,7 @@ def decisions(repeats: int) -> Iterator[Row]:
         tables = rng.multinomial(500, [*shares, 1 - sum(shares)], size=few)
         rate = float(np.mean([decide_gate(gate, [evidence(int(a), int(b), 500)]).verdict is verdict for a, b, _ in tables]))
         yield f"gate, margin 5 points, 500 items, {name}", rate, nominal, few, "exact"
+    yield from looks(repeats // 2, evidence, gate)
     for n, discordance in ((500, 0.3), (200, 0.2)):
         difference = detectable_difference(n, discordance=discordance)
         up, down = (discordance + difference) / 2, (discordance - difference) / 2
@@ -232,6 +253,55 @@ def decisions(repeats: int) -> Iterator[Row]:
         sure = rng.beta(4, 2, size=300)
         wrong += calibration(sure, (rng.random(300) < sure).astype(float), num_draws=400, seed=seed).is_miscalibrated
     yield "calibrated network called miscalibrated, 300 items", wrong / few, 0.05, few, ""
+
+
+Schedule = Callable[[int, GateDecision], int]
+"""Items of the next look, by those of the last one and its decision."""
+MOST_ITEMS = 12_800
+
+
+def looks(repeats: int, evidence: Callable[[int, int, int], Evidence], gate: GateConfig) -> Iterator[Row]:
+    """Candidates that a gate passes or fails at any of several looks. `before`: each look has the whole error."""
+    schedules: dict[str, tuple[int, Schedule]] = {
+        "200 more items each": (200, lambda n, _: n + 200),
+        "twice the items each": (200, lambda n, _: 2 * n),
+        "as many as the gate asks for": (200, lambda n, decision: min(MOST_ITEMS, decision.benchmarks[0].items_to_settle or n + 200)),
+    }
+    truths = {"worse by the margin": ((0.10, 0.15), Verdict.PASS, 0.025), "as good": ((0.125, 0.125), Verdict.PASS, float("nan"))}
+    for (truth, (shares, verdict, nominal)), (name, (start, following)) in product(truths.items(), schedules.items()):
+        for count, is_shared in ((1, True), (2, True), (4, True), (6, True), (6, False)):
+            rng, hits, items = np.random.default_rng(count), 0, 0
+            for _ in range(repeats):
+                reached, used = look_until(rng, shares, gate, evidence, (start, following), looks=count, is_shared=is_shared)
+                hits += reached is verdict
+                items += used
+            about = f"gate, {truth}, {plural(count, 'look')}, {name}: PASS ({items / repeats:,.0f} items)"
+            yield about, hits / repeats, nominal, repeats, "power" if np.isnan(nominal) else "exact" if is_shared else "before"
+
+
+def look_until(
+    rng: np.random.Generator,
+    shares: tuple[float, float],
+    gate: GateConfig,
+    evidence: Callable[[int, int, int], Evidence],
+    schedule: tuple[int, Schedule],
+    *,
+    looks: int,
+    is_shared: bool,
+) -> tuple[Verdict, int]:
+    """Look until a gate decides, at most so often; return its verdict and the items."""
+    n, (start, following), counts, spent = 0, schedule, np.zeros(2, dtype=int), list[float]()
+    target = start
+    for _ in range(looks):
+        counts = counts + rng.multinomial(target - n, [*shares, 1 - sum(shares)])[:2]
+        n = target
+        look = Look.after(spent, is_whole=False) if is_shared else Look()
+        spent.append(look.share)
+        decision = decide_gate(gate, [replace(evidence(int(counts[0]), int(counts[1]), n), look=look)])
+        if decision.verdict is not Verdict.INCONCLUSIVE:
+            return decision.verdict, n
+        target = max(n, following(n, decision))
+    return Verdict.INCONCLUSIVE, n
 
 
 SECTIONS: dict[str, Callable[[int], Iterator[Row]]] = {

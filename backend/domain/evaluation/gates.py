@@ -1,7 +1,8 @@
 """Gates: may a checkpoint take the place of a champion? Decided by intervals of paired differences against a margin. Pure rules.
 
 A score below a threshold proves nothing: of small benchmarks a five-point regression passes such a gate in most cases. Here PASS and FAIL
-both need evidence, and everything else is INCONCLUSIVE, with the number of items that would settle it.
+both need evidence, and everything else is INCONCLUSIVE, with the number of items that would settle it. Who follows that advice looks
+again, and each look may err: the looks at one candidate share one error.
 """
 
 from __future__ import annotations
@@ -17,8 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backend.domain.statistics.multiplicity import holm
 from backend.domain.statistics.paired import PairedComparison
+from backend.domain.wording import percent
 
 PLANNED_POWER = 0.8
+SHARE_OF_A_LOOK = 0.5
+"""Part of the error left over by earlier looks that a look may spend."""
+SHARE_OF_THE_WHOLE = 0.9
+"""The same where a benchmark's items are all used, so that more of them can't follow."""
+SMALLEST_QUANTILE, LARGEST_QUANTILE = 1e-6, 6.0
+"""Standard errors between which intervals are inverted: p values below 2e-9 are given as that."""
 CompareAt = Callable[[float], PairedComparison]
 """A comparison of candidate less champion at a level; its difference is positive where the candidate's numbers are larger."""
 
@@ -83,12 +91,33 @@ class GateConfig(BaseModel):
 
 
 @dataclass(frozen=True)
+class Look:
+    """One of the looks at a candidate's items of a benchmark. `share`: of the gate's error what it may spend; `left`: after it.
+
+    The chance that any look errs is at most the sum of their chances, however the looks depend on each other, so shares that sum to at
+    most 1 hold the gate's error (alpha spending by the union bound).
+    """
+
+    number: int = 1
+    share: float = 1.0
+    left: float = 0.0
+
+    @classmethod
+    def after(cls, earlier: Sequence[float], *, is_whole: bool) -> Look:
+        """Return the look that follows looks which spent these shares. `is_whole`: the benchmark's items are all used."""
+        left = 1 - sum(earlier)
+        share = left * (SHARE_OF_THE_WHOLE if is_whole else SHARE_OF_A_LOOK)
+        return cls(len(earlier) + 1, share, left - share)
+
+
+@dataclass(frozen=True)
 class BenchmarkVerdict:
     """One benchmark of a gate. `difference`, `low` and `high` are oriented: positive is better.
 
-    `p_pass` and `p_fail`: two-sided p values against the threshold from below and above, None without an interval. `power`: chance to
-    PASS this benchmark if the difference is truly the expected one. `items_to_settle`: items that settle it with 80 % power if the true
-    difference is the observed one; None where it is settled, or where no number of items would.
+    `level`: that of the interval from `low` to `high`, which decides: the gate's, narrowed by the look's share of the error. `p_pass` and
+    `p_fail`: two-sided p values against the threshold from below and above, divided by that share, None without an interval. `power`:
+    chance to PASS this benchmark at this look if the difference is truly the expected one. `items_to_settle`: items that settle it at the
+    next look with 80 % power if the true difference is the observed one; None where it is settled, or where no number of items would.
     """
 
     benchmark: str
@@ -105,6 +134,9 @@ class BenchmarkVerdict:
     power: float | None
     items_to_settle: int | None
     procedure: str
+    level: float
+    look: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -125,13 +157,15 @@ class Evidence:
     metric: str
     lower_is_better: bool
     compare_at: CompareAt
+    look: Look = Look()
 
 
 def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecision:
     """Decide a gate from one comparison per benchmark; one without a comparison is undecided.
 
     `all`: PASS where every benchmark passes at the level, which needs no correction (intersection-union test, Berger 1982); FAIL where one
-    fails after Holm's correction. `any`: PASS where one passes after Holm's correction; FAIL where every one fails at the level.
+    fails after Holm's correction. `any`: PASS where one passes after Holm's correction; FAIL where every one fails at the level. A p value
+    is divided by its look's share of the error first, so that all looks together err no more often than the gate says.
     """
     alpha, count = 1 - config.level, len(config.benchmarks)
     undecided = [1.0] * (count - len(evidence))
@@ -144,9 +178,9 @@ def decide_gate(config: GateConfig, evidence: Sequence[Evidence]) -> GateDecisio
     verdicts = [
         Verdict.PASS if p < alpha else Verdict.FAIL if f < alpha else Verdict.INCONCLUSIVE for p, f in zip(passes, fails, strict=True)
     ]
-    power_level = 1 - alpha / count if config.rule == "any" else config.level
+    spread = count if config.rule == "any" else 1
     parts = tuple(
-        _describe(config, one, verdict, p if raw_p is not None else None, f if raw_f is not None else None, level=power_level)
+        _describe(config, one, verdict, p if raw_p is not None else None, f if raw_f is not None else None, error=alpha / spread)
         for one, verdict, p, f, (raw_p, raw_f) in zip(evidence, verdicts, passes, fails, raw, strict=True)
     )
     decisive = {"all": (Verdict.FAIL, Verdict.PASS), "any": (Verdict.PASS, Verdict.FAIL)}[config.rule]
@@ -161,8 +195,9 @@ def describe_procedure(config: GateConfig) -> str:
     margins = sorted({config.margin_of(part) for part in config.benchmarks})
     margin = f"{margins[0]:g}" if len(margins) == 1 else f"{margins[0]:g} to {margins[-1]:g}"
     claim = f"not worse by {margin} or more" if config.test == "non_inferiority" else f"better by more than {margin}"
-    error = f"each decision errs in {50 * (1 - config.level):.3g} % of cases"
-    sided = f"two-sided {100 * config.level:g} % interval of the paired difference, so {error}"
+    error = f"each decision errs in {50 * (1 - config.level):.3g} % of cases, all looks at a candidate together"
+    look = f"each look spends {percent(SHARE_OF_A_LOOK)} of what is left of it, {percent(SHARE_OF_THE_WHOLE)} with all items"
+    sided = f"two-sided {100 * config.level:g} % interval of the paired difference; {error} ({look})"
     rule = ""
     if len(config.benchmarks) > 1:
         rule = (
@@ -172,22 +207,25 @@ def describe_procedure(config: GateConfig) -> str:
 
 
 def _p_values(evidence: Evidence, threshold: float) -> tuple[float | None, float | None]:
-    """Return the smallest levels of error at which the interval lies above, or below, the threshold."""
+    """Return the smallest levels of error at which the interval lies above, or below, the threshold, divided by the look's share."""
 
-    def beyond(alpha: float) -> int:
-        low, high = _oriented(evidence, 1 - alpha)
-        return 0 if low is None or high is None else 1 if low > threshold else -1 if high < threshold else 0
+    def distance(quantile: float) -> float:
+        low, high = _oriented(evidence, 1 - 2 * float(scipy.stats.norm.sf(quantile)))
+        return 0.0 if low is None or high is None else (low - threshold if is_above else threshold - high)
 
-    if _oriented(evidence, 0.95)[0] is None:
+    low, high = _oriented(evidence, 0.95)
+    if low is None or high is None:
         return None, None
-    side = beyond(1 - 1e-9)
-    if side == 0:
+    is_above = low + high > 2 * threshold
+    if distance(SMALLEST_QUANTILE) <= 0:  # an interval that is not symmetrical may shrink to the other side of the threshold
+        is_above = not is_above
+    if distance(SMALLEST_QUANTILE) <= 0:
         return 1.0, 1.0
-    low, high = math.log(1e-9), math.log(1 - 1e-9)
-    for _ in range(25):
-        middle = (low + high) / 2
-        low, high = (low, middle) if beyond(math.exp(middle)) == side else (middle, high)
-    return (math.exp(high), 1.0) if side > 0 else (1.0, math.exp(high))
+    quantile = LARGEST_QUANTILE
+    if distance(quantile) < 0:
+        quantile = scipy.optimize.brentq(distance, SMALLEST_QUANTILE, LARGEST_QUANTILE, xtol=1e-9, rtol=1e-9)
+    p_value = min(1.0, 2 * float(scipy.stats.norm.sf(quantile)) / evidence.look.share)
+    return (p_value, 1.0) if is_above else (1.0, p_value)
 
 
 def _oriented(evidence: Evidence, level: float) -> tuple[float | None, float | None]:
@@ -198,17 +236,20 @@ def _oriented(evidence: Evidence, level: float) -> tuple[float | None, float | N
 
 
 def _describe(
-    config: GateConfig, evidence: Evidence, verdict: Verdict, p_pass: float | None, p_fail: float | None, *, level: float
+    config: GateConfig, evidence: Evidence, verdict: Verdict, p_pass: float | None, p_fail: float | None, *, error: float
 ) -> BenchmarkVerdict:
-    comparison, threshold = evidence.compare_at(config.level), config.threshold_of(evidence.part)
-    low, high = _oriented(evidence, config.level)
+    look, threshold = evidence.look, config.threshold_of(evidence.part)
+    level = 1 - (1 - config.level) * look.share
+    comparison = evidence.compare_at(level)
+    low, high = _oriented(evidence, level)
     difference = -comparison.difference.value if evidence.lower_is_better else comparison.difference.value
-    error = comparison.difference.stderr
-    critical = float(scipy.stats.norm.ppf(0.5 + level / 2))
-    power = float(scipy.stats.norm.cdf((config.expected_difference - threshold) / error - critical)) if error else None
+    stderr = comparison.difference.stderr
+    critical = float(scipy.stats.norm.isf(error * look.share / 2))
+    power = float(scipy.stats.norm.cdf((config.expected_difference - threshold) / stderr - critical)) if stderr else None
     items = None
-    if verdict is Verdict.INCONCLUSIVE and error and difference != threshold:
-        spread = (critical + float(scipy.stats.norm.ppf(PLANNED_POWER))) * error
+    if verdict is Verdict.INCONCLUSIVE and stderr and difference != threshold:
+        next_share = SHARE_OF_A_LOOK * look.left or look.share
+        spread = (float(scipy.stats.norm.isf(error * next_share / 2)) + float(scipy.stats.norm.ppf(PLANNED_POWER))) * stderr
         items = max(comparison.n + 1, math.ceil(comparison.n * (spread / (difference - threshold)) ** 2))
     return BenchmarkVerdict(
         benchmark=evidence.part.benchmark,
@@ -225,6 +266,9 @@ def _describe(
         power=power,
         items_to_settle=items,
         procedure=comparison.method,
+        level=level,
+        look=look.number,
+        share=look.share,
     )
 
 

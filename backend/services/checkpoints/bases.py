@@ -94,7 +94,12 @@ def add_base(
     with ctx.db.write() as session:
         if (again := _of_key(session, idempotency_key)) is not None:
             return get_checkpoint(ctx, again)
-        _require_free_name(session, ctx, name)
+        try:
+            _require_free_name(session, ctx, name)
+        except Conflict:
+            if (again := _of_key(session, idempotency_key)) is not None:  # stored between the two looks (PostgreSQL)
+                return get_checkpoint(ctx, again)
+            raise
         checkpoint_id = new_id()
         job = add_job(
             session,

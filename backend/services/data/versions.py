@@ -44,9 +44,14 @@ def derive_version(
     derivation = Derivation(folder=folder, other=other.folder if other else None, change=change)
     payload = ImportPayload(derive=derivation, kind=DatasetKind(parent.kind))
     with ctx.db.write() as session:
-        if idempotency_key and (known := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
+        if (known := _job_of_key(session, idempotency_key)) is not None:
             return version_of_job(ctx, known)
-        dataset = _target(session, ctx, parent, name=name, person=person)
+        try:
+            dataset = _target(session, ctx, parent, name=name, person=person)
+        except Conflict:
+            if (known := _job_of_key(session, idempotency_key)) is not None:  # stored between the two looks (PostgreSQL)
+                return version_of_job(ctx, known)
+            raise
         job = add_job(
             session,
             ctx,
@@ -83,6 +88,10 @@ def _other(ctx: Context, parent: VersionView, change: Merge) -> VersionView:
     if other.id == parent.id:
         raise InvalidInput(f"{parent.label} can't be merged with itself.", remedy="Choose another version.", field="other")
     return other
+
+
+def _job_of_key(session: Session, key: str | None) -> str | None:
+    return session.scalar(select(Job.id).where(Job.idempotency_key == key)) if key else None
 
 
 def _target(session: Session, ctx: Context, parent: VersionView, *, name: str | None, person: Person) -> Dataset:

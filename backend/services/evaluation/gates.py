@@ -11,9 +11,18 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
-from backend.db.tables import Checkpoint, Deployment, Endpoint, Gate, GateResult, RequiredGate, User
+from backend.db.tables import Checkpoint, Deployment, Endpoint, Evaluation, Gate, GateResult, RequiredGate, User
 from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better
-from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, GateDecision, Verdict, decide_gate, describe_procedure
+from backend.domain.evaluation.gates import (
+    Evidence,
+    GateBenchmark,
+    GateConfig,
+    GateDecision,
+    Look,
+    Verdict,
+    decide_gate,
+    describe_procedure,
+)
 from backend.domain.jobs.states import Status
 from backend.domain.names import clean_name, not_found
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -56,9 +65,9 @@ class GateOutcome:
         parts = [f"{name} is not evaluated" for name in self.missing]
         for result, available in zip(self.decision.benchmarks, self.available, strict=True):
             interval = "no interval" if result.low is None or result.high is None else f"[{result.low:+.4g}, {result.high:+.4g}]"
-            text = (
-                f"{result.verdict} on {result.benchmark}: difference {result.difference:+.4g} {interval}, threshold {result.threshold:+.4g}"
-            )
+            look = "" if result.look == 1 else f", look {result.look}"
+            text = f"{result.verdict} on {result.benchmark}{look}: difference {result.difference:+.4g} {interval}"
+            text += f", threshold {result.threshold:+.4g}"
             if result.items_to_settle is not None:
                 short = f", more than the {available:,} that the benchmark has" if result.items_to_settle > available else ""
                 text += f"; about {result.items_to_settle:,} items would settle it{short}"
@@ -174,7 +183,7 @@ def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOut
     """Judge a checkpoint by a saved gate and record the verdict. Raises what `judge_config` raises."""
     require_builder(person)
     view = get_gate(ctx, gate)
-    outcome = replace(judge_config(ctx, candidate=candidate, config=view.config), gate=view.name)
+    outcome = replace(_judge(ctx, candidate, view.config, is_recorded=True), gate=view.name)
     subject, champion = resolve_checkpoint(ctx, candidate), _champion(ctx, view.config)
     with ctx.db.write() as session:
         session.add(
@@ -194,9 +203,14 @@ def judge(ctx: Context, *, candidate: str, gate: str, person: Person) -> GateOut
 def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOutcome:
     """Judge a checkpoint from the newest like evaluations of it and the champion; nothing is recorded.
 
-    A benchmark that one of them was not evaluated on leaves the gate INCONCLUSIVE. Raises NotFound for unknown names, Conflict, naming
-    what differs, where both were evaluated and no two evaluations were made alike.
+    No look is known then, so each earlier evaluation of the candidate counts as one. A benchmark that one of them was not
+    evaluated on leaves the gate INCONCLUSIVE. Raises NotFound for unknown names, Conflict, naming what differs, where both were evaluated
+    and no two evaluations were made alike.
     """
+    return _judge(ctx, candidate, config, is_recorded=False)
+
+
+def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: bool) -> GateOutcome:
     subject, champion = resolve_checkpoint(ctx, candidate), _champion(ctx, config)
     if subject.id == champion.id:
         return GateOutcome(subject.name, champion.name, GateDecision(Verdict.PASS, (), None, describe_procedure(config)))
@@ -214,7 +228,13 @@ def judge_config(ctx: Context, *, candidate: str, config: GateConfig) -> GateOut
         missing += silent
         if silent:
             continue
-        evidence.append(Evidence(part, metric, is_lower_better(metric), comparison_at(ctx, first.id, second.id, metric)))
+        if is_recorded:
+            earlier = _recorded_looks(ctx, (subject.id, champion.id), version.id, metric, until=(first.id, second.id))
+        else:
+            earlier = _possible_looks(sides[subject.id], until=second.id)
+        look = Look.after(earlier, is_whole=second.config.limit is None)
+        compare_at = comparison_at(ctx, first.id, second.id, metric)
+        evidence.append(Evidence(part, metric, is_lower_better(metric), compare_at, look))
         pairs.append((first.id, second.id))
         available.append(version.rows)
     return GateOutcome(subject.name, champion.name, decide_gate(config, evidence), tuple(pairs), tuple(available), tuple(missing))
@@ -237,7 +257,14 @@ def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, per
 def report_of(outcome: GateOutcome) -> dict[str, Any]:
     """Return an outcome as JSON: what the command line prints and a verdict keeps."""
     benchmarks = [
-        {**asdict(result), "verdict": result.verdict.value, "champion_evaluation": first, "candidate_evaluation": second, "items": items}
+        {
+            **asdict(result),
+            "verdict": result.verdict.value,
+            "error": (1 - result.level) / 2,
+            "champion_evaluation": first,
+            "candidate_evaluation": second,
+            "items": items,
+        }
         for result, (first, second), items in zip(outcome.decision.benchmarks, outcome.evaluations, outcome.available, strict=True)
     ]
     return {
@@ -301,6 +328,42 @@ def _like(champions: Sequence[EvaluationView], candidates: Sequence[EvaluationVi
             return champion, candidate
     refuse_unlike(champions[0], candidates[0])
     raise Conflict("The evaluations of candidate and champion were not made alike.", remedy="Evaluate both with the same settings.")
+
+
+def _recorded_looks(ctx: Context, pair: tuple[str, str], version_id: str, metric: str, *, until: tuple[str, str]) -> list[float]:
+    """Return the shares of the error that looks at a candidate (against a champion) spent, by any gate, before the look at two evaluations.
+
+    The same evaluations judged again are the same look. A verdict of a version that knew no shares counts as a look too.
+    """
+    query = select(GateResult.report).where(GateResult.checkpoint_id == pair[0], GateResult.champion_id == pair[1])
+    with ctx.db.read() as session:
+        parts = [
+            part
+            for report in session.scalars(query.order_by(GateResult.created_at, GateResult.id))
+            for part in report["benchmarks"]
+            if part["metric"] == metric
+        ]
+        ids = {part["candidate_evaluation"] for part in parts}
+        on_version = select(Evaluation.id).where(Evaluation.id.in_(ids), Evaluation.dataset_version_id == version_id)
+        known = set(session.scalars(on_version))
+    shares: dict[tuple[str, str], float] = {}
+    for part in parts:
+        looked_at = (part["champion_evaluation"], part["candidate_evaluation"])
+        if looked_at == until:
+            break
+        if looked_at[1] in known and looked_at not in shares:
+            shares[looked_at] = part.get("share") or Look.after(list(shares.values()), is_whole=False).share
+    return list(shares.values())
+
+
+def _possible_looks(evaluations: Sequence[EvaluationView], *, until: str) -> list[float]:
+    """Return the shares that looks at a candidate's earlier evaluations would have spent; `evaluations` are given newest first."""
+    shares: list[float] = []
+    for evaluation in reversed(evaluations):
+        if evaluation.id == until:
+            break
+        shares.append(Look.after(shares, is_whole=evaluation.config.limit is None).share)
+    return shares
 
 
 def _find(session: Session, name_or_id: str) -> Gate:

@@ -83,7 +83,12 @@ def train_tokenizer(
     with ctx.db.write() as session:
         if (again := _of_key(session, idempotency_key)) is not None:
             return _view(session, again)
-        _require_free_name(session, name)
+        try:
+            _require_free_name(session, name)
+        except Conflict:
+            if (again := _of_key(session, idempotency_key)) is not None:  # stored between the two looks (PostgreSQL)
+                return _view(session, again)
+            raise
         tokenizer_id = new_id()
         row = session.get_one(DatasetVersion, version.id)
         job = add_job(

@@ -201,13 +201,16 @@ def _draw_report(report: Mapping[str, Any], *, key: str) -> None:
 def _report_row(part: Mapping[str, Any]) -> dict[str, object]:
     metric, needed = part["metric"], part["items_to_settle"]
     settle = "–" if needed is None else f"about {needed:,}" + (f" (the benchmark has {part['items']:,})" if needed > part["items"] else "")
+    level = f" at {percent(part['level'], digits=1)}" if "level" in part else ""
+    interval = interval_text(metric, part["low"], part["high"], signed=True)
     return {
         "Benchmark": part["benchmark"],
         "Difference in": metric_label(metric).lower(),
         "Better by": score_text(metric, part["difference"], signed=True),
-        "95 % interval": interval_text(metric, part["low"], part["high"], signed=True) or "no interval",
+        "Interval": f"{interval}{level}" if interval else "no interval",
         "Threshold": score_text(metric, part["threshold"], signed=True),
         "Items": f"{part['n']:,}" + (f" in {plural(part['clusters'], 'cluster')}" if part["clusters"] else ""),
+        "Look": f"{part['look']}: may err in {percent(part['error'], digits=2)}" if "error" in part else "–",
         "Verdict": str(part["verdict"]).capitalize(),
         "Items that settle it": settle,
     }

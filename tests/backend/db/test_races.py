@@ -16,15 +16,18 @@ from sqlalchemy.orm import Session
 from backend.db.races import retry_races
 from backend.db.tables import ApiKey, Architecture, Checkpoint, Dataset, DatasetVersion, EvaluationTask, Gate, RequiredGate, User
 from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.data.versions.changes import DropDuplicates
 from backend.domain.evaluation.gates import GateConfig
 from backend.errors import Conflict
 from backend.services.architectures import save_architecture
 from backend.services.checkpoints.bases import add_base
 from backend.services.context import LOCAL, Context
 from backend.services.data.imports import add_rows_dataset
+from backend.services.data.versions import derive_version
 from backend.services.evaluation.gates import create_gate, require_gate
 from backend.services.evaluation.tasks import save_task
 from backend.services.serving.chat.internal_key import playground_key
+from backend.services.tokenizers.tokenizers import train_tokenizer
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark
 
@@ -103,6 +106,46 @@ def test_a_double_click_adds_one_base(any_ctx: Context) -> None:
     assert len(set(made)) == 1
     assert not conflicts
     assert count(any_ctx, Checkpoint) == 1
+
+
+@contextmanager
+def stored_between_looks(ctx: Context, other: Callable[[], object]) -> Iterator[list[object]]:
+    """Let another do the same in full after this thread's first look for a key. Yields what the other got."""
+    outcome: list[object] = []
+    thread = threading.get_ident()
+
+    def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not outcome and threading.get_ident() == thread and "jobs.idempotency_key = " in statement:
+            outcome.append(None)
+            with ThreadPoolExecutor(1) as pool:
+                outcome[0] = pool.submit(other).result()
+
+    event.listen(ctx.db.engine, "after_cursor_execute", look)
+    try:
+        yield outcome
+    finally:
+        event.remove(ctx.db.engine, "after_cursor_execute", look)
+
+
+def add_oak(ctx: Context) -> str:
+    return add_base(ctx, name="oak", source="owner/oak", person=LOCAL, idempotency_key="click").id
+
+
+def train_letters(ctx: Context) -> str:
+    return train_tokenizer(ctx, name="letters", dataset="facts", kind="byte", person=LOCAL, idempotency_key="click").id
+
+
+def derive_part(ctx: Context) -> str:
+    return derive_version(ctx, "facts", change=DropDuplicates(), name="part", person=LOCAL, idempotency_key="click").id
+
+
+@pytest.mark.parametrize("clicked", [add_oak, train_letters, derive_part])
+def test_the_second_click_finds_what_the_first_stored_between_its_looks(any_ctx: Context, clicked: Callable[[Context], str]) -> None:
+    if any_ctx.db.is_sqlite:
+        pytest.skip("SQLite has one writer: nobody stores anything between its looks")
+    add_benchmark(any_ctx, "facts", CHOICES)
+    with stored_between_looks(any_ctx, lambda: clicked(any_ctx)) as others:
+        assert [clicked(any_ctx)] == others
 
 
 def test_equal_architectures_and_tasks_are_stored_once(any_ctx: Context) -> None:

@@ -19,12 +19,14 @@ from backend.errors import Conflict, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.gates import (
+    GateOutcome,
     create_gate,
     delete_gate,
     get_gate,
     judge,
     judge_config,
     release_endpoint,
+    report_of,
     require_gate,
     why_not_release,
 )
@@ -194,3 +196,36 @@ def test_commands_judge_by_their_exit_status(capfd: pytest.CaptureFixture[str]) 
 
 def test_a_benchmark_takes_its_own_metric_and_margin() -> None:
     assert read_benchmark("facts@2:acc_norm=0.05") == GateBenchmark(benchmark="facts@2", metric="acc_norm", margin=0.05)
+
+
+def looks(outcome: GateOutcome) -> list[tuple[int, float]]:
+    return [(result.look, result.share) for result in outcome.decision.benchmarks]
+
+
+def test_looks_at_more_items_share_the_error_of_the_gate(world: Context) -> None:
+    gates = [create_gate(world, name=name, config=config(margin=0.1), person=LOCAL).name for name in ("release", "second")]
+    right = CHAMPION.astype(int).tolist()
+    for number, limit in enumerate((20, 40, 80)):
+        evaluated(world, "Oak", "facts", right[:limit], limit=limit)
+        evaluated(world, "Ash", "facts", right[:limit], limit=limit)
+        outcome = judge(world, candidate="Ash", gate="release", person=LOCAL)
+        assert looks(outcome) == [(number + 1, 0.5 ** (number + 1))]
+        assert outcome.decision.benchmarks[0].level == pytest.approx(1 - 0.05 * 0.5 ** (number + 1))
+    assert looks(judge(world, candidate="Ash", gate="release", person=LOCAL)) == [(3, 0.125)]  # the same items: the same look
+    assert looks(judge(world, candidate="Ash", gate=gates[1], person=LOCAL)) == [(3, 0.125)]  # another gate spends the same error
+    assert looks(judge(world, candidate="Elm", gate="release", person=LOCAL)) == [(1, 0.9)]  # another candidate, on all items
+    evaluated(world, "Ash", "facts", right)
+    whole = judge(world, candidate="Ash", gate="release", person=LOCAL)
+    assert looks(whole) == [(4, pytest.approx(0.125 * 0.9))]
+    assert "PASS on facts, look 4:" in whole.reason
+    (part,) = report_of(whole)["benchmarks"]
+    assert (part["look"], part["error"]) == (4, pytest.approx(0.025 * 0.125 * 0.9))
+
+
+def test_a_gate_that_records_nothing_counts_every_earlier_evaluation(world: Context) -> None:
+    right = CHAMPION.astype(int).tolist()
+    for limit in (20, 40):
+        evaluated(world, "Oak", "facts", right[:limit], limit=limit)
+        evaluated(world, "Ash", "facts", right[:limit], limit=limit)
+    assert looks(judge_config(world, candidate="Ash", config=config())) == [(2, 0.25)]
+    assert looks(judge_config(world, candidate="Elm", config=config())) == [(1, 0.9)]
