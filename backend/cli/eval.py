@@ -173,6 +173,7 @@ def as_data(evaluation: EvaluationView) -> dict[str, Any]:
         "scores": [
             {
                 "metric": score.metric,
+                **({"subgroup": score.subgroup} if score.subgroup else {}),
                 "value": score.value,
                 "stderr": score.stderr,
                 "interval": _interval(score.low, score.high),
@@ -192,7 +193,8 @@ def as_text(evaluation: EvaluationView) -> str:
     lines = [f"{evaluation.benchmark} on {evaluation.checkpoint}: {evaluation.status} ({evaluation.id})"]
     for score in evaluation.scores:
         interval = "" if score.low is None or score.high is None else f"  [{score.low:.4f}, {score.high:.4f}]"
-        lines.append(f"  {METRIC_LABEL.get(score.metric, score.metric):<24} {score.value:10.4f}{interval}  n = {score.n}")
+        label = METRIC_LABEL.get(score.metric, score.metric) + (f", {score.subgroup}" if score.subgroup else "")
+        lines.append(f"  {label:<24} {score.value:10.4f}{interval}  n = {score.n}")
     return "\n".join(lines)
 
 

@@ -47,19 +47,20 @@ class Evaluation(Table):
 
 
 class Score(Table):
-    """A metric of an evaluation with standard error and interval."""
+    """A metric of an evaluation, over all items or over those of one subgroup, with standard error and interval."""
 
     __tablename__ = "scores"
-    __table_args__ = (UniqueConstraint("evaluation_id", "metric"),)
+    __table_args__ = (UniqueConstraint("evaluation_id", "metric", "subgroup"),)
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     evaluation_id: Mapped[str] = mapped_column(ForeignKey("evaluations.id"))
-    metric: Mapped[str] = mapped_column(String(40))
+    metric: Mapped[str] = mapped_column(String(120))
+    subgroup: Mapped[str] = mapped_column(String(400), default="")
     value: Mapped[float] = mapped_column(Float)
     stderr: Mapped[float | None] = mapped_column(Float)
     low: Mapped[float | None] = mapped_column(Float)
     high: Mapped[float | None] = mapped_column(Float)
     n: Mapped[int]
-    method: Mapped[str] = mapped_column(String(60), default="")
+    method: Mapped[str] = mapped_column(String(200), default="")
 
 
 class EvaluationItem(Table):

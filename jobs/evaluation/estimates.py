@@ -44,7 +44,7 @@ def _perplexity_scores(items: Sequence[Values], *, unit: str) -> list[ScoreRow]:
         raise InvalidInput("The text has nothing to score.", remedy="Choose a split with text in it.")
     return [
         _row("nll_per_token", ratio_estimate(nlls, tokens, clusters=clusters), unit=unit),
-        _row("perplexity", perplexity_estimate(nlls, tokens, clusters=clusters), unit=unit),
+        _row("token_perplexity", perplexity_estimate(nlls, tokens, clusters=clusters), unit=unit),
         _row("bits_per_byte", bits_per_byte_estimate(nlls, sizes, clusters=clusters), unit=unit),
     ]
 
@@ -63,5 +63,5 @@ def _row(metric: str, estimate: Estimate, *, unit: str = "") -> ScoreRow:
         low=estimate.low,
         high=estimate.high,
         n=estimate.n,
-        method=method[:60],
+        method=method,
     )

@@ -28,14 +28,21 @@ from jobs.evaluation.ledger import Ledger
 from jobs.evaluation.task_questions import answer_metrics
 
 Items = Sequence[dict[str, float]]
-LONGEST_NAME = 40
-RATIOS = frozenset({"bits_per_byte", "nll_per_token", "perplexity", "byte_perplexity", "word_perplexity"})
+RATIOS = {
+    "bits_per_byte": "bytes",
+    "byte_perplexity": "bytes",
+    "word_perplexity": "words",
+    "nll_per_token": "tokens",
+    "token_perplexity": "tokens",
+    "perplexity": "",
+}
+"""What the summed log-likelihoods are divided by; of the perplexity of targets by their number (lm-evaluation-harness)."""
 
 
 def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
     """Return the scores of a task, its main metric first; items without a value are left out and counted among the facts.
 
-    A task of subgroups has a score for each of them and each of its groups, named `acc:subgroup`. Raises InvalidInput without any value.
+    A task of subgroups has a score for each of them and each of its groups too. Raises InvalidInput without any value.
     """
     rows: list[ScoreRow] = []
     for name in dict.fromkeys(use.name for use in task.metric_uses):
@@ -59,14 +66,14 @@ def estimate_task(task: TaskDefinition, ledger: Ledger) -> list[ScoreRow]:
 
 
 def _bias_by_category(name: str, ledger: Ledger) -> list[ScoreRow]:
-    """Return the bias scores of each category of BBQ, such as religion, named `bias_ambiguous:Religion`; none of one category."""
+    """Return the bias scores of each category of BBQ, such as religion; none of one category."""
     parts: dict[str, list[dict[str, float]]] = {}
     for item_hash, category in ledger.categories.items():
         parts.setdefault(category, []).append(ledger.values[item_hash])
     if len(parts) < 2:
         return []
     scores = [(category, estimate_bias(name, part)) for category, part in sorted(parts.items())]
-    return [_row(f"{score}:{category}", one) for category, part in scores for score, one in part.items() if score.startswith("bias_")]
+    return [_row(score, one, subgroup=category) for category, part in scores for score, one in part.items() if score.startswith("bias_")]
 
 
 def _has(name: str, values: dict[str, float]) -> bool:
@@ -95,16 +102,16 @@ def _metric_rows(task: TaskDefinition, ledger: Ledger, name: str, estimate: Call
     average = macro_average if is_macro else micro_average
     for group, members in task.groups.items():
         own = [by_part[part] for part in members if part in by_part]
-        rows += [_row(f"{name}:{group}", average(own))] if own else []
-    return rows + [_row(f"{name}:{part}", one) for part, one in by_part.items()]
+        rows += [_row(name, average(own), subgroup=group)] if own else []
+    return rows + [_row(name, one, subgroup=part) for part, one in by_part.items()]
 
 
 def _estimate(name: str, items: Items) -> Estimate:
     clusters = _clusters(items)
     if name in RATIOS:
         nlls = [item["sum_nll"] for item in items]
-        sizes = {"bits_per_byte": "bytes", "byte_perplexity": "bytes", "word_perplexity": "words"}.get(name, "tokens")
-        counts = [item[sizes] for item in items]
+        sizes = RATIOS[name]
+        counts = [item[sizes] if sizes else 1.0 for item in items]
         if name == "bits_per_byte":
             return bits_per_byte_estimate(nlls, counts, clusters=clusters)
         if name == "nll_per_token":
@@ -120,13 +127,14 @@ def _clusters(items: Items) -> list[str] | None:
     return [str(item[CLUSTER]) for item in items] if all(CLUSTER in item for item in items) else None
 
 
-def _row(name: str, estimate: Estimate) -> ScoreRow:
+def _row(name: str, estimate: Estimate, *, subgroup: str = "") -> ScoreRow:
     return ScoreRow(
-        metric=name[:LONGEST_NAME],
+        metric=name,
+        subgroup=subgroup,
         value=estimate.value,
         stderr=estimate.stderr,
         low=estimate.low,
         high=estimate.high,
         n=estimate.n,
-        method=estimate.method[:60],
+        method=estimate.method,
     )

@@ -14,7 +14,7 @@ from backend.domain.evaluation.programs import write_program
 from backend.domain.evaluation.safety.task_scores import choice_bias, judge_task_answer
 from backend.domain.evaluation.tasks.definition import Form, MetricUse, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
-from backend.domain.evaluation.tasks.rendering import Rendered
+from backend.domain.evaluation.tasks.rendering import Rendered, part_name
 from backend.domain.evaluation.tasks.selection import Selection, name_row, render_row, select_rows
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.infra.expressions import math_checker
@@ -208,7 +208,7 @@ class TaskQuestions:
         if rendered.subgroup is not None:
             more["subgroup"] = rendered.subgroup
         if "bbq" in self._choice_metrics and item.row.get("category"):
-            more["category"] = str(item.row["category"])
+            more["category"] = part_name(item.row["category"], path="category")
         return Scored(item.hash, item.position, values, more | shown)
 
 

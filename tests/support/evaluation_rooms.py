@@ -55,8 +55,9 @@ class EvaluationRoom:
         split: str = "all",
         **config: Any,
     ) -> dict[str, Any]:
-        """Run an evaluation and return its scores by metric, with `facts` beside them."""
+        """Run an evaluation and return its scores by metric, or `metric:subgroup`, with `facts` beside them."""
         payload = {"checkpoint": checkpoint, "dataset": dataset, "kind": kind, "split": split, "config": config, "fingerprint": "f"}
         payload["evaluation_id"] = "e"
         result = self.work("evaluate", payload, job=job, reporter=reporter)
-        return {score["metric"]: score for score in result["scores"]} | {"facts": result["facts"]}
+        named = {":".join(filter(None, (score["metric"], score.get("subgroup", "")))): score for score in result["scores"]}
+        return named | {"facts": result["facts"]}

@@ -119,7 +119,14 @@ def describe_result(result: SuiteResultView) -> dict[str, Any]:
                 "status": one.evaluation.status.value if one.evaluation else None,
                 "error": one.error or (one.evaluation.error.cause if one.evaluation else None) or None,
                 "scores": [
-                    {"metric": s.metric, "value": s.value, "stderr": s.stderr, "interval": _interval(s.low, s.high), "n": s.n}
+                    {
+                        "metric": s.metric,
+                        "subgroup": s.subgroup,
+                        "value": s.value,
+                        "stderr": s.stderr,
+                        "interval": _interval(s.low, s.high),
+                        "n": s.n,
+                    }
                     for s in (one.evaluation.scores if one.evaluation else ())
                 ],
             }

@@ -29,20 +29,18 @@ AVERAGES = ("macro", "micro")
 """Names of averages over all subgroups: `acc:micro` beside the task's own average `acc`."""
 
 
-def describe_average(metric: str, scores: Sequence[str], *, groups: Sequence[str] = ()) -> str:
-    """Return over what a metric is averaged, from the names of all scores; empty where there are no subgroups. `groups` are sets of them.
+def describe_average(metric: str, totals: Sequence[str], *, num_subgroups: int) -> str:
+    """Return over what a metric is averaged, from the names of the scores over all items; empty where there are no subgroups.
 
     Example:
-        >>> describe_average("acc", ["acc", "acc:micro", "acc:law", "acc:art"])
+        >>> describe_average("acc", ["acc", "acc:micro"], num_subgroups=2)
         'macro over 2 subgroups'
     """
     name, _, part = metric.partition(":")
-    parts = [score.partition(":")[2] for score in scores if score.startswith(f"{name}:")]
-    other = next((average for average in AVERAGES if average in parts), "")
-    if not other or part not in ("", *AVERAGES):
+    other = next((average for average in AVERAGES if f"{name}:{average}" in totals), "")
+    if not other:
         return ""
     average = part or next(one for one in AVERAGES if one != other)
-    num_subgroups = len([one for one in parts if one not in AVERAGES and one not in groups])
     return f"macro over {plural(num_subgroups, 'subgroup')}" if average == "macro" else "micro over items"
 
 

@@ -40,7 +40,7 @@ def cluster_values(rows: Sequence[Mapping[str, Any]], labels: Sequence[str | Non
 
 def _codes(labels: Sequence[str | None]) -> list[float] | None:
     """Number the clusters by a hash of their labels, which every evaluation of the items shares; an item without a label stands alone."""
-    names = [f"item {position}" if label is None else f"cluster {label}" for position, label in enumerate(labels)]
+    names = [f"item {position}" if label is None else f"cluster {label.strip()}" for position, label in enumerate(labels)]
     if len(set(names)) == len(names):
         return None
     return [float(int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big")) for name in names]
@@ -48,7 +48,7 @@ def _codes(labels: Sequence[str | None]) -> list[float] | None:
 
 def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str | None] | None:
     for name in names:
-        labels = [str(row[name]) if row.get(name) not in (None, "") else None for row in rows]
+        labels = [str(row[name]).strip() or None if row.get(name) is not None else None for row in rows]
         if len({label for label in labels if label is not None}) < sum(label is not None for label in labels):
             return labels
     return None
@@ -57,6 +57,6 @@ def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str
 def _leading_passages(rows: Sequence[Mapping[str, Any]]) -> list[str | None] | None:
     labels = []
     for row in rows:
-        passage, _, _ = str(row.get("question") or "").rpartition("\n")
+        passage = str(row.get("question") or "").rstrip().rpartition("\n")[0].strip()
         labels.append(passage if len(passage) >= SHORTEST_PASSAGE else None)
     return labels if any(label is not None for label in labels) else None

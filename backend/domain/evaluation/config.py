@@ -18,7 +18,7 @@ from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import is_lower_better as is_lower_better_metric
 from backend.domain.evaluation.tasks.metric_names import metric_label
 
-SCORING_VERSION = 3
+SCORING_VERSION = 4
 """Bumped whenever scoring changes a number, so that old and new scores are never compared silently."""
 
 PREFIX_POLICY: dict[str, str] = {
@@ -43,7 +43,8 @@ KIND_LABEL: dict[EvaluationKind, str] = {
 
 METRIC_LABEL: dict[str, str] = {
     "nll_per_token": "loss, nats per token",
-    "perplexity": "perplexity per token",
+    "perplexity": "perplexity of the target",
+    "token_perplexity": "perplexity per token",
     "bits_per_byte": "bits per byte",
     "acc": "accuracy",
     "acc_norm": "accuracy, per character",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain.evaluation.config import is_lower_better
+from backend.domain.evaluation.harness import exported_name, read_name
 from backend.errors import InvalidInput
 
 MOST_TASKS = 5000
@@ -48,7 +49,13 @@ def read_results(data: Any, *, source: str) -> list[StatedScores]:
     for task, values in results.items():
         scores = _scores(values, n=_count(data, task)) if isinstance(values, dict) else ()
         if scores:
-            rows.append(StatedScores(model, str(task)[:NAME], harness, scores, _config(data, task)))
+            if len(str(task)) > NAME:
+                raise InvalidInput(
+                    f"{source} names a task in {len(str(task)):,} characters: {str(task)[:60]}….",
+                    remedy=f"Names of tasks have at most {NAME}.",
+                    field="file",
+                )
+            rows.append(StatedScores(model, str(task), harness, scores, _config(data, task)))
     if not rows:
         raise InvalidInput(f"{source} names tasks, but none of them has a finite number.", field="file")
     return rows
@@ -62,9 +69,8 @@ def _scores(values: Mapping[str, Any], *, n: int) -> tuple[dict[str, Any], ...]:
             continue
         suffix = f",{filter_name}" if filter_name else ""
         stderr = values.get(f"{metric}_stderr{suffix}")
-        name = metric if filter_name in ("", "none") else f"{metric} ({filter_name})"
         error = float(stderr) if _finite(stderr) and stderr is not None and stderr >= 0 else None
-        scores.append({"metric": name[:NAME], "value": float(value), "stderr": error, "n": n})
+        scores.append({"metric": read_name(metric, filter_name), "value": float(value), "stderr": error, "n": n})
     return tuple(scores)
 
 
@@ -127,19 +133,30 @@ def write_results(
     date: float,
     version: str,
 ) -> dict[str, Any]:
-    """Return one evaluation as the results object that lm-evaluation-harness 0.4 writes; a missing error is its `N/A`."""
-    values: dict[str, Any] = {"alias": task}
+    """Return one evaluation as the results object that lm-evaluation-harness 0.4 writes; a missing error is its `N/A`.
+
+    A metric has the harness's name only where the definition is the same. A subgroup is a task of its own: `mmlu_astronomy`.
+    """
+    results: dict[str, dict[str, Any]] = {task: {"alias": task}}
     for score in scores:
-        values[f"{score['metric']},none"] = score["value"]
-        values[f"{score['metric']}_stderr,none"] = "N/A" if score.get("stderr") is None else score["stderr"]
+        name = f"{task}_{score['subgroup']}" if score.get("subgroup") else task
+        values = results.setdefault(name, {"alias": f" - {score.get('subgroup')}"})
+        key, _, filter_name = exported_name(str(score["metric"]), score.get("options")).partition(",")
+        values[f"{key},{filter_name}"] = score["value"]
+        values[f"{key}_stderr,{filter_name}"] = "N/A" if score.get("stderr") is None else score["stderr"]
     n = max((int(score["n"]) for score in scores), default=0)
+    totals = [score for score in scores if not score.get("subgroup")]
+    directions = {
+        exported_name(str(score["metric"]), score.get("options")).partition(",")[0]: not is_lower_better(score["metric"])
+        for score in totals
+    }
     return {
-        "results": {task: values},
-        "group_subtasks": {task: []},
+        "results": results,
+        "group_subtasks": {task: [name for name in results if name != task]},
         "configs": {task: {"task": task, "num_fewshot": settings.get("shots", 0), "metadata": {"roundhouse": dict(settings)}}},
         "versions": {task: str(settings.get("scoring_version", ""))},
         "n-shot": {task: settings.get("shots", 0)},
-        "higher_is_better": {task: {score["metric"]: not is_lower_better(score["metric"]) for score in scores}},
+        "higher_is_better": {task: directions},
         "n-samples": {task: {"original": n, "effective": n}},
         "config": {"model": "roundhouse", "model_args": f"pretrained={model}", "limit": settings.get("limit"), **dict(facts)},
         "date": date,
@@ -156,6 +173,7 @@ def write_sample(item: ItemRow) -> dict[str, Any]:
     context = str(shown.get("prompt") or shown.get("question") or shown.get("text") or "")
     arguments = {f"gen_args_{place}": {"arg_0": context, "arg_1": str(choice)} for place, choice in enumerate(choices)}
     responses: list[Any] = [[[value, None]] for value in logprobs] or [[str(shown.get("completion") or "")]]
+    values = {exported_name(name).removesuffix(",none"): value for name, value in item.values.items()}
     target = choices.index(shown["answer"]) if choices and shown.get("answer") in choices else shown.get("answer", "")
     return {
         "doc_id": item.position,
@@ -165,9 +183,9 @@ def write_sample(item: ItemRow) -> dict[str, Any]:
         "resps": responses,
         "filtered_resps": [one[0] for one in responses],
         "filter": "none",
-        "metrics": list(item.values),
+        "metrics": list(values),
         "doc_hash": item.item_hash,
         "prompt_hash": str(shown.get("prompt_hash") or ""),
         "target_hash": "",
-        **item.values,
+        **values,
     }

@@ -6,9 +6,10 @@ ignored, and fields added later have a default.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from backend.domain.jobs.events import Values
 from backend.domain.jobs.load_test import LoadTestResult
@@ -20,9 +21,8 @@ from backend.domain.jobs.states import JobKind, StopRequest
 class RunMeasurement(ReadRecord):
     """Peak memory and speed of one training process.
 
-    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone, if the allocator reports it; `step_s` is the
-    median
-    time of a step, with its 10th and 90th percentile.
+    `measured_bytes` is the peak of the process, `allocated_bytes` that of tensors alone, if the allocator reports it; `step_s` is
+    the median time of a step, with its 10th and 90th percentile.
     """
 
     measured_bytes: int
@@ -58,15 +58,21 @@ class ProbeResult(JobResult, RunMeasurement):
 
 
 class ScoreRow(ReadRecord):
-    """One score with its standard error and 95 % interval; `value` is None where it is not finite."""
+    """One score with standard error and 95 % interval, None where not finite; over a `subgroup` of the items if it names one."""
 
     metric: str
+    subgroup: str = ""
     value: float | None
     stderr: float | None = None
     low: float | None = None
     high: float | None = None
     n: int
     method: str = ""
+
+    @field_validator("value", "stderr", "low", "high")
+    @classmethod
+    def _leave_out_what_is_not_finite(cls, number: float | None) -> float | None:
+        return number if number is not None and math.isfinite(number) else None
 
 
 class JudgeFacts(ReadRecord):
@@ -200,9 +206,8 @@ class ReplicaResult(JobResult):
 class ImportResult(JobResult):
     """The version made by an import or a derivation.
 
-    `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on disk, `text_bytes`
-    that of
-    the text. `version_id` names the version with the content: an older one if `reused`.
+    `rejected` holds the first 200 rows that could not be used, `ignored` the files left out; `bytes` is the size on disk,
+    `text_bytes` that of the text. `version_id` names the version with the content: an older one if `reused`.
     """
 
     job_kind = JobKind.IMPORT_DATASET

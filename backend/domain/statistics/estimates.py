@@ -8,6 +8,7 @@ Sources: E. Miller, "Adding Error Bars to Evals" (arXiv 2411.00640); S. Bowyer e
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -148,6 +149,9 @@ def counted_share_estimate(successes: ArrayLike, trials: ArrayLike, *, clusters:
     return Estimate(share, stderr, low, high, n, f"Wilson {percent(level, digits=None)}, {units} clusters")
 
 
+_MOST_NATS = math.log(sys.float_info.max)
+
+
 def ratio_estimate(
     numerators: ArrayLike,
     denominators: ArrayLike,
@@ -171,9 +175,14 @@ def ratio_estimate(
     plain = _clustered_ratio(top, bottom, labels, level=level, name="ratio estimator" if clusters is None else "ratio estimator, clustered")
     if scale == "plain":
         return plain
-    value = math.exp(plain.value)
-    low, high = (None if bound is None else math.exp(bound) for bound in (plain.low, plain.high))
+    value = _exp(plain.value)
+    low, high = (None if bound is None else _exp(bound) for bound in (plain.low, plain.high))
     return Estimate(value, None if plain.stderr is None else value * plain.stderr, low, high, plain.n, f"exp of {plain.method}")
+
+
+def _exp(nats: float) -> float:
+    """Return the exponential, infinite above the largest float: a bound of a few long targets may lie there."""
+    return math.exp(nats) if nats < _MOST_NATS else math.inf
 
 
 def perplexity_estimate(nlls: ArrayLike, num_tokens: ArrayLike, *, clusters: Clusters | None = None, level: float = 0.95) -> Estimate:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.db.tables import ImportedEvaluation
-from backend.domain.evaluation.boards import AVERAGES, caveats, choose_metric, same_benchmark
+from backend.domain.evaluation.boards import caveats, choose_metric, same_benchmark
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
@@ -185,8 +185,7 @@ def _add_to_cell(cell: Cell, evaluation: EvaluationView, *, has_scores: bool) ->
 
 def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
     newest = next((one for one in evaluations if one.endpoint is None), evaluations[0])
-    every = dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.scores)
-    metrics = tuple(metric for metric in every if metric.partition(":")[2] in ("", *AVERAGES))
+    metrics = tuple(dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.totals))
     values = {metric: [score.value for e in evaluations if (score := e.score(metric)) is not None] for metric in metrics}
     return Column(
         key=key,

@@ -43,7 +43,7 @@ from backend.services.jobs.jobs import add_job, request_stop, wake
 
 @dataclass(frozen=True)
 class ScoreView:
-    """An evaluation's number with its standard error and interval; `method` says how they were computed."""
+    """An evaluation's number with its error and interval, computed by `method`, over all items or those of a `subgroup`."""
 
     metric: str
     value: float
@@ -52,6 +52,7 @@ class ScoreView:
     high: float | None
     n: int
     method: str
+    subgroup: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,21 @@ class EvaluationView:
         """The evaluation's main score, shown in tables."""
         return self.score(self.main_metric)
 
+    @property
+    def totals(self) -> tuple[ScoreView, ...]:
+        """The scores over all items."""
+        return tuple(score for score in self.scores if not score.subgroup)
+
     def score(self, metric: str) -> ScoreView | None:
-        """Return the score of a metric, if there is one."""
-        return next((score for score in self.scores if score.metric == metric), None)
+        """Return the score of a metric over all items, if there is one."""
+        return next((score for score in self.totals if score.metric == metric), None)
 
     def average_of(self, metric: str) -> str:
         """Return over what a metric of a benchmark with subgroups is averaged: `macro over 57 subgroups`; empty without subgroups."""
         groups = tuple(self.config.task.groups) if self.config.task else ()
-        return describe_average(metric, [score.metric for score in self.scores], groups=groups)
+        name = metric.partition(":")[0]
+        subgroups = [score.subgroup for score in self.scores if score.subgroup and score.metric == name and score.subgroup not in groups]
+        return describe_average(metric, [score.metric for score in self.totals], num_subgroups=len(subgroups))
 
 
 @dataclass(frozen=True)
@@ -333,7 +341,7 @@ def _views(session: Session, rows: Sequence[Evaluation]) -> list[EvaluationView]
     ids = [row.id for row in rows]
     scores: dict[str, list[ScoreView]] = {}
     for s in session.scalars(select(Score).where(Score.evaluation_id.in_(ids)).order_by(Score.id)):
-        scores.setdefault(s.evaluation_id, []).append(ScoreView(s.metric, s.value, s.stderr, s.low, s.high, s.n, s.method))
+        scores.setdefault(s.evaluation_id, []).append(ScoreView(s.metric, s.value, s.stderr, s.low, s.high, s.n, s.method, s.subgroup))
     checkpoint_ids = {r.checkpoint_id for r in rows if r.checkpoint_id}
     names = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(checkpoint_ids))).all())
     endpoints = read_subjects(session, (r.endpoint_id for r in rows if r.endpoint_id))

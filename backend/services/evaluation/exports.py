@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
@@ -48,6 +48,7 @@ def scores_csv(evaluations: Sequence[EvaluationView]) -> str:
                 "kind": one.kind.value,
                 "shots": one.settings.get("shots"),
                 "metric": score.metric,
+                "subgroup": score.subgroup,
                 "value": score.value,
                 "stderr": score.stderr,
                 "low": score.low,
@@ -96,6 +97,7 @@ def _html(evaluation: EvaluationView, items: Sequence[ItemRow]) -> str:
     scores = [
         {
             "Metric": METRIC_LABEL.get(score.metric, score.metric),
+            "Subgroup": score.subgroup,
             "Score": score.value,
             "95 % interval": _interval(score.low, score.high),
             "Standard error": score.stderr,
@@ -116,10 +118,18 @@ def _html(evaluation: EvaluationView, items: Sequence[ItemRow]) -> str:
 
 def _lm_eval(evaluation: EvaluationView, items: Sequence[ItemRow]) -> bytes:
     task = evaluation.benchmark.partition("@")[0]
+    given = {use.name: dict(use.options) for use in evaluation.config.task.metric_uses} if evaluation.config.task else {}
+
+    def options(score: str) -> Mapping[str, object]:
+        return given.get(score.partition(",")[0].partition(":")[0], {})
+
     results = write_results(
         task=task,
         model=evaluation.checkpoint,
-        scores=[{"metric": s.metric, "value": s.value, "stderr": s.stderr, "n": s.n} for s in evaluation.scores],
+        scores=[
+            {"metric": s.metric, "subgroup": s.subgroup, "value": s.value, "stderr": s.stderr, "n": s.n, "options": options(s.metric)}
+            for s in evaluation.scores
+        ],
         settings=evaluation.settings,
         facts=evaluation.facts.model_dump(mode="json"),
         date=evaluation.created_at.timestamp(),

@@ -88,7 +88,7 @@ def _draw_again(ctx: Context, person: Person, evaluation: EvaluationView) -> Non
 
 
 def _draw_scores(evaluation: EvaluationView) -> None:
-    totals = [score for score in evaluation.scores if ":" not in score.metric]
+    totals = [score for score in evaluation.totals if ":" not in score.metric]
     for at in range(0, len(totals), 4):
         columns = st.columns(max(3, min(4, len(totals))))
         for column, score in zip(columns, totals[at : at + 4], strict=False):

@@ -10,18 +10,12 @@ from backend.services.evaluation.evaluations import EvaluationView, ScoreView
 from pages.components.evaluation.scores import interval_text, is_share, metric_label, score_text
 from pages.components.tables import draw_table
 
-AVERAGES = {"macro", "micro"}
-"""Names of averages over all subgroups, computed here from the subgroups."""
-
 
 def draw_subgroups(evaluation: EvaluationView) -> None:
     """Draw a table of the subgroups for each metric that has some; nothing for a benchmark without."""
     groups = set(evaluation.config.task.groups) if evaluation.config.task else set()
-    parts = [score.metric.partition(":") for score in evaluation.scores]
-    metrics = dict.fromkeys(metric for metric, _, part in parts if part and part not in AVERAGES)
-    for metric in metrics:
-        named = {score.metric.partition(":")[2]: score for score in evaluation.scores if score.metric.startswith(f"{metric}:")}
-        scores = {name: score for name, score in named.items() if name not in AVERAGES}
+    for metric in dict.fromkeys(score.metric for score in evaluation.scores if score.subgroup):
+        scores = {score.subgroup: score for score in evaluation.scores if score.subgroup and score.metric == metric}
         subgroups = {name: score for name, score in scores.items() if name not in groups}
         with st.expander(
             f"{metric_label(metric)} of {len(subgroups)} subgroups", icon=":material/account_tree:", key=f"subgroups_{metric}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,38 @@ def test_rows_of_the_first_revision_survive_every_later_one_and_the_last_equals_
         assert session.execute(text("SELECT run_id FROM checkpoints")).scalar_one() == "r"
         joined = "SELECT checkpoint_id, value FROM evaluations JOIN scores ON scores.evaluation_id = evaluations.id"
         assert session.execute(text(joined)).one() == ("c", 0.5)
+    database.engine.dispose()
+
+
+def test_scores_named_by_subgroup_get_a_column_for_it_and_the_perplexity_of_tokens_its_own_name(url: str) -> None:
+    config = alembic_config(url)
+    command.upgrade(config, "0021")
+    database = Database(url)
+    task = {"metrics": [{"name": "acc", "options": {}}, {"name": "perplexity", "options": {}}]}
+    with database.write() as session:
+        for statement in (*FIRST_ROWS, *FIRST_EVALUATION):
+            session.execute(text(statement))
+        for name in ("acc:micro", "acc:law", "acc:", "perplexity"):
+            values = {"name": name}
+            session.execute(text("INSERT INTO scores (evaluation_id, metric, value, n, method) VALUES ('e', :name, 0.5, 2, '')"), values)
+        session.execute(text("UPDATE evaluations SET config = :config"), {"config": json.dumps({"config": {"task": task}})})
+    command.upgrade(config, "head")
+    names = "SELECT metric, subgroup FROM scores ORDER BY id"
+    with database.read() as session:
+        assert [tuple(row) for row in session.execute(text(names))] == [
+            ("acc", ""),
+            ("acc:micro", ""),
+            ("acc", "law"),
+            ("acc", "unnamed"),
+            ("token_perplexity", ""),
+        ]
+        (config_of_row,) = session.scalars(text("SELECT config FROM evaluations")).all()
+        stored = json.loads(config_of_row) if isinstance(config_of_row, str) else config_of_row
+        assert [use["name"] for use in stored["config"]["task"]["metrics"]] == ["acc", "token_perplexity"]
+    command.downgrade(config, "0021")
+    with database.read() as session:
+        metrics = session.scalars(text("SELECT metric FROM scores ORDER BY id")).all()
+        assert metrics == ["acc", "acc:micro", "acc:law", "acc:unnamed", "perplexity"]
     database.engine.dispose()
 
 

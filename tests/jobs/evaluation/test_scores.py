@@ -41,9 +41,9 @@ def expected_nll(log_p: np.ndarray, text: str) -> tuple[float, int, int]:
 
 def test_uniform_network_has_the_vocabulary_as_its_perplexity(room: EvaluationRoom) -> None:
     scores = room.evaluate("uniform", "texts", "perplexity", job="uniform")
-    assert scores["perplexity"]["value"] == pytest.approx(V, rel=1e-6)
+    assert scores["token_perplexity"]["value"] == pytest.approx(V, rel=1e-6)
     assert scores["bits_per_byte"]["value"] == pytest.approx(math.log2(V), rel=1e-6)  # a byte is a token here
-    assert scores["perplexity"]["n"] == len(TEXTS)
+    assert scores["token_perplexity"]["n"] == len(TEXTS)
 
 
 def test_bigram_oracle_has_the_bits_per_byte_of_its_table(room: EvaluationRoom) -> None:

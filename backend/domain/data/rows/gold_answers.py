@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from backend.domain.data.rows.problem import RowProblem
@@ -51,6 +52,7 @@ class AnswerTally:
         self._rows = 0
         self._failed: Counter[str] = Counter(dict.fromkeys(_RULES, 0))
         self._seen: set[str] = set()
+        self._unlike: set[frozenset[str]] = set()  # pairs of ways that give some row different golds
 
     def add(self, answer: Any, *, choices: Sequence[str], labels: Sequence[str] = ()) -> None:
         """Count a row; one with labels of its own, or with a letter or a text, tells nothing about numbers."""
@@ -61,21 +63,25 @@ class AnswerTally:
         self._seen.add(text)
         golds = {way: _by_rule(text, rule, choices) for way, rule in _RULES.items()}
         self._failed.update(way for way, gold in golds.items() if gold is None)
+        self._unlike.update(frozenset(pair) for pair in combinations(golds, 2) if golds[pair[0]] != golds[pair[1]])
 
     def settle(self, column: str) -> str:
-        """Return the field that a column of answers is: the way that fails the fewest rows, the text before an index.
+        """Return the field that a column of answers is: the way that fails the fewest rows.
 
-        Raises InvalidInput where indices from 0 and from 1 fit equally well.
+        Raises InvalidInput where two ways fit equally well and give some row different golds: indices from 0 and from 1, or an index
+        and a text where the choices are numbers themselves.
         """
         if not self._rows:
             return "answer"
         fewest = min(self._failed.values())
         fitting = [way for way in _RULES if self._failed[way] == fewest]
-        if len(fitting) == 1 or fitting[0] == "answer_text":
+        if not any(frozenset(pair) in self._unlike for pair in combinations(fitting, 2)):
             return fitting[0]
         shown = ", ".join(sorted(self._seen)[:6])
+        counted = "may count the choices from 0 or from 1: neither 0 nor the last number occurs"
+        written = f"may be the text of a choice or count the choices from {'0' if 'answer_from_0' in fitting else '1'}: both fit every row"
         raise InvalidInput(
-            f"The answers in `{column}` ({shown}) may count the choices from 0 or from 1: neither 0 nor the last number occurs.",
+            f"The answers in `{column}` ({shown}) {written if 'answer_text' in fitting else counted}.",
             remedy=f"Say which: map `{column}` to answer_from_0 or to answer_from_1 (or to answer_text, if it holds the choice's text).",
             field="mapping",
         )

@@ -1,7 +1,9 @@
 """Compare an answer with its references as text: exact match, token F1, containment.
 
 `exact_match` and `f1` normalise as the evaluation script of SQuAD does (Rajpurkar et al. 2016, 2018): lower case, without ASCII
-punctuation, articles and repeated spaces, so that `U.S.` equals `US`. The best of several references counts.
+punctuation, articles and repeated spaces, so that `U.S.` equals `US`. In scripts that put no space between words, and in Korean, whose
+particles cling to them, each character is a token, as in the scripts of MLQA (Lewis et al. 2020) for Chinese and KorQuAD 1.0 for Korean.
+The best of several references counts.
 """
 
 from __future__ import annotations
@@ -11,16 +13,31 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
+import regex
+
 from backend.domain.evaluation.metrics.numbers import read_number
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_SCRIPTS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+_UNSPACED = regex.compile(rf"[{_SCRIPTS}ー][\p{{M}}]*")
+_EASTERN_MARKS = regex.compile(r"[\p{P}&&[\u0E00-\u0FFF\u1000-\u109F\u1780-\u17FF\u3000-\u303F\u30FB\uFF00-\uFF65]]", regex.V1)
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NO_DIGITS = str.maketrans("", "", string.digits)
 
 
 def normalise(text: str) -> str:
-    """Return a text in lower case, without ASCII punctuation, articles and repeated spaces, in SQuAD's order of steps."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+    """Return a text in lower case, without ASCII punctuation, articles and repeated spaces, in SQuAD's order of steps.
+
+    Characters of a script without spaces stand apart, and its own punctuation (`。`) is left out.
+
+    Example:
+        >>> normalise("The answer: 北京市。")
+        'answer 北 京 市'
+    """
+    plain = text.lower().translate(_NO_PUNCTUATION)
+    if not plain.isascii():
+        plain = _UNSPACED.sub(r" \g<0> ", _EASTERN_MARKS.sub("", plain))
+    return " ".join(_ARTICLES.sub(" ", plain).split())
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -62,7 +79,10 @@ def _token_f1(prediction: list[str], reference: list[str]) -> float:
 
 
 def contains(prediction: str, references: Sequence[str]) -> float:
-    """Return 1 if the prediction contains a reference as complete words after normalisation, else 0."""
+    """Return 1 if the prediction contains a reference as complete words after normalisation, else 0.
+
+    In scripts without spaces any run of characters counts, since no mark tells where a word ends.
+    """
     padded = f" {normalise(prediction)} "
     return float(any(f" {normalise(r)} " in padded if normalise(r) else bool(r.strip()) and r.strip() in prediction for r in references))
 

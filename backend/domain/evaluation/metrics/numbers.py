@@ -1,4 +1,8 @@
-"""Read the numbers of a text: signs, thousands separators, decimals, exponents, currencies, percent signs and fractions."""
+"""Read the numbers of a text: signs, thousands separators, decimals, exponents, currencies, percent signs and fractions.
+
+Points and commas are read as people of either habit write them: `1,234.5` and `1.234,5`, `3.14` and `3,14`. Where both readings are
+possible, as of `1,234` and `1.234`, the English one holds.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,12 @@ _LATEX = ((re.compile(r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \1
 _NUMBER = re.compile(
     r"""
     (?<![A-Za-z_\d/])(?<!\d\.)(?:(?P<whole>\d{1,3})[ ])?(?P<top>\d+)/(?P<bottom>0*[1-9]\d*)(?!\d|/|\.\d)   # 3/4 or 1 3/4, but no date
+    | (?<![A-Za-z_\d])(?<!\d[.,])(?:
+        (?P<pointed>\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,})   # 1.234,56
+      | (?P<spaced>\d{1,3}(?:['’\u00a0\u2009\u202f]\d{3})+(?:[.,]\d+)?)   # 1 234,56 with a space that breaks no line, 1'234.56
+      | (?!(?<=[(\[{])\d+,\d+[)\]}])(?P<comma>0,\d+|[1-9]\d*,(?:\d{1,2}|\d{4,})|[1-9]\d{3,},\d{3})   # 3,14
+      | (?P<lakhs>\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?)   # 12,34,567
+      )(?![.,]?\d)
     | (?<![A-Za-z_\d])(?<!\d\.)(?P<plain>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+(?!\w))?)(?!\.?\d)   # no H2O, no 3.11.7
     | (?<![\w.])(?P<point>\.\d+)(?!\.?\d)
     """,
@@ -23,8 +33,9 @@ _NO_SIGN_AFTER = ")]}.%" + _MINUS
 def read_numbers(text: str) -> list[float]:
     """Return the numbers of a text in order.
 
-    A minus is a sign unless it joins two things (`1939-1945`). `1,000` is a thousand, `12%` is 12, `$1,234.50` is 1234.5, `3/4` is 0.75;
-    digits inside a word (`H2O`) or a version (`3.11.7`) are no number.
+    A minus is a sign unless it joins two things (`1939-1945`). `1,000` is a thousand, `12%` is 12, `$1,234.50` is 1234.5, `3/4` is 0.75.
+    A comma before other than three digits, or after 0, is a decimal comma (`3,14`), unless it lies in a list (`5,6,7`) or a point
+    (`(3,14)`). Digits inside a word (`H2O`), a version (`3.11.7`) or an address (`192.168.100.200`) are no number.
     """
     return [value for _, _, value in _scan(_plain(text))]
 
@@ -66,10 +77,22 @@ def _scan(text: str) -> Iterator[tuple[int, int, float]]:
                 start, negative, units = match.start("top"), False, 0.0
             value = units + top / bottom if math.isfinite(top) else math.inf
         else:
-            value = float((match["plain"] or match["point"]).replace(",", ""))
+            value = _read_digits(match)
         if not math.isfinite(value):
             continue  # thousands of digits
         yield start, match.end(), -value if negative else value
+
+
+def _read_digits(match: re.Match[str]) -> float:
+    kind = str(match.lastgroup)
+    digits = match[kind]
+    if kind == "pointed" and digits.count(".") == 3 and all(int(part) < 256 for part in re.split("[.,]", digits)):
+        return math.nan  # an address
+    if kind in ("pointed", "comma"):
+        return float(digits.replace(".", "").replace(",", "."))
+    if kind == "spaced":
+        return float(re.sub(r"[^\d.]", "", digits.replace(",", ".")))
+    return float(digits.replace(",", ""))
 
 
 def _read_sign(text: str, start: int) -> tuple[int, bool]:

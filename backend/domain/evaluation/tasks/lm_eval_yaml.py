@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from backend.domain.evaluation.harness import FOREIGN, read_name, to_harness
 from backend.domain.evaluation.tasks.definition import Form, TaskDefinition
 from backend.domain.evaluation.tasks.templates import names_in
 from backend.domain.validation import validation_message
@@ -21,13 +22,6 @@ OUTPUT_KINDS = {
     "loglikelihood": "perplexity",
     "loglikelihood_rolling": "perplexity",
 }
-METRICS = {
-    "acc_mutual_info": "acc_pmi",
-    "exact_match": "exact_match_verbatim",
-    "f1": "f1_macro",
-    "brier_score": "brier",
-}
-"""Names of metrics that differ."""
 _READ = frozenset(
     [
         *("task", "task_alias", "tag", "metadata", "dataset_path", "dataset_name", "output_type", "unsafe_code"),
@@ -216,7 +210,10 @@ def _metrics(config: dict[str, Any], left_out: list[str]) -> list[dict[str, Any]
             left_out.append(f"metric {name}: of the library evaluate.")
             continue
         options = {k: v for k, v in entry.items() if k not in ("metric", "aggregation", "higher_is_better", "hf_evaluate")}
-        name = METRICS.get(name, name)
+        name = read_name(str(name), "")
+        if name.startswith(FOREIGN):
+            left_out.append(f"metric {entry['metric']}: scikit-learn's F1 of class 1, which is not computed here.")
+            continue
         uses.append({"name": name, "options": options})
     return uses
 
@@ -285,9 +282,9 @@ def to_lm_eval(task: TaskDefinition) -> ConvertedText:
     if task.answer_prefix:
         config["gen_prefix"] = _with_let(let, task.answer_prefix)
     config |= _fewshot_fields(task, left_out) | _generation_fields(task)
-    config["metric_list"] = [
-        {"metric": {ours: theirs for theirs, ours in METRICS.items()}.get(use.name, use.name), **use.options} for use in task.metric_uses
-    ]
+    shared = [(to_harness(use.name, use.options), use) for use in task.metric_uses]
+    config["metric_list"] = [{"metric": name, **use.options} for name, use in shared if name is not None]
+    left_out += [f"metric {use.name}: lm-evaluation-harness has none of this definition." for name, use in shared if name is None]
     for name in ("data.where", "cluster", "subgroup"):
         value = task.data.where if name == "data.where" else getattr(task, name)
         if value:

@@ -16,6 +16,10 @@ from backend.domain.evaluation.tasks.definition import LETTERS, MAX_CHOICES, For
 from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate, render_text
 
 Row = Mapping[str, Any]
+LONGEST_PART = 400
+"""Characters of the name of a subgroup; see the table of scores."""
+UNNAMED = "unnamed"
+"""The subgroup of rows whose own name is empty."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,26 @@ def subgroup_of(task: TaskDefinition, row: Row, *, derived: bool = False) -> str
     """Return the part of the benchmark that a row belongs to, None where the task names none. Raises TemplateFault."""
     if not task.subgroup:
         return None
-    return str(evaluate(task.subgroup, row if derived else derive_columns(task, row), path="subgroup"))
+    name = part_name(evaluate(task.subgroup, row if derived else derive_columns(task, row), path="subgroup"), path="subgroup")
+    if name in task.groups:
+        raise TemplateFault(
+            f"The subgroup {_shown(name)} has the name of a group, so their scores would have one name.",
+            path="groups",
+            remedy="Rename the group.",
+        )
+    return name
+
+
+def part_name(value: Any, *, path: str) -> str:
+    """Return the name under which the scores of a part of a benchmark are stored, whole. Raises TemplateFault for one that is too long."""
+    name = str(value).replace("\x00", "") or UNNAMED
+    if len(name) > LONGEST_PART:
+        raise TemplateFault(
+            f"`{path}` gives a name of {len(name):,} characters: {_shown(name)}.",
+            path=path,
+            remedy=f"Name a part of the benchmark in at most {LONGEST_PART} characters.",
+        )
+    return name
 
 
 def is_chosen(task: TaskDefinition, row: Row, *, where: str, path: str) -> bool:

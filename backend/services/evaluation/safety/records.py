@@ -89,5 +89,5 @@ def _score_row(metric: str, estimate: Estimate) -> ScoreRow:
         low=estimate.low,
         high=estimate.high,
         n=estimate.n,
-        method=estimate.method[:60],
+        method=estimate.method,
     )

@@ -85,7 +85,7 @@ def record_toxicity(session: Session, ctx: Context, claim: Claim[ClassifyPayload
     if toxic:
         share = estimate(toxic, metric="toxic")
         numbers = {"value": share.value, "stderr": share.stderr, "low": share.low, "high": share.high, "n": share.n}
-        session.add(Score(evaluation_id=evaluation.id, metric="toxic", method=share.method[:60], **numbers))
+        session.add(Score(evaluation_id=evaluation.id, metric="toxic", method=share.method, **numbers))
     report = {
         "classifier": Path(payload.classifier).name if Path(payload.classifier).is_absolute() else payload.classifier,
         "label": result.label,

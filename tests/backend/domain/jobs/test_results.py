@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend.domain.jobs.records import JobFailure
-from backend.domain.jobs.results import RESULTS
+from backend.domain.jobs.results import RESULTS, ScoreRow
 from backend.domain.jobs.states import JobKind
 from backend.errors import InvalidInput
 
@@ -179,3 +179,8 @@ def test_a_job_without_a_failure_has_an_empty_one(stored: dict[str, Any] | None)
 def test_a_failure_is_what_an_error_says() -> None:
     error = InvalidInput("The vocabulary is too small.", remedy="Choose more.", field="vocab_size")
     assert JobFailure.of(error) == JobFailure(cause="The vocabulary is too small.", remedy="Choose more.", field="vocab_size")
+
+
+def test_bounds_of_a_score_beyond_every_float_are_left_out() -> None:
+    row = ScoreRow(metric="perplexity", value=1e7, stderr=float("inf"), low=1.0, high=float("inf"), n=2)
+    assert (row.value, row.stderr, row.low, row.high) == (1e7, None, 1.0, None)

@@ -160,3 +160,9 @@ def test_share_with_shared_credit_keeps_its_interval_within_bounds() -> None:
     assert 0.95 < estimate.high <= 1.0
     with pytest.raises(InvalidInput, match=r"got 1\.5"):
         share_estimate([0.0, 1.5])
+
+
+def test_perplexity_of_few_long_targets_has_a_bound_beyond_every_float() -> None:
+    estimate = perplexity_estimate([20.0, 180.0], [1, 1])
+    assert estimate.value == pytest.approx(math.exp(100.0))
+    assert estimate.high == math.inf

@@ -34,6 +34,7 @@ from tests.support.battle_world import (
     write_all,
     write_completions,
 )
+from tests.support.evaluation_world import add_benchmark
 
 
 def test_a_campaign_asks_every_contestant_the_same_prompts(ctx: Context) -> None:
@@ -56,6 +57,18 @@ def test_the_same_seed_draws_the_same_prompts(ctx: Context) -> None:
         with ctx.db.read() as session:
             drawn.append(sorted(session.scalars(select(CampaignPrompt.content_hash).where(CampaignPrompt.campaign_id == campaign.id))))
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_prompts_that_differ_in_space_at_their_ends_are_one(ctx: Context) -> None:
+    """A rater would have voted twice on what looks like one prompt, and the board would have counted two clusters."""
+    ids = [add_checkpoint(ctx, name) for name in ("Oak", "Elm")]
+    prompts = [f"Tell of number {n}.{end}" for n in range(3) for end in ("", " ", "\n")]
+    add_benchmark(ctx, "spaced", [{"prompt": prompt} for prompt in prompts], kind="prompts", val=len(prompts))
+    config = CampaignConfig(num_prompts=3)
+    campaign = create_campaign(ctx, name="spaced", checkpoint_ids=ids, dataset="spaced@1", config=config, person=LOCAL)
+    with ctx.db.read() as session:
+        rows = session.scalars(select(CampaignPrompt).where(CampaignPrompt.campaign_id == campaign.id))
+        assert sorted(row.messages[0]["content"] for row in rows) == prompts[::3]
 
 
 def test_progress_counts_completions_until_all_are_there(ctx: Context) -> None:

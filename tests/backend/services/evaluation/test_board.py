@@ -73,7 +73,8 @@ def test_a_column_is_named_by_its_task_and_says_over_what_it_averages(world: Con
         task = read_task(text + "choices: choices\nanswer: answer\n")
         launched = launch_evaluation(world, checkpoint="Oak", benchmark=name, config=EvaluationConfig(task=task), person=LOCAL)
         score = {"value": 0.5, "stderr": 0.1, "low": 0.3, "high": 0.7, "n": 4, "method": "Wilson 95 %"}
-        scores = [{"metric": metric, **score} for metric in ("acc", "acc:micro", "acc:x", "acc:y")]
+        names = (("acc", ""), ("acc:micro", ""), ("acc", "x"), ("acc", "y"))
+        scores = [{"metric": metric, "subgroup": subgroup, **score} for metric, subgroup in names]
         finish(world, claim_of(world, launched), [item(n, {"acc": 0.5}) for n in range(4)], scores=scores, facts={"unit": "items"})
     first, second = read_board(world).columns
     assert (first.label, second.label) == ("Law (law-test@1)", "Law (law@1)")

@@ -68,7 +68,7 @@ def test_html_reports_escape_every_text_and_ask_for_nothing(world: Context, form
 
 def test_csv_quotes_formulas_and_leaves_missing_cells_empty(world: Context) -> None:
     evaluated(world, "Oak", "facts", [1, 0])
-    assert scores_csv(list_evaluations(world)).splitlines()[1].startswith("Oak,facts@1,multiple_choice,0,acc,0.5,0.05")
+    assert scores_csv(list_evaluations(world)).splitlines()[1].startswith("Oak,facts@1,multiple_choice,0,acc,,0.5,0.05")
     assert write_csv([{"a": "=1+1", "b": None}, {"a": -1.5, "b": "x"}]) == "a,b\n'=1+1,\n-1.5,x\n"
     assert write_html("t", "", [Section("empty", [])]).count("<h2>") == 0
 
@@ -87,7 +87,7 @@ def test_imported_scores_stand_beside_ours_without_a_rank(world: Context) -> Non
     content = json.dumps(results_file()).encode()
     (row,) = import_results(world, content, source="dir/results.json", person=LOCAL)
     assert (row.model, row.source) == ("Elsewhere 7B", "results.json")
-    assert [one["metric"] for one in row.scores] == ["acc", "f1 (strict)"]  # NaN is left out
+    assert [one["metric"] for one in row.scores] == ["acc", "harness_f1,strict"]  # NaN is left out
     assert len(import_results(world, content, source="again.json", person=LOCAL)) == 1
     board = read_board(world)
     assert [one.checkpoint for one in board.rows] == ["Oak"]

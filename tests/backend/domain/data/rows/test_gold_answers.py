@@ -54,6 +54,25 @@ def test_a_file_that_does_not_tell_is_asked_about() -> None:
     assert settled["answer"] == 2
 
 
+@pytest.mark.parametrize(
+    ("rows", "base"),
+    [
+        ([(["2", "0", "3", "1"], answer) for answer in "0123"], 0),
+        ([(["1", "3", "0", "2"], 3), (["0", "1", "2", "3"], 0)], 0),
+        ([(["4", "3", "2", "1"], answer) for answer in (1, 4)], 1),
+    ],
+    ids=["a permutation of 0 to 3", "numbers", "from 1"],
+)
+def test_choices_that_are_numbers_are_asked_about_where_index_and_text_both_fit(rows: list[tuple[list[str], Any]], base: int) -> None:
+    """Choices that permute 0 to 3 were read as text, so that most golds were another choice than the file meant."""
+    with pytest.raises(InvalidInput, match=rf"may be the text of a choice or count the choices from {base}.*answer_from_{base}"):
+        golds(*rows)
+
+
+def test_index_and_text_that_mean_the_same_choice_in_every_row_are_not_asked_about() -> None:
+    assert golds((["0", "1", "2", "3"], "1"), (["0", "1"], "0")) == ["1", "0"]
+
+
 def test_labels_of_a_row_come_first() -> None:
     rows = [{"question": "Which?", "choices": {"text": NAMES, "label": ["1", "2", "3", "4"]}, "answer": "1"}]
     mapping = settle_answers(rows, MAPPING, kind=DatasetKind.BENCHMARK)
