@@ -120,7 +120,7 @@ class EvaluationConfig(BaseModel):
 
 
 def describe_scoring(config: EvaluationConfig, *, kind: EvaluationKind) -> str:
-    """Return what is scored: a task with its metrics, `LAMBADA: accuracy, perplexity`, or the way of scoring without a task."""
+    """Return what is scored: a task with its metrics, `LAMBADA: accuracy, perplexity of the target`, or the way of scoring without a task."""
     if config.task is None:
         return KIND_LABEL[kind]
     return f"{config.task.shown_title}: {', '.join(metric_label(use.name) for use in config.task.metric_uses)}"

@@ -18,14 +18,14 @@ import sys
 from typing import Any
 
 LIBC = ctypes.CDLL(None, use_errno=True)
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on every machine
 NAMESPACES = 0x10000000 | 0x40000000 | 0x08000000 | 0x04000000  # user, network, System V IPC, host name
 READ_FILE, READ_DIR, TRUNCATE, IOCTL_DEV = 1 << 2, 1 << 3, 1 << 14, 1 << 15
 DEVICES = 1 << 6 | 1 << 9 | 1 << 11  # make device files and sockets
 LOAD, JUMP_EQUAL, JUMP_GREATER, JUMP_SET, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, REFUSE, UNKNOWN = 0x7FFF0000, 0x00050001, 0x00050026  # allow; error EPERM; error ENOSYS
-CLONE_THREAD = 0x00010000
+CLONE_THREAD, CLONE_FILES = 0x00010000, 0x00000400
 IOCTLS = (0x5401, 0x5413, 0x5421, 0x5450, 0x5451)  # terminal settings and size, non-blocking, close on exec
 FCNTLS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # duplicate, flags, locks; none that directs signals
 
@@ -66,6 +66,12 @@ def leave_rights(user: int | None) -> list[str]:
     return layers
 
 
+def _counts_by_namespace(release: str) -> bool:
+    """Return whether a kernel counts a user's processes in each user namespace: before 5.14 those of other programs would count."""
+    major, minor = (int("".join(filter(str.isdigit, part)) or 0) for part in release.split(".")[:2])
+    return (major, minor) >= (5, 14)
+
+
 def restrict_files(read: list[str], write: str) -> str:
     """Allow reading below `read` and everything below `write`, and no other file (Landlock). Returns the layer's name."""
     version = call("Landlock", LIBC.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), 1))
@@ -102,7 +108,9 @@ def filter_calls(audit: int, allowed: list[int], checked: dict[str, int]) -> str
         tests = [step for value in values for step in ((JUMP_EQUAL, 0, 1, value), (RETURN, 0, 0, ALLOW))]
         block = [(LOAD, 0, 0, offset), *tests, (RETURN, 0, 0, REFUSE)]
         program += [(JUMP_EQUAL, 0, len(block), checked[name]), *block]
-    program += [(JUMP_EQUAL, 0, 4, checked["clone"]), (LOAD, 0, 0, 16), (JUMP_SET, 0, 1, CLONE_THREAD), (RETURN, 0, 0, ALLOW)]
+    # threads that share their open files alone: the parent counts those of the first one
+    program += [(JUMP_EQUAL, 0, 5, checked["clone"]), (LOAD, 0, 0, 16), (JUMP_SET, 0, 2, CLONE_THREAD), (JUMP_SET, 0, 1, CLONE_FILES)]
+    program += [(RETURN, 0, 0, ALLOW)]
     program += [(RETURN, 0, 0, REFUSE), (RETURN, 0, 0, REFUSE)]
     code = b"".join(struct.pack("<HBBI", *step) for step in program)
     steps = ctypes.create_string_buffer(code, len(code))
@@ -118,7 +126,11 @@ def confine(order: dict[str, Any]) -> list[str]:
         raise NotConfined("the parent is gone")
     os.chdir(order["folder"])
     layers = leave_rights(order["user"])
-    limit_resources(order["limits"])
+    limits = dict(order["limits"])
+    if "namespaces" in layers and _counts_by_namespace(os.uname().release):
+        limits["NPROC"] = order["threads"]
+    limit_resources(limits)
+    LIBC.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # so that the parent sees open files and threads
     call("no_new_privs", LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     layers.append(restrict_files(order["read"], order["folder"]))
     layers.append(filter_calls(order["audit"], order["allowed"], order["checked"]))

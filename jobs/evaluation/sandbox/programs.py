@@ -26,7 +26,7 @@ from typing import IO, Any, Literal
 from backend.errors import Unavailable
 from jobs.evaluation.sandbox.syscalls import ALLOWED, AUDIT, CHECKED
 
-Outcome = Literal["passed", "failed", "exited", "time", "memory", "output", "killed"]
+Outcome = Literal["passed", "failed", "exited", "time", "memory", "output", "threads", "killed"]
 CONFINED = Path(__file__).with_name("confined.py")
 POLL_S = 0.05
 UNPRIVILEGED = 65534
@@ -36,7 +36,10 @@ SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cach
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one program. The processor's time counts, so that a busy machine fails no right answer; `wall_s` ends what sleeps."""
+    """Bounds of one program. The processor's time counts, so that a busy machine fails no right answer; `wall_s` ends what sleeps.
+
+    `folder_bytes` counts files that are deleted and still open or mapped too; a single file has a quarter of it.
+    """
 
     cpu_s: int = 5
     wall_s: float = 30.0
@@ -44,6 +47,12 @@ class Limits:
     output_bytes: int = 2**20
     folder_bytes: int = 16 * 2**20
     open_files: int = 64
+    threads: int = 32
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of one file. With the number of open files it bounds what a program can hold between two looks at it."""
+        return self.folder_bytes // 4
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,16 @@ assert not escapes, escapes
 """
 
 
+HOARD = """
+import os, time
+for number in range(5):
+    file = os.open(str(number), os.O_CREAT | os.O_RDWR)
+    os.write(file, bytes({file_bytes}))
+    os.unlink(str(number))
+time.sleep(60)
+"""
+
+
 @lru_cache(maxsize=1)
 def check_sandbox() -> tuple[str, ...]:
     """Return the layers that confine a program on this machine. Raises Unavailable if a required one is missing or a program gets out."""
@@ -88,6 +107,13 @@ def check_sandbox() -> tuple[str, ...]:
         raise Unavailable(
             f"Programs can't be confined on this machine: {result.error or result.outcome}.",
             remedy="Run the worker elsewhere, or leave benchmarks that execute code out.",
+        )
+    limits = Limits(folder_bytes=2**20, wall_s=5)
+    hoard = _run(HOARD.format(file_bytes=limits.file_bytes), limits)
+    if hoard.outcome != "output":
+        raise Unavailable(
+            f"What a program keeps in deleted files can't be counted on this machine: {hoard.error or hoard.outcome}.",
+            remedy="Give the worker a /proc that shows it its own processes, or leave benchmarks that execute code out.",
         )
     return result.layers
 
@@ -111,7 +137,7 @@ def _run(program: str, limits: Limits) -> ProgramResult:
     try:
         return _Child(program, folder, limits, machine).result()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
 
 
 class _Child:
@@ -131,12 +157,13 @@ class _Child:
             "limits": {
                 "CPU": limits.cpu_s,
                 "AS": limits.memory_bytes,
-                "FSIZE": limits.folder_bytes,
+                "FSIZE": limits.file_bytes,
                 "NOFILE": limits.open_files,
                 "CORE": 0,
                 "MEMLOCK": 0,
                 "MSGQUEUE": 0,
             },
+            "threads": limits.threads,
             "audit": AUDIT[machine],
             "allowed": sorted(ALLOWED[machine]),
             "checked": CHECKED[machine],
@@ -187,11 +214,38 @@ class _Child:
                         selector.unregister(key.fileobj)
                 if len(output) > self.limits.output_bytes or len(reports) > 2**16:
                     return "output"
-                if _size_of(self.folder, at_most=self.limits.folder_bytes) > self.limits.folder_bytes:
+                if self._num_threads() > self.limits.threads:
+                    return "threads"
+                if self._held_bytes() > self.limits.folder_bytes:
                     return "output"
                 if time.monotonic() - self.started > self.limits.wall_s:
                     return "time"
         return None
+
+    def _num_threads(self) -> int:
+        try:
+            return len(os.listdir(f"/proc/{self.process.pid}/task"))
+        except OSError:
+            return 0  # it has ended
+
+    def _held_bytes(self) -> int:
+        """Return the bytes on disk of the folder's files and of those that were deleted and are still open or mapped."""
+        try:
+            sizes = dict(_entries_below(self.folder))
+        except (OSError, RecursionError):
+            return self.limits.folder_bytes + 1  # hidden from this process: too deep, or in a folder that can't be listed
+        own = os.fspath(self.folder.resolve())
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{self.process.pid}/fd") as descriptors:
+            for descriptor in descriptors:
+                with contextlib.suppress(OSError):
+                    if os.readlink(descriptor.path).startswith(own):
+                        status = descriptor.stat()
+                        sizes[status.st_ino] = status.st_blocks * 512
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self.process.pid}/maps").read_text(errors="replace").splitlines():
+                if line.endswith(" (deleted)") and own in line:  # its size is not to be had, so the largest is assumed
+                    sizes.setdefault(int(line.split()[4]), self.limits.file_bytes)
+        return sum(sizes.values())
 
     def _judge(self, reports: bytes, output: bytes, exceeded: Outcome | None) -> ProgramResult:
         records = list(_own_records(reports, self.nonce))
@@ -245,12 +299,24 @@ def _other_user(folder: Path) -> int | None:
     return UNPRIVILEGED
 
 
-def _size_of(folder: Path, *, at_most: int) -> int:
-    total = 0
-    for place, _, names in os.walk(folder, onerror=None, followlinks=False):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_blocks * 512 + 512
-        if total > at_most:
-            break
-    return total
+def _entries_below(folder: Path) -> Iterator[tuple[int, int]]:
+    """Yield inode and bytes on disk of each file and folder, half a kilobyte for its name included. Raises OSError for what is hidden."""
+    for place, folders, files in os.walk(folder, onerror=_unless_gone, followlinks=False):
+        for name in (*folders, *files):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                status = os.lstat(os.path.join(place, name))
+                yield status.st_ino, status.st_blocks * 512 + 512
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _remove(folder: Path) -> None:
+    """Remove a program's folder, whatever its depth and the rights in it."""
+    with contextlib.suppress(OSError, RecursionError):
+        shutil.rmtree(folder)
+    if folder.exists():
+        for command in (["chmod", "-R", "u+rwx"], ["rm", "-rf"]):
+            subprocess.run([*command, os.fspath(folder)], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -80,13 +80,59 @@ def test_files_of_the_installation_can_be_neither_read_nor_changed(tmp_path: Pat
         ("import time; time.sleep(60)", Limits(wall_s=0.5), "time"),
         ("while True: print('x' * 10000)", Limits(output_bytes=2**16), "output"),
         ("n = 0\nwhile True:\n    open(str(n), 'wb').write(bytes(10**6)); n += 1", Limits(folder_bytes=2**22), "output"),
+        (
+            "import os\nkept = []\nfor n in range(50):\n    kept.append(open(str(n), 'w+b', buffering=0)); os.unlink(str(n))\n"
+            "    for _ in range(3): kept[-1].write(bytes(10**6))\nimport time; time.sleep(60)",
+            Limits(),
+            "output",
+        ),
+        (
+            "import os\nfor n in range(50):\n    fd = os.open('.', os.O_TMPFILE | os.O_RDWR)\n    os.write(fd, bytes(10**6))\n"
+            "import time; time.sleep(60)",
+            Limits(),
+            "output",
+        ),
+        (
+            "import ctypes, os\nlibc = ctypes.CDLL(None)\nfor n in range(50):\n    fd = os.open(str(n), os.O_CREAT | os.O_RDWR)\n"
+            "    os.write(fd, bytes(10**6)); os.unlink(str(n)); libc.mmap(None, 4096, 1, 1, fd, 0); os.close(fd)\n"
+            "import time; time.sleep(60)",
+            Limits(),
+            "output",
+        ),
+        ("import os, time\nfor n in range(10**6):\n    os.mkdir(str(n))\ntime.sleep(60)", Limits(folder_bytes=2**20), "output"),
+        ("import os, time\nfor _ in range(2000):\n    os.mkdir('d' * 9); os.chdir('d' * 9)\ntime.sleep(60)", Limits(), "output"),
     ],
-    ids=["memory", "loop", "sleep", "output", "disk"],
+    ids=["memory", "loop", "sleep", "output", "disk", "deleted files", "files without a name", "mapped files", "folders", "depth"],
 )
 def test_a_limit_ends_the_program(program: str, limits: Limits, outcome: str) -> None:
     started = time.monotonic()
     assert run_program(program, limits=limits).outcome == outcome
     assert time.monotonic() - started < 30
+
+
+THREADS = (
+    "import threading, time\nthreading.stack_size(32768)\nstarted = []\n"
+    "for _ in range({count}):\n    threading.Thread(target=time.sleep, args=({seconds},), daemon=True).start(); started.append(1)\n"
+    "print(len(started), flush=True)\n"
+)
+
+
+def test_threads_are_bounded() -> None:
+    """532 of them started, each with a kernel's stack that no limit of memory counts."""
+    result = run_program(THREADS.format(count=600, seconds=60) + "time.sleep(60)")
+    assert result.outcome in ("failed", "threads")
+    if result.outcome == "failed":  # by the kernel, before the parent saw it
+        assert "can't start new thread" in result.error
+    assert run_program(THREADS.format(count=20, seconds=0)).output == "20\n"
+
+
+def test_what_the_kernel_refuses_by_itself_bounds_what_a_program_holds_between_two_looks() -> None:
+    """Without a look at it 64 open files held 1 GB; a file has a quarter of the folder now, and space can't be reserved."""
+    result = run_program("file = open('a', 'wb', buffering=0)\nwhile True: file.write(bytes(10**6))", limits=Limits(folder_bytes=2**24))
+    assert result.error.startswith("OSError: [Errno 27]")
+    assert run_program("import ctypes, os\nassert ctypes.CDLL(None).syscall(285, 3, 0, 0, 4096) == -1").passed
+    own_files = "import ctypes\nassert ctypes.CDLL(None).syscall(56, 0x00010000 | 0x800 | 0x100, 0, 0, 0, 0) == -1"
+    assert run_program(own_files).passed  # a thread with open files of its own
 
 
 @pytest.mark.parametrize(
@@ -124,7 +170,16 @@ def test_without_a_required_layer_nothing_is_run(tmp_path: Path, monkeypatch: py
     assert not marker.exists()
 
 
-def test_no_folder_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "program",
+    [
+        "os.makedirs('a/b'); open('a/b/c', 'w').write('x')",
+        "os.mkdir('a', 0o300); open('a/b', 'w').write('x'); time.sleep(9)",
+        "for _ in range(2000): os.mkdir('d'); os.chdir('d')",
+    ],
+    ids=["folders", "a folder that can't be listed", "depth"],
+)
+def test_no_folder_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert run_program("import os; os.makedirs('a/b'); open('a/b/c', 'w').write('x')").passed
+    run_program(f"import os, time\n{program}")
     assert os.listdir(tmp_path) == []

@@ -38,5 +38,5 @@ def test_the_plan_of_a_task_names_its_metrics() -> None:
     lambada = shipped_definition("lambada")
     assert isinstance(lambada, TaskDefinition)
     plan = Plan(EvaluationKind.PERPLEXITY, "all", 20, None)
-    assert format_plan(plan, EvaluationConfig(task=lambada)) == "LAMBADA: accuracy, perplexity on 20 texts."
+    assert format_plan(plan, EvaluationConfig(task=lambada)) == "LAMBADA: accuracy, perplexity of the target on 20 texts."
     assert format_plan(plan, EvaluationConfig()) == "Perplexity and bits per byte on 20 texts."
