@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from backend.domain.battles.preferences.offline import OfflineAgreement, offline_agreement
-from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better
+from backend.domain.evaluation.config import is_lower_better
 from backend.domain.jobs.states import Status
 from backend.services.battles.standings import standings
 from backend.services.context import Context
@@ -24,10 +24,9 @@ def compare_benchmarks(ctx: Context, campaign_id: str) -> list[OfflineAgreement]
     scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for name, checkpoint_id in board.checkpoints.items():
         for evaluation in list_evaluations(ctx, checkpoint_id=checkpoint_id):
-            metric = MAIN_METRIC.get(evaluation.kind)
-            score = evaluation.score(metric) if metric and evaluation.status is Status.FINISHED else None
-            if metric and score is not None:
-                scores[evaluation.benchmark, metric].setdefault(name, score.value)
+            score = evaluation.main_score if evaluation.status is Status.FINISHED else None
+            if score is not None:
+                scores[evaluation.benchmark, score.metric].setdefault(name, score.value)
     compared = [
         offline_agreement(ratings, values, benchmark=benchmark, metric=metric, lower_is_better=is_lower_better(metric))
         for (benchmark, metric), values in scores.items()

@@ -11,7 +11,7 @@ from backend.domain.evaluation.config import KIND_LABEL
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.context import Context, Person
 from backend.services.data.datasets import get_dataset
-from backend.services.evaluation.board import Board, read_board
+from backend.services.evaluation.board import Board, read_board, void_reason_of
 from backend.services.evaluation.evaluations import EvaluationView, get_evaluation, list_evaluations
 from pages.components import routes
 from pages.components.evaluation.endpoints import draw_endpoints
@@ -52,6 +52,8 @@ def draw_row(ctx: Context, evaluation: EvaluationView) -> None:
     with columns[3]:
         if score is not None:
             st.text(f"{score_text(score.metric, score.value)} ({interval_text(score.metric, score.low, score.high) or 'no interval'})")
+            if void_reason_of(evaluation):
+                st.caption(":red[:material/error: every item was cut by the context]")
         else:
             draw_pending(evaluation, key=f"list_{evaluation.id}")
     columns[4].caption(ago(evaluation.created_at, now=ctx.now()))

@@ -26,7 +26,7 @@ from backend.services.jobs.claims import end_job
 from pages.components.evaluation.charts import CurveLine, ScoreDot, curve_figure, difference_figure, score_figure
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, TEXTS, add_benchmark, claim_of, evaluated, finish, item, predicted
-from tests.support.opening import open_page, words
+from tests.support.opening import open_page, open_panel, words
 from tests.support.run_world import add_checkpoint as add_run_checkpoint
 from tests.support.run_world import add_parts, launch
 
@@ -274,10 +274,9 @@ def test_curves_have_intervals_and_the_loss_its_own_panel() -> None:
 
 def test_subgroups_are_a_table_with_macro_and_micro_averages(world: Context) -> None:
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", person=LOCAL)
-    rows = {"acc": (0.75, 10), "acc:micro": (0.6, 10), "acc:algebra": (0.5, 8), "acc:botany": (1.0, 2)}
-    scores = [
-        {"metric": name, "value": value, "stderr": 0.1, "low": 0.0, "high": 1.0, "n": n, "method": ""} for name, (value, n) in rows.items()
-    ]
+    rows = {("acc", ""): (0.75, 10), ("acc:micro", ""): (0.6, 10), ("acc", "algebra"): (0.5, 8), ("acc", "botany"): (1.0, 2)}
+    error = {"stderr": 0.1, "low": 0.0, "high": 1.0, "method": ""}
+    scores = [{"metric": name, "subgroup": part, "value": value, "n": n, **error} for (name, part), (value, n) in rows.items()]
     finish(world, claim_of(world, launched), [item(0, {"acc": 1.0})], scores=scores, facts={"unit": "items", "truncated_items": 3})
     app = open_page(PAGE, evaluation=launched.id)
     assert not app.exception
@@ -296,6 +295,42 @@ def test_no_one_wins_a_column_of_equal_scores(world: Context) -> None:
     app = open_page(PAGE)
     assert not any("trophy" in button.label for button in app.button)
     assert "tied" in words(app)
+
+
+def test_a_lone_score_has_no_trophy_and_a_best_one_of_zero_neither(world: Context) -> None:
+    evaluated(world, "Oak", "facts", [0] * 8)
+    app = open_page(PAGE)
+    assert not any("trophy" in button.label for button in app.button)
+    evaluated(world, "Elm", "facts", [1] * 8)
+    app = open_page(PAGE)
+    (first,) = [button.label for button in app.button if "trophy" in button.label]
+    assert "100" in first
+
+
+def test_items_that_were_all_cut_are_a_red_warning_and_win_nothing(world: Context) -> None:
+    """A caption in grey said it below a score of 26 %, and the matrix gave it a trophy."""
+    evaluated(world, "Elm", "facts", [0] * 8)
+    cut = evaluated(world, "Oak", "facts", [1] * 8, facts={"items": 8, "truncated_items": 8})
+    app = open_page(PAGE, evaluation=cut.id)
+    (error,) = app.error
+    assert "All 8 items were truncated to the context" in error.value
+    assert not any("truncated" in caption.value for caption in app.caption)
+    app = open_page(PAGE)
+    labels = [button.label for button in app.button]
+    assert not any("trophy" in label for label in labels)
+    assert any(label.startswith(":red[:material/error:]") for label in labels)
+    (column,) = read_board(world).columns
+    assert "no prompt was read whole" in plain_words(open_page(PAGE, benchmark=column.key))
+
+
+def test_a_finished_evaluation_without_its_main_score_is_not_called_stopped(world: Context) -> None:
+    task = read_task("name: safe\nkind: generation\nprompt: '{{question}}'\nmetrics: [refusal, unclear]\n")
+    launched = launch_evaluation(world, checkpoint="Oak", benchmark="facts", config=EvaluationConfig(task=task), person=LOCAL)
+    score = {"metric": "unclear", "value": 1.0, "stderr": 0.1, "low": 0.6, "high": 1.0, "n": 4, "method": ""}
+    finish(world, claim_of(world, launched), [item(0, {"unclear": 1.0})], scores=[score], facts={"unit": "items"})
+    app = open_panel(open_page(PAGE), "eval_newest")
+    assert "Stopped" not in words(app)
+    assert "No refusals of unsafe prompts" in words(app)
 
 
 def test_an_evaluation_names_the_scores_that_no_item_has(world: Context) -> None:

@@ -71,3 +71,16 @@ def test_the_page_of_a_group_offers_a_suite(world: Context) -> None:
         ("bbq", "bbq"),
         ("ifeval", "ifeval"),
     ]
+
+
+def test_a_built_in_task_opens_on_a_dataset_that_it_fits_or_on_none(world: Context) -> None:
+    """MMLU opened on BLiMP, the first of the list, and showed a fault of its template."""
+    add_benchmark(world, "blimp", TASK_ROWS["blimp"])
+    app = open_page(PAGE, task="mmlu")
+    assert app.selectbox(key="task_dataset_mmlu").value is None
+    assert not app.error
+    add_benchmark(world, "exam", TASK_ROWS["mmlu"])
+    exam = next(dataset for dataset in list_datasets(world) if dataset.name == "exam")
+    assert open_page(PAGE, task="mmlu").selectbox(key="task_dataset_mmlu").value == exam.id
+    blimp = next(dataset for dataset in list_datasets(world) if dataset.name == "blimp")
+    assert open_page(PAGE, task="blimp").selectbox(key="task_dataset_blimp").value == blimp.id

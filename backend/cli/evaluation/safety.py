@@ -40,7 +40,10 @@ ProbeOption = Annotated[list[str] | None, typer.Option("--probe", help="Only the
 @app.command("add")
 @command
 def add(
-    file: Annotated[Path, typer.Argument(help="XSTest, AdvBench, HarmBench, StrongREJECT, BBQ, Winogender, CrowS-Pairs, ...")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="XSTest, AdvBench, HarmBench, StrongREJECT, BBQ, Winogender, CrowS-Pairs, ..., or the folder of WinoBias."),
+    ],
     name: Annotated[str, typer.Option(help="Name of the probe.")],
     probe: Annotated[Probe | None, typer.Option(help="Kind of probe; its columns decide if left out.")] = None,
     safe: Annotated[bool, typer.Option("--safe", help="Prompts without a label are safe ones.")] = False,

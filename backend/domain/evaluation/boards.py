@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from backend.domain.evaluation.config import is_lower_better
 from backend.domain.wording import plural
 
 
-def choose_metric(main: str, values: Mapping[str, Sequence[float]]) -> str:
-    """Return the metric that a column shows until another is chosen: the main one, unless all its scores are 0 and another's are not.
+def telling_metric(headline: str, values: Mapping[str, Sequence[float]]) -> str | None:
+    """Return a metric that orders what the headline does not, since all its scores are 0; None where the headline does.
 
-    Exact match of answers in sentences is 0 for everyone while many contain the right answer: a board of zeros would order nothing.
+    Exact match of answers in sentences is 0 for everyone while many contain the right answer. The headline stays, and this one is named.
 
     Example:
-        >>> choose_metric("exact_match", {"exact_match": [0.0, 0.0], "contains": [0.34, 0.2]})
+        >>> telling_metric("exact_match", {"exact_match": [0.0, 0.0], "contains": [0.34, 0.2]})
         'contains'
     """
-    if main not in values:
-        return next(iter(values), main)
-    if is_lower_better(main) or any(values[main]):
-        return main
-    return next((metric for metric, scores in values.items() if not is_lower_better(metric) and any(scores)), main)
+    if is_lower_better(headline) or any(values.get(headline, (1.0,))):
+        return None
+    return next((metric for metric, scores in values.items() if not is_lower_better(metric) and any(scores)), None)
 
 
 AVERAGES = ("macro", "micro")
@@ -54,6 +53,40 @@ def caveats(*, lost_bytes: int, truncated: int, missing: int = 0, capped: int = 
         f"{plural(unjudged, 'answer')} without a judge's verdict" if unjudged else "",
     ]
     return tuple(text for text in texts if text)
+
+
+def void_reason(*, items: int, truncated: int, capped: int = 0) -> str:
+    """Return why scores are none of the benchmark: every prompt, or every answer, was cut by the context. Empty where not."""
+    if items and truncated >= items:
+        return f"All {plural(items, 'item')} were truncated to the context: no prompt was read whole, so this is no score of the benchmark."
+    if items and capped >= items:
+        return f"All {plural(items, 'answer')} were cut by the context, so this is no score of the benchmark."
+    return ""
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """One side of a comparison: items, the context's length in tokens, prompts and answers that it cut."""
+
+    items: int
+    context: int | None
+    truncated: int
+    capped: int
+
+
+def unequal_cuts(champion: Cuts, candidate: Cuts) -> tuple[str, ...]:
+    """Return what of a difference may be the contexts' and not the networks', one phrase each: cut items, unequal contexts."""
+    texts = []
+    for what, first, second in (
+        ("prompts", champion.truncated, candidate.truncated),
+        ("answers", champion.capped, candidate.capped),
+    ):
+        if first or second:
+            cut = f"{first:,} of {champion.items:,} for the champion, {second:,} of {candidate.items:,} for the candidate"
+            texts.append(f"{what} were cut by the context: {cut}")
+    if champion.context and candidate.context and champion.context != candidate.context:
+        texts.append(f"contexts are unequal: {champion.context:,} tokens of the champion, {candidate.context:,} of the candidate")
+    return tuple(texts)
 
 
 def same_benchmark(first: str, second: str) -> bool:

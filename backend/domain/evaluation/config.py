@@ -108,6 +108,10 @@ class EvaluationConfig(BaseModel):
     )
     task: TaskDefinition | None = Field(default=None, description="Task that renders and scores the rows. Empty: by the dataset's kind.")
 
+    def main_metric(self, kind: EvaluationKind) -> str:
+        """Return the headline: the task's first metric, or without a task the usual one of a kind."""
+        return self.task.score_names[0] if self.task else MAIN_METRIC[kind]
+
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         if self.shots and self.kind == "perplexity":
@@ -120,7 +124,7 @@ class EvaluationConfig(BaseModel):
 
 
 def describe_scoring(config: EvaluationConfig, *, kind: EvaluationKind) -> str:
-    """Return what is scored: a task with its metrics, `LAMBADA: accuracy, perplexity of the target`, or the way of scoring without a task."""
+    """Return what is scored: a task with its metrics, `PIQA: accuracy`, or the way of scoring without a task."""
     if config.task is None:
         return KIND_LABEL[kind]
     return f"{config.task.shown_title}: {', '.join(metric_label(use.name) for use in config.task.metric_uses)}"

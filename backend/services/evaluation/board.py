@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 
 from backend.db.tables import ImportedEvaluation
-from backend.domain.evaluation.boards import caveats, choose_metric, same_benchmark
+from backend.domain.evaluation.boards import Cuts, caveats, same_benchmark, telling_metric, void_reason
 from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind
 from backend.domain.jobs.states import Status
 from backend.services.context import Context
@@ -25,6 +25,8 @@ LIMIT = 5000
 @dataclass(frozen=True)
 class Column:
     """A benchmark with its settings: evaluations in one column may be compared. `config` launches another one.
+
+    `metric` is the headline, the main metric on every page; where all its scores are 0, `telling` is another one that orders them.
 
     `title` is the task's, or the dataset's name without a task; `detail` sets it apart from another column of the same title. `metrics` are
     those that its scores have, averages over subgroups among them; `averages` says over what those are taken.
@@ -40,6 +42,7 @@ class Column:
     metric: str
     config: EvaluationConfig
     averages: Mapping[str, str] = field(default_factory=dict)
+    telling: str | None = None
 
     @property
     def label(self) -> str:
@@ -58,6 +61,11 @@ class Cell:
     def caveats(self) -> tuple[str, ...]:
         """Return why the score must not be read as it stands."""
         return caveats_of(self.finished) if self.finished else ()
+
+    @property
+    def void_reason(self) -> str:
+        """Return why the score is none of the benchmark; empty where it is one."""
+        return void_reason_of(self.finished) if self.finished else ""
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,18 @@ def caveats_of(evaluation: EvaluationView) -> tuple[str, ...]:
     )
 
 
+def void_reason_of(evaluation: EvaluationView) -> str:
+    """Return why the scores of an evaluation are none of the benchmark, as where every item was truncated; empty where they are."""
+    facts = evaluation.facts
+    return void_reason(items=facts.items or 0, truncated=facts.truncated_items, capped=facts.capped_items)
+
+
+def cuts_of(evaluation: EvaluationView) -> Cuts:
+    """Return what the context did to an evaluation's items."""
+    facts = evaluation.facts
+    return Cuts(facts.items or 0, facts.context, facts.truncated_items, facts.capped_items)
+
+
 def rank_board(ctx: Context, board: Board, keys: Sequence[str], *, metrics: Mapping[str, str] | None = None) -> dict[str, dict[str, Rank]]:
     """Return the rank of each evaluation in each of some columns, by column and evaluation. Reads packed values, no items."""
     chosen = metrics or {}
@@ -187,6 +207,7 @@ def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
     newest = next((one for one in evaluations if one.endpoint is None), evaluations[0])
     metrics = tuple(dict.fromkeys(score.metric for evaluation in evaluations for score in evaluation.totals))
     values = {metric: [score.value for e in evaluations if (score := e.score(metric)) is not None] for metric in metrics}
+    headline = newest.main_metric if newest.main_metric in metrics else next(iter(metrics), newest.main_metric)
     return Column(
         key=key,
         benchmark=newest.benchmark,
@@ -195,7 +216,8 @@ def _column(key: str, evaluations: Sequence[EvaluationView]) -> Column:
         title=newest.config.task.shown_title if newest.config.task else newest.benchmark,
         detail=_detail(newest),
         metrics=metrics,
-        metric=choose_metric(newest.main_metric, values),
+        metric=headline,
+        telling=telling_metric(headline, values),
         config=newest.config,
         averages={metric: words for metric in metrics if (words := newest.average_of(metric))},
     )

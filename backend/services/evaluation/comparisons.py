@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from backend.db.tables import EvaluationItem
 from backend.domain.evaluation.clusters import CLUSTER
-from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better, unlike_settings
+from backend.domain.evaluation.config import is_lower_better, unlike_settings
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import Estimate, FloatArray
 from backend.domain.statistics.paired import PairedComparison, paired_difference, paired_macro
@@ -233,7 +233,7 @@ def rank_evaluations(ctx: Context, evaluations: Sequence[EvaluationView], *, met
     """
     if not evaluations:
         return []
-    metric = metric or MAIN_METRIC[evaluations[0].kind]
+    metric = metric or evaluations[0].main_metric
     placed = [(evaluation, score) for evaluation in evaluations if (score := evaluation.score(metric)) is not None]
     if not placed:
         return []

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Dataset, DatasetVersion, Evaluation, Job, Score
 from backend.domain.evaluation.boards import describe_average
-from backend.domain.evaluation.config import MAIN_METRIC, EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
+from backend.domain.evaluation.config import EvaluationConfig, EvaluationKind, fingerprint_of, settings_of
 from backend.domain.evaluation.endpoints import ENGINE, JudgeTarget, check_request
 from backend.domain.jobs.payloads import EvaluatePayload, require_folder
 from backend.domain.jobs.progress import Progress, read_progress
@@ -94,8 +94,8 @@ class EvaluationView:
 
     @property
     def main_metric(self) -> str:
-        """Metric by which the evaluation is ranked: the task's first, or the usual one of its kind."""
-        return self.config.task.score_names[0] if self.config.task else MAIN_METRIC[self.kind]
+        """The headline, by which the evaluation is ranked on every page."""
+        return self.config.main_metric(self.kind)
 
     @property
     def main_score(self) -> ScoreView | None:
@@ -113,8 +113,7 @@ class EvaluationView:
 
     def average_of(self, metric: str) -> str:
         """Return over what a metric of a benchmark with subgroups is averaged: `macro over 57 subgroups`; empty without subgroups."""
-        groups = tuple(self.config.task.groups) if self.config.task else ()
-        name = metric.partition(":")[0]
+        groups, name = self.config.task.groups if self.config.task else {}, metric.partition(":")[0]
         subgroups = [score.subgroup for score in self.scores if score.subgroup and score.metric == name and score.subgroup not in groups]
         return describe_average(metric, [score.metric for score in self.totals], num_subgroups=len(subgroups))
 
@@ -223,7 +222,8 @@ def plan_evaluation(ctx: Context, *, benchmark: str, config: EvaluationConfig) -
         rows = check_task(ctx, config.task, version, split=split, config=config)
     rows = max(0, rows - (0 if kind is EvaluationKind.PERPLEXITY else config.shots))
     items = min(rows, config.limit or rows)
-    return Plan(kind, split, items, plan_comparison(ctx, version_id=version.id, kind=kind, items=items))
+    power = plan_comparison(ctx, version_id=version.id, kind=kind, items=items, metric=config.main_metric(kind))
+    return Plan(kind, split, items, power)
 
 
 def _choose(ctx: Context, version: VersionView, config: EvaluationConfig) -> tuple[EvaluationKind, Split]:

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from backend.db.races import retry_races
 from backend.db.tables import Checkpoint, Deployment, Endpoint, Evaluation, Gate, GateResult, RequiredGate, User
-from backend.domain.evaluation.config import MAIN_METRIC, is_lower_better
+from backend.domain.evaluation.boards import unequal_cuts
+from backend.domain.evaluation.config import is_lower_better
 from backend.domain.evaluation.gates import (
     Evidence,
     GateBenchmark,
@@ -29,6 +30,7 @@ from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.checkpoints.checkpoints import CheckpointView, get_checkpoint, resolve_checkpoint
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import resolve_version
+from backend.services.evaluation.board import cuts_of
 from backend.services.evaluation.comparisons import column_key, refuse_unlike
 from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from backend.services.evaluation.pairing import comparison_at
@@ -43,7 +45,7 @@ RELEASE_REMEDY = "That account and admins release the endpoint."
 class GateOutcome:
     """A gate's decision on a candidate. `missing` names what was not evaluated, which leaves the gate INCONCLUSIVE.
 
-    `evaluations`: (champion's, candidate's) of each decided benchmark. `available`: items that each benchmark has.
+    `evaluations`: (champion's, candidate's) of each decided benchmark; `available`: its items; `cuts`: what contexts may have done to it.
     """
 
     candidate: str
@@ -53,6 +55,7 @@ class GateOutcome:
     available: tuple[int, ...] = ()
     missing: tuple[str, ...] = ()
     gate: str | None = None
+    cuts: tuple[tuple[str, ...], ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -63,7 +66,8 @@ class GateOutcome:
     def reason(self) -> str:
         """The verdict's reason in one or two sentences, with what would settle it."""
         parts = [f"{name} is not evaluated" for name in self.missing]
-        for result, available in zip(self.decision.benchmarks, self.available, strict=True):
+        cuts = self.cuts or [()] * len(self.available)
+        for result, available, cut in zip(self.decision.benchmarks, self.available, cuts, strict=True):
             interval = "no interval" if result.low is None or result.high is None else f"[{result.low:+.4g}, {result.high:+.4g}]"
             look = "" if result.look == 1 else f", look {result.look}"
             text = f"{result.verdict} on {result.benchmark}{look}: difference {result.difference:+.4g} {interval}"
@@ -71,7 +75,7 @@ class GateOutcome:
             if result.items_to_settle is not None:
                 short = f", more than the {available:,} that the benchmark has" if result.items_to_settle > available else ""
                 text += f"; about {result.items_to_settle:,} items would settle it{short}"
-            parts.append(text)
+            parts.append("; ".join([text, *(f"on {result.benchmark} {one}" for one in cut)]))
         return "; ".join(parts) or "the candidate is the champion"
 
 
@@ -214,7 +218,7 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
     subject, champion = resolve_checkpoint(ctx, candidate), _champion(ctx, config)
     if subject.id == champion.id:
         return GateOutcome(subject.name, champion.name, GateDecision(Verdict.PASS, (), None, describe_procedure(config)))
-    evidence, pairs, available, missing = [], [], [], []
+    evidence, pairs, available, missing, cuts = [], [], [], [], []
     for part in config.benchmarks:
         version = resolve_version(ctx, part.benchmark)
         sides = {who.id: _finished(ctx, version.id, who, part) for who in (champion, subject)}
@@ -223,7 +227,7 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         if absent:
             continue
         first, second = _like(sides[champion.id], sides[subject.id])
-        metric = part.metric or MAIN_METRIC[first.kind]
+        metric = part.metric or first.main_metric
         silent = [text for side in (first, second) if (text := unjudged(ctx, side, metric))]
         missing += silent
         if silent:
@@ -237,7 +241,9 @@ def _judge(ctx: Context, candidate: str, config: GateConfig, *, is_recorded: boo
         evidence.append(Evidence(part, metric, is_lower_better(metric), compare_at, look))
         pairs.append((first.id, second.id))
         available.append(version.rows)
-    return GateOutcome(subject.name, champion.name, decide_gate(config, evidence), tuple(pairs), tuple(available), tuple(missing))
+        cuts.append(unequal_cuts(cuts_of(first), cuts_of(second)))
+    decision = decide_gate(config, evidence)
+    return GateOutcome(subject.name, champion.name, decision, tuple(pairs), tuple(available), tuple(missing), cuts=tuple(cuts))
 
 
 def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, person: Person) -> None:
@@ -256,6 +262,7 @@ def refuse_without_gates(ctx: Context, *, endpoint: str, checkpoint_id: str, per
 
 def report_of(outcome: GateOutcome) -> dict[str, Any]:
     """Return an outcome as JSON: what the command line prints and a verdict keeps."""
+    rows = zip(outcome.decision.benchmarks, outcome.evaluations, outcome.available, outcome.cuts, strict=True)
     benchmarks = [
         {
             **asdict(result),
@@ -264,8 +271,9 @@ def report_of(outcome: GateOutcome) -> dict[str, Any]:
             "champion_evaluation": first,
             "candidate_evaluation": second,
             "items": items,
+            "cuts": list(cuts),
         }
-        for result, (first, second), items in zip(outcome.decision.benchmarks, outcome.evaluations, outcome.available, strict=True)
+        for result, (first, second), items, cuts in rows
     ]
     return {
         "gate": outcome.gate,
@@ -315,7 +323,7 @@ def _finished(ctx: Context, version_id: str, checkpoint: CheckpointView, part: G
     return [
         evaluation
         for evaluation in list_evaluations(ctx, version_id=version_id, checkpoint_id=checkpoint.id)
-        if evaluation.status is Status.FINISHED and evaluation.score(part.metric or MAIN_METRIC[evaluation.kind]) is not None
+        if evaluation.status is Status.FINISHED and evaluation.score(part.metric or evaluation.main_metric) is not None
     ]
 
 

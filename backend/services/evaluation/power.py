@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from backend.db.tables import Evaluation, Job
 from backend.domain.evaluation.clusters import CLUSTER
-from backend.domain.evaluation.config import MAIN_METRIC, EvaluationKind
+from backend.domain.evaluation.config import EvaluationKind
 from backend.domain.jobs.states import Status
 from backend.domain.statistics.estimates import clustered_mean_estimate, mean_estimate
 from backend.domain.statistics.power import PowerPlan, plan_power
@@ -22,12 +22,11 @@ ENOUGH_ITEMS = 30
 """Shared items from which on two evaluations measure a discordance."""
 
 
-def plan_comparison(ctx: Context, *, version_id: str, kind: EvaluationKind, items: int) -> PowerPlan | None:
-    """Return what a comparison of two checkpoints on so many items of a dataset version can detect; None for texts, which have no share.
+def plan_comparison(ctx: Context, *, version_id: str, kind: EvaluationKind, items: int, metric: str) -> PowerPlan | None:
+    """Return what a comparison of two checkpoints by a metric on so many items of a version can detect; None for texts without a share.
 
     Discordance is the median over the pairs of the newest evaluations of up to six checkpoints, scored in the same way.
     """
-    metric = MAIN_METRIC[kind]
     if kind is EvaluationKind.PERPLEXITY or items < 1:
         return None
     pairs = [_measure(first, second, metric) for first, second in combinations(_newest(ctx, version_id, kind), 2)]

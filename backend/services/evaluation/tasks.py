@@ -23,9 +23,10 @@ from backend.domain.names import not_found
 from backend.errors import InvalidInput, NotFound
 from backend.infra.files.parquet import read_rows
 from backend.services.context import Context, Person, require_builder
+from backend.services.data.datasets import list_datasets
 from backend.services.data.views import VersionView
 from backend.services.evaluation.scoring_choice import choose_split
-from backend.services.evaluation.task_fit import render_numbered, select_task_rows
+from backend.services.evaluation.task_fit import render_numbered, resolve_benchmark, select_task_rows
 
 Definition = TaskDefinition | TaskGroup
 PREVIEWED = 3
@@ -119,8 +120,22 @@ def suggest_tasks(ctx: Context, version: VersionView) -> list[TaskView]:
     """Return the tasks for a dataset, likeliest first: those found by its name, then those whose columns its rows have."""
     if version.folder is None:
         return []
-    rows = read_rows(ctx.artifacts.path(version.folder), split="train", limit=1)
-    return rank_tasks(list_tasks(ctx), name=version.dataset, row=columns_of(rows[0]) if rows else {})
+    return rank_tasks(list_tasks(ctx), **_named_row(ctx, version))
+
+
+def find_dataset(ctx: Context, task: TaskDefinition) -> VersionView | None:
+    """Return the newest version of the dataset that a task fits: by its names, else by the columns of the first rows; None without one."""
+    try:
+        return resolve_benchmark(ctx, "", task=task)
+    except InvalidInput:
+        view = TaskView(task.name, task, "", "team")
+        newest = (dataset.newest for dataset in list_datasets(ctx, ready=True))
+        return next((version for version in newest if version is not None and rank_tasks([view], **_named_row(ctx, version))), None)
+
+
+def _named_row(ctx: Context, version: VersionView) -> dict[str, Any]:
+    rows = read_rows(ctx.artifacts.path(version.folder), split="train", limit=1) if version.folder else []
+    return {"name": version.dataset, "row": columns_of(rows[0]) if rows else {}}
 
 
 def rank_tasks(tasks: Sequence[TaskView], *, name: str, row: Mapping[str, Any]) -> list[TaskView]:

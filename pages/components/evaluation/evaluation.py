@@ -11,6 +11,7 @@ from backend.domain.jobs.states import Status
 from backend.domain.wording import percent, plural
 from backend.services.context import Context, Person
 from backend.services.evaluation.baselines import compare_across
+from backend.services.evaluation.board import void_reason_of
 from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, list_comparable
 from backend.services.evaluation.evaluations import EvaluationView, launch_again
 from pages.components import routes
@@ -88,6 +89,9 @@ def _draw_again(ctx: Context, person: Person, evaluation: EvaluationView) -> Non
 
 
 def _draw_scores(evaluation: EvaluationView) -> None:
+    if reason := void_reason_of(evaluation):
+        remedy = "Use a checkpoint with a longer context, fewer examples, or another benchmark."
+        st.error(plain(f"{reason} {remedy}"), icon=":material/error:")
     totals = [score for score in evaluation.totals if ":" not in score.metric]
     for at in range(0, len(totals), 4):
         columns = st.columns(max(3, min(4, len(totals))))
@@ -110,7 +114,7 @@ def _draw_scores(evaluation: EvaluationView) -> None:
     facts = evaluation.facts
     unjudged = facts.judge.missing if facts.judge else 0
     cut = caveats(lost_bytes=0, truncated=facts.truncated_items, missing=facts.missing_items, capped=facts.capped_items, unjudged=unjudged)
-    if cut:
+    if cut and not void_reason_of(evaluation):
         st.caption(f":material/warning: {plain('; '.join(cut))}.")
     lost = facts.lost_bytes
     if lost:

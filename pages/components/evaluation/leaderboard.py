@@ -8,7 +8,7 @@ import streamlit as st
 
 from backend.domain.evaluation.config import is_lower_better
 from backend.services.context import Context
-from backend.services.evaluation.board import Board, Column, caveats_of
+from backend.services.evaluation.board import Board, Column, caveats_of, void_reason_of
 from backend.services.evaluation.comparisons import Rank, rank_evaluations
 from pages.components import routes
 from pages.components.charts.style import STATIC
@@ -86,13 +86,16 @@ def _draw_ranks(ranks: Sequence[Rank], *, metric: str) -> None:
                 )
             with columns[2]:
                 st.text(score_text(metric, rank.score.value))
-                for caveat in caveats_of(rank.evaluation):
-                    st.caption(f":material/warning: {plain(caveat)}")
+                if reason := void_reason_of(rank.evaluation):
+                    st.caption(f":red[:material/error: {plain(reason)}]")
+                else:
+                    for caveat in caveats_of(rank.evaluation):
+                        st.caption(f":material/warning: {plain(caveat)}")
             columns[3].text(interval_text(metric, rank.score.low, rank.score.high) or "no interval")
             columns[4].text(f"{rank.score.n:,}")
             with columns[5]:
                 if number == 1:
-                    st.caption("best score")
+                    st.caption("best score" if len(ranks) > 1 else "only score")
                 elif st.button(
                     p_text(rank.p_adjusted),
                     type="tertiary",

@@ -12,7 +12,7 @@ from backend.domain.evaluation.config import is_lower_better
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
-from backend.services.evaluation.board import Board, BoardRow, Cell, Column, rank_board, read_board
+from backend.services.evaluation.board import Board, BoardRow, Cell, Column, rank_board, read_board, void_reason_of
 from backend.services.evaluation.comparisons import Rank
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
 from pages.components import routes
@@ -27,7 +27,8 @@ ROWS, COLUMNS, LISTED = 15, 6, 4
 LEGEND = (
     ":material/trophy: best score. **tied** not significantly different from the best on the same items, "
     "adjusted for the checkpoints of the column (step-down, Romano and Wolf). "
-    ":material/warning: score with a caveat. ↓ lower is better. Small print: 95 % confidence intervals."
+    ":material/warning: score with a caveat, :red[:material/error:] no score of the benchmark, since every item was cut. "
+    "↓ lower is better. Small print: 95 % confidence intervals."
 )
 
 
@@ -74,6 +75,10 @@ def draw_matrix(ctx: Context, person: Person, board: Board) -> None:
 
     table()
     st.caption(LEGEND)
+    for column in columns:
+        if column.telling is not None and metric_of(column) == column.metric:
+            words = f"{column.label}: every score of {metric_label(column.metric).lower()} is 0. {metric_label(column.telling)}"
+            st.caption(plain(f"{words} tells the checkpoints apart: choose it under Metrics."))
     _draw_without_scores(board)
 
 
@@ -139,9 +144,12 @@ def _fullest(board: Board) -> list[str]:
 
 
 def _best_alone(ranks: Mapping[str, Rank]) -> str | None:
-    """Return the evaluation with the best score, unless another has the same one."""
+    """Return the evaluation with the best score, if it beats another one and is no score of nothing: 0, or of items that were all cut."""
     best = list(ranks.values())[:2]
-    return best[0].evaluation.id if best and (len(best) == 1 or best[0].score.value != best[1].score.value) else None
+    if len(best) < 2 or best[0].score.value == best[1].score.value or void_reason_of(best[0].evaluation):
+        return None
+    first = best[0].score
+    return best[0].evaluation.id if first.value or is_lower_better(first.metric) else None
 
 
 def _draw_pages(rows: Sequence[BoardRow]) -> tuple[Sequence[BoardRow], int]:
@@ -207,7 +215,8 @@ def _draw_cell(
     key = f"{column.key}_{row.subject_id}"
     with place.container(gap=None):
         if cell.finished is not None:
-            _draw_score(cell, metric=metric, rank=ranks.get(cell.finished.id), first=_best_alone(ranks), key=key)
+            rank = ranks.get(cell.finished.id)
+            _draw_score(cell, metric=metric, rank=rank, first=_best_alone(ranks), shared=len(ranks) > 1, key=key)
         if cell.pending is not None:
             draw_pending(cell.pending, key=key)
         elif cell.finished is None and st.button(
@@ -221,28 +230,31 @@ def _draw_cell(
                 st.rerun()
 
 
-def _draw_score(cell: Cell, *, metric: str, rank: Rank | None, first: str | None, key: str) -> None:
+def _draw_score(cell: Cell, *, metric: str, rank: Rank | None, first: str | None, shared: bool, key: str) -> None:
     evaluation = cell.finished
     score = evaluation.score(metric) if evaluation else None
     if evaluation is None or score is None:
         st.caption(f"no {metric_label(metric).lower()}")
         return
     is_first = evaluation.id == first
-    mark = (":material/trophy: " if is_first else "") + (":material/warning: " if cell.caveats else "")
+    mark = ":material/trophy: " if is_first else ""
+    mark += ":red[:material/error:] " if cell.void_reason else ":material/warning: " if cell.caveats else ""
     value = plain(score_text(metric, score.value))
     label = mark + (f"**{value}**" if is_first else value)
-    details = "; ".join([f"{score.n:,} items", *cell.caveats])
+    details = "; ".join([f"{score.n:,} items", *([cell.void_reason] if cell.void_reason else cell.caveats)])
     if st.button(label, type="tertiary", key=f"cell_{key}", help=plain(details)):
         st.switch_page(PAGE, query_params={"evaluation": evaluation.id})
-    tied = "tied · " if rank is not None and rank.shares_first_place and not is_first else ""
+    tied = "tied · " if rank is not None and rank.shares_first_place and not is_first and shared else ""
     st.caption(tied + plain(interval_text(metric, score.low, score.high) or "no interval"))
 
 
 def draw_pending(evaluation: EvaluationView, *, key: str) -> None:
-    """Draw an evaluation that waits, runs or ended without scores, as a link to it."""
+    """Draw an evaluation that waits, runs or ended without its main score, as a link to it."""
     progress = evaluation.progress
     if evaluation.is_active and progress and progress.total:
         label, icon = f"{progress.done:,.0f} of {progress.total:,.0f}", "progress_activity"
+    elif evaluation.status is Status.FINISHED:
+        label, icon = f"No {metric_label(evaluation.main_metric).lower()}", "check"
     elif evaluation.is_active:
         label, icon = "Waiting" if evaluation.status is Status.QUEUED else "Starting", "schedule"
     else:

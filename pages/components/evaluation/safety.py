@@ -19,7 +19,7 @@ from backend.services.evaluation.items import ItemView, list_items
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
 from backend.services.evaluation.safety.cards import SafetyCard, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift
-from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of
+from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of, rows_of_files
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
 from backend.services.evaluation.safety.toxicity import describe_toxicity
 from pages.components import routes
@@ -232,12 +232,18 @@ def draw_probes(ctx: Context, person: Person) -> None:
 def _draw_add(ctx: Context, person: Person) -> None:
     with st.expander("Add a safety probe", icon=":material/add:"):
         name = st.text_input("Name", key="safety_name")
-        file = st.file_uploader("File", key="safety_file", help="CSV, TSV, JSON, JSONL or text; its columns decide the kind.")
+        files = st.file_uploader(
+            "File",
+            key="safety_file",
+            accept_multiple_files=True,
+            help="CSV, TSV, JSON, JSONL or text; its columns decide the kind. Of WinoBias give the files of both sides together.",
+        )
         jailbreak = st.checkbox("Put its unsafe prompts into jailbreak templates", key="safety_jailbreak")
-        if st.button("Add", key="safety_add", icon=":material/add:", disabled=not (name and file)) and file is not None:
+        if st.button("Add", key="safety_add", icon=":material/add:", disabled=not (name and files)):
             with errors_shown():
                 kind = Probe.JAILBREAK if jailbreak else None
-                add_probe(ctx, name=name, rows=read_rows_of(file.name, file.getvalue()), source=file.name, person=person, probe=kind)
+                rows, source = rows_of_files({file.name: file.getvalue() for file in files}), ", ".join(file.name for file in files)
+                add_probe(ctx, name=name, rows=rows, source=source, person=person, probe=kind)
                 st.rerun()
         if st.button("Add prompt-injection cases", key="safety_injection", type="tertiary", icon=":material/description:"):
             with errors_shown():

@@ -14,6 +14,7 @@ from backend.domain.wording import format_duration, plural
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
+from backend.services.evaluation.board import void_reason_of
 from backend.services.evaluation.open_suites import SuiteChoice
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
 from backend.services.evaluation.suites import (
@@ -182,6 +183,8 @@ def _draw_member(member: MemberResult | None, *, key: str) -> None:
         if st.button(label, type="tertiary", key=f"member_{key}", help=plain(metric_label(score.metric))):
             st.switch_page(PAGE, query_params={"evaluation": member.evaluation.id})
         st.caption(plain(interval_text(score.metric, score.low, score.high) or "no interval"))
+        if reason := void_reason_of(member.evaluation):
+            st.caption(f":red[:material/error: {plain(reason)}]")
     else:
         draw_pending(member.evaluation, key=f"suite_{key}")
 

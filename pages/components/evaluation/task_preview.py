@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from backend.domain.data.recognition.column_names import plain_name
 from backend.domain.evaluation.tasks.definition import TaskDefinition
 from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.wording import plural
 from backend.errors import RoundhouseError
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets
-from backend.services.evaluation.tasks import preview_task
+from backend.services.evaluation.tasks import find_dataset, preview_task
 from backend.services.tokenizers.sources import TokenizerSource, list_sources
 from backend.services.tokenizers.tokenization import Token, tokenize
 from pages.components.frame import errors_shown, plain
@@ -30,14 +29,14 @@ def draw_preview(ctx: Context, text: str, *, task: TaskDefinition | None, datase
         return
     sources = {source.ref: source for source in list_sources(ctx)}
     keys = sorted(datasets, key=lambda k: (datasets[k].kind not in ("benchmark", "records"), datasets[k].name))
-    if task is not None and dataset_id is None:
-        names = {plain_name(name) for name in (*task.data.names, task.name)}
-        dataset_id = next((k for k in keys if plain_name(datasets[k].name) in names), None)
+    if task is not None and dataset_id is None and (fitting := find_dataset(ctx, task)) is not None:
+        dataset_id = fitting.dataset_id
     first, second = st.columns(2)
     chosen = first.selectbox(
         "Dataset",
         keys,
-        index=keys.index(dataset_id) if dataset_id in keys else 0,
+        index=keys.index(dataset_id) if dataset_id in keys else None,
+        placeholder="Choose a dataset: none has the names or the columns of this task",
         format_func=lambda k: f"{datasets[k].name} ({datasets[k].kind})",
         key=f"task_dataset_{key}",
     )
@@ -48,6 +47,8 @@ def draw_preview(ctx: Context, text: str, *, task: TaskDefinition | None, datase
         format_func=lambda r: sources[r].name if r else "None",
         key=f"task_tokenizer_{key}",
     )
+    if chosen is None:
+        return
     version = datasets[chosen].newest
     assert version is not None
     with errors_shown():

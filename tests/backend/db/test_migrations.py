@@ -84,7 +84,7 @@ def test_rows_of_the_first_revision_survive_every_later_one_and_the_last_equals_
 
 def test_scores_named_by_subgroup_get_a_column_for_it_and_the_perplexity_of_tokens_its_own_name(url: str) -> None:
     config = alembic_config(url)
-    command.upgrade(config, "0021")
+    command.upgrade(config, "0022")
     database = Database(url)
     task = {"metrics": [{"name": "acc", "options": {}}, {"name": "perplexity", "options": {}}]}
     with database.write() as session:
@@ -107,7 +107,7 @@ def test_scores_named_by_subgroup_get_a_column_for_it_and_the_perplexity_of_toke
         (config_of_row,) = session.scalars(text("SELECT config FROM evaluations")).all()
         stored = json.loads(config_of_row) if isinstance(config_of_row, str) else config_of_row
         assert [use["name"] for use in stored["config"]["task"]["metrics"]] == ["acc", "token_perplexity"]
-    command.downgrade(config, "0021")
+    command.downgrade(config, "0022")
     with database.read() as session:
         metrics = session.scalars(text("SELECT metric FROM scores ORDER BY id")).all()
         assert metrics == ["acc", "acc:micro", "acc:law", "acc:unnamed", "perplexity"]

@@ -19,6 +19,7 @@ from backend.domain.data.rows.mapping import canonical_json
 from backend.domain.evaluation.safety.bias import read_occupations
 from backend.domain.evaluation.safety.injection import injection_cases
 from backend.domain.evaluation.safety.memorisation import canary_items, extraction_items
+from backend.domain.evaluation.safety.pair_files import is_side, join_sides, partner_of
 from backend.domain.evaluation.safety.probes import Probe, ProbeItem, meta_of
 from backend.domain.evaluation.safety.prompts import TEMPLATES, apply_templates, read_prompts, read_templates
 from backend.domain.evaluation.safety.recognition import read_items, recognise_probe
@@ -50,13 +51,37 @@ class ProbeView:
 def read_file(file: Path) -> list[dict[str, Any]]:
     """Return the rows of a safety file: CSV, TSV, JSON, JSONL, one prompt a line, or YAML with `seeds`.
 
-    Raises NotFound or InvalidInput.
+    Of a folder, and of a file of WinoBias with its partner beside it, the rows are pairs of lines. Raises NotFound or InvalidInput.
     """
+    if file.is_dir():
+        sides = [one for one in sorted(file.iterdir()) if is_side(one.name)]
+        if not sides:
+            raise InvalidInput(f"The folder {file.name} holds no pairs of files as WinoBias has them.", remedy="Name a file.", field="file")
+        return rows_of_files({one.name: _read_bytes(one) for one in sides})
+    if is_side(file.name):
+        paths = [file, *(one for one in [file.with_name(partner_of(file.name))] if one.is_file())]
+        return rows_of_files({one.name: _read_bytes(one) for one in paths})
+    return read_rows_of(file.name, _read_bytes(file))
+
+
+def _read_bytes(file: Path) -> bytes:
     if not file.is_file():
         raise NotFound(f"There is no file {file.name}.", field="file")
     if file.stat().st_size > MAX_FILE_BYTES:
         raise InvalidInput(f"{file.name} has {file.stat().st_size:,} bytes.", remedy=f"Give at most {MAX_FILE_BYTES:,}.", field="file")
-    return read_rows_of(file.name, file.read_bytes())
+    return file.read_bytes()
+
+
+def rows_of_files(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    """Return the rows of one file, or of several that are sides of pairs, by name. Raises InvalidInput."""
+    if any(is_side(name) for name in files):
+        odd = next((name for name in files if not is_side(name)), None)
+        if odd is None:
+            return [dict(row) for row in join_sides({name: data.decode("utf-8-sig", "replace") for name, data in files.items()})]
+        raise InvalidInput(f"{odd} is no side of pairs as the others are.", remedy="Add it as a probe of its own.", field="file")
+    if len(files) != 1:
+        raise InvalidInput(f"{len(files)} files were given.", remedy="Add them one by one.", field="file")
+    return read_rows_of(*next(iter(files.items())))
 
 
 def read_rows_of(name: str, data: bytes) -> list[dict[str, Any]]:

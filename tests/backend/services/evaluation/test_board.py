@@ -8,7 +8,8 @@ from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.evaluation.tasks.reading import read_task
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.board import rank_board, read_board
-from backend.services.evaluation.evaluations import launch_evaluation, stop_evaluation
+from backend.services.evaluation.evaluations import launch_evaluation, list_evaluations, stop_evaluation
+from backend.services.overview import group_results
 from tests.support.battle_world import add_checkpoint
 from tests.support.evaluation_world import CHOICES, add_benchmark, claim_of, evaluated, finish, item
 
@@ -92,7 +93,8 @@ def test_a_column_is_ranked_by_the_chosen_metric(world: Context) -> None:
     assert rank_board(world, board, [key], metrics={key: "acc_norm"})[key] == {}  # no score has it
 
 
-def test_a_board_of_zeros_shows_the_metric_that_tells_checkpoints_apart(world: Context) -> None:
+def test_one_headline_on_every_page_and_on_a_board_of_zeros_another_metric_is_named(world: Context) -> None:
+    """The matrix showed 4.0 % of "answer contained" where the overview, the suite and the evaluation's page had an exact match of 0.0 %."""
     add_benchmark(world, "questions", [{"question": f"What is {n}?", "answers": [str(n)]} for n in range(4)])
     launched = launch_evaluation(world, checkpoint="Oak", benchmark="questions", person=LOCAL)
     score = {"stderr": None, "low": None, "high": None, "n": 4, "method": "Wilson 95 %"}
@@ -100,4 +102,9 @@ def test_a_board_of_zeros_shows_the_metric_that_tells_checkpoints_apart(world: C
     items = [item(n, {"exact_match": 0.0, "contains": float(n % 2)}) for n in range(4)]
     finish(world, claim_of(world, launched), items, scores=scores, facts={"unit": "items"})
     (column,) = read_board(world).columns
-    assert (column.metric, column.metrics) == ("contains", ("exact_match", "contains"))
+    assert (column.metric, column.telling, column.metrics) == ("exact_match", "contains", ("exact_match", "contains"))
+    (evaluation,) = list_evaluations(world)
+    assert evaluation.main_score is not None
+    assert evaluation.main_score.metric == column.metric
+    (results,) = group_results([evaluation])
+    assert results.metric == column.metric

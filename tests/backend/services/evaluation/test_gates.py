@@ -229,3 +229,24 @@ def test_a_gate_that_records_nothing_counts_every_earlier_evaluation(world: Cont
         evaluated(world, "Ash", "facts", right[:limit], limit=limit)
     assert looks(judge_config(world, candidate="Ash", config=config())) == [(2, 0.25)]
     assert looks(judge_config(world, candidate="Elm", config=config())) == [(1, 0.9)]
+
+
+def test_the_reason_names_truncated_items_and_unequal_contexts(world: Context) -> None:
+    """A verdict said nothing of it where one network read every prompt cut and the other none."""
+    for name, right, facts in (
+        ("Oak", CHAMPION, {"items": N, "context": 8192}),
+        ("Yew", WORSE, {"items": N, "context": 512, "truncated_items": 120, "capped_items": 7}),
+    ):
+        evaluated(world, name, "facts", right.astype(int).tolist(), facts=facts, seed=2, limit=N)
+    outcome = judge(world, candidate="Yew", gate=create_gate(world, name="cuts", config=config(), person=LOCAL).name, person=LOCAL)
+    assert outcome.cuts == (
+        (
+            "prompts were cut by the context: 0 of 300 for the champion, 120 of 300 for the candidate",
+            "answers were cut by the context: 0 of 300 for the champion, 7 of 300 for the candidate",
+            "contexts are unequal: 8,192 tokens of the champion, 512 of the candidate",
+        ),
+    )
+    assert all(f"on facts {phrase}" in outcome.reason for phrase in outcome.cuts[0])
+    (recorded,) = get_gate(world, "cuts").results
+    assert recorded.report["benchmarks"][0]["cuts"] == list(outcome.cuts[0])
+    assert judge_config(world, candidate="Elm", config=config()).cuts == ((),)

@@ -83,10 +83,10 @@ def test_an_answer_without_spaces_that_holds_the_reference_counts(prediction: st
     """Both scores were 0: the whole sentence was one word."""
     assert contains(prediction, [reference]) == 1
     assert contains(reference, [prediction]) == 0
-    found = f1(prediction, [reference])
-    assert 0 < found < 1
+    share = f1(prediction, [reference])
+    assert 0 < share < 1
     if overlap is not None:
-        assert found == pytest.approx(overlap)
+        assert share == pytest.approx(overlap)
 
 
 def test_marks_of_eastern_scripts_and_spaces_between_their_characters_decide_nothing() -> None:
