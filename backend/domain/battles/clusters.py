@@ -2,7 +2,8 @@
 
 B sums the outer products of each cluster's score. Two ways: B_prompt + B_rater - B_(prompt and rater) (Cameron, Gelbach and Miller 2011,
 JBES 29). With few clusters the sandwich is too small and too variable, so each difference gets
-- a factor G / (G - 1) for each way, which makes a balanced two-way design unbiased as in analysis of variance,
+- a factor for each way that makes it unbiased where clusters differ: G / (G - 1) in a balanced design, as in analysis of variance, more
+  where few clusters hold most votes and pull the fit towards themselves (Bell and McCaffrey 2002, with one effect per cluster),
 - no less than the variance by either way alone (a negative component counts as 0),
 - where both ways matter, a median-unbiased variance of a way with few clusters: that of three raters is more often far too small than far
   too large, and
@@ -33,6 +34,8 @@ MANY_CLUSTERS = 200
 """From so many clusters on, Student's t is within 1 % of the normal distribution, and a bound on their number will do."""
 MEDIAN_BELOW = 4.0
 """Degrees of freedom below which a way's variance is made median-unbiased."""
+LARGEST_FACTOR = 1e3
+"""Factor of a variance whose clusters are nearly one; Student's t with one degree of freedom says the rest."""
 SPARSE_BELOW = 0.02
 """A table with a smaller share of nonzero cells is multiplied as a sparse one."""
 
@@ -66,6 +69,14 @@ class Spread:
     """Variance and degrees of freedom of each of many contrasts (any shape)."""
 
     variance: FloatArray
+    df: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Few:
+    """Corrections for few clusters of each of many contrasts: the factor of the variance and its degrees of freedom, at least 1."""
+
+    factor: FloatArray
     df: FloatArray
 
 
@@ -122,9 +133,9 @@ def covariance(fit: Fit, scores: Scores, groups: list[Grouping], *, anchor_at: i
         parts = [bread @ _cluster_meat(scores, group) @ bread for group in groups]
         matrix = _matrix_of(parts, groups)
         totals = np.bincount(np.concatenate([scores.columns.a, scores.columns.b]), minlength=size).astype(np.float64)
-        clusters = [_effective_clusters(scores.columns, group, totals, anchor_at=anchor_at) for group in groups[:2]]
-        gaps = combine([gap_variances(part, size) for part in parts], [pairs for pairs, _ in clusters])
-        own = combine([own_variances(part, size, anchor_at) for part in parts], [single for _, single in clusters])
+        ways = [_corrections(scores.columns, group, totals, anchor_at=anchor_at) for group in groups[:2]]
+        gaps = combine([gap_variances(part, size) for part in parts], [pairs for pairs, _ in ways])
+        own = combine([own_variances(part, size, anchor_at) for part in parts], [single for _, single in ways])
     else:
         matrix = bread @ _vote_meat(scores) @ bread
         gaps, own = (
@@ -150,16 +161,32 @@ def contrast_spread(scores: Scores, groups: list[Grouping], vector: FloatArray) 
         return Spread(np.array(influence @ influence), _endless(()))
     parts = [np.array((np.bincount(group.codes, influence, group.count) ** 2).sum()) for group in groups]
     counts = [np.bincount(group.codes, minlength=group.count).astype(np.float64) for group in groups]
-    return combine(parts, [np.array(count.sum() ** 2 / (count @ count)) for count in counts])
+    return combine(parts, [few([np.array((count**power).sum()) for power in (1, 2, 3)]) for count in counts[:2]])
 
 
-def combine(parts: list[FloatArray], clusters: list[FloatArray]) -> Spread:
+def few(sums: list[FloatArray]) -> Few:
+    """Corrections of a way from the sums over its clusters of n, n^2 and n^3, n the votes of a cluster on the contrast.
+
+    With shares a = n / sum n and one effect per cluster, all of one variance, the variance of the fit is sum a^2 of it, and the sandwich
+    expects sum a^2 - 2 sum a^3 + (sum a^2)^2. Degrees of freedom are those of the effective number of clusters, 1 / sum a^2.
+    """
+    second, third = sums[1] / sums[0] ** 2, sums[2] / sums[0] ** 3
+    expected = np.maximum(second - 2 * third + second**2, second / LARGEST_FACTOR)
+    return Few(np.asarray(second / expected), np.asarray(np.maximum(1 / second - 1, 1.0)))
+
+
+def few_of_number(number: FloatArray) -> Few:
+    """Corrections of a way with so many clusters of one size."""
+    df = np.maximum(number - 1, 1.0)
+    return Few((df + 1) / df, df)
+
+
+def combine(parts: list[FloatArray], ways: list[Few]) -> Spread:
     """Correct the sandwich variances of contrasts for few clusters.
 
-    `parts`: by one way, or by both and their intersection. `clusters`: effective numbers of clusters of each way.
+    `parts`: by one way, or by both and their intersection. `ways`: the corrections of each way.
     """
-    df = [np.maximum(number - 1, 1.0) for number in clusters[:2]]
-    factors = [(number + 1) / number for number in df]
+    df, factors = [way.df for way in ways], [way.factor for way in ways]
     first = factors[0] * parts[0]
     if len(parts) == 1:
         return Spread(first, df[0])
@@ -256,31 +283,31 @@ def _vote_meat(scores: Scores, votes: NDArray[np.bool_] | None = None) -> FloatA
     return meat
 
 
-def _common_votes(columns: VoteColumns, group: Grouping) -> FloatArray:
-    """Return C, where C[i, j] sums over clusters the votes on i times those on j: the sizes of clusters behind a difference."""
+def _power_sums(columns: VoteColumns, group: Grouping) -> tuple[list[FloatArray], list[FloatArray]]:
+    """Sums over clusters of n, n^2 and n^3: n the votes of a cluster on each pair of contestants (M x M), and on each contestant."""
     size = len(columns.contestants)
     votes = np.concatenate([columns.a, columns.b])
     codes = np.concatenate([group.codes, group.codes])
     if group.count * size <= CHUNK_CELLS:
         table = np.bincount(codes * size + votes, minlength=group.count * size).reshape(group.count, size).astype(np.float64)
-        return table.T @ table
-    sparse = scipy.sparse.coo_array((np.ones(len(votes)), (codes, votes)), shape=(group.count, size)).tocsr()
-    return np.asarray((sparse.T @ sparse).toarray())
+        single = [(table**power).sum(axis=0) for power in (1, 2, 3)]
+        common, squared = table.T @ table, (table**2).T @ table
+    else:
+        sparse = scipy.sparse.coo_array((np.ones(len(votes)), (codes, votes)), shape=(group.count, size)).tocsr()
+        single = [np.asarray(sparse.power(power).sum(axis=0)).ravel() for power in (1, 2, 3)]
+        common, squared = (np.asarray((sparse.power(power).T @ sparse).toarray()) for power in (1, 2))
+    both = [total[:, None] + total[None, :] for total in single]
+    return [both[0], both[1] + 2 * common, both[2] + 3 * (squared + squared.T)], single
 
 
-def _effective_clusters(
-    columns: VoteColumns, group: Grouping, totals: FloatArray, *, anchor_at: int | None
-) -> tuple[FloatArray, FloatArray]:
-    """Effective numbers of clusters with votes on each pair, and on each contestant (with the anchor); a lower bound if many."""
+def _corrections(columns: VoteColumns, group: Grouping, totals: FloatArray, *, anchor_at: int | None) -> tuple[Few, Few]:
+    """Corrections for the clusters with votes on each pair, and on each contestant (with the anchor); a lower bound of df if many."""
     largest = float(np.bincount(group.codes, minlength=group.count).max())
     if totals.min() >= MANY_CLUSTERS * largest:
-        pairs, single = (totals[:, None] + totals[None, :]) / (2 * largest), totals / largest
+        pairs, single = few_of_number((totals[:, None] + totals[None, :]) / (2 * largest)), few_of_number(totals / largest)
     else:
-        common = _common_votes(columns, group)
-        squares = np.diag(common)
-        pairs = (totals[:, None] + totals[None, :]) ** 2 / (squares[:, None] + squares[None, :] + 2 * common)
-        single = totals**2 / squares
-    return pairs, single if anchor_at is None else pairs[anchor_at]
+        pairs, single = (few(sums) for sums in _power_sums(columns, group))
+    return pairs, single if anchor_at is None else Few(pairs.factor[anchor_at], pairs.df[anchor_at])
 
 
 def gap_variances(matrix: FloatArray, size: int) -> FloatArray:

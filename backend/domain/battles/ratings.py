@@ -51,6 +51,8 @@ __all__ = [
 
 TESTED = {"prompt": 8, "rater": 3}
 """Fewest prompts and raters for which the coverage of the intervals was simulated; `docs/benchmarks/ratings.md` has the table."""
+MOST_SHARE = 0.5
+"""Share of the votes of one prompt or rater from which the table names it."""
 FEW = 12
 """With fewer of both, intervals by both held in 97 to 98 % of simulated campaigns."""
 
@@ -237,6 +239,11 @@ def _choose_clusters(columns: VoteColumns, cluster_by: ClusterBy) -> tuple[Clust
         for way in ways
         if 2 <= counts[way] < TESTED[way]
     ]
+    for way, codes in (("prompt", columns.prompt), ("rater", columns.rater)):
+        share = int(np.bincount(codes).max()) / len(columns)
+        if way in ways and counts[way] >= 2 and share > MOST_SHARE:
+            where = "on one prompt" if way == "prompt" else "by one rater"
+            notes.append(f"{percent(share)} of the votes are {where}: intervals are wide, and hold a little too often.")
     if len(ways) == 2 and not notes and max(counts.values()) < FEW:
         sizes = f"{counts['prompt']} prompts and {counts['rater']} raters"
         notes.append(f"With {sizes} intervals are a little too wide: 97 to 98 of 100 hold.")

@@ -20,7 +20,7 @@ from backend.errors import InvalidInput
 Design = Literal["new_prompts", "raters", "all_pairs", "one_look", "judge"]
 
 POWER = 0.8
-MIXING = 3.0
+MIXING = 4.5
 """Log of the evidence over raters that not knowing gap and leanings costs."""
 GAPS_ELO = (20.0, 35.0, 50.0, 100.0, 150.0)
 

@@ -37,7 +37,7 @@ CENTRES: FloatArray = np.geomspace(0.1, 6.4, 45)
 USUAL, WIDE, WIDE_SHARE = 0.8, 4.0, 0.2
 """Leanings that favour a side: normal about these centres and their mirror images, in log-odds. The centres weigh as a normal of the usual
 standard deviation, with a share of a wide one for raters who are unanimous."""
-SPREADS = ((0.0, 0.4), (0.15, 0.25), (0.3, 0.2), (0.6, 0.15))
+SPREADS = ((0.0, 0.4), (0.15, 0.2), (0.3, 0.15), (0.6, 0.15), (1.0, 0.1))
 """Standard deviations about the centre and their weights."""
 
 MOST_STEPS = 400

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from backend.domain.battles.agreement import JudgedItems
 from backend.domain.battles.raters.checks import Check
 from backend.domain.battles.votes import VoteColumns
-from backend.domain.statistics.estimates import Estimate, counted_share_estimate
+from backend.domain.statistics.estimates import Estimate, counted_share_estimate, student_quantile
 from backend.domain.wording import plural
 
 FloatArray = NDArray[np.float64]
@@ -22,6 +22,11 @@ NUM_DRAWS = 4000
 PRIOR_VOTES = 2.0
 NUM_LABELS = 3
 POINTS = np.array([0.5, -0.5, 0.0])
+MOST_TASTE = 0.8
+"""Standard deviation of honest raters' tastes up to which flags keep their level: log-odds of each contestant."""
+FEWEST_FOR_TASTE = 5
+TASTE_LEVEL = 0.98
+"""Two-sided level of the interval whose upper end a taste is granted."""
 FEW_VOTES = 200
 NORMAL_UP_TO = {True: (1.5, 2.2), False: (2.5, 3.0)}
 """Standard deviations of surprise and favour, for few votes and for many, from which a chance is simulated. A flag needs about four."""
@@ -92,9 +97,10 @@ def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float, se
     """Test each rater against the other raters' votes on the same pairs of contestants.
 
     Labels are drawn from the others' (Dirichlet-multinomial, whose prior is a label's share over all pairs), so a tie is as likely as ties
-    are, a pair with few other votes says little, and no vote is compared with itself. Two statistics: surprise, -log of the labels'
-    chances, and favour, the points that one contestant earned beyond its expectation, in standard deviations. The least likely rater leaves
-    the comparison and the others are tested again, lest its votes make theirs look odd.
+    are, a pair with few other votes says little, and no vote is compared with itself. Taste is no cheating: each draw has a taste of its
+    own, a normal log-odds for each contestant, as spread as the other raters' may be (`_taste`). Two statistics: surprise, -log of the
+    labels' chances, and favour, the points that one contestant earned beyond its expectation, in standard deviations. The least likely
+    rater leaves the comparison and the others are tested again, lest its votes make theirs look odd.
     """
     pairs = _pairs(items, columns)
     total = pairs.counts()
@@ -104,7 +110,13 @@ def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float, se
     own = {rater: pairs.counts(pairs.rater == rater) for rater in range(columns.num_raters)}
     rng, checks, trusted = np.random.default_rng(seed), dict[int, list[Check]](), list(own)
     while trusted:
-        checks.update({rater: _compare(pairs, own[rater], total - own[rater], prior, rng) for rater in trusted})
+        compared = {rater: _Comparison.of(pairs, own[rater], total - own[rater], prior) for rater in trusted}
+        sizes = np.array([float(own[rater].sum()) for rater in trusted])
+        for at, rater in enumerate(trusted):
+            others = np.delete(sizes, at)
+            taste = _taste([compared[other] for other in trusted if other != rater])
+            shared = float((others**2).sum() / others.sum() ** 2) if others.any() else 0.0  # of the others' mean taste
+            checks[rater] = compared[rater].checks(taste * math.sqrt(1 + shared), rng)
         chances = {rater: min((check.chance for check in checks[rater]), default=1.0) for rater in trusted}
         least = min(trusted, key=chances.__getitem__)
         if chances[least] >= level or len(trusted) < 3:
@@ -112,6 +124,23 @@ def outlier_checks(items: JudgedItems, columns: VoteColumns, *, level: float, se
         trusted.remove(least)
         total = total - own[least]
     return checks
+
+
+def _taste(others: list[_Comparison]) -> float:
+    """Standard deviation of tastes, log-odds per contestant, that the other raters' votes allow: the upper end of its interval.
+
+    By moments: a rater's points beyond expectation vary by chance and by taste. Never more than `MOST_TASTE`, lest cheaters hide behind
+    each other, which is also what few raters get.
+    """
+    if len(others) < FEWEST_FOR_TASTE:
+        return MOST_TASTE
+    excess, weight = (np.array([getattr(other, name) for other in others]) for name in ("excess", "weight"))
+    if not weight.sum():
+        return MOST_TASTE
+    variance = float(excess.sum() / weight.sum())
+    error = math.sqrt(float(((excess - variance * weight) ** 2).sum())) / float(weight.sum())
+    upper = variance + student_quantile(TASTE_LEVEL, df=len(others) - 1) * error
+    return min(math.sqrt(max(upper, 0.0)), MOST_TASTE)
 
 
 def _pairs(items: JudgedItems, columns: VoteColumns) -> _Pairs:
@@ -124,48 +153,95 @@ def _pairs(items: JudgedItems, columns: VoteColumns) -> _Pairs:
     return _Pairs(columns.contestants, sign, pair, items.rater, items.label)
 
 
-def _compare(pairs: _Pairs, own: IntArray, rest: IntArray, prior: FloatArray, rng: np.random.Generator) -> list[Check]:
-    """Test a rater's label counts by pair against the others'. Chances that a flag needs are simulated, the others are normal."""
-    met = (own.sum(1) > 0) & (rest.sum(1) > 0)
-    if not met.any():
-        return []
-    own, others, sign = own[met], rest[met] + prior, pairs.sign[met]
-    played = np.abs(sign).sum(0) > 0
-    sign, names = sign[:, played], [name for name, plays in zip(pairs.names, played, strict=True) if plays]
-    number, weight = own.sum(1), others.sum(1)
-    expected = others / weight[:, None]
-    middle = number[:, None] * expected
-    spread = number * (number + weight) / (1 + weight)
-    surprise = -np.log(expected)
-    gained = ((own - middle) @ POINTS @ sign, np.sqrt(spread * ((expected @ POINTS**2) - (expected @ POINTS) ** 2) @ sign**2))
-    favour = np.divide(*gained, out=np.zeros(len(names)), where=gained[1] > 0)
-    favourite = int(favour.argmax())
-    deviation = float(np.sqrt((spread * ((expected * surprise**2).sum(1) - (expected * surprise).sum(1) ** 2)).sum()))
-    unlike = float(((own - middle) * surprise).sum()) / deviation if deviation else 0.0
-    limits = NORMAL_UP_TO[int(number.sum()) < FEW_VOTES]
-    if unlike > limits[0] or favour[favourite] > limits[1]:
-        chances = _simulated(own, others, sign, surprise, rng)
-    else:
-        chances = float(scipy.special.ndtr(-unlike)), float(1 - scipy.special.ndtr(favour[favourite]) ** len(names))
-    reason = f"{plural(int(number.sum()), 'vote')} differ from other raters' on the same pairs more than chance allows."
-    return [
-        Check("outlier", chances[0], reason),
-        Check("favourite", chances[1], f"Favoured {names[favourite]} beyond other raters."),
-    ]
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """A rater's label counts by pair beside the others' chances, on the pairs that both met.
 
+    `excess` is what the squares of the points beyond expectation have over chance, `weight` what a taste with variance 1 adds to it.
+    """
 
-def _simulated(own: IntArray, others: FloatArray, sign: FloatArray, surprise: FloatArray, rng: np.random.Generator) -> tuple[float, float]:
-    """Chances of a surprise and of a favour at least as large, by drawing labels."""
-    number = own.sum(1)
-    middle = number[:, None] * others / others.sum(1, keepdims=True)
-    drawn_chances = rng.gamma(np.broadcast_to(others, (max(200, NUM_DRAWS // (1 + len(own) // 20)), *others.shape)))
-    drawn_chances /= drawn_chances.sum(2, keepdims=True)
-    drawn = rng.multinomial(np.broadcast_to(number, drawn_chances.shape[:2]), drawn_chances)
-    gained = (drawn - middle) @ POINTS @ sign
-    scale = gained.std(0)
-    scale[scale == 0] = np.inf
-    observed = ((own - middle) @ POINTS @ sign) / scale
-    return _tail((drawn * surprise).sum((1, 2)), float((own * surprise).sum())), _tail((gained / scale).max(1), float(observed.max()))
+    own: IntArray
+    others: FloatArray
+    sign: FloatArray
+    names: tuple[str, ...]
+    excess: float
+    weight: float
+
+    @classmethod
+    def of(cls, pairs: _Pairs, own: IntArray, rest: IntArray, prior: FloatArray) -> _Comparison:
+        """Compare a rater's counts with the rest's."""
+        met = (own.sum(1) > 0) & (rest.sum(1) > 0)
+        own, others, sign = own[met], rest[met] + prior, pairs.sign[met]
+        played = np.abs(sign).sum(0) > 0
+        names = tuple(name for name, plays in zip(pairs.names, played, strict=True) if plays)
+        compared = cls(own, others, sign[:, played], names, 0.0, 0.0)
+        gained, chance = compared.gained
+        explained = compared.sign.T @ ((own.sum(1) * compared.spread_of_points)[:, None] * compared.sign)
+        return replace(compared, excess=float(gained @ gained - chance.sum()), weight=float((explained**2).sum()))
+
+    @property
+    def expected(self) -> FloatArray:
+        """Chances of the labels by pair."""
+        return np.asarray(self.others / self.others.sum(1, keepdims=True))
+
+    @property
+    def spread_of_points(self) -> FloatArray:
+        """Variance of a vote's points by pair, which is also how fast its expectation rises with the log-odds."""
+        return np.asarray(self.expected @ POINTS**2 - (self.expected @ POINTS) ** 2)
+
+    @property
+    def spread(self) -> FloatArray:
+        """Votes by pair, enlarged by what the others' few votes leave open."""
+        number, weight = self.own.sum(1), self.others.sum(1)
+        return np.asarray(number * (number + weight) / (1 + weight))
+
+    @property
+    def gained(self) -> tuple[FloatArray, FloatArray]:
+        """Points of each contestant beyond expectation, and their variance by chance."""
+        beyond = self.own - self.own.sum(1, keepdims=True) * self.expected
+        return beyond @ POINTS @ self.sign, (self.spread * self.spread_of_points) @ self.sign**2
+
+    def checks(self, taste: float, rng: np.random.Generator) -> list[Check]:
+        """Test the rater. Chances that a flag needs are simulated with tastes, the others are normal and without."""
+        if not len(self.own):
+            return []
+        number = self.own.sum(1)
+        surprise = -np.log(self.expected)
+        gained, variance = self.gained
+        favour = np.divide(gained, np.sqrt(variance), out=np.zeros(len(self.names)), where=variance > 0)
+        favourite = int(favour.argmax())
+        moments = (self.expected * surprise**2).sum(1) - (self.expected * surprise).sum(1) ** 2
+        deviation = float(np.sqrt((self.spread * moments).sum()))
+        beyond = float(((self.own - number[:, None] * self.expected) * surprise).sum())
+        unlike = beyond / deviation if deviation else 0.0
+        limits = NORMAL_UP_TO[int(number.sum()) < FEW_VOTES]
+        if unlike > limits[0] or favour[favourite] > limits[1]:
+            chances = self._simulated(surprise, taste, rng)
+        else:
+            chances = float(scipy.special.ndtr(-unlike)), float(1 - scipy.special.ndtr(favour[favourite]) ** len(self.names))
+        reason = f"{plural(int(number.sum()), 'vote')} differ from other raters' on the same pairs more than chance and taste allow."
+        return [
+            Check("outlier", chances[0], reason),
+            Check("favourite", chances[1], f"Favoured {self.names[favourite]} beyond other raters and their tastes."),
+        ]
+
+    def _simulated(self, surprise: FloatArray, taste: float, rng: np.random.Generator) -> tuple[float, float]:
+        """Chances of a surprise and of a favour at least as large, by drawing tastes and labels."""
+        number = self.own.sum(1)
+        middle = number[:, None] * self.expected
+        num_draws = max(200, NUM_DRAWS // (1 + len(self.own) // 20))
+        chances = rng.gamma(np.broadcast_to(self.others, (num_draws, *self.others.shape)))
+        tilt = taste * rng.standard_normal((num_draws, len(self.names))) @ self.sign.T
+        chances *= np.exp(tilt[:, :, None] * POINTS)
+        chances /= chances.sum(2, keepdims=True)
+        drawn = rng.multinomial(np.broadcast_to(number, chances.shape[:2]), chances)
+        gained = (drawn - middle) @ POINTS @ self.sign
+        scale = gained.std(0)
+        scale[scale == 0] = np.inf
+        observed = (self.own - middle) @ POINTS @ self.sign / scale
+        return _tail((drawn * surprise).sum((1, 2)), float((self.own * surprise).sum())), _tail(
+            (gained / scale).max(1), float(observed.max())
+        )
 
 
 def _tail(draws: FloatArray, value: float) -> float:
@@ -186,14 +262,24 @@ def _at_least(equal: FloatArray, trials: FloatArray, chance: FloatArray) -> Floa
     return np.where(equal > 0, scipy.special.bdtrc(np.maximum(equal - 1, 0), trials.astype(np.int64), chance), 1.0)
 
 
-def copy_checks(items: JudgedItems, raters: tuple[str, ...]) -> dict[int, Check]:
+def _own_labels(items: JudgedItems, columns: VoteColumns) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Return of each vote its rater, the labels that the rater gave to its pair of contestants, and the number of these votes."""
+    pair = _pairs(items, columns).pair
+    group = np.unique(items.rater * (int(pair.max(initial=0)) + 1) + pair, return_inverse=True)[1]
+    table = np.bincount(group * NUM_LABELS + items.label, minlength=(int(group.max(initial=-1)) + 1) * NUM_LABELS)
+    labels = table.reshape(-1, NUM_LABELS).astype(np.float64)[group]
+    return items.rater, labels, labels.sum(1)
+
+
+def copy_checks(items: JudgedItems, columns: VoteColumns) -> dict[int, Check]:
     """Test each rater against the one it copies most: one person under two names, or a script.
 
     The chance of an equal label is the share of the item's other raters who gave the partner's label, shrunk towards the average
-    agreement. Equal labels are then at most as spread as a binomial of the average chance (Hoeffding 1956); the closest of m partners
-    counts m-fold.
+    agreement, or, where that is larger on average, the share of this label among the rater's other votes on the same contestants: two
+    who favour one contestant agree by taste. Equal labels are then at most as spread as a binomial of the average chance (Hoeffding
+    1956); the closest of m partners counts m-fold.
     """
-    counts = items.counts
+    raters, counts = columns.raters, items.counts
     sizes = counts.sum(1)
     judged = (counts * (counts - 1)).sum(), (sizes * (sizes - 1)).sum()
     if not judged[1]:
@@ -201,12 +287,15 @@ def copy_checks(items: JudgedItems, raters: tuple[str, ...]) -> dict[int, Check]
     average = judged[0] / judged[1]
     shape = (len(raters), items.num_items)
     given = counts[items.item, items.label]
-    equal, weighted = np.zeros(2 * (len(raters),)), np.zeros(2 * (len(raters),))
+    equal, weighted, by_taste = (np.zeros(2 * (len(raters),)) for _ in range(3))
+    of_rater, of_label, on_pair = _own_labels(items, columns)
     present = scipy.sparse.csr_array((np.ones(len(items.item)), (items.rater, items.item)), shape=shape)
     for label in range(NUM_LABELS):
         own = items.label == label
         votes = (items.rater[own], items.item[own])
         gave = scipy.sparse.csr_array((np.ones(int(own.sum())), votes), shape=shape)
+        usual = (of_label[:, label] - own + PRIOR_VOTES * float((items.label == label).mean())) / (on_pair - 1 + PRIOR_VOTES)
+        by_taste += (scipy.sparse.csr_array((usual, (of_rater, items.item)), shape=shape) @ gave.T).toarray()
         share = (given[own] - 1 + PRIOR_VOTES * average) / (sizes[votes[1]] - 2 + PRIOR_VOTES)
         alike = 1 / (sizes[votes[1]] - 2 + PRIOR_VOTES)
         equal += (gave @ gave.T).toarray()
@@ -215,7 +304,7 @@ def copy_checks(items: JudgedItems, raters: tuple[str, ...]) -> dict[int, Check]
     shared = (present @ present.T).toarray()
     np.fill_diagonal(shared, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        tails = np.where(shared > 0, _at_least(equal, shared, np.minimum(weighted / shared, 1.0)), np.inf)
+        tails = np.where(shared > 0, _at_least(equal, shared, np.minimum(np.maximum(weighted, by_taste) / shared, 1.0)), np.inf)
     partners = (shared > 0).sum(1)
     checks = {}
     for rater in np.flatnonzero(partners).tolist():

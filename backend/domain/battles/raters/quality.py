@@ -1,7 +1,8 @@
 """Quality of raters: gold battles, repeats, side, pace, agreement with the others, and tests that find scripts and vote rigging.
 
 A flag states a reason and a chance: how often an honest rater would look so. The chances of all raters and tests share 1 % (Bonferroni),
-so a campaign of honest raters has a flag in at most 1 of 100 cases. A flag excludes no one: the caller computes the board with and without.
+so a campaign of honest raters has a flag in at most 1 of 100 cases, also where each has tastes of a standard deviation up to 0.8. A flag
+excludes no one: the caller computes the board with and without.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def rate_raters(rated: RatedColumns, *, flag_level: float = FLAG_LEVEL, seed: in
     items = judged_items(columns, both_bad_is_tie=True, first_vote=True, among=rated.gold == NO_GOLD)
     counts = items.counts
     outliers = outlier_checks(items, columns, level=flag_level / (4 * len(names) or 1), seed=seed)
-    copies = copy_checks(items, names)
+    copies = copy_checks(items, columns)
     own, checks = {}, {}
     order = np.argsort(columns.rater, kind="stable")
     for rater, votes in enumerate(np.split(order, np.cumsum(np.bincount(columns.rater, minlength=len(names)))[:-1])):

@@ -8,8 +8,20 @@ import pytest
 from backend.domain.battles import clusters
 from backend.domain.battles.adjustments import control_columns
 from backend.domain.battles.bradley_terry import Cells, Fit, maximise, sum_votes, with_side
-from backend.domain.battles.clusters import Grouping, Scores, combine, contrast_spread, covariance, gap_variances, groupings, scores_of
+from backend.domain.battles.clusters import (
+    Grouping,
+    Scores,
+    combine,
+    contrast_spread,
+    covariance,
+    few,
+    few_of_number,
+    gap_variances,
+    groupings,
+    scores_of,
+)
 from backend.domain.battles.likelihoods import Method
+from backend.domain.battles.ratings import RatingOptions, rate
 from backend.domain.battles.votes import VoteColumns
 
 
@@ -105,7 +117,9 @@ def test_a_balanced_design_has_the_variances_of_analysis_of_variance(raters: int
     squares = [raters * (rows**2).sum() / (prompts - 1), prompts * (columns**2).sum() / (raters - 1)]
     squares.append((rest**2).sum() / ((prompts - 1) * (raters - 1)))
     parts = [np.array((table.sum(1) ** 2).sum()), np.array((table.sum(0) ** 2).sum()), np.array((table**2).sum())]
-    spread = combine(parts, [np.array(float(prompts)), np.array(float(raters))])
+    sizes = ((prompts, float(raters)), (raters, float(prompts)))
+    ways = [few([np.array(count * size**power) for power in (1, 2, 3)]) for count, size in sizes]
+    spread = combine(parts, ways)
     median = 0.7 if raters == 3 else 1.0  # of chi-squared / df with 2 degrees of freedom: log 2, by Wilson and Hilferty 0.702
     expected = squares[0] + squares[1] / median - squares[2]
     assert float(spread.variance) == pytest.approx(prompts * raters * expected, rel=0.01)
@@ -114,7 +128,7 @@ def test_a_balanced_design_has_the_variances_of_analysis_of_variance(raters: int
 
 def test_two_ways_are_never_narrower_than_either_alone() -> None:
     parts = [np.array([5.0, 1.0, 3.0]), np.array([1.0, 5.0, 0.5]), np.array([4.0, 4.0, 0.2])]
-    sizes = [np.full(3, 20.0), np.full(3, 4.0)]
+    sizes = [few_of_number(np.full(3, 20.0)), few_of_number(np.full(3, 4.0))]
     both = combine(parts, sizes)
     for way in range(2):
         alone = combine([parts[way]], [sizes[way]])
@@ -145,3 +159,33 @@ def test_many_clusters_get_a_bound_that_is_nearly_the_exact_number(monkeypatch: 
     np.testing.assert_allclose(np.sqrt(bounded.gaps.variance), np.sqrt(exact.gaps.variance), rtol=0.003)
     assert (bounded.gaps.df <= exact.gaps.df + 1e-9).all()
     np.testing.assert_allclose(gap_variances(bounded.matrix, 4), gap_variances(exact.matrix, 4))
+
+
+def test_unequal_clusters_have_an_unbiased_variance() -> None:
+    sizes, rng = np.array([120.0, 30.0, 15.0, 10.0, 5.0]), np.random.default_rng(8)
+    effects = rng.normal(0, 1, (20_000, 5))
+    centre = effects @ sizes / sizes.sum()
+    sandwich = ((sizes * (effects - centre[:, None])) ** 2).sum(1) / sizes.sum() ** 2
+    corrections = few([np.array((sizes**power).sum()) for power in (1, 2, 3)])
+    assert float(corrections.factor) * sandwich.mean() == pytest.approx(centre.var(), rel=0.03)
+    assert float(corrections.df) == pytest.approx(sizes.sum() ** 2 / (sizes**2).sum() - 1)
+    assert float(corrections.factor) > 2 * float(few_of_number(np.array(5.0)).factor)
+
+
+def test_intervals_hold_where_few_raters_cast_unequal_numbers_of_votes() -> None:
+    rng, held, notes = np.random.default_rng(12), [], []
+    prompt, prompts = np.repeat(np.arange(200), 5), tuple(map(str, range(200)))
+    for _ in range(200):
+        shares = rng.pareto(1.2, 5)
+        rater = rng.choice(5, len(prompt), p=shares / shares.sum())
+        odds = 0.6 * rng.standard_normal(200)[prompt] + 0.4 * rng.standard_normal(5)[rater]
+        label = np.where(rng.random(len(prompt)) < 1 / (1 + np.exp(-odds)), 0, 1)
+        label[rng.random(len(prompt)) < 0.2] = 2
+        voted, rater = np.unique(rater, return_inverse=True)
+        columns = VoteColumns(("a", "b"), prompts, tuple(map(str, voted)), 0 * label, 0 * label + 1, label, prompt, rater)
+        table = rate(columns, RatingOptions(num_draws=20))
+        pair = table.pair("a", "b")
+        held.append(pair.low <= 0 <= pair.high)
+        notes.append((np.bincount(rater).max() > 500) == any("are by one rater" in note for note in table.notes))
+    assert np.mean(held) >= 0.92
+    assert all(notes)

@@ -87,15 +87,16 @@ def test_ratings_with_ties_equal_evalicas() -> None:
 
 
 def correction(votes: list[VoteRecord], cluster_by: str, contestants: set[str]) -> float:
-    """G / (G - 1), where G is the effective number of clusters with votes on the contestants; a vote on both counts twice."""
+    """Variance of a mean of clusters over what the sandwich expects of it; a vote on both contestants counts twice."""
     if cluster_by == "none":
         return 1.0
     sizes: dict[str, int] = {}
     for vote in votes:
         group = vote.prompt if cluster_by == "prompt" else vote.rater
         sizes[group] = sizes.get(group, 0) + len(contestants & {vote.a, vote.b})
-    effective = sum(sizes.values()) ** 2 / sum(size**2 for size in sizes.values())
-    return effective / (effective - 1)
+    shares = np.array([size / sum(sizes.values()) for size in sizes.values()])
+    centred = np.eye(len(shares)) - shares  # each cluster's effect minus their weighted mean
+    return float((shares**2).sum() / np.trace(centred.T @ np.diag(shares**2) @ centred))
 
 
 @pytest.mark.parametrize("cluster_by", ["none", "prompt", "rater"])

@@ -32,15 +32,18 @@ def test_the_chance_of_copied_labels_is_that_of_counting_one_by_one() -> None:
     labels = [dict(zip(items.rater[items.item == item], items.label[items.item == item], strict=True)) for item in range(items.num_items)]
     alike = [one == other for votes in labels for rater, one in votes.items() for peer, other in votes.items() if rater < peer]
     average = sum(alike) / len(alike)
-    checks = copy_checks(items, columns.raters)
+    checks = copy_checks(items, columns)
     for rater in range(columns.num_raters):
         tails = []
         for partner in set(range(columns.num_raters)) - {rater}:
             shared = [votes for votes in labels if rater in votes and partner in votes]
-            chances = []
+            chances, by_taste = [], []
             for votes in shared:
                 rest = Counter(votes.values())[votes[partner]] - 1 - (votes[rater] == votes[partner])
                 chances.append((rest + PRIOR_VOTES * average) / (len(votes) - 2 + PRIOR_VOTES))
+                usual = float((items.label == votes[partner]).mean())
+                own = [other[rater] == votes[partner] for other in labels if rater in other and other is not votes]
+                by_taste.append((sum(own) + PRIOR_VOTES * usual) / (len(own) + PRIOR_VOTES))
             equal = sum(votes[rater] == votes[partner] for votes in shared)
-            tails.append(float(stats.binom.sf(equal - 1, len(shared), np.mean(chances))))
+            tails.append(float(stats.binom.sf(equal - 1, len(shared), max(np.mean(chances), np.mean(by_taste)))))
         assert checks[rater].chance == pytest.approx(min(1.0, min(tails) * len(tails)))

@@ -14,13 +14,17 @@ CONTESTANTS = ("x", "y", "z")
 STRENGTH = {"x": 0.5, "y": 0.0, "z": -0.5}
 
 
-def campaign(rng: np.random.Generator, *, raters: int = 6, prompts: int = 30, ties: float = 0.2) -> list[RatedVote]:
-    """Votes of honest raters, each on every prompt, one pair of three a prompt; prompts favour a contestant more or less."""
+def campaign(rng: np.random.Generator, *, raters: int = 6, prompts: int = 30, ties: float = 0.2, taste: float = 0.0) -> list[RatedVote]:
+    """Votes of honest raters, each on every prompt, one pair of three a prompt; prompts favour a contestant more or less, and so does a
+    rater's taste, a normal log-odds for each contestant.
+    """
     votes = []
+    tastes = [dict(zip(CONTESTANTS, taste * rng.normal(size=3), strict=True)) for _ in range(raters)] if taste else []
     for prompt in range(prompts):
         one, other = rng.choice(CONTESTANTS, 2, replace=False)
-        share = 1 / (1 + np.exp(-(STRENGTH[one] - STRENGTH[other] + 0.8 * rng.normal())))
+        gap = STRENGTH[one] - STRENGTH[other] + 0.8 * rng.normal()
         for rater in range(raters):
+            share = 1 / (1 + np.exp(-(gap + (tastes[rater][one] - tastes[rater][other] if taste else 0.0))))
             preferred = one if rng.random() < share else other
             votes.append(cast(rng, f"p{prompt}", f"r{rater}", (one, other), None if rng.random() < ties else preferred))
     return votes
@@ -55,6 +59,37 @@ def test_honest_raters_are_not_flagged() -> None:
     for seed in range(25):
         flagged += any(row.flags for row in rater_quality(campaign(np.random.default_rng(seed))))
     assert flagged <= 1
+
+
+@pytest.mark.parametrize(("raters", "prompts", "taste"), [(10, 100, 0.8), (10, 100, 0.5), (4, 200, 0.8)])
+def test_honest_raters_with_tastes_are_not_flagged(raters: int, prompts: int, taste: float) -> None:
+    flagged = [
+        {
+            flag.kind
+            for row in rater_quality(campaign(np.random.default_rng(seed), raters=raters, prompts=prompts, taste=taste))
+            for flag in row.flags
+        }
+        for seed in range(15)
+    ]
+    assert sum(map(bool, flagged)) <= 1, flagged
+
+
+def test_one_who_pushes_a_contestant_is_found_among_raters_with_tastes(rng: np.random.Generator) -> None:
+    def push(vote: RatedVote) -> RatedVote:
+        sides = {vote.vote.a: "A", vote.vote.b: "B"}
+        return replace(vote, vote=replace(vote.vote, winner=sides["z"])) if "z" in sides else vote
+
+    rows = rater_quality(pretend(campaign(rng, raters=12, prompts=150, taste=0.2), "r1", push))
+    assert "favourite" in flags(rows, "r1")
+    assert others_flagged(rows, "r1") == []
+
+
+def test_a_copy_is_found_among_raters_with_tastes(rng: np.random.Generator) -> None:
+    votes = campaign(rng, raters=8, prompts=100, taste=0.8)
+    given = {vote.vote.prompt: vote for vote in votes if vote.vote.rater == "r1"}
+    rows = rater_quality(pretend(votes, "r2", lambda vote: replace(vote, vote=replace(given[vote.vote.prompt].vote, rater="r2"))))
+    assert "copy" in flags(rows, "r2")
+    assert all(row.rater in ("r1", "r2") for row in rows if row.flags)
 
 
 def test_a_script_that_always_votes_for_one_side_is_flagged(rng: np.random.Generator) -> None:
