@@ -140,13 +140,14 @@ class BattlePool:
         """Draw a battle for a rater who has met the prompts and pairs in `done`; None if nothing is left.
 
         With chance 1 - epsilon: a prompt and pair that waits for its further raters, else a pair by its weight and its prompt with the
-        fewest votes. With chance epsilon: uniformly among all.
+        fewest votes, of these one that the rater did not meet with another pair: raters and prompts cross. With chance epsilon:
+        uniformly among all.
         """
         left = self._left(done)
         if not left:
             return None
         total = sum(left.values())
-        waiting = sorted(self._pending.difference(done))
+        waiting = _least_met(sorted(self._pending.difference(done)), done)
         if rng.random() < EPSILON:
             pair = rng.choices(list(left), weights=list(left.values()))[0]
             item = (rng.choice([prompt for prompt in self.prompts[pair] if (prompt, pair) not in done]), pair)
@@ -161,7 +162,7 @@ class BattlePool:
     def _chance(self, item: Item, left: dict[Pair, int], waiting: list[Item], done: Collection[Item]) -> float:
         """Return the probability of an item among draws that are not uniform."""
         if waiting:
-            return (item in self._pending) / len(waiting)
+            return (item in waiting) / len(waiting)
         weights = self._pair_weights(left)
         best = self._least_voted(item[1], done)
         return (item[0] in best) / len(best) * weights[item[1]] / sum(weights.values())
@@ -180,8 +181,11 @@ class BattlePool:
         return {pair: number for pair, prompts in self.prompts.items() if (number := len(prompts) - met[pair]) > 0}
 
     def _least_voted(self, pair: Pair, done: Collection[Item]) -> list[str]:
+        met = Counter(prompt for prompt, _ in done)
         costs = {
-            prompt: (self._items[prompt, pair], self._per_prompt[prompt]) for prompt in self.prompts[pair] if (prompt, pair) not in done
+            prompt: (self._items[prompt, pair], met[prompt], self._per_prompt[prompt])
+            for prompt in self.prompts[pair]
+            if (prompt, pair) not in done
         }
         least = min(costs.values())
         return [prompt for prompt, cost in costs.items() if cost == least]
@@ -219,6 +223,13 @@ class BattlePool:
         """Return whether an item is among the share that several raters judge: fixed by the seed, alike in every process."""
         digest = hashlib.sha256(f"{self.config.seed}:{item[0]}:{item[1][0]}:{item[1][1]}".encode()).digest()
         return int.from_bytes(digest[:4], "big") < self.config.overlap_share * 2**32
+
+
+def _least_met(items: list[Item], done: Collection[Item]) -> list[Item]:
+    """Return the items on the prompts that a rater has met least."""
+    met = Counter(prompt for prompt, _ in done)
+    least = min((met[prompt] for prompt, _ in items), default=0)
+    return [item for item in items if met[item[0]] == least]
 
 
 def _kind(battle: _Battle, now: datetime) -> str | None:

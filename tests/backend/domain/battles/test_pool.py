@@ -36,6 +36,7 @@ def test_logged_probabilities_match_the_frequencies_of_the_draws(pairing: str, o
     pool = make_pool(prompts=2, pairing=pairing, overlap_share=overlap)
     serve(pool, "x", ("p0", ("a", "b")), "A")
     serve(pool, "y", ("p1", ("b", "c")))
+    serve(pool, "z", ("p0", ("b", "c")))
     rng, logged, drawn = Random(7), {}, Counter[Item]()
     for _ in range(6000):
         draw = pool.draw({("p1", ("a", "c"))}, rng=rng)
@@ -66,6 +67,23 @@ def test_a_battle_that_waits_for_further_raters_goes_to_the_next_rater_first() -
     serve(pool, "three", item)
     draws = Counter(draw.prompt for seed in range(300) if (draw := pool.draw((), rng=Random(seed))))
     assert draws["p7"] < 20
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.3], ids=["without overlap", "with overlap"])
+def test_raters_and_prompts_cross(overlap: float) -> None:
+    pool, rng, deals = make_pool(prompts=40, overlap_share=overlap), Random(5), list[list[Item]]()
+    for rater in range(6):  # one after the other
+        done: list[Item] = []
+        for number in range(20):
+            draw = pool.draw(done, rng=rng)
+            assert draw is not None
+            done.append((draw.prompt, draw.pair))
+            serve(pool, f"{rater}-{number}", done[-1], "A")
+        deals.append(done)
+    prompts_of_rater = [len({prompt for prompt, _ in deal}) for deal in deals]
+    raters_of_prompt = [sum(any(prompt == f"p{number}" for prompt, _ in deal) for deal in deals) for number in range(40)]
+    assert min(prompts_of_rater) >= 18  # of 20 votes; only uniform draws meet a prompt again
+    assert sum(raters > 1 for raters in raters_of_prompt) >= 36
 
 
 def test_the_share_that_several_raters_judge_is_the_configured_one() -> None:

@@ -1,0 +1,256 @@
+"""Raters with tastes in simulation: `python -m tests.benchmarks.battles.bench_raters [verdicts|power|camps|plans|flags|intervals]`.
+
+Votes are drawn by log-odds: prompts favour a side by a normal deviate (standard deviation 0.8 for verdicts), raters by another, a fifth are
+ties. A verdict is inspected after every vote. `verdicts`: false winners between equals by prompts alone and by prompts and raters; `power`:
+campaigns decided at a true log-odds of 0.6; `camps`: false winners where raters lean by a law that is not normal; `plans`: power of as
+many raters as planned; `flags`: campaigns with an honest rater flagged, and cheaters found; `intervals`: two-way intervals where raters
+cast unequal numbers of votes. Seeds are fixed; `--repeats` campaigns of each setting (400).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import numpy as np
+
+from backend.domain.battles.inference.evidence import FloatArray, IntArray, e_value_path
+from backend.domain.battles.inference.plans import raters_for
+from backend.domain.battles.inference.rater_evidence import RaterEvidence, log_rater_e_value, rater_evidence
+from backend.domain.battles.raters.checks import NO_GOLD
+from backend.domain.battles.raters.quality import RatedColumns, rate_raters
+from backend.domain.battles.ratings import RatingOptions, rate
+from backend.domain.battles.votes import VoteColumns
+
+DEVIATIONS = (0.0, 0.4, 0.57, 0.8)
+PROMPT_DEVIATION, TIES, LIMIT = 0.8, 0.2, math.log(20)
+DESIGNS = {
+    "rater after rater": ((60, 10), (200, 20), (20, 20)),
+    "in turn": ((60, 10), (200, 2), (200, 5)),
+    "random order": ((60, 10), (200, 20), (20, 20), (100, 50)),
+    "20 % of prompts x 3, rater after rater": ((200, 3), (200, 8)),
+    "unequal raters (Pareto 1.2), random order": ((200, 5), (200, 12)),
+}
+"""Orders of arrival, and prompts x raters."""
+LAWS: dict[str, Callable[[np.random.Generator, int], FloatArray]] = {
+    "normal": lambda rng, size: rng.standard_normal(size),
+    "t, 3 degrees of freedom": lambda rng, size: rng.standard_t(3, size) / math.sqrt(3),
+    "uniform": lambda rng, size: rng.uniform(-math.sqrt(3), math.sqrt(3), size),
+    "two camps": lambda rng, size: rng.choice([-1.0, 1.0], size),
+}
+
+
+def arrival(rng: np.random.Generator, order: str, prompts: int, raters: int) -> tuple[IntArray, IntArray]:
+    """Return prompt and rater of each vote in the order of arrival."""
+    rater, prompt = np.repeat(np.arange(raters), prompts), np.concatenate([rng.permutation(prompts) for _ in range(raters)])
+    if order == "in turn":
+        return prompt.reshape(raters, prompts).T.ravel(), rater.reshape(raters, prompts).T.ravel()
+    if order.startswith("20 %"):
+        several = rng.random(prompts) < 0.2
+        chosen = [rng.permutation(raters)[: 3 if many else 1] for many in several]
+        prompt, rater = np.repeat(np.arange(prompts), [len(some) for some in chosen]), np.concatenate(chosen)
+        by_rater = np.lexsort((rng.random(len(prompt)), rater))
+        return prompt[by_rater], rater[by_rater]
+    if order.startswith("unequal"):
+        sizes = np.minimum(prompts, np.ceil(0.1 * prompts * (1 + rng.pareto(1.2, raters)))).astype(int)
+        kept = np.concatenate([np.arange(prompts) < size for size in sizes])
+        prompt, rater = prompt[kept], rater[kept]
+    if order != "rater after rater":
+        shuffled = rng.permutation(len(prompt))
+        prompt, rater = prompt[shuffled], rater[shuffled]
+    return prompt, rater
+
+
+def outcome(rng: np.random.Generator, order: str, prompts: int, raters: int, *, gap: float, leanings: FloatArray) -> tuple[bool, bool]:
+    """Simulate a campaign; return whether it was ever decided by prompts alone, and by prompts and raters at once."""
+    prompt, rater = arrival(rng, order, prompts, raters)
+    odds = gap + PROMPT_DEVIATION * rng.standard_normal(prompts)[prompt] + leanings[rater]
+    points = (rng.random(len(prompt)) < 1 / (1 + np.exp(-odds))).astype(np.float64)
+    points[rng.random(len(prompt)) < TIES] = 0.5
+    by_prompts = np.flatnonzero(e_value_path(points, prompt) >= 20)
+    looks = by_prompts[points[by_prompts] != 0.5]  # a tie moves no evidence over raters
+    looks = np.unique(np.append(looks[:: max(1, len(looks) // 400)], looks[-1:]))
+    codes = rater + raters * np.rint(2 * points).astype(np.int64)
+    counts = (np.bincount(codes[: look + 1], minlength=3 * raters).reshape(3, raters) for look in looks)
+    return len(by_prompts) > 0, any(raters_decide(won, lost) for lost, _, won in counts)
+
+
+@cache
+def one_rater(won: int, lost: int) -> RaterEvidence:
+    """Evidence of one rater, kept for the next campaign."""
+    return rater_evidence(np.repeat([1.0, 0.0], [won, lost]), np.zeros(won + lost, dtype=np.int64))
+
+
+def raters_decide(won: IntArray, lost: IntArray) -> bool:
+    """Return whether the evidence over raters with these wins and losses reaches 20."""
+    rows = [one_rater(*votes) for votes in zip(won.tolist(), lost.tolist(), strict=True) if sum(votes)]
+    if not rows:
+        return False
+    below, favoured = np.concatenate([row.below for row in rows]), np.concatenate([row.favoured for row in rows])
+    evidence = RaterEvidence(below, favoured, np.ones(len(rows)), np.arange(len(rows)))
+    return log_rater_e_value(evidence, enough=LIMIT, little=LIMIT) >= LIMIT
+
+
+def grid(repeats: int, *, gap: float) -> Iterator[str]:
+    """Rates of decided campaigns by order, size and leaning."""
+    yield f"| order | prompts x raters |{''.join(f' sd {deviation:g} |' for deviation in DEVIATIONS)}"
+    yield f"|---|---|{'---|' * len(DEVIATIONS)}"
+    for order, sizes in DESIGNS.items() if not gap else POWERS.items():
+        for prompts, raters in sizes:
+            cells = []
+            for deviation in DEVIATIONS:
+                rng = np.random.default_rng([prompts, raters, int(100 * deviation)])
+                rates = np.mean(
+                    [
+                        outcome(rng, order, prompts, raters, gap=gap, leanings=deviation * rng.standard_normal(raters))
+                        for _ in range(repeats)
+                    ],
+                    axis=0,
+                )
+                cells.append(f" {rates[0]:.1%} / {rates[1]:.1%} |")
+            yield f"| {order} | {prompts} x {raters} |{''.join(cells)}".replace("%", " %")
+
+
+POWERS = {"random order": ((200, 4), (200, 5), (200, 10), (60, 10), (60, 20)), "rater after rater": ((200, 10),)}
+
+
+def verdicts(repeats: int) -> Iterator[str]:
+    """Measure false winners between equals: by prompts alone / by prompts and raters."""
+    yield from grid(repeats, gap=0.0)
+
+
+def power(repeats: int) -> Iterator[str]:
+    """Measure how often a true log-odds of 0.6 is found: by prompts alone / by prompts and raters."""
+    yield from grid(repeats, gap=0.6)
+
+
+def camps(repeats: int) -> Iterator[str]:
+    """Measure false winners of raters who lean by other laws, standard deviation 0.8, in random order."""
+    yield "| leanings | 200 x 3 | 200 x 5 | 60 x 10 |\n|---|---|---|---|"
+    for law, draw in LAWS.items():
+        cells = []
+        for prompts, raters in ((200, 3), (200, 5), (60, 10)):
+            rng = np.random.default_rng([prompts, raters, len(law)])
+            rates = [outcome(rng, "random order", prompts, raters, gap=0.0, leanings=0.8 * draw(rng, raters))[1] for _ in range(repeats)]
+            cells.append(f" {np.mean(rates):.1%} |".replace("%", " %"))
+        yield f"| {law} |{''.join(cells)}"
+
+
+def plans(repeats: int) -> Iterator[str]:
+    """Measure the power of as many raters as planned, for the evidence over raters alone."""
+    yield "| gap, Elo | leaning | votes of a rater | raters | power |\n|---|---|---|---|---|"
+    for gap, leaning, votes in (
+        (35, 0.0, 60),
+        (35, 0.2, 60),
+        (100, 0.0, 60),
+        (100, 0.4, 60),
+        (100, 0.4, 200),
+        (200, 0.4, 60),
+        (200, 0.0, 20),
+    ):
+        rng = np.random.default_rng([gap, votes])
+        raters = raters_for(leaning, gap_elo=gap, alpha=0.05, votes_per_rater=votes)
+        settled = []
+        for _ in range(repeats // 4):
+            odds = gap * math.log(10) / 400 + leaning * rng.standard_normal(raters)
+            won = rng.binomial(votes, 1 / (1 + np.exp(-odds)))
+            settled.append(raters_decide(won, votes - won))
+        yield f"| {gap} | {leaning:g} | {votes} | {raters} | {np.mean(settled):.0%} |".replace("%", " %")
+
+
+def rated(rng: np.random.Generator, raters: int, each: int, size: int, taste: float, cheat: str) -> RatedColumns:
+    """Votes of honest raters with tastes on 200 prompts; the first one cheats."""
+    strength, tastes = 0.5 * rng.standard_normal(size), taste * rng.standard_normal((raters, size))
+    of_prompt, number = 0.6 * rng.standard_normal((200, size)), raters * each
+    battles = np.array([(prompt, a, b) for prompt in range(200) for a in range(size) for b in range(size) if a < b])
+    prompt, a, b = battles[np.concatenate([rng.choice(len(battles), each, replace=False) for _ in range(raters)])].T
+    swap, rater = rng.random(number) < 0.5, np.repeat(np.arange(raters), each)
+    a, b = np.where(swap, b, a), np.where(swap, a, b)
+    odds = strength[a] - strength[b] + tastes[rater, a] - tastes[rater, b] + of_prompt[prompt, a] - of_prompt[prompt, b]
+    label = np.where(rng.random(number) < TIES, 2, np.where(rng.random(number) < 1 / (1 + np.exp(-odds)), 0, 1))
+    first = rater == 0
+    if cheat == "always left":
+        label[first] = 0
+    elif cheat == "at random":
+        label[first] = np.where(rng.random(each) < TIES, 2, rng.integers(0, 2, each))
+    elif cheat == "for one contestant":
+        label[first & (a == 0)], label[first & (b == 0)] = 0, 1
+    elif cheat == "against the others":
+        label[first & (label < 2)] = 1 - label[first & (label < 2)]
+    order = rng.permutation(number)
+    names = tuple(f"c{code}" for code in range(size)), tuple(map(str, range(200))), tuple(f"r{code}" for code in range(raters))
+    columns = VoteColumns(*names, a[order], b[order], label[order], prompt[order], rater[order])
+    unknown = np.full(number, np.nan)
+    return RatedColumns(columns, unknown, unknown, np.full(number, NO_GOLD))
+
+
+def flags(repeats: int) -> Iterator[str]:
+    """Measure campaigns with an honest rater flagged, and how often a cheater is found among raters with a taste of 0.3."""
+    cheats = ("always left", "at random", "for one contestant", "against the others")
+    tastes = (0.0, 0.3, 0.5, 0.8)
+    yield f"| raters x votes, contestants |{''.join(f' taste {taste:g} |' for taste in tastes)}{''.join(f' {cheat} |' for cheat in cheats)}"
+    yield f"|---|{'---|' * (len(tastes) + len(cheats))}"
+    for raters, each, size in ((10, 100, 4), (10, 300, 4), (5, 150, 2), (20, 60, 6)):
+        cells = []
+        for taste in tastes:
+            rng = np.random.default_rng([raters, each, int(10 * taste)])
+            flagged = [any(row.flags for row in rate_raters(rated(rng, raters, each, size, taste, ""))) for _ in range(repeats)]
+            cells.append(f" {np.mean(flagged):.1%} |")
+        for cheat in cheats:
+            rng = np.random.default_rng([raters, each, len(cheat)])
+            rows = [rate_raters(rated(rng, raters, each, size, 0.3, cheat)) for _ in range(max(1, repeats // 4))]
+            found = [any(row.rater == "r0" and row.flags for row in campaign) for campaign in rows]
+            cells.append(f" {np.mean(found):.0%} |")
+        yield f"| {raters} x {each}, {size} |{''.join(cells)}".replace("%", " %")
+
+
+def intervals(repeats: int) -> Iterator[str]:
+    """Measure coverage of 95 % two-way intervals of two contestants; each vote's rater is drawn by shares of Pareto's law (shape 1.2)."""
+    yield "| prompts x raters, votes | prompts 0.6, raters 0 | 0.6, 0.4 | 0.6, 0.8 | half-width at 0.4, Elo |\n|---|---|---|---|---|"
+    for prompts, raters, each in ((200, 3, 5), (200, 5, 1), (200, 5, 5), (200, 10, 5), (60, 5, 5)):
+        cells, widths = [], list[float]()
+        for leaning in (0.0, 0.4, 0.8):
+            rng, held = np.random.default_rng([prompts, raters, each]), list[bool]()
+            while len(held) < repeats:
+                shares = rng.pareto(1.2, raters)
+                prompt = np.repeat(np.arange(prompts), each)
+                voted, rater = np.unique(rng.choice(raters, len(prompt), p=shares / shares.sum()), return_inverse=True)
+                if len(voted) < 2:
+                    continue  # of one rater the table says that nothing follows for others
+                odds = 0.6 * rng.standard_normal(prompts)[prompt] + leaning * rng.standard_normal(raters)[rater]
+                label = np.where(rng.random(len(prompt)) < TIES, 2, np.where(rng.random(len(prompt)) < 1 / (1 + np.exp(-odds)), 0, 1))
+                names = ("a", "b"), tuple(map(str, range(prompts))), tuple(map(str, voted))
+                votes = VoteColumns(*names, 0 * label, 0 * label + 1, label, prompt, rater)
+                pair = rate(votes, RatingOptions(num_draws=10)).pair("a", "b")
+                held.append(pair.low <= 0 <= pair.high)
+                widths += [(pair.high - pair.low) / 2] if leaning == 0.4 else []
+            cells.append(f" {np.mean(held):.1%} |".replace("%", " %"))
+        yield f"| {prompts} x {raters}, {prompts * each:,} |{''.join(cells)} {np.median(widths):.0f} |"
+
+
+SECTIONS: dict[str, Callable[[int], Iterator[str]]] = {
+    "verdicts": verdicts,
+    "power": power,
+    "camps": camps,
+    "plans": plans,
+    "flags": flags,
+    "intervals": intervals,
+}
+
+
+def main() -> None:
+    """Print the chosen sections."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", default=list(SECTIONS))
+    parser.add_argument("--repeats", type=int, default=400)
+    options = parser.parse_args()
+    for section in options.sections:
+        print(f"\n{section}\n")
+        for line in SECTIONS[section](options.repeats):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
