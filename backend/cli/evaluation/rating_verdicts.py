@@ -176,11 +176,12 @@ def to_document(result: PairVerdict, plan: tuple[PlanOption, ...]) -> dict[str, 
 def plan_lines(plan: tuple[PlanOption, ...]) -> list[str]:
     """Return the choices of a plan as aligned lines."""
     width = max(len(option.label) for option in plan)
-    head = f"{'gap':>5}  {'design':<{width}}  {'votes':>7}  {'prompts':>7}  {'hours':>6}  looks"
+    head = f"{'gap':>5}  {'design':<{width}}  {'votes':>7}  {'prompts':>7}  {'raters':>6}  {'hours':>6}  looks"
     return [
         head,
         *(
-            f"{option.gap_elo:>5g}  {option.label:<{width}}  {option.votes:>7,}  {option.prompts:>7,}  {option.minutes / 60:>6.1f}  "
+            f"{option.gap_elo:>5g}  {option.label:<{width}}  {option.votes:>7,}  {option.prompts:>7,}  "
+            f"{option.raters or '':>6}  {option.minutes / 60:>6.1f}  "
             f"{'any time' if option.any_time else 'once'}"
             for option in plan
         ),

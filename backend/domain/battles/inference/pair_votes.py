@@ -8,17 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.domain.battles.inference.plans import Spread
+from backend.domain.battles.inference.plans import BALLOT_VOTES, PLANNED_LEANING, Spread
 from backend.domain.battles.votes import LABEL_REMEDY, LABELS, POINTS_OF_A, Label, VoteColumns, VoteRecord
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-PLANNED_VOTES = 60.0
-"""Votes of a rater until some voted: a ballot's usual length."""
-PLANNED_LEANING = 0.25
-"""Standard deviation of raters' leanings in log-odds until it was measured: none among MT-bench's experts, about 0.6 in LLMFAO's crowd."""
 PRIOR_RATERS = 4
 """Pseudo-raters of planned leaning."""
 PRIOR_PROMPTS = 4
@@ -155,7 +151,7 @@ def measured_leaning(pair: PairVotes) -> tuple[float, float]:
     """
     decisive = pair.points != 0.5
     sizes = np.bincount(pair.rater[decisive], minlength=len(pair.raters)).astype(np.float64)
-    per_rater = len(pair.points) / len(pair.raters) if pair.raters else PLANNED_VOTES
+    per_rater = len(pair.points) / len(pair.raters) if pair.raters else BALLOT_VOTES
     voted = sizes > 0
     sizes, won = sizes[voted], np.bincount(pair.rater[decisive], pair.points[decisive], len(pair.raters))[voted]
     num_votes, num_raters = float(sizes.sum()), len(sizes)

@@ -22,10 +22,18 @@ Design = Literal["new_prompts", "raters", "all_pairs", "one_look", "judge"]
 POWER = 0.8
 MIXING = 4.5
 """Log of the evidence over raters that not knowing gap and leanings costs."""
+OF_ONE_RATER, ONE_SIDE = 0.88, 1.3
+"""Log of the evidence that a further unanimous rater adds at most, and what the first one lacks."""
 GAPS_ELO = (20.0, 35.0, 50.0, 100.0, 150.0)
 
 PLANNED_LIKENESS = 0.25
 """Correlation of two raters' votes on a prompt until it was measured: 0.16 in the LLMFAO crowd's votes, 0.33 in MT-bench's."""
+
+PLANNED_LEANING = 0.25
+"""Standard deviation of raters' leanings in log-odds until it was measured: none among MT-bench's experts, about 0.6 in LLMFAO's crowd."""
+
+BALLOT_VOTES = 60.0
+"""Votes of a rater until some voted: a ballot's usual length."""
 
 PLANNED_SECONDS = 37.0
 """Seconds per vote until they were measured: 9.2 minutes for 15 pairs in AlpacaFarm (Dubois et al. 2023, arXiv 2305.14387)."""
@@ -53,7 +61,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class PlanOption:
-    """A way to settle a true gap of `gap_elo` with a chance of 80 %. `votes` and `prompts` are totals of a campaign that starts now."""
+    """A way to settle a true gap of `gap_elo` with a chance of 80 %. `votes` and `prompts` are totals of a campaign that starts now.
+
+    `raters` are the raters of as many votes as a ballot has that a verdict needs; 0 for designs that say nothing about other raters.
+    """
 
     gap_elo: float
     design: Design
@@ -63,6 +74,7 @@ class PlanOption:
     votes: int
     prompts: int
     minutes: float
+    raters: int = 0
 
 
 def plan_options(
@@ -102,7 +114,8 @@ def plan_options(
         for design, any_time, raters, prompts in rows:
             votes = prompts * raters * (num_pairs if design == "all_pairs" else 1)
             label = LABELS[design].format(raters=raters, pairs=num_pairs, correlation=judge_correlation)
-            options.append(PlanOption(gap, design, label, any_time, raters, votes, prompts, votes * pace / 60))
+            people = raters_for(PLANNED_LEANING, gap_elo=gap, alpha=level, votes_per_rater=BALLOT_VOTES) if any_time else 0
+            options.append(PlanOption(gap, design, label, any_time, raters, votes, prompts, votes * pace / 60, people))
     return tuple(options)
 
 
@@ -157,7 +170,8 @@ def raters_for(leaning: float, *, gap_elo: float, alpha: float, votes_per_rater:
     ratio = gap_elo * math.log(10) / 400 / math.sqrt(leaning**2 + 4 / max(votes_per_rater, 1e-9))
     gain, deviation = math.log1p(ratio**2) / 2, ratio / math.sqrt(1 + ratio**2)
     spread, needed = normal_power(POWER) * deviation, -math.log(alpha) + MIXING
-    return math.ceil(((spread + math.sqrt(spread**2 + 4 * gain * needed)) / (2 * gain)) ** 2)
+    fewest = math.ceil((needed - MIXING + ONE_SIDE) / OF_ONE_RATER)
+    return max(fewest, math.ceil(((spread + math.sqrt(spread**2 + 4 * gain * needed)) / (2 * gain)) ** 2))
 
 
 def normal_power(power: float) -> float:

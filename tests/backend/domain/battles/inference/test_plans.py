@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from backend.domain.battles.inference.evidence import e_value_path
-from backend.domain.battles.inference.plans import PlanOption, Spread, checked_gap, one_look_votes, plan_options, prompts_for, votes_for_gap
+from backend.domain.battles.inference.plans import (
+    PlanOption,
+    Spread,
+    checked_gap,
+    one_look_votes,
+    plan_options,
+    prompts_for,
+    raters_for,
+    votes_for_gap,
+)
+from backend.domain.battles.inference.rater_evidence import rater_e_value
 from backend.errors import InvalidInput
 
 
@@ -76,3 +88,23 @@ def test_impossible_plans_are_refused() -> None:
         plan_options(gaps=(0.0,))
     with pytest.raises(InvalidInput, match="correlation of 1"):
         plan_options(judge_correlation=1.0)
+
+
+def test_raters_grow_with_leaning_and_with_smaller_gaps() -> None:
+    needed = [raters_for(leaning, gap_elo=100, alpha=0.05, votes_per_rater=60) for leaning in (0.0, 0.3, 0.8)]
+    assert needed == sorted(needed)
+    assert needed[2] > 3 * needed[0]
+    assert raters_for(0.2, gap_elo=35, alpha=0.05, votes_per_rater=60) > 3 * raters_for(0.2, gap_elo=100, alpha=0.05, votes_per_rater=60)
+    assert raters_for(0.0, gap_elo=800, alpha=0.05, votes_per_rater=10_000) >= 4
+    options = plan_options(gaps=(35.0,), judge_correlation=0.5)
+    assert {option.raters > 0 for option in options if option.any_time} == {True}
+    assert {option.raters for option in options if not option.any_time} == {0}
+
+
+def test_as_many_raters_as_planned_settle_a_gap() -> None:
+    rng, raters = np.random.default_rng(2), raters_for(0.3, gap_elo=150, alpha=0.05, votes_per_rater=40)
+    rater, settled = np.repeat(np.arange(raters), 40), 0
+    for _ in range(60):
+        odds = 150 * math.log(10) / 400 + 0.3 * rng.standard_normal(raters)
+        settled += rater_e_value((rng.random(len(rater)) < 1 / (1 + np.exp(-odds[rater]))).astype(np.float64), rater) >= 20
+    assert 0.65 <= settled / 60 <= 0.97
