@@ -120,8 +120,8 @@ class Settings(BaseSettings):
     keep_job_folders_days: float = Field(
         default=30.0,
         ge=0,
-        description="Days after which working folders of ended jobs (token caches, event files) are deleted, and prepared weights that no "
-        "replica has started from; 0 keeps them.",
+        description="Days after which working folders of ended jobs (event files, output) are deleted, and prepared weights and tokens "
+        "that no replica and no run has opened; 0 keeps them.",
     )
     keep_responses_days: float = Field(
         default=30.0,

@@ -21,6 +21,7 @@ from backend.bootstrap import get_context
 from backend.infra.devices import read_gauges, visible_devices
 from backend.infra.queue import TASK, make_celery
 from backend.services.context import Context
+from backend.services.data.tokens import remove_unused_tokens
 from backend.services.evaluation.open_suites import list_open_results, release_scored
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.folders import remove_job_folders
@@ -115,6 +116,7 @@ def _heartbeat_loop(queues: list[str]) -> None:
             _recover(queues, takes_back=now >= patient_until)
             if "cpu" in queues and time.monotonic() - tidied >= TIDY_S and not remove_job_folders(get_context()):  # a few per heartbeat
                 remove_prepared_weights(get_context())
+                remove_unused_tokens(get_context())
                 tidied = time.monotonic()
         except Exception as error:  # the heartbeat must survive a locked database and a missing broker
             log.warning("heartbeat missed: %s", error)

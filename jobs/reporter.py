@@ -26,6 +26,10 @@ P = TypeVar("P", bound=Payload)
 P_co = TypeVar("P_co", bound=Payload, covariant=True)
 
 
+class StopRequested(Exception):
+    """The job was asked to stop while it waited for something."""
+
+
 @dataclass(frozen=True)
 class JobSpec(Generic[P_co]):
     """One attempt at a job, as the child process sees it. Paths in `payload` are relative to `artifacts`."""

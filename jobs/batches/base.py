@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +16,8 @@ import torch
 IGNORE = -100
 """Target of a token without loss."""
 MAX_LABELS = 16
+DATA_ORDER = 2
+"""Number of the rule by which rows come into steps, raised with each change. Checkpoints hold it."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,90 @@ class EpochOrder:
         items = np.array([self._permutation(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)], dtype=np.int64)
         return epochs, items
 
+    def items_in(self, epochs: float) -> float:
+        """Return the number of items in a number of epochs."""
+        return epochs * self.size
+
+    def epochs_in(self, items: float) -> float:
+        """Return the number of epochs in a number of items."""
+        return items / self.size
+
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
         if epoch not in self._cached:
             while len(self._cached) > 1:
                 self._cached.pop(next(iter(self._cached)))
             self._cached[epoch] = np.random.default_rng((self._seed, epoch)).permutation(self.size)
         return self._cached[epoch]
+
+
+class PartwiseOrder:
+    """A permutation of all items per epoch, of which the first epoch permutes one part after the other, so that it can begin before all
+    items are known. With a single part it is `EpochOrder`.
+
+    `size_of_part` returns the items of a part, None behind the last; `count` the items of each later epoch. Both may wait until they know.
+    """
+
+    def __init__(self, size_of_part: Callable[[int], int | None], count: Callable[[], int], *, seed: int) -> None:
+        self._size_of_part, self._count, self._seed = size_of_part, count, seed
+        self._ends = [0]  # of the parts that are known
+        self._has_all_parts = False
+        self._cached: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+
+    @cached_property
+    def size(self) -> int:
+        """Items of each later epoch."""
+        return self._count()
+
+    @property
+    def first_size(self) -> int:
+        """Items of the first epoch."""
+        while self._take_up_part():
+            pass
+        return self._ends[-1]
+
+    def take(self, first: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the epochs and items of draws `first` to `first + count - 1`."""
+        places = [self._place(draw) for draw in range(first, first + count)]
+        return np.array([epoch for epoch, _ in places], dtype=np.int64), np.array([item for _, item in places], dtype=np.int64)
+
+    def part_of(self, item: int) -> tuple[int, int]:
+        """Return the part of an item of the first epoch, and its place in it."""
+        part = bisect_right(self._ends, item) - 1
+        return part, item - self._ends[part]
+
+    def items_in(self, epochs: float) -> float:
+        """Return the number of items in a number of epochs."""
+        return min(epochs, 1.0) * self.first_size + max(epochs - 1.0, 0.0) * self.size
+
+    def epochs_in(self, items: float) -> float:
+        """Return the number of epochs in a number of items."""
+        return items / self.first_size if items <= self.first_size else 1.0 + (items - self.first_size) / self.size
+
+    def _place(self, draw: int) -> tuple[int, int]:
+        while draw >= self._ends[-1] and self._take_up_part():
+            pass
+        if draw < self._ends[-1]:
+            part, place = self.part_of(draw)
+            return 0, self._ends[part] + int(self._permutation(0, part, self._ends[part + 1] - self._ends[part])[place])
+        epoch, place = divmod(draw - self._ends[-1], self.size)
+        return epoch + 1, int(self._permutation(epoch + 1, 0, self.size)[place])
+
+    def _take_up_part(self) -> bool:
+        """Take up one more part of the first epoch, if there is one; return whether there was."""
+        if not self._has_all_parts:
+            size = self._size_of_part(len(self._ends) - 1)
+            if size is not None:
+                self._ends.append(self._ends[-1] + size)
+                return True
+            self._has_all_parts = True
+        return False
+
+    def _permutation(self, epoch: int, part: int, size: int) -> npt.NDArray[np.int64]:
+        if (epoch, part) not in self._cached:
+            while len(self._cached) > 1:
+                self._cached.pop(next(iter(self._cached)))
+            self._cached[epoch, part] = np.random.default_rng((self._seed, epoch, 0, part)).permutation(size)
+        return self._cached[epoch, part]
 
 
 class StepBatches:
@@ -110,8 +193,8 @@ class StepBatches:
 
     items = "rows of the train split (the first is 1)"
 
-    def __init__(self, num_items: int, sizes: BatchSizes) -> None:
-        self._order = EpochOrder(num_items, seed=sizes.seed)
+    def __init__(self, items: int | PartwiseOrder, sizes: BatchSizes) -> None:
+        self._order = EpochOrder(items, seed=sizes.seed) if isinstance(items, int) else items
         self.micro_batch, self.items_per_step = sizes.micro_batch, sizes.items_per_step
 
     def at_step(self, step: int) -> list[Any]:
@@ -122,13 +205,22 @@ class StepBatches:
         """Return the fixed validation batches; empty without a val split."""
         raise NotImplementedError
 
+    @property
+    def has_validation(self) -> bool:
+        """Return whether there is a val split to validate on, without waiting for its tokens."""
+        return bool(self.validation())
+
     def steps_for(self, epochs: float) -> int:
         """Return the number of steps in a number of epochs, rounded up."""
-        return max(1, math.ceil(epochs * self._order.size / self.items_per_step - 1e-9))
+        return max(1, math.ceil(self._order.items_in(epochs) / self.items_per_step - 1e-9))
 
     def epochs_of(self, steps: int) -> float:
         """Return the number of epochs in a number of steps."""
-        return steps * self.items_per_step / self._order.size
+        return self._order.epochs_in(steps * self.items_per_step)
+
+    def progress(self) -> str:
+        """Say how far the data is, if it is still being made; empty otherwise."""
+        return ""
 
     def reduce_micro_batch(self, micro_batch: int) -> None:
         """Limit the micro-batches of later steps to this many items: larger ones did not fit into memory."""

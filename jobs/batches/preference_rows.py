@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TypedDict, TypeVar
+from typing import TypedDict
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -16,12 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.data.rows.tool_calls import tools_of
 from backend.domain.jobs.events import RowsEncodedEvent
 from backend.errors import InvalidInput
+from jobs.batches.token_files import Item, RowTokens
+from jobs.batches.token_making import Form, TokenSource
 from jobs.modeling.chat.render import ConversationRefused, Message, Tools, encode_completion
-from jobs.modeling.dataset_files import Row, Split, read_rows
-from jobs.reporter import Reporter
-
-Problem = Literal["same sides", "prompt too long"]
-Item = TypeVar("Item")
+from jobs.modeling.dataset_files import Row, Split
 
 
 class Pair(TypedDict):
@@ -63,8 +60,6 @@ class Answered:
 
 AnsweredPair = tuple[Answered, Answered]
 """(chosen, rejected)."""
-RatedIds = tuple[list[int], list[int], bool]
-"""(prompt ids, answer ids, desirable)."""
 
 
 @dataclass(frozen=True)
@@ -76,37 +71,63 @@ class Rated:
     mismatched: Answered
 
 
-def load_pairs(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, reporter: Reporter) -> list[AnsweredPair]:
-    """Encode a split's pairs; unusable or refused ones are left out, counted and logged.
+def _pair_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[RowTokens]:
+    return [_of_row(tokenizer, row, _pair_items) for row in rows]
+
+
+def _rated_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[RowTokens]:
+    return [_of_row(tokenizer, row, _rated_items) for row in rows]
+
+
+def _of_row(tokenizer: PreTrainedTokenizerBase, row: Row, encode: Callable[[PreTrainedTokenizerBase, Row], tuple[Item, ...]]) -> RowTokens:
+    if "label" not in row and row["chosen"] == row["rejected"]:
+        return RowTokens(problem=True)
+    try:
+        return RowTokens(encode(tokenizer, row))
+    except ConversationRefused as error:
+        return RowTokens(refusal=error.message)
+
+
+def _pair_items(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[Item, ...]:
+    ids = encode_pair(pair_of(row), tokenizer=tokenizer)
+    return (Item((ids["prompt_ids"], ids["chosen_ids"], ids["rejected_ids"])),)
+
+
+def _rated_items(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[Item, ...]:
+    """Return the answer of a kto row, or both of a preference row."""
+    if "label" in row:
+        return (Item(_rated_ids_of(row, tokenizer), value=int(bool(row["label"]))),)
+    ids = encode_pair(pair_of(row), tokenizer=tokenizer)
+    return Item((ids["prompt_ids"], ids["chosen_ids"]), value=1), Item((ids["prompt_ids"], ids["rejected_ids"]), value=0)
+
+
+PAIRS = Form("pairs", segments=3, encode=_pair_tokens)
+"""Pairs, untruncated: prompt, chosen, rejected."""
+RATED = Form("rated", segments=2, encode=_rated_tokens)
+"""Prompts with one answer, untruncated; the value of a good answer is 1."""
+
+
+def load_pairs(source: TokenSource, split: Split, *, context: int) -> list[AnsweredPair]:
+    """Return a split's pairs; unusable or refused ones are left out, counted and logged.
 
     Raises InvalidInput if no pair of the train split is left.
     """
-
-    def encode(row: Row) -> tuple[AnsweredPair] | Problem:
-        ids = usable_ids(pair_of(row), tokenizer=tokenizer, context=context)
-        if isinstance(ids, str):
-            return ids
-        return ((_answered(ids["prompt_ids"], ids["chosen_ids"], context), _answered(ids["prompt_ids"], ids["rejected_ids"], context)),)
-
-    return _encode_split(dataset, split, encode, item="pair", reporter=reporter)
+    items = _usable_items(source, split, PAIRS, context=context, item="pair")
+    return [(_answered(prompt, chosen, context), _answered(prompt, rejected, context)) for (prompt, chosen, rejected), _ in items]
 
 
-def load_rated(
-    dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, seed: int, reporter: Reporter
-) -> list[Rated]:
-    """Encode a split's single answers, good or bad; a preference pair gives one of each. Rows are left out as by `load_pairs`.
+def load_rated(source: TokenSource, split: Split, *, context: int, seed: int) -> list[Rated]:
+    """Return a split's single answers, good or bad; a preference pair gives one of each. Rows are left out as by `load_pairs`.
 
     Raises InvalidInput if no answer of the train split is left, or all its answers share one prompt, so that none could be mismatched.
     """
-
-    def encode(row: Row) -> tuple[RatedIds, ...] | Problem:
-        return _rated_ids(row, tokenizer=tokenizer, context=context)
-
-    answers = _encode_split(dataset, split, encode, item="row", reporter=reporter)
+    answers = [
+        (prompt, answer, bool(value)) for (prompt, answer), value in _usable_items(source, split, RATED, context=context, item="row")
+    ]
     mismatched = _other_prompts_answers([prompt for prompt, _, _ in answers], seed=seed)
     if mismatched is None:
         if split == "val":
-            reporter.log("All answers of the val split share one prompt, so val_loss is not measured.")
+            source.reporter.log("All answers of the val split share one prompt, so val_loss is not measured.")
             return []
         raise InvalidInput(
             f"All {len(answers):,} answers of the {split} split share one prompt, and kto compares answers with other prompts' answers.",
@@ -117,6 +138,33 @@ def load_rated(
         Rated(_answered(prompt, answer, context), desirable, _answered(prompt, answers[other][1], context))
         for (prompt, answer, desirable), other in zip(answers, mismatched, strict=True)
     ]
+
+
+def _usable_items(source: TokenSource, split: Split, form: Form, *, context: int, item: str) -> list[tuple[list[list[int]], int]]:
+    """Return a split's items whose prompt, their first segment, leaves room in the context: their segments and values. Count and log
+    what is left out, calling a row an `item`. Raises InvalidInput if no item of the train split is left.
+    """
+    tokens = source.open(form, split)
+    if tokens is None:
+        source.reporter.emit(RowsEncodedEvent(split=split, rows=0, zero_label_rows=0, truncated=0, refused=0))
+        return []
+    counts, reporter = tokens.manifest.counts, source.reporter
+    num_rows, refused, refusal, same = counts["rows"], counts["refused"], counts["refusal"], counts["problems"]
+    fits = tokens.lengths()[:, 0] < context
+    too_long = len(np.unique(np.asarray(tokens.rows)[~fits]))
+    if same:
+        reporter.log(f"{same:,} of {num_rows:,} {split} {item}s have equal sides and are left out.")
+    if too_long:
+        reporter.log(f"{too_long:,} of {num_rows:,} {split} {item}s have a prompt that fills the context and are left out.")
+    if refused:
+        reporter.log(f"{refused:,} of {num_rows:,} {split} {item}s are left out. The first: {refusal}")
+    reporter.emit(RowsEncodedEvent(split=split, rows=num_rows, zero_label_rows=same + too_long, truncated=0, refused=refused))
+    if split == "train" and not fits.any():
+        why = f" {refused:,} are refused; the first: {refusal}" if refused else ""
+        raise InvalidInput(f"None of the {num_rows:,} train {item}s can be used.{why}", field="dataset")
+    order = np.flatnonzero(fits)
+    order = order[np.argsort(np.asarray(tokens.rows)[order], kind="stable")]  # in the order of the dataset
+    return [(tokens.segments_of(index), int(tokens.values[index])) for index in order.tolist()]
 
 
 def _other_prompts_answers(prompts: Sequence[list[int]], *, seed: int) -> list[int] | None:
@@ -141,14 +189,6 @@ def _other_prompts_answers(prompts: Sequence[list[int]], *, seed: int) -> list[i
 def pair_of(row: Row) -> Pair:
     """Read a preference row as messages."""
     return {"prompt": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"], "tools": tools_of(row)}
-
-
-def usable_ids(pair: Pair, *, tokenizer: PreTrainedTokenizerBase, context: int) -> PairIds | Problem:
-    """Encode a pair, or return why it is unusable. Raises ConversationRefused."""
-    if pair["chosen"] == pair["rejected"]:
-        return "same sides"
-    ids = encode_pair(pair, tokenizer=tokenizer)
-    return "prompt too long" if len(ids["prompt_ids"]) >= context else ids
 
 
 def encode_pair(pair: Pair, *, tokenizer: PreTrainedTokenizerBase) -> PairIds:
@@ -182,49 +222,6 @@ def encode_rated(row: Row, *, tokenizer: PreTrainedTokenizerBase, context: int) 
     """Encode the answer of a kto row; None if its prompt fills the context. Raises ConversationRefused."""
     prompt, answer = _rated_ids_of(row, tokenizer)
     return None if len(prompt) >= context else _cut(prompt, answer, context)
-
-
-def _encode_split(
-    dataset: Path, split: Split, encode: Callable[[Row], tuple[Item, ...] | Problem], *, item: str, reporter: Reporter
-) -> list[Item]:
-    """Encode a split's rows, each into items or a problem; count and log what is left out, calling a row an `item`."""
-    items: list[Item] = []
-    left_out: dict[Problem, int] = {"same sides": 0, "prompt too long": 0}
-    refused: list[str] = []
-    rows = read_rows(dataset, split)
-    for row in rows:
-        try:
-            encoded = encode(row)
-        except ConversationRefused as error:
-            refused.append(error.message)
-            continue
-        if isinstance(encoded, str):
-            left_out[encoded] += 1
-        else:
-            items += encoded
-    same, too_long = left_out["same sides"], left_out["prompt too long"]
-    if same:
-        reporter.log(f"{same:,} of {len(rows):,} {split} {item}s have equal sides and are left out.")
-    if too_long:
-        reporter.log(f"{too_long:,} of {len(rows):,} {split} {item}s have a prompt that fills the context and are left out.")
-    if refused:
-        reporter.log(f"{len(refused):,} of {len(rows):,} {split} {item}s are left out. The first: {refused[0]}")
-    reporter.emit(RowsEncodedEvent(split=split, rows=len(rows), zero_label_rows=same + too_long, truncated=0, refused=len(refused)))
-    if split == "train" and not items:
-        why = f" {len(refused):,} are refused; the first: {refused[0]}" if refused else ""
-        raise InvalidInput(f"None of the {len(rows):,} train {item}s can be used.{why}", field="dataset")
-    return items
-
-
-def _rated_ids(row: Row, *, tokenizer: PreTrainedTokenizerBase, context: int) -> tuple[RatedIds, ...] | Problem:
-    """Return the answers of a kto row or a preference row."""
-    if "label" not in row:
-        ids = usable_ids(pair_of(row), tokenizer=tokenizer, context=context)
-        if isinstance(ids, str):
-            return ids
-        return (ids["prompt_ids"], ids["chosen_ids"], True), (ids["prompt_ids"], ids["rejected_ids"], False)
-    prompt, answer = _rated_ids_of(row, tokenizer)
-    return "prompt too long" if len(prompt) >= context else ((prompt, answer, bool(row["label"])),)
 
 
 def _rated_ids_of(row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -1,12 +1,8 @@
-"""Pretraining batches: texts tokenised once into a flat file, read in windows whose boundaries shift every epoch."""
+"""Pretraining batches: texts end to end, read in windows whose boundaries shift every epoch."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,36 +11,15 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend.errors import InvalidInput
-from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
-from jobs.modeling.dataset_files import Row, Split, iter_rows, split_file
+from jobs.batches.base import BatchSizes, MicroBatch, PartwiseOrder, StepBatches
+from jobs.batches.token_files import IdArray, Item, RowTokens, StoredTokens
+from jobs.batches.token_making import Form
+from jobs.modeling.dataset_files import Row
 from jobs.modeling.tokenizers import encode_texts
-from jobs.reporter import Reporter
 
-ENCODED_ROWS = 512
-TokenArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
-
-
-def cache_tokens(dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, folder: Path, reporter: Reporter) -> TokenArray | None:
-    """Tokenise a split into a file under `folder`, unless an earlier attempt did; return it memory-mapped.
-
-    Documents are concatenated as `<bos> text <eos>`, with the special tokens that the tokenizer has. None if the split is missing or empty.
-    """
-    source = split_file(dataset, split)
-    if source is None:
-        return None
-    dtype: type[np.uint16] | type[np.uint32] = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
-    stamp = [str(source.resolve()), source.stat().st_size, source.stat().st_mtime_ns, tokenizer.backend_tokenizer.to_str()]
-    key = hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:16]
-    file = folder / f"tokens-{split}-{key}.{np.dtype(dtype).name}"
-    if not file.exists():
-        partial = file.with_suffix(".partial")
-        num_tokens = _write_tokens(dataset, split, partial, tokenizer=tokenizer, dtype=dtype)
-        os.replace(partial, file)
-        reporter.log(f"Tokenised the {split} split: {num_tokens:,} tokens.")
-    if file.stat().st_size == 0:
-        return None
-    tokens: TokenArray = np.memmap(file, dtype=dtype, mode="r")
-    return tokens
+PART_TOKENS = 1 << 23
+"""Tokens that the first epoch shuffles together."""
+TokenArray = IdArray
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[list[int]]:
@@ -54,18 +29,34 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> lis
     return [[*before, *ids, *after] for ids in encode_texts(tokenizer, [str(row.get("text", "")) for row in rows])]
 
 
-def _write_tokens(
-    dataset: Path, split: Split, target: Path, *, tokenizer: PreTrainedTokenizerBase, dtype: type[np.uint16] | type[np.uint32]
-) -> int:
-    total = 0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as out:
-        texts = iter_rows(dataset, split=split)
-        while rows := list(islice(texts, ENCODED_ROWS)):
-            flat = [token for ids in encode_documents(tokenizer, rows) for token in ids]
-            out.write(np.asarray(flat, dtype=dtype).tobytes())
-            total += len(flat)
-    return total
+def _text_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[RowTokens]:
+    return [RowTokens((Item((ids,)),)) for ids in encode_documents(tokenizer, rows)]
+
+
+TEXT = Form("text", segments=1, encode=_text_tokens, renders=False)
+
+
+class WholeTokens:
+    """Tokens in an array, all of them known."""
+
+    is_complete = True
+
+    def __init__(self, ids: TokenArray) -> None:
+        self.ids = ids
+
+    def wait(self, is_enough: Callable[[], bool]) -> None:
+        """Return at once."""
+
+    def check(self, begin: int, end: int) -> None:
+        """Accept: the array is this process's own."""
+
+    def note(self) -> str:
+        """Return nothing: no token is in the making."""
+        return ""
+
+    def row_at(self, position: int) -> int:
+        """Return the position itself: an array has no rows."""
+        return position
 
 
 def windows_of(num_tokens: int, context: int) -> int:
@@ -84,23 +75,45 @@ def check_token_count(num_tokens: int, *, context: int) -> None:
 
 
 class PretrainBatches(StepBatches):
-    """Windows of `context` tokens from a flat token file that passes `check_token_count`.
+    """Windows of `context` tokens of texts that pass `check_token_count`.
 
-    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch).
+    Each epoch visits every window once, in an order and at an offset that follow from (seed, epoch). The first epoch takes the tokens part
+    by part (`PART_TOKENS`), so that a run begins before all of them are made.
     """
 
-    items = "windows of the train split that begin at tokens"
+    items = "windows of the train split that begin in rows"
 
-    def __init__(self, train: TokenArray, val: TokenArray | None, *, context: int, sizes: BatchSizes) -> None:
-        super().__init__(windows_of(len(train), context), sizes)
-        self._train, self._val, self._context = train, val, context
-        self._val_windows = sizes.val_items
+    def __init__(self, train: StoredTokens | TokenArray, val: StoredTokens | TokenArray | None, *, context: int, sizes: BatchSizes) -> None:
+        self._train = WholeTokens(train) if isinstance(train, np.ndarray) else train
+        self._val = WholeTokens(val) if isinstance(val, np.ndarray) else val
+        self._context, self._val_windows = context, sizes.val_items
+        self._part = max(1, PART_TOKENS // context)
+        super().__init__(PartwiseOrder(self._size_of_part, self._count, seed=sizes.seed), sizes)
         self._prefetched: tuple[tuple[int, int] | None, list[MicroBatch]] = (None, [])
+
+    def _count(self) -> int:
+        self._train.wait(lambda: False)
+        return windows_of(len(self._train.ids), self._context)
+
+    def _size_of_part(self, part: int) -> int | None:
+        last = (part + 1) * self._part
+        self._train.wait(lambda: windows_of(len(self._train.ids), self._context) >= last)
+        size = min(self._part, windows_of(len(self._train.ids), self._context) - part * self._part)
+        return size if size > 0 else None
 
     @property
     def num_windows(self) -> int:
         """Windows per epoch."""
         return self._order.size
+
+    @property
+    def has_validation(self) -> bool:
+        """Return whether there is a val split of two tokens, or one in the making."""
+        return self._val is not None and (not self._val.is_complete or len(self._val.ids) > 1)
+
+    def progress(self) -> str:
+        """Say how many of the tokens are made; empty once they all are."""
+        return self._train.note()
 
     def at_step(self, step: int) -> list[MicroBatch]:
         """Return the micro-batches of update `step` (the first is 1)."""
@@ -108,7 +121,7 @@ class PretrainBatches(StepBatches):
         self._prefetched = None, []
         if key == (step, self.micro_batch):
             return batches
-        return [self._windows(self._train, starts, self._context) for starts in self.split(self._starts(step))]
+        return [_windows(self._train, starts, self._context) for starts in self.split(self._starts(step))]
 
     def prefetch(self, step: int) -> None:
         """Read a step's windows now."""
@@ -116,17 +129,21 @@ class PretrainBatches(StepBatches):
 
     def validation(self) -> list[MicroBatch]:
         """Return evenly spaced windows of the val split; empty without one."""
-        if self._val is None or len(self._val) < 2:
+        if self._val is None:
             return []
-        context = min(self._context, len(self._val) - 1)
-        available = (len(self._val) - 1) // context
+        self._val.wait(lambda: False)
+        if len(self._val.ids) < 2:
+            return []
+        size = len(self._val.ids)
+        context = min(self._context, size - 1)
+        available = (size - 1) // context
         count = min(available, self._val_windows)
         starts = (np.arange(count, dtype=np.int64) * available // count) * context
-        return [self._windows(self._val, part, context) for part in self.split(starts)]
+        return [_windows(self._val, part, context) for part in self.split(starts)]
 
     def labels_at(self, step: int) -> list[list[int]]:
-        """Return the first token of each window of a step, as an index into the train split."""
-        return [[int(start)] for start in self._starts(step)]
+        """Return the dataset's row in which each window of a step begins; of an array, the position in it."""
+        return [[self._train.row_at(int(start))] for start in self._starts(step)]
 
     def _starts(self, step: int) -> npt.NDArray[np.int64]:
         epochs, windows = self.draw(step)
@@ -135,7 +152,9 @@ class PretrainBatches(StepBatches):
     def _shift(self, epoch: int) -> int:
         return epoch * 2_654_435_761 % self._context  # Knuth's multiplicative hash spreads the offsets without state
 
-    @staticmethod
-    def _windows(tokens: TokenArray, starts: Any, context: int) -> MicroBatch:
-        block = torch.from_numpy(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64))
-        return MicroBatch(block[:, :-1].contiguous(), block[:, 1:].contiguous(), len(starts) * context)
+
+def _windows(tokens: StoredTokens | WholeTokens, starts: Any, context: int) -> MicroBatch:
+    for start in starts.tolist():
+        tokens.check(start, start + context + 1)
+    block = torch.from_numpy(tokens.ids[starts[:, None] + np.arange(context + 1)].astype(np.int64))
+    return MicroBatch(block[:, :-1].contiguous(), block[:, 1:].contiguous(), len(starts) * context)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.jobs.events import RowsEncodedEvent
 from backend.errors import InvalidInput
+from jobs.batches.token_files import Item, RowTokens
+from jobs.batches.token_making import Form, TokenSource
 from jobs.modeling.chat.render import ConversationRefused, encode_prompt
-from jobs.modeling.dataset_files import Row, Split, read_rows
-from jobs.reporter import Reporter
+from jobs.modeling.dataset_files import Row, Split
 
 
 @dataclass(frozen=True)
@@ -22,43 +24,52 @@ class Question:
     answers: tuple[str, ...]
 
 
-def load_questions(
-    dataset: Path, split: Split, *, tokenizer: PreTrainedTokenizerBase, context: int, max_new_tokens: int, reporter: Reporter
-) -> list[Question]:
-    """Encode a split's prompts; ones that leave no room for `max_new_tokens` or are refused are left out, counted and logged.
-
-    Raises InvalidInput if no prompt of the train split is left.
-    """
-    questions: list[Question] = []
-    too_long = 0
-    refused: list[str] = []
-    rows = read_rows(dataset, split)
+def _prompt_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[Row]) -> list[RowTokens]:
+    encoded = []
     for row in rows:
         prompt, answers = question_of(row)
         try:
             ids = encode_prompt(tokenizer, [{"role": "user", "content": prompt}])
+            encoded.append(RowTokens((Item((ids, list(json.dumps(answers).encode()))),)))
         except ConversationRefused as error:
-            refused.append(error.message)
-            continue
-        if len(ids) > context - max_new_tokens:
-            too_long += 1
-        else:
-            questions.append(Question(ids, answers))
+            encoded.append(RowTokens(refusal=error.message))
+    return encoded
+
+
+PROMPTS = Form("prompts", segments=2, encode=_prompt_tokens)
+"""Prompts, and as a second segment the bytes of their accepted answers as JSON."""
+
+
+def load_questions(source: TokenSource, split: Split, *, context: int, max_new_tokens: int) -> list[Question]:
+    """Return a split's prompts; ones that leave no room for `max_new_tokens` or are refused are left out, counted and logged.
+
+    Raises InvalidInput if no prompt of the train split is left.
+    """
+    tokens = source.open(PROMPTS, split)
+    if tokens is None:
+        source.reporter.emit(RowsEncodedEvent(split=split, rows=0, zero_label_rows=0, truncated=0, refused=0))
+        return []
+    counts, reporter = tokens.manifest.counts, source.reporter
+    num_rows, refused = counts["rows"], counts["refused"]
+    fits = np.flatnonzero(tokens.lengths()[:, 0] <= context - max_new_tokens)
+    too_long = tokens.num_items - len(fits)
     if too_long:
         reporter.log(
-            f"{too_long:,} of {len(rows):,} {split} prompts leave no room for {max_new_tokens} tokens in a context of "
+            f"{too_long:,} of {num_rows:,} {split} prompts leave no room for {max_new_tokens} tokens in a context of "
             f"{context} and are left out."
         )
     if refused:
-        reporter.log(f"{len(refused):,} of {len(rows):,} {split} prompts are left out. The first: {refused[0]}")
-    reporter.emit(RowsEncodedEvent(split=split, rows=len(rows), zero_label_rows=too_long, truncated=0, refused=len(refused)))
-    if split == "train" and not questions:
+        reporter.log(f"{refused:,} of {num_rows:,} {split} prompts are left out. The first: {counts['refusal']}")
+    reporter.emit(RowsEncodedEvent(split=split, rows=num_rows, zero_label_rows=too_long, truncated=0, refused=refused))
+    if split == "train" and not len(fits):
         raise InvalidInput(
-            f"None of the {len(rows):,} train prompts leaves room for {max_new_tokens} tokens in a context of {context}.",
+            f"None of the {num_rows:,} train prompts leaves room for {max_new_tokens} tokens in a context of {context}.",
             remedy="Use a longer context or a smaller grpo.max_new_tokens.",
             field="grpo.max_new_tokens",
         )
-    return questions
+    order = fits[np.argsort(np.asarray(tokens.rows)[fits], kind="stable")]  # in the order of the dataset
+    read = (tokens.segments_of(item) for item in order.tolist())
+    return [Question(ids, tuple(json.loads(bytes(answers)))) for ids, answers in read]
 
 
 def question_of(row: Row) -> tuple[str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from backend.domain.data.token_folders import FOLDER
 from backend.domain.jobs.payloads import TrainingPayload
 from backend.domain.training.config import DATASET_KINDS, Objective, RunConfig
 from backend.errors import InvalidInput
@@ -29,7 +30,8 @@ class TrainingContext:
     """Inputs of setting up a run, for any objective.
 
     `val_items` of the val split are validated on, a constant of the run. `max_micro_batch` limits a forward pass after memory once ran
-    out. `run_folder` holds files computed once per run. `meter` starts after the data is loaded and before the network is.
+    out. `run_folder` holds files computed once per run, `tokens` the folders of tokens that runs share; with `begins_early`, steps may be
+    done before all tokens are made. `meter` starts after the data is loaded and before the network is.
     """
 
     spec: JobSpec[TrainingPayload]
@@ -39,6 +41,7 @@ class TrainingContext:
     val_items: int
     run_folder: Path
     dataset: Path
+    tokens: Path
     base: Path | None
     tokenizer: PreTrainedTokenizerBase
     store: CheckpointStore
@@ -46,6 +49,7 @@ class TrainingContext:
     autocast: torch.dtype | None
     process_group: ProcessGroup
     max_micro_batch: int | None = None
+    begins_early: bool = True
 
 
 def build_context(spec: JobSpec[TrainingPayload], reporter: Reporter) -> TrainingContext:
@@ -85,6 +89,7 @@ def build_context(spec: JobSpec[TrainingPayload], reporter: Reporter) -> Trainin
         val_items=config.eval_batches * config.micro_batch,
         run_folder=store.folder.parent,
         dataset=spec.path(payload.dataset_folder),
+        tokens=spec.artifacts / FOLDER,
         base=base,
         tokenizer=tokenizer,
         store=store,

@@ -25,7 +25,7 @@ from backend.domain.training.schedule import learning_rate_at
 from backend.errors import JobFailed
 from jobs.batches.base import Batches, StepBatches
 from jobs.modeling.memory_errors import is_out_of_memory
-from jobs.reporter import PROGRESS_EVERY_S, Reporter
+from jobs.reporter import PROGRESS_EVERY_S, Reporter, StopRequested
 from jobs.training.checkpoints.state import Counters, RandomState, gather_state, save_state
 from jobs.training.checkpoints.store import CheckpointStore
 from jobs.training.distributed.process_group import ProcessGroup, gather_tensor
@@ -87,7 +87,11 @@ class TrainingLoop:
         gc.freeze()  # keeps the collector from walking the network's many objects every few steps
         started, first, last_progress = time.perf_counter(), self.counters.step, 0.0
         for step in range(self.counters.step + 1, config.max_steps + 1):
-            self.reporter.metrics(step, self.update(step))
+            try:
+                values = self.update(step)
+            except StopRequested:  # while the step waited for data
+                return self._stop(self.reporter.should_stop())
+            self.reporter.metrics(step, values)
             self.counters = replace(self.counters, step=step)
             due, last = step % config.checkpoint_every == 0, step == config.max_steps
             if due or last or step % config.eval_every == 0:
@@ -98,16 +102,22 @@ class TrainingLoop:
             now = time.perf_counter()
             if now - last_progress >= PROGRESS_EVERY_S or last:
                 last_progress = now
-                self.reporter.progress(step, config.max_steps, rate=(step - first) / max(now - started, 1e-9))
+                note = self.batches.progress() if isinstance(self.batches, StepBatches) else ""
+                self.reporter.progress(step, config.max_steps, rate=(step - first) / max(now - started, 1e-9), message=note)
             if last:
                 break
             request = self.process_group.broadcast_request(self.reporter.should_stop() or self.store.should_stop())
             if request is not None:
-                if request == "stop_and_save" and not due:
-                    self._save(is_final=False)
-                self.store.raise_if_full(step)
-                return self._result(stopped=request)
+                return self._stop(request)
         return self._result(stopped=None)
+
+    def _stop(self, request: StopRequest | None) -> TrainResult:
+        """End the run on request, after a checkpoint of its last step if that is asked for and missing."""
+        step = self.counters.step
+        if request == "stop_and_save" and step and step not in self.store.steps():
+            self._save(is_final=False)
+        self.store.raise_if_full(step)
+        return self._result(stopped=request)
 
     def _is_stale(self, step: int) -> bool:
         """Return whether val_loss has not improved for `patience` measurements, which ends the run."""

@@ -45,7 +45,15 @@ def run(spec: JobSpec[ProbePayload], reporter: Reporter) -> ProbeResult:
     sample = spec.folder / "probe-data"
     try:
         write_sample(ctx.dataset, sample, ctx.config)
-        ctx = replace(ctx, spec=replace(spec, folder=sample), dataset=sample, run_folder=sample, config=short(ctx.config))
+        ctx = replace(
+            ctx,
+            spec=replace(spec, folder=sample),
+            dataset=sample,
+            tokens=sample / "tokens",
+            begins_early=False,
+            run_folder=sample,
+            config=short(ctx.config),
+        )
         with out_of_memory_as_failure(ctx.config, device=ctx.device):
             return probe(ctx, reporter)
     finally:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
+from backend.domain.training.config import Objective
 from backend.domain.training.execution import keep_global_batch
-from jobs.batches.base import StepBatches
+from jobs.batches.base import DATA_ORDER, StepBatches
 from jobs.modeling.devices import device_name
 from jobs.training.checkpoints.state import Counters
 from jobs.training.context import TrainingContext
@@ -52,6 +53,15 @@ def limit_epochs(ctx: TrainingContext, batches: StepBatches) -> TrainingContext:
         return ctx
     ctx.reporter.log(f"max_epochs {config.max_epochs:g} ends after {steps:,} steps, before max_steps {config.max_steps:,}.")
     return replace(ctx, config=config.model_copy(update={"max_steps": steps}))
+
+
+def log_other_order(ctx: TrainingContext, counters: Counters) -> None:
+    """Log that some rows of the epoch come twice and others not at all if the run was saved by a version with another order of data."""
+    if counters.data_order != DATA_ORDER and ctx.config.objective in (Objective.PRETRAIN, Objective.SFT):
+        ctx.reporter.log(
+            f"This run was saved by an earlier version, which took rows in another order. From step {counters.step + 1:,} on they come in "
+            "the present one, so some rows of this epoch come twice and others not at all."
+        )
 
 
 def log_other_machine(ctx: TrainingContext, counters: Counters) -> None:

@@ -12,8 +12,8 @@ import torch
 from backend.domain.jobs.events import ResumedEvent
 from backend.domain.jobs.payloads import TrainingPayload, TrainPayload
 from backend.domain.jobs.results import TrainResult
-from jobs.batches.base import Batches
-from jobs.reporter import JobSpec, Reporter
+from jobs.batches.base import DATA_ORDER, Batches
+from jobs.reporter import JobSpec, Reporter, StopRequested
 from jobs.training.checkpoints.state import Counters, load_state, read_counters, seed_everything
 from jobs.training.checkpoints.store import estimate_checkpoint_bytes
 from jobs.training.compilation import compile_network
@@ -25,9 +25,8 @@ from jobs.training.network.ema import Ema, named_states
 from jobs.training.network.experts import ExpertBalance
 from jobs.training.network.load import load_model
 from jobs.training.network.optimizers import check_optimizer, make_optimizer
-from jobs.training.objectives.base import StopRequested
 from jobs.training.objectives.registry import OBJECTIVES
-from jobs.training.resume import describe_machine, keep_batch_sizes, limit_epochs, log_other_machine
+from jobs.training.resume import describe_machine, keep_batch_sizes, limit_epochs, log_other_machine, log_other_order
 from jobs.training.samples import encode_sample_prompts
 from jobs.training.telemetry.mfu import find_utilisation
 
@@ -71,7 +70,7 @@ def train(ctx: TrainingContext) -> TrainResult:
     batches = stages.prepare(ctx, data, model)
     utilisation = find_utilisation(model, ctx.config, device=ctx.device, artifacts=ctx.spec.artifacts)
     ctx.reporter.mfu_of_rate = None if utilisation is None else utilisation.of
-    if not batches.validation():
+    if not batches.has_validation:
         ctx.reporter.log("The dataset has no val split, so val_loss is not measured.")
     return make_loop(limit_epochs(ctx, batches), batches, model, resume_from=resume_from).run()
 
@@ -90,6 +89,7 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
         states = named_states(ema, scaler)
         counters = load_state(resume_from, optimizer=optimizer, states=states, process_group=group, seed=config.seed)
         log_other_machine(ctx, counters)
+        log_other_order(ctx, counters)
         ctx.reporter.emit(ResumedEvent(step=counters.step, folder=ctx.spec.relative(resume_from)))
     elif ctx.spec.attempt > 1:  # steps that an earlier attempt reported before its first checkpoint are reported again
         ctx.reporter.emit(ResumedEvent())
@@ -112,6 +112,7 @@ def make_loop(ctx: TrainingContext, batches: Batches, model: Any, *, resume_from
             sequences=config.micro_batch * config.grad_accum_steps * group.count,
             measured=ctx.val_items,
             machine=describe_machine(ctx.device, count=group.count),
+            data_order=DATA_ORDER,
         ),
         ema=ema,
         scaler=scaler,

@@ -6,13 +6,23 @@ from collections import defaultdict
 
 import streamlit as st
 
+from backend.domain.wording import plural
 from backend.services.context import Context, Person
+from backend.services.data.tokens import list_tokens
 from backend.services.jobs.workers import WorkerView, list_slots
 from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
 from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.serving.replica_table import draw_replica_table
 from pages.components.tables import draw_table
 from pages.components.words import ago, size
+
+FORMS = {
+    "text": "running text",
+    "chat": "conversations",
+    "pairs": "pairs",
+    "rated": "rated answers",
+    "prompts": "prompts",
+}
 
 
 def draw_machine(
@@ -104,18 +114,40 @@ def draw_how_to_add(ctx: Context) -> None:
             )
 
 
-def draw_job_folders(ctx: Context) -> None:
-    """Draw the retention of ended jobs' working folders and the free disk space."""
+def draw_storage(ctx: Context) -> None:
+    """Draw the tokens that runs share, the retention of working files, and the free disk space."""
+    folders = list_tokens(ctx)
     days = ctx.policy.keep_job_folders_days
-    retention = f"are deleted {days:g} days after its end" if days else "are never deleted"
+    st.subheader("Storage", anchor=False)
+    grid = st.grid(4, min_column_width=140)
+    grid.metric("Free disk space", size(ctx.artifacts.free_bytes()), help="On the artifacts' disk.")
+    grid.metric("Tokens", size(sum(folder.num_bytes for folder in folders)), help="Encoded datasets that runs share.")
+    retention = f"are deleted {days:g} days after" if days else "are never deleted after"
     st.caption(
-        f"A job's working files (token caches, event files) {retention} (`ROUNDHOUSE_KEEP_JOB_FOLDERS_DAYS`). "
-        "Runs with their curves and logs, "
-        f"checkpoints and datasets stay. Free on the artifacts' disk: {size(ctx.artifacts.free_bytes())}."
+        f"A job's working files {retention} its end, and tokens {retention} the last run that opened them "
+        "(`ROUNDHOUSE_KEEP_JOB_FOLDERS_DAYS`); those that a run waits for or trains on stay. A later run makes deleted tokens again. Runs "
+        "with their curves and logs, checkpoints and datasets stay."
     )
+    if folders:
+        with st.expander(f"Tokens of {plural(len({folder.content_hash for folder in folders}), 'dataset version')}", expanded=False):
+            draw_table(
+                [
+                    {
+                        "Dataset": folder.version or "deleted",
+                        "Split": folder.split,
+                        "Form": FORMS.get(folder.form, folder.form),
+                        "Size": size(folder.num_bytes),
+                        "State": "complete" if folder.is_complete else f"{folder.rows_made:,} of {folder.rows:,} rows",
+                        "Last opened": ago(folder.opened_at),
+                    }
+                    for folder in folders
+                ],
+                key="tokens",
+                alt="Tokens that runs share",
+            )
 
 
 with page_frame("Workers", "Worker processes and the machines they run on.") as (context_, person_):
     draw_workers(context_, person_)
-    draw_job_folders(context_)
+    draw_storage(context_)
     draw_how_to_add(context_)

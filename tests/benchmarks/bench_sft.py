@@ -29,14 +29,15 @@ from backend.domain.jobs.events import Event, MetricsEvent
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import IGNORE, BatchSizes
-from jobs.batches.sft import Example, PackedBatches, concatenate, encode_rows
+from jobs.batches.examples import Example, load_examples
+from jobs.batches.sft import PackedBatches, concatenate
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import load_network, load_tokenizer, save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec
 from jobs.training import run as training
 from jobs.training.network.packed_attention import attend_by_row
-from tests.support.training_rooms import Recorder, write_dataset
+from tests.support.training_rooms import Recorder, source_of, write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTEXT, TRL_ROWS, SEED = 1024, 8, 5
@@ -84,7 +85,8 @@ def prepare(home: Path, rows: list[Row]) -> None:
 
 def examples_in(home: Path) -> list[Example]:
     """Return the rows as the trainer sees them."""
-    return encode_rows(home / "rows", "train", tokenizer=load_tokenizer(home / "base"), context=CONTEXT, reporter=Recorder())
+    examples = load_examples(source_of(home / "rows", load_tokenizer(home / "base")), "train", context=CONTEXT)
+    return [examples[index] for index in range(len(examples))]
 
 
 def losses_apart(home: Path, examples: list[Example]) -> tuple[float, int]:

@@ -8,16 +8,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
 
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.jobs.states import StopRequest
 from backend.domain.training.config import RunConfig
 from jobs.batches.base import StepBatches
+from jobs.batches.token_making import TokenSource
 from jobs.modeling.build import build_network
 from jobs.modeling.checkpoints import save_checkpoint
 from jobs.modeling.tokenizers import train_bpe
-from jobs.reporter import JobSpec
+from jobs.reporter import JobSpec, Reporter
 from jobs.training.context import TrainingContext
 from jobs.training.objectives.registry import OBJECTIVES
 from tests.support.jobs import MemoryReporter, make_spec
@@ -88,8 +90,13 @@ class Rooms:
 
     def save_base(self, folder: Path) -> None:
         """Save an untrained network as a base."""
-        network = build_network(TINY, seed=3, bos_token_id=0, eos_token_id=1, pad_token_id=2)
-        save_checkpoint(folder, model=network, tokenizer=self.tokenizer, meta={})
+        self.save_base_of(folder, TINY, self.tokenizer)
+
+    @staticmethod
+    def save_base_of(folder: Path, shape: ArchitectureConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Save an untrained network of any shape as a base."""
+        network = build_network(shape, seed=3, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+        save_checkpoint(folder, model=network, tokenizer=tokenizer, meta={})
 
     def spec(self, payload: dict[str, Any], *, kind: str, job: str = "job", attempt: int = 1) -> JobSpec[Any]:
         """Return an attempt at a job with a folder of its own."""
@@ -127,6 +134,11 @@ class Rooms:
             "threads": 1,
         }
         return self.spec(payload, kind="train", job=job, attempt=attempt)
+
+
+def source_of(folder: Path, tokenizer: Any, reporter: Reporter | None = None) -> TokenSource:
+    """Return a dataset's folder as a source of tokens, which are kept beside its rows."""
+    return TokenSource(folder, tokenizer, folder / "tokens", reporter or MemoryReporter())
 
 
 def load_batches(ctx: TrainingContext, model: Any = None) -> StepBatches:

@@ -11,6 +11,7 @@ from backend.db.tables import Analysis, Dataset, DatasetVersion, Job
 from backend.domain.jobs.states import ACTIVE
 from backend.errors import Conflict
 from backend.services.context import Context, Person, require_builder
+from backend.services.data.tokens import remove_tokens_of
 from backend.services.data.views import DatasetView, VersionView, dataset_views, find_dataset, job_of, pick_version, version_view
 from backend.services.dependents import refuse_while_used, users_of_dataset
 from backend.services.naming import MAX_NOTES, rename
@@ -93,6 +94,7 @@ def delete_dataset(ctx: Context, dataset_id: str, *, person: Person, with_report
             if job is not None and version.folder is None and job.status in ACTIVE:
                 raise Conflict(f"“{dataset.name}” is being imported.", remedy="Wait for the import, or stop it first.")
         folders = {version.folder for version in versions if version.folder}
+        hashes = [version.content_hash for version in versions if version.content_hash]
         session.execute(update(DatasetVersion).where(DatasetVersion.id.in_(ids)).values(parent_id=None))
         for version in versions:
             session.delete(version)
@@ -101,6 +103,7 @@ def delete_dataset(ctx: Context, dataset_id: str, *, person: Person, with_report
         still_used = set(session.scalars(select(DatasetVersion.folder).where(DatasetVersion.folder.in_(folders))))
     for folder in [*(folders - still_used), *reports]:
         ctx.artifacts.remove(folder)
+    remove_tokens_of(ctx, hashes)
 
 
 def remove_reports(session: Session, ids: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ from backend.infra.files.parquet import read_rows
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import remove_reports, resolve_version
 from backend.services.data.imports import version_of_job
+from backend.services.data.tokens import remove_tokens_of
 from backend.services.data.views import VersionView, job_of, version_view
 from backend.services.dependents import Use, refuse_while_used, users_of_dataset, users_of_versions
 from backend.services.jobs.jobs import add_job, wake
@@ -141,13 +142,15 @@ def delete_version(ctx: Context, version_id: str, *, person: Person, with_report
             raise Conflict(f"{label} is being made.", remedy="Wait for it, or stop it first.")
         reports = remove_reports(session, [version.id]) if with_reports else []
         refuse_while_used("version", label, users_of_versions(session, [version.id]), remedy="Keep it: a version takes only disk space.")
-        folder = version.folder
+        folder, content_hash = version.folder, version.content_hash
         session.execute(update(DatasetVersion).where(DatasetVersion.parent_id == version.id).values(parent_id=None))  # of those that failed
         session.delete(version)
         session.flush()
         shared = folder and session.scalar(select(DatasetVersion.id).where(DatasetVersion.folder == folder).limit(1))
     for path in [*reports, *([folder] if folder and not shared else [])]:
         ctx.artifacts.remove(path)
+    if content_hash:
+        remove_tokens_of(ctx, [content_hash])
 
 
 def list_users(ctx: Context, dataset_id: str, *, version_id: str | None = None) -> list[Use]:

@@ -1,4 +1,4 @@
-"""Deletion of ended jobs' working folders (token caches, event files, output) after some days.
+"""Deletion of ended jobs' working folders (event files, output) after some days.
 
 Results lie in the folder of a run, dataset or checkpoint; logs and metrics are rows. Folders of jobs whose result is a file in them
 (completions, log-likelihoods) stay.

@@ -14,9 +14,9 @@ from backend.domain.data.rows.display import row_text
 from backend.domain.data.rows.tool_calls import tools_of
 from backend.errors import InvalidInput
 from jobs.batches.base import IGNORE
+from jobs.batches.examples import Example, encode_row
 from jobs.batches.preference_rows import EncodedSide, encode_pairs, encode_rated, pair_of
 from jobs.batches.pretrain import encode_documents
-from jobs.batches.sft import Example, encode_row
 from jobs.modeling.chat.render import encode_prompt, teach_template
 from jobs.modeling.tokenizers import encode_texts
 

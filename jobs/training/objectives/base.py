@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -9,16 +10,17 @@ from typing import Any, Protocol
 
 import torch
 
+from backend.domain.data.token_folders import FOLDER, LOCK
+from backend.infra.files.locks import try_lock
+from backend.infra.files.parquet import count_bytes
 from jobs.batches.base import BatchSizes, StepBatches
-from jobs.modeling.dataset_files import Split
+from jobs.batches.token_maker import MakerSpec
+from jobs.batches.token_making import OWN_PROCESS_BYTES, Form, Maker, TokenSource
+from jobs.modeling.dataset_files import Split, split_file
 from jobs.training.context import TrainingContext
 
 Precision = Callable[[], AbstractContextManager[Any]]
 SPLITS: tuple[Split, ...] = ("train", "val")
-
-
-class StopRequested(Exception):
-    """The job was asked to stop before its first step."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,40 @@ def batch_sizes(ctx: TrainingContext, *, micro_batch: int | None = None) -> Batc
         val_items=ctx.val_items,
         seed=config.seed,
     )
+
+
+def token_source(ctx: TrainingContext) -> TokenSource:
+    """Return the source of a run's tokens, which are the job's own where files can't be locked."""
+    root = ctx.tokens
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with try_lock(root / LOCK):
+            pass
+    except OSError as error:
+        ctx.reporter.log(f"Tokens are not shared with other runs: {error}.")
+        root = ctx.spec.folder / FOLDER
+    return TokenSource(ctx.dataset, ctx.tokenizer, root, ctx.reporter)
+
+
+def token_maker(ctx: TrainingContext, source: TokenSource, form: Form) -> Maker | None:
+    """Return a process that makes tokens while the run reads them.
+
+    None for a small split, for a probe, and where a run has to know all of them first: its steps follow from its epochs, or several
+    processes wait for each other.
+    """
+    if not ctx.begins_early or ctx.config.max_epochs or ctx.process_group.count > 1:
+        return None
+    file = split_file(source.dataset, "train")
+    if file is None or count_bytes(file) < OWN_PROCESS_BYTES:
+        return None
+    spec = MakerSpec(
+        parent=os.getpid(),
+        dataset=str(source.dataset),
+        tokenizer=str(ctx.spec.path(ctx.spec.payload.tokenizer_folder)),
+        root=str(source.root),
+        form=form.name,
+    )
+    return spec.write(ctx.spec.folder / f"attempt-{ctx.spec.attempt}")
 
 
 def validate_by_loss(

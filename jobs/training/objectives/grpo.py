@@ -19,7 +19,7 @@ from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import grpo_losses
 from jobs.training.network.load import load_base
-from jobs.training.objectives.base import SPLITS, LossOutput, ObjectiveStages, Precision, batch_sizes
+from jobs.training.objectives.base import SPLITS, LossOutput, ObjectiveStages, Precision, batch_sizes, token_source
 from jobs.training.objectives.rewards import Rewards
 from jobs.training.objectives.rollouts import RolloutBatch, RolloutBatches
 
@@ -104,17 +104,8 @@ def load_prompts(ctx: TrainingContext) -> QuestionSplits:
             remedy="Use rewards of kind regex or length, or a dataset with answers (instruction, benchmark).",
             field="grpo.rewards",
         )
-    train, val = (
-        load_questions(
-            ctx.dataset,
-            split,
-            tokenizer=ctx.tokenizer,
-            context=config.context,
-            max_new_tokens=config.grpo.max_new_tokens,
-            reporter=ctx.reporter,
-        )
-        for split in SPLITS
-    )
+    source = token_source(ctx)
+    train, val = (load_questions(source, split, context=config.context, max_new_tokens=config.grpo.max_new_tokens) for split in SPLITS)
     return QuestionSplits(train, val)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ from backend.domain.training.config import Objective
 from backend.domain.training.execution import sequences_at_once
 from backend.errors import InvalidInput
 from jobs.batches.base import BatchSizes, MicroBatch, StepBatches
-from jobs.batches.pretrain import PretrainBatches, TokenArray, cache_tokens, check_token_count
-from jobs.batches.sft import Example, PackedBatches, SftBatches, encode_rows
+from jobs.batches.examples import CHAT, Examples, StoredExamples, load_examples
+from jobs.batches.pretrain import TEXT, PretrainBatches, check_token_count
+from jobs.batches.sft import PackedBatches, SftBatches
+from jobs.batches.token_files import StoredTokens
 from jobs.modeling.devices import device_kind
 from jobs.modeling.tokenizers import padding_id, token_bytes
 from jobs.training.context import TrainingContext
@@ -25,21 +27,21 @@ from jobs.training.losses.chunked_cross_entropy import NO_PENALTIES, Penalties
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.network.experts import has_experts, router_loss_weight
 from jobs.training.network.packed_attention import attend_by_row
-from jobs.training.objectives.base import SPLITS, LossOutput, ObjectiveStages, Precision, batch_sizes
+from jobs.training.objectives.base import SPLITS, LossOutput, ObjectiveStages, Precision, batch_sizes, token_maker, token_source
 
 
 class TokenSplits(NamedTuple):
     """A tokenised dataset of texts."""
 
-    train: TokenArray
-    val: TokenArray | None
+    train: StoredTokens
+    val: StoredTokens | None
 
 
 class ExampleSplits(NamedTuple):
     """An encoded dataset of conversations."""
 
-    train: list[Example]
-    val: list[Example]
+    train: Examples
+    val: Examples
 
 
 @dataclass(frozen=True)
@@ -86,30 +88,44 @@ class LanguageObjective:
 
 
 def load_texts(ctx: TrainingContext) -> TokenSplits:
-    """Tokenise a dataset of texts. Raises InvalidInput for too few tokens."""
-    with ctx.process_group.first_rank_first():  # the others read its cache
-        train, val = (
-            cache_tokens(ctx.dataset, split, tokenizer=ctx.tokenizer, folder=ctx.spec.folder, reporter=ctx.reporter) for split in SPLITS
-        )
-    if train is None:
+    """Open the tokens of a dataset of texts, which may still be in the making. Raises InvalidInput for too few tokens."""
+    source, context = token_source(ctx), ctx.config.context
+    with ctx.process_group.first_rank_first():  # the others read what it made
+        maker = token_maker(ctx, source, TEXT)
+        train, val = (source.open(TEXT, split, maker=maker) for split in SPLITS)
+    if train is not None:
+        train.wait(lambda: len(train.ids) > 2 * context)
+    if train is None or not len(train.ids):
         raise InvalidInput("The train split holds no text.", field="dataset")
-    check_token_count(len(train), context=ctx.config.context)
+    check_token_count(len(train.ids), context=context)
     return TokenSplits(train, val)
 
 
 def prepare_windows(ctx: TrainingContext, tokens: TokenSplits, model: Any) -> PretrainBatches:
     """Build pretraining batches; log the number of epochs."""
     batches = PretrainBatches(tokens.train, tokens.val, context=ctx.config.context, sizes=_cache_friendly_sizes(ctx, model))
-    ctx.reporter.log(f"{len(tokens.train):,} training tokens, {batches.epochs_of(ctx.config.max_steps):.1f} epochs.")
+
+    def tell() -> None:
+        ctx.reporter.log(f"{len(tokens.train.ids):,} training tokens, {batches.epochs_of(ctx.config.max_steps):.1f} epochs.")
+
+    _once_complete(tokens.train, tell)
     return batches
 
 
+def _once_complete(tokens: StoredTokens, tell: Callable[[], None]) -> None:
+    """Call when all tokens are made, now if they are."""
+    if tokens.is_complete:
+        tell()
+    else:
+        tokens.on_complete.append(tell)
+
+
 def load_conversations(ctx: TrainingContext) -> ExampleSplits:
-    """Encode a dataset of conversations. Raises InvalidInput if no row of the train split is usable."""
+    """Open a dataset of conversations, which may still be encoded. Raises InvalidInput if no row of the train split is usable."""
+    source, context = token_source(ctx), ctx.config.context
     with ctx.process_group.first_rank_first():
-        train, val = (
-            encode_rows(ctx.dataset, split, tokenizer=ctx.tokenizer, context=ctx.config.context, reporter=ctx.reporter) for split in SPLITS
-        )
+        maker = token_maker(ctx, source, CHAT)
+        train, val = (load_examples(source, split, context=context, maker=maker) for split in SPLITS)
     return ExampleSplits(train, val)
 
 
@@ -119,10 +135,15 @@ def prepare_conversations(ctx: TrainingContext, examples: ExampleSplits, model: 
     network = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     if config.packing and attend_by_row(network):
         batches = PackedBatches(examples.train, examples.val, context=config.context, sizes=_cache_friendly_sizes(ctx, model))
-        ctx.reporter.log(
-            f"{batches.num_rows:,} rows packed into {batches.num_sequences:,} sequences of at most {config.context:,} tokens, "
-            f"{batches.epochs_of(config.max_steps):.1f} epochs."
-        )
+
+        def tell() -> None:
+            ctx.reporter.log(
+                f"{batches.num_rows:,} rows packed into {batches.num_sequences:,} sequences of at most {config.context:,} tokens, "
+                f"{batches.epochs_of(config.max_steps):.1f} epochs."
+            )
+
+        if isinstance(examples.train, StoredExamples):
+            _once_complete(examples.train.tokens, tell)
         return batches
     if config.packing:
         ctx.reporter.log(f"Rows are padded, not packed: {type(network).__name__} can't keep packed rows apart.")

@@ -29,6 +29,7 @@ from jobs.batches.preference import (
 )
 from jobs.batches.preference_rows import Answered, AnsweredPair, Rated, load_pairs, load_rated
 from jobs.modeling.tokenizers import padding_id
+from jobs.reporter import StopRequested
 from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.losses.preference import Scored, dpo_losses, kto_divergence, kto_losses, orpo_losses, reward_losses, simpo_losses
@@ -37,8 +38,8 @@ from jobs.training.objectives.base import (
     LossOutput,
     ObjectiveStages,
     Precision,
-    StopRequested,
     batch_sizes,
+    token_source,
     validate_by_loss,
 )
 from jobs.training.objectives.reference_logprobs import reference_logprobs
@@ -225,9 +226,8 @@ def first_rank_first(load: Callable[[TrainingContext], Loaded]) -> Callable[[Tra
 
 
 def _load_pairs(ctx: TrainingContext) -> Splits[AnsweredPair]:
-    train, val = (
-        load_pairs(ctx.dataset, split, tokenizer=ctx.tokenizer, context=ctx.config.context, reporter=ctx.reporter) for split in SPLITS
-    )
+    source = token_source(ctx)
+    train, val = (load_pairs(source, split, context=ctx.config.context) for split in SPLITS)
     return Splits(train, val[: ctx.val_items])
 
 
@@ -253,11 +253,8 @@ def load_referenced_pairs(ctx: TrainingContext) -> Splits[ReferencedPair]:
 @first_rank_first
 def load_referenced_answers(ctx: TrainingContext) -> Splits[ReferencedRated]:
     """Encode rated answers, and compute the reference's log-probabilities of those that the run uses."""
-    config = ctx.config
-    train, val = (
-        load_rated(ctx.dataset, split, tokenizer=ctx.tokenizer, context=config.context, seed=config.seed, reporter=ctx.reporter)
-        for split in SPLITS
-    )
+    config, source = ctx.config, token_source(ctx)
+    train, val = (load_rated(source, split, context=config.context, seed=config.seed) for split in SPLITS)
     val = val[: ctx.val_items]
     rated: list[Rated] = [*train, *val]
     used = _used_items(ctx, len(train), len(val))

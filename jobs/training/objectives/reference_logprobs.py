@@ -24,11 +24,10 @@ from jobs.batches.preference import Floats, pad
 from jobs.batches.preference_rows import Answered
 from jobs.modeling.checkpoints import read_card
 from jobs.modeling.tokenizers import padding_id
-from jobs.reporter import PROGRESS_EVERY_S
+from jobs.reporter import PROGRESS_EVERY_S, StopRequested
 from jobs.training.context import TrainingContext
 from jobs.training.losses.output_head import OutputHead
 from jobs.training.network.load import load_base
-from jobs.training.objectives.base import StopRequested
 
 KEY_BYTES = 16
 

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from jobs.batches.base import IGNORE, BatchSizes
+from jobs.batches.examples import load_examples
 from jobs.batches.preference import answers_of, pad
 from jobs.batches.preference_rows import load_pairs, load_rated
-from jobs.batches.pretrain import PretrainBatches, cache_tokens
-from jobs.batches.sft import SftBatches, encode_rows
+from jobs.batches.pretrain import TEXT, PretrainBatches
+from jobs.batches.sft import SftBatches
 from jobs.data.reports.rows import Rows
 from jobs.data.reports.samples import first_window, pieces_of
 from jobs.data.reports.views import EncodedRow, make_view
 from jobs.modeling.chat.render import encode_prompt, teach_template
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.networks.chat_styles import ALL, ANSWER, ASKED, CONVERSATIONS, LOOK, R1, Style, make_tokenizer, tokenizer_of
-from tests.support.training_rooms import make_stories, write_dataset
+from tests.support.training_rooms import make_stories, source_of, write_dataset
 
 PAD = -1  # no token, so that padding can be told from text
 THOUGHT = {"role": "assistant", "content": "<think>\nhm\n</think>\n\nMira."}
@@ -71,7 +72,7 @@ def test_fine_tuning_is_fed_exactly_what_is_coloured(style: str, cut: bool, tmp_
     context = len(encode_prompt(tokenizer, [ASKED])) + 3 if cut else 4096
     folder, reporter = write_dataset(tmp_path / "d", train=chat_rows()), RememberingReporter()
     seen = see(folder, "chat", tokenizer=tokenizer, context=context)
-    examples = encode_rows(folder, "train", tokenizer=tokenizer, context=context, reporter=reporter)
+    examples = load_examples(source_of(folder, tokenizer, reporter), "train", context=context)
     batches = SftBatches(examples, [], pad_id=PAD, sizes=BatchSizes(micro_batch=1, items_per_step=1, val_items=1, seed=1))
     fed: Counter[Sequence] = Counter()
     for step in range(1, len(examples) + 1):
@@ -97,7 +98,7 @@ def test_preference_training_is_fed_exactly_what_is_coloured(style: str, cut: bo
     rows: list[dict[str, Any]] = [{"prompt": talk[:-1], "chosen": [talk[-1]], "rejected": [other]} for talk in TALKS if talk is not SILENT]
     rows.append({"prompt": [ASKED], "chosen": [ANSWER], "rejected": [ANSWER]})
     folder, reporter = write_dataset(tmp_path / "d", train=rows), RememberingReporter()
-    pairs = load_pairs(folder, "train", tokenizer=tokenizer, context=context, reporter=reporter)
+    pairs = load_pairs(source_of(folder, tokenizer, reporter), "train", context=context)
     fed: Counter[tuple[tuple[int, ...], ...]] = Counter()
     for side in answers_of(pairs):
         batch = pad([side], pad_id=PAD)
@@ -130,7 +131,7 @@ def test_training_on_rated_answers_is_fed_exactly_what_is_coloured(cut: bool, tm
     ]
     rows.append({"prompt": [{"role": "user", "content": "Who?"}], "completion": [ANSWER], "label": False})
     folder, reporter = write_dataset(tmp_path / "d", train=rows), RememberingReporter()
-    rated = load_rated(folder, "train", tokenizer=tokenizer, context=context, seed=1, reporter=reporter)
+    rated = load_rated(source_of(folder, tokenizer, reporter), "train", context=context, seed=1)
     fed = Counter((tuple(one.answered.ids), one.answered.start, one.desirable) for one in rated)
     seen = see(folder, "kto", tokenizer=tokenizer, context=context)
     strips = [row.strips[0] for row in seen if not row.problem]
@@ -154,9 +155,9 @@ def test_pretraining_is_fed_exactly_what_is_coloured(tmp_path: Path) -> None:
     folder, context = write_dataset(tmp_path / "d", train=rows), 32
     tokenizer = tokenizer_of("own")
     seen = see(folder, "text", tokenizer=tokenizer, context=context)
-    tokens = cache_tokens(folder, "train", tokenizer=tokenizer, folder=tmp_path, reporter=RememberingReporter())
+    tokens = source_of(folder, tokenizer).open(TEXT, "train")
     assert tokens is not None
-    assert [token for row in seen for token in row.strips[0].ids] == tokens.tolist()
+    assert [token for row in seen for token in row.strips[0].ids] == tokens.ids.tolist()
     assert all(all(row.strips[0].trained) for row in seen), "of running text every token is trained on"
     window = first_window([token for row in seen for token in row.strips[0].ids], context=context, tokenizer=tokenizer)
     assert window is not None

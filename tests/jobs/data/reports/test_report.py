@@ -17,16 +17,17 @@ from backend.domain.data.reports.near_duplicates import THRESHOLD, normalise
 from backend.domain.data.reports.report import DataReport, ReportQuestion, Sample
 from backend.errors import JobFailed
 from jobs.batches.base import BatchSizes, EpochOrder
+from jobs.batches.examples import encode_row
 from jobs.batches.preference import ReferencedPair, collate_pairs
 from jobs.batches.preference_rows import load_pairs
-from jobs.batches.sft import PackedBatches, encode_row, padded_length
+from jobs.batches.sft import PackedBatches, padded_length
 from jobs.data.reports import duplicates as report_duplicates
 from jobs.data.reports.duplicates import DuplicateFinder, SimilarRows
 from jobs.data.reports.run import run
 from tests.support.data.data_reporter import RememberingReporter
 from tests.support.jobs import make_spec
 from tests.support.networks.chat_styles import tokenizer_of
-from tests.support.training_rooms import write_dataset
+from tests.support.training_rooms import source_of, write_dataset
 
 LETTERS = random.Random(3)
 WORDS = sorted({"".join(LETTERS.choices(string.ascii_lowercase, k=LETTERS.randrange(3, 9))) for _ in range(2000)})
@@ -311,7 +312,7 @@ def test_pairs_are_padded_as_the_trainer_pads_them(tmp_path: Path) -> None:
     rows = [{"prompt": [{"role": "user", "content": "Say it"}], "chosen": says(), "rejected": says()} for _ in range(20)]
     folder, tokenizer = write_dataset(tmp_path / "d", train=rows), tokenizer_of("chatml")
     report, _, _ = reported(folder, "preference", tokenizer=tokenizer, context=256, micro_batch=4)
-    loaded = load_pairs(folder, "train", tokenizer=tokenizer, context=256, reporter=RememberingReporter())
+    loaded = load_pairs(source_of(folder, tokenizer), "train", context=256)
     pairs = [ReferencedPair(sides) for sides in loaded]
     order = EpochOrder(20, seed=1).take(0, 20)[1].tolist()
     batches = [collate_pairs([pairs[index] for index in order[at : at + 4]], pairs, pad_id=0) for at in range(0, 20, 4)]

@@ -1,8 +1,8 @@
 """How fast a file is imported, beside `datasets.load_dataset` on the same file with an empty cache; and a large one in bounded memory.
 
-    python -m tests.benchmarks.bench_import [MB] [REPEATS]          each kind and format, the two in turns, median of the
+    python -m tests.benchmarks.data.bench_import [MB] [REPEATS]          each kind and format, the two in turns, median of the
     ratios
-    python -m tests.benchmarks.bench_import --large GB              one file of text rows: seconds, peak memory
+    python -m tests.benchmarks.data.bench_import --large GB              one file of text rows: seconds, peak memory
 
 An import also checks every row, divides the rows, hashes the content and writes Parquet; `load_dataset` writes Arrow as it is. The
 files are made here, of random words. Each side works in a process of its own, warm, as it would be used: in one process the objects and the

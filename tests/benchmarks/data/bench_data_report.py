@@ -1,6 +1,6 @@
 """How long near duplicates in many rows take, in how much memory, and what is found: ours beside datasketch's MinHashLSH.
 
-    python -m tests.benchmarks.bench_data_report [ROWS] [PART...]
+    python -m tests.benchmarks.data.bench_data_report [ROWS] [PART...]
 
 Parts (default: all, each in a process of its own): `ours`, `datasketch` (pip install datasketch; not a dependency), `exact` (every row of
 the
@@ -232,7 +232,7 @@ def main(count: int, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     if sys.argv[2:3] == ["--part"]:
         with tempfile.TemporaryDirectory() as scratch:

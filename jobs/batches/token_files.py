@@ -1,0 +1,315 @@
+"""The tokens of one split of a dataset version, in a folder that grows while they are made and that any number of processes read.
+
+A folder holds raw arrays, each a file that is only appended to, and `manifest.json`, which is replaced atomically and names the valid
+length of every file. Whatever lies beyond is ignored, so a killed maker leaves a shorter folder, never a wrong one, and the next maker
+continues it. An item is a fixed number of segments: a text is one, a pair three (prompt, chosen, rejected).
+
+    ids      tokens of all segments; the highest bit marks a trained token
+    ends     where each segment ends in `ids`
+    rows     row of each item in the split, counted from 0
+    values   a number of each item, by form
+    sums     (end in `ids`, CRC-32) of consecutive parts of `ids`, checked when they are first read
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.domain.data.token_folders import FILES, MANIFEST, Manifest
+from backend.errors import JobFailed
+
+IdArray = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Numbers = npt.NDArray[np.int64]
+PART_BYTES = 1 << 22
+POLL_S = 0.1
+REMEDY = "Start the run again: its tokens are made again, and it continues from its last checkpoint."
+
+
+@dataclass(frozen=True)
+class Item:
+    """The token ids of an item's segments, and a number that its form defines."""
+
+    segments: tuple[Sequence[int] | IdArray, ...]
+    value: int = 0
+
+
+@dataclass(frozen=True)
+class RowTokens:
+    """The items of a row, or the reason why it has none: the template's refusal, or a problem. `skipped` counts answers not trained on."""
+
+    items: tuple[Item, ...] = ()
+    refusal: str = ""
+    problem: bool = False
+    skipped: int = 0
+
+
+def id_type(vocabulary: int, *, has_marks: bool) -> type[np.uint16] | type[np.uint32]:
+    """Return the narrowest type for ids of a vocabulary, with a bit for marks if they are needed."""
+    return np.uint16 if vocabulary <= 1 << (15 if has_marks else 16) else np.uint32
+
+
+def trained_bit(dtype: np.dtype[Any]) -> int:
+    """Return the bit that marks a trained token."""
+    return 1 << (8 * dtype.itemsize - 1)
+
+
+@dataclass
+class _Counts:
+    rows: int = 0
+    refused: int = 0
+    problems: int = 0
+    skipped: int = 0
+    first_refused: int = -1
+    refusal: str = ""
+
+
+class TokenWriter:
+    """Appends to a folder, from where its manifest ends. Only the process that holds the folder's lock writes."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any], *, dtype: type[np.uint16] | type[np.uint32]) -> None:
+        self._folder, self._identity, self._dtype = folder, identity, np.dtype(dtype)
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = read_manifest(folder)
+        if manifest is None or manifest.identity != identity or manifest.dtype != self._dtype.name:
+            manifest = Manifest(identity=identity, dtype=self._dtype.name)
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)  # who still reads the old files keeps them
+        self.pieces = manifest.pieces
+        self._counts = _Counts(**manifest.counts) if manifest.counts else _Counts()
+        self._bytes, self._crcs = dict(manifest.bytes), dict(manifest.crcs)
+        self._files = {}
+        for name in FILES:
+            file = (folder / name).open("ab")
+            file.truncate(self._bytes.setdefault(name, 0))
+            self._files[name] = file
+        self._position = self._bytes["ids"] // self._dtype.itemsize
+        self._pending: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in self._files}
+        self._pending_bytes, self._written_at = 0, time.monotonic()
+
+    @property
+    def rows(self) -> int:
+        """Rows that are added."""
+        return self._counts.rows
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are added."""
+        return self._position
+
+    @property
+    def num_items(self) -> int:
+        """Items that are added."""
+        return self._bytes["rows"] // 8 + sum(len(rows) for rows in self._pending["rows"])
+
+    def add(self, numbers: Sequence[int], rows: Sequence[RowTokens]) -> None:
+        """Add a piece: rows with their numbers in the split."""
+        counts = self._counts
+        lengths, flat, item_rows, values = [], [], [], []
+        for number, row in zip(numbers, rows, strict=True):
+            counts.rows += 1
+            counts.problems += row.problem
+            counts.skipped += row.skipped
+            if row.refusal:
+                counts.refused += 1
+                if counts.first_refused < 0 or number < counts.first_refused:
+                    counts.first_refused, counts.refusal = number, row.refusal
+            for item in row.items:
+                item_rows.append(number)
+                values.append(item.value)
+                for segment in item.segments:
+                    lengths.append(len(segment))
+                    flat.append(np.asarray(segment, dtype=self._dtype))
+        ends = self._position + np.cumsum(np.array(lengths, dtype=np.int64))
+        ids = np.concatenate(flat) if flat else np.empty(0, dtype=self._dtype)
+        self._position += len(ids)
+        self.pieces += 1
+        for name, array in (("ids", ids), ("ends", ends), ("rows", item_rows), ("values", values)):
+            self._pending[name].append(np.asarray(array, dtype=self._dtype if name == "ids" else np.int64))
+        self._pending_bytes += ids.nbytes
+        if self._pending_bytes >= PART_BYTES or time.monotonic() - self._written_at >= 1.0:
+            self.flush()
+
+    def flush(self, *, is_complete: bool = False) -> None:
+        """Write what is pending, then the manifest that makes it valid. Raises OSError if the disk is full."""
+        data = {name: b"".join(array.tobytes() for array in arrays) for name, arrays in self._pending.items() if name != "sums"}
+        part = [[self._position * self._dtype.itemsize, zlib.crc32(data["ids"])]] if data["ids"] else []
+        data["sums"] = np.array(part, dtype=np.int64).tobytes()
+        for name, file in self._files.items():
+            file.write(data[name])
+            file.flush()
+            os.fsync(file.fileno())
+            self._bytes[name] += len(data[name])
+            if name != "ids":
+                self._crcs[name] = zlib.crc32(data[name], self._crcs.get(name, 0))
+        manifest = Manifest(
+            identity=self._identity,
+            dtype=self._dtype.name,
+            is_complete=is_complete,
+            pieces=self.pieces,
+            counts=asdict(self._counts),
+            bytes=dict(self._bytes),
+            crcs=dict(self._crcs),
+        )
+        partial = self._folder / f".{MANIFEST}.partial"
+        partial.write_text(json.dumps(manifest.as_dict()), encoding="utf-8")
+        partial.replace(self._folder / MANIFEST)
+        self._pending = {name: [] for name in self._files}
+        self._pending_bytes, self._written_at = 0, time.monotonic()
+
+    def close(self) -> None:
+        """Close the files. What is not flushed is lost."""
+        for file in self._files.values():
+            file.close()
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return a folder's manifest; None without one, or if files are shorter than it says."""
+    try:
+        manifest = Manifest.read((folder / MANIFEST).read_text(encoding="utf-8"))
+        if all((folder / name).stat().st_size >= size for name, size in manifest.bytes.items()):
+            return manifest
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+@dataclass
+class StoredTokens:
+    """A folder's tokens, as many as are made. `segments` are those of an item.
+
+    `keep_waiting` is called while more are awaited; it starts a maker if there is none, and raises if that fails. `progress` says how
+    far they are.
+    """
+
+    folder: Path
+    segments: int
+    manifest: Manifest
+    keep_waiting: Callable[[], None] = lambda: None
+    progress: Callable[[], str] = lambda: ""
+    on_complete: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._checked = np.zeros(0, dtype=bool)
+        self._map()
+        self._check_tables()
+
+    def _map(self) -> None:
+        sizes = self.manifest.bytes
+        self.ids: IdArray = self._array("ids", np.dtype(self.manifest.dtype), sizes)
+        self._ends, self.rows, self.values = (self._array(name, np.dtype(np.int64), sizes) for name in ("ends", "rows", "values"))
+        sums = self._array("sums", np.dtype(np.int64), sizes).reshape(-1, 2)
+        self._part_ends, self._part_sums = sums[:, 0] // self.ids.itemsize, sums[:, 1]
+        self._checked = np.concatenate([self._checked, np.zeros(len(sums) - len(self._checked), dtype=bool)])
+
+    def _array(self, name: str, dtype: np.dtype[Any], sizes: dict[str, int]) -> Any:
+        count = sizes[name] // dtype.itemsize
+        return np.memmap(self.folder / name, dtype=dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype=dtype)
+
+    def _check_tables(self) -> None:
+        """Check the small files of a complete folder, whose numbers lead into `ids`."""
+        if not self.manifest.is_complete:
+            return
+        for name, crc in self.manifest.crcs.items():
+            with (self.folder / name).open("rb") as file:
+                if zlib.crc32(file.read(self.manifest.bytes[name])) != crc:
+                    raise self._damaged(name)
+
+    def _damaged(self, name: str) -> JobFailed:
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        return JobFailed(f"The stored tokens in {self.folder.name} are damaged: {name} is not what was written.", remedy=REMEDY)
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether all rows are there."""
+        return self.manifest.is_complete
+
+    @property
+    def num_items(self) -> int:
+        """Items that are there so far."""
+        return len(self.rows)
+
+    def refresh(self) -> None:
+        """Take up what was made since."""
+        if self.is_complete:
+            return
+        manifest = read_manifest(self.folder)
+        if manifest is None or manifest.identity != self.manifest.identity:
+            return
+        self.manifest = manifest
+        self._map()
+        if manifest.is_complete:
+            for call in self.on_complete:
+                call()
+
+    def note(self) -> str:
+        """Take up what was made since; say how far it is, empty if it is complete."""
+        self.refresh()
+        return "" if self.is_complete else self.progress()
+
+    def wait(self, is_enough: Callable[[], bool]) -> None:
+        """Wait until there is enough, or everything."""
+        while not (is_enough() or self.is_complete):
+            self.keep_waiting()
+            time.sleep(POLL_S)
+            self.refresh()
+
+    def wait_for_all(self) -> None:
+        """Wait until everything is there."""
+        self.wait(lambda: False)
+
+    def bounds(self, item: int) -> list[int]:
+        """Return where the segments of an item begin in `ids`, and where the last ends."""
+        first = item * self.segments
+        begin = int(self._ends[first - 1]) if first else 0
+        return [begin, *map(int, self._ends[first : first + self.segments])]
+
+    def segments_of(self, item: int) -> list[list[int]]:
+        """Return the ids of an item's segments. Raises JobFailed if they are not what was written."""
+        bounds = self.bounds(item)
+        ids = self.read(bounds[0], bounds[-1]).tolist()
+        return [ids[begin - bounds[0] : end - bounds[0]] for begin, end in pairwise(bounds)]
+
+    def lengths(self, first: int = 0, last: int | None = None) -> Numbers:
+        """Return the tokens of each segment of the items from `first` to before `last`, shape (items, segments)."""
+        last = self.num_items if last is None else last
+        ends = np.asarray(self._ends[first * self.segments : last * self.segments])
+        before = int(self._ends[first * self.segments - 1]) if first else 0
+        return np.diff(ends, prepend=before).reshape(-1, self.segments)
+
+    def row_at(self, position: int) -> int:
+        """Return the dataset's row, counted from 1, that holds a position of `ids`."""
+        return int(self.rows[int(np.searchsorted(self._ends, position, side="right")) // self.segments]) + 1
+
+    def read(self, begin: int, end: int) -> IdArray:
+        """Return ids, as stored. Raises JobFailed if they are not what was written."""
+        self.check(begin, end)
+        return self.ids[begin:end]
+
+    def check(self, begin: int, end: int) -> None:
+        """Check the parts of `ids` from `begin` to `end` that were not checked before. Raises JobFailed."""
+        first, last = np.searchsorted(self._part_ends, [begin, max(begin, end - 1)], side="right").tolist()
+        for part in range(first, min(last + 1, len(self._checked))):
+            if not self._checked[part]:
+                start = int(self._part_ends[part - 1]) if part else 0
+                if zlib.crc32(self.ids[start : int(self._part_ends[part])].tobytes()) != int(self._part_sums[part]):
+                    raise self._damaged("ids")
+                self._checked[part] = True
+
+
+def open_tokens(folder: Path, *, segments: int, identity: dict[str, Any]) -> StoredTokens | None:
+    """Open a folder; None if it has no manifest yet, or one of other content."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.identity != identity:
+        return None
+    return StoredTokens(folder, segments, manifest)
