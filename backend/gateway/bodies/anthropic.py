@@ -137,6 +137,18 @@ class OutputConfig(StrictBody):
     format: OutputFormat | None = None
 
 
+class Edit(_Block):
+    """A change of the conversation that the API makes: only that of reasoning, which is never shown again."""
+
+    type: Annotated[str, Field(pattern=r"^clear_thinking_\d+$")]
+
+
+class ContextManagement(StrictBody):
+    """Changes of the conversation before it is answered."""
+
+    edits: list[Edit] = Field(default_factory=list)
+
+
 class CountBody(StrictBody):
     """`POST /v1/messages/count_tokens`."""
 
@@ -150,6 +162,7 @@ class CountBody(StrictBody):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: Any = None
+    context_management: ContextManagement | None = None
 
     @field_validator("tool_choice")
     @classmethod

@@ -102,6 +102,7 @@ def test_fields_that_change_nothing_are_accepted(scene: Scene, path: str) -> Non
         "user": "u",
         "metadata": {"a": "b"},
         "store": True,
+        "client_metadata": {"a": "b"},
         "service_tier": "auto",
         "safety_identifier": "x",
         "prompt_cache_key": "k",

@@ -151,6 +151,7 @@ def test_errors_are_anthropics(client: anthropic.Anthropic, place: Place) -> Non
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tool_choice": {"type": "tool", "name": "none"}}, "tool_choice"),
         ({"container": "c"}, "container"),
+        ({"extra_body": {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}}, "context_management"),
         ({"extra_body": {"mcp_servers": []}}, "mcp_servers"),
         ({"extra_body": {"temperature": 1.5}}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
