@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,12 +24,15 @@ from backend.gateway.background import every, running
 from backend.gateway.bodies.anthropic import CountBody, MessagesBody, check_version
 from backend.gateway.bodies.completions import ChatBody, CompletionBody, EmbeddingsBody, TokenizeBody, parse_body
 from backend.gateway.bodies.responses import ResponsesBody
+from backend.gateway.bodies.scores import RerankBody, ScoreBody
 from backend.gateway.connection import Holding, StreamedAnswer, WholeAnswer, read_json
+from backend.gateway.dialects.failures import HANDLERS
 from backend.gateway.dialects.keeping import erase, items_before, keeper, read_turns
 from backend.gateway.dialects.messages import MESSAGES_ERRORS, collect_message, stream_message
 from backend.gateway.dialects.responses import ResponseAnswer
+from backend.gateway.dialects.scores import collect_scores
 from backend.gateway.directory import Directory, ModelEntry, Principal
-from backend.gateway.errors import ApiError, ErrorStyle, invalid_key, unavailable
+from backend.gateway.errors import ApiError, invalid_key
 from backend.gateway.exporter import render_live
 from backend.gateway.feedback import FeedbackBody, body_to_log, give_feedback, job_of
 from backend.gateway.headers import REQUEST_ID, AnswerHeaders, headers_of
@@ -76,6 +78,8 @@ def create_gateway(
             Route("/v1/messages", gateway.message, methods=["POST"]),
             Route("/v1/messages/count_tokens", gateway.count_message, methods=["POST"]),
             Route("/v1/embeddings", gateway.embed, methods=["POST"]),
+            Route("/v1/score", gateway.score, methods=["POST"]),
+            Route("/v1/rerank", gateway.rerank, methods=["POST"]),
             Route("/v1/tokenize", gateway.tokenize, methods=["POST"]),
             Route("/tokenize", gateway.tokenize, methods=["POST"]),  # vLLM's address
             Route("/v1/feedback", gateway.feedback, methods=["POST"]),
@@ -86,12 +90,7 @@ def create_gateway(
         ],
         lifespan=gateway.lifespan,
         middleware=[Middleware(HostGuard, rules=hosts or HostRules(), check_origin=False, refuse=_refuse_host)],
-        exception_handlers={
-            ApiError: _answer_api_error,
-            Unavailable: _answer_unavailable,
-            HTTPException: _answer_http_error,
-            Exception: _answer_crash,
-        },
+        exception_handlers=HANDLERS,
     )
 
 
@@ -248,6 +247,26 @@ class Gateway:
 
         return WholeAnswer(build, self._holding(request, principal))
 
+    async def score(self, request: Request) -> Response:
+        """Answer POST /v1/score."""
+        return await self._score(request, ScoreBody)
+
+    async def rerank(self, request: Request) -> Response:
+        """Answer POST /v1/rerank."""
+        return await self._score(request, RerankBody)
+
+    async def _score(self, request: Request, kind: type[ScoreBody | RerankBody]) -> Response:
+        principal = await self._authenticate(request)
+        body = parse_body(await self._read(request), kind)
+        check_scope(principal, endpoint="score", model=body.model)
+        trace = Trace(body.model, principal, "score", headers=headers_of(request))
+        events = self._events(body.to_request(), trace)
+
+        async def build() -> Response:
+            return JSONResponse(await collect_scores(events, body=body, trace=trace))
+
+        return WholeAnswer(build, self._holding(request, principal))
+
     async def tokenize(self, request: Request) -> Response:
         """Answer POST /v1/tokenize."""
         principal = await self._authenticate(request)
@@ -343,10 +362,6 @@ def _key_of(request: Request) -> tuple[str, bool]:
     return key.strip(), scheme.lower() == "bearer"
 
 
-def _errors_of(request: Request) -> ErrorStyle:
-    return MESSAGES_ERRORS if request.url.path.startswith("/v1/messages") else ErrorStyle()
-
-
 def _describe(model: ModelEntry) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": int(model.created.timestamp()), "owned_by": model.owned_by}
 
@@ -357,27 +372,3 @@ def _may_use(principal: Principal | None, model: str) -> bool:
 
 def _refuse_host(status: int, reason: str) -> ASGIApp:
     return ApiError(status, reason, code="host_not_allowed").response()
-
-
-async def _answer_api_error(request: Request, error: Exception) -> Response:
-    return _errors_of(request).response(error) if isinstance(error, ApiError) else await _answer_crash_body()
-
-
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 404:
-        return ApiError(404, f"There is no {request.method} {request.url.path} here.", code="unknown_url").response()
-    return ApiError(status, str(getattr(error, "detail", error)), code=None).response()
-
-
-async def _answer_unavailable(request: Request, error: Exception) -> Response:
-    return _errors_of(request).response(unavailable(error)) if isinstance(error, Unavailable) else await _answer_crash_body()
-
-
-async def _answer_crash(request: Request, error: Exception) -> Response:
-    del request, error  # the server logs the traceback, which a client must not see
-    return await _answer_crash_body()
-
-
-async def _answer_crash_body() -> Response:
-    return ApiError(500, "The gateway failed on this request; its log has the cause.", code="internal_error").response()

@@ -21,6 +21,7 @@ from backend.domain.serving.protocol import (
     GenerateRequest,
     GenerationEvent,
     PromptEvent,
+    ScoreEvent,
     Task,
     TokenEvent,
     TokenUsage,
@@ -33,6 +34,7 @@ from jobs.serving.forming import AnswerForm, SplitEvents, form_of
 from jobs.serving.grammar import Grammars
 from jobs.serving.prompts import encode_prompts
 from jobs.serving.reading import PromptReader
+from jobs.serving.scoring import ScoringEngine, scores_none, writes_no_text
 
 MAX_AT_ONCE = 4  # choices of one request that an engine works on together, so that others keep their share
 ECHO_TOKENS = 128  # tokens of a prompt in one event
@@ -66,6 +68,11 @@ def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent, 
     """
     if request.begun is not None:
         on_event = Continuation(request.begun, on_event)
+    is_scorer = served.engine.name == ScoringEngine.name
+    if is_scorer and request.task not in (Task.SCORE, Task.TOKENIZE):
+        raise writes_no_text()
+    if request.task is Task.SCORE and not is_scorer:
+        raise scores_none()
     adapter = None
     if request.adapter is not None:
         if served.load_adapter is None:
@@ -204,6 +211,9 @@ class ManyAnswers:
         request = self._request
         if request.task is Task.EMBED and self._served.reader is not None:
             self._on_event(EmbeddingEvent(vector=tuple(self._served.reader.embed(ids, adapter=self._adapter)), choice=number))
+            return
+        if request.task is Task.SCORE and self._served.reader is not None:
+            self._on_event(ScoreEvent(score=self._served.reader.judge(ids), choice=number))
             return
         if not request.echo and request.task is not Task.TOKENIZE:
             return

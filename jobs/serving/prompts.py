@@ -8,7 +8,7 @@ from backend.domain.serving.protocol import GenerateRequest, Task
 from backend.domain.serving.tool_prompt import write_tools
 from backend.domain.template_guard import variables_of
 from backend.errors import InvalidInput, RoundhouseError
-from jobs.modeling.chat.render import encode_answer, render_chat, text_alone
+from jobs.modeling.chat.render import encode_answer, encode_completion, render_chat, text_alone
 from jobs.modeling.tokenizers import encode_plain_prompt
 from jobs.serving.engine import PromptTooLong
 from jobs.serving.forming import offered_tools
@@ -28,6 +28,7 @@ class PromptLimit:
         prompts = (request.token_ids or (), request.prompt or "", *(request.prompts or ()))
         ids = max(len(prompt) for prompt in prompts if not isinstance(prompt, str))
         characters = max(len(prompt) for prompt in prompts if isinstance(prompt, str))
+        characters = max(characters, *(sum(map(len, pair)) for pair in request.pairs or ((),)))
         characters = max(characters, sum(len(message.content) for message in request.messages or ()))
         is_read = request.echo or request.task is not Task.GENERATE
         if ids >= self.context_length + is_read or characters > self.max_characters:
@@ -47,9 +48,18 @@ def encode_prompts(tokenizer: Any, request: GenerateRequest, *, opening: str = "
     """
     if request.messages is not None:
         return [_encode_messages(tokenizer, request, opening=opening)]
+    if request.pairs is not None:
+        return [_encode_pair(tokenizer, prompt, answer) for prompt, answer in request.pairs]
     single = request.token_ids if request.token_ids is not None else request.prompt or ""
     prompts = (single,) if request.prompts is None else request.prompts
     return [encode_plain_prompt(tokenizer, prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+
+
+def _encode_pair(tokenizer: Any, prompt: str, answer: str) -> list[int]:
+    """Encode a prompt and its answer as reward models are trained on them."""
+    user, assistant = {"role": "user", "content": prompt}, {"role": "assistant", "content": answer}
+    before, after = encode_completion(tokenizer, [user], [assistant])
+    return [*before, *after]
 
 
 def _variables(tokenizer: Any, request: GenerateRequest, tools: list[dict[str, Any]] | None) -> dict[str, Any]:

@@ -66,6 +66,15 @@ class PromptReader:
         """Return whether a prompt is being read, or waits for that."""
         return self._num_open > 0
 
+    @torch.inference_mode()
+    def judge(self, ids: Sequence[int]) -> float:
+        """Return a reward model's score of a prompt and its answer."""
+        with self._using(None):
+            inputs = torch.tensor([list(ids)], device=self.network.device)
+            score = float(self.network(input_ids=inputs, use_cache=False).logits[0, 0])
+            self.num_passes += 1
+        return score
+
     @contextmanager
     def _using(self, adapter: LoadedAdapter | None) -> Iterator[None]:
         """Read alone, with an adapter."""

@@ -8,19 +8,24 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
+import torch
 import uvicorn
 
 from backend.domain.jobs.events import GaugeEvent, ReadyEvent
 from backend.domain.jobs.payloads import ReplicaPayload
 from backend.domain.jobs.results import ReplicaResult
 from backend.domain.serving.drafts import CHOOSE_DRAFT
+from backend.domain.serving.precision import PrecisionCheck
 from backend.errors import InvalidInput, JobFailed
 from backend.infra.http_server import Guard, connections_for, guarded, raise_file_limit
 from jobs.modeling.chat.render import turn_end
-from jobs.modeling.checkpoints import load_tokenizer
+from jobs.modeling.checkpoints import is_scorer, load_tokenizer
 from jobs.modeling.devices import pick_device, set_threads
+from jobs.modeling.scorers import load_scorer
+from jobs.modeling.tokenizers import padding_id
 from jobs.reporter import JobSpec, Reporter
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.adapters.folders import AdapterFolders
@@ -29,6 +34,7 @@ from jobs.serving.prepared.weights import PreparedFolder, load_prepared
 from jobs.serving.process_use import ProcessUse
 from jobs.serving.reading import PromptReader
 from jobs.serving.replica_app import AnswerLimits, Replica, create_replica_app
+from jobs.serving.scoring import ScoringEngine
 from jobs.serving.start import start_engine
 
 CANCEL_S = 10.0  # open answers of a replica that is cancelled, rather than drained
@@ -53,6 +59,8 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     started = time.monotonic()
     folder = spec.path(payload.checkpoint)
     device = pick_device(payload.device)
+    if is_scorer(folder):
+        return _run_scorer(spec, reporter, folder, device=device, started=started)
     prepared = PreparedFolder.of(spec.artifacts, payload.checkpoint, keep_free_bytes=payload.keep_free_bytes)
     loaded = load_prepared(folder, device=device, precision=payload.precision, prepared=prepared)
     network, check = loaded.network, loaded.check
@@ -76,9 +84,28 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     replica = Replica(
         engine, tokenizer, name=payload.name, reader=reader, limits=limits, adapters=AdapterFolders(spec.artifacts, bank, tokenizer)
     )
+    return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started, check=check)
+
+
+def _run_scorer(spec: JobSpec[ReplicaPayload], reporter: Reporter, folder: Path, *, device: torch.device, started: float) -> ReplicaResult:
+    """Serve a reward model, in float32. Raises InvalidInput for options that it has no use for."""
+    payload = spec.payload
+    for name, is_set in (("precision", payload.precision != "float32"), ("draft", payload.draft is not None)):
+        if is_set:
+            raise InvalidInput(f"A reward model is served without {name}.", remedy=f"Deploy it without {name}.", field=name)
+    tokenizer = load_tokenizer(folder)
+    network = load_scorer(folder, pad_id=padding_id(tokenizer)).to(device)
+    limits = AnswerLimits(queue_timeout_s=payload.queue_timeout_s, answer_s=payload.answer_limit_s)
+    replica = Replica(ScoringEngine(network, tokenizer), tokenizer, name=payload.name, reader=PromptReader(network), limits=limits)
+    return _serve_until_stopped(replica, reporter, payload, load_s=time.monotonic() - started)
+
+
+def _serve_until_stopped(
+    replica: Replica, reporter: Reporter, payload: ReplicaPayload, *, load_s: float, check: PrecisionCheck | None = None
+) -> ReplicaResult:
+    engine = replica.engine
     try:
-        load_s = round(time.monotonic() - started, 2)
-        ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=load_s, precision_check=check)
+        ready = ReadyEvent(url="", engine=engine.name, context_length=engine.context_length, load_s=round(load_s, 2), precision_check=check)
         stopped = asyncio.run(_serve(replica, reporter, internal_token=payload.internal_token, host=payload.host, ready=ready))
     finally:
         engine.close()

@@ -42,6 +42,7 @@ from jobs.serving.engine import Engine, Handle, QueueFull
 from jobs.serving.grammar import Grammars
 from jobs.serving.prompts import PromptLimit
 from jobs.serving.reading import PromptReader
+from jobs.serving.scoring import ScoringEngine
 from jobs.serving.start import generate_one_token
 from jobs.serving.watchdog import StepWatch
 
@@ -168,12 +169,12 @@ class Replica:
             raise RuntimeError("a library failed on this request") from error
 
     async def health(self, request: Request) -> Response:
-        """Answer 200 if the engine generated a token recently, or can now."""
+        """Answer 200 if the engine generated a token recently, or can now. A reward model generates none."""
         del request
         if not self.engine.is_alive() or self.watch.is_hung():
             return _error(503, f"No step for {self.watch.stall_s():.0f} s.", code="stalled")
         age = self.engine.stats().last_token_age_s
-        if not self._open and (age is None or age > FRESH_S):
+        if self.engine.name != ScoringEngine.name and not self._open and (age is None or age > FRESH_S):
             try:
                 await asyncio.to_thread(generate_one_token, self.engine, timeout_s=PROBE_S)
             except (JobFailed, Unavailable) as error:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from backend.errors import InvalidInput
 
-ApiEndpoint = Literal["chat", "completions", "embeddings", "tokenize", "feedback", "models"]
+ApiEndpoint = Literal["chat", "completions", "embeddings", "score", "tokenize", "feedback", "models"]
 API_ENDPOINTS: tuple[ApiEndpoint, ...] = get_args(ApiEndpoint)
 Period = Literal["day", "month"]
 Count = Annotated[int, Field(ge=1, le=10**12)]

@@ -142,10 +142,11 @@ class ToolChoice(_Frozen):
 
 
 class Task(StrEnum):
-    """Use of prompts: continue them, embed them, or only tokenise them."""
+    """Use of prompts: continue them, embed them, score answers to them, or only tokenise them."""
 
     GENERATE = "generate"
     EMBED = "embed"
+    SCORE = "score"
     TOKENIZE = "tokenize"
 
 
@@ -162,7 +163,8 @@ class Begun(_Frozen):
 
 
 class GenerateRequest(_Frozen):
-    """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt`, `token_ids` and `prompts` is given.
+    """A body of a replica's `POST /generate`. Exactly one of `messages`, `prompt`, `token_ids`, `prompts` and `pairs` is given;
+    the last are prompts with answers to be scored.
 
     `echo` returns the prompt before the answer, with its probabilities if `params.logprobs` asks for them. `split` separates reasoning
     and calls of tools from an answer's text. `continue_final` continues the last message, an assistant's, in place of a new answer.
@@ -177,6 +179,7 @@ class GenerateRequest(_Frozen):
     prompt: str | None = None
     token_ids: tuple[int, ...] | None = None
     prompts: tuple[str | tuple[int, ...], ...] | None = Field(default=None, min_length=1, max_length=MAX_PROMPTS)
+    pairs: tuple[tuple[str, str], ...] | None = Field(default=None, min_length=1, max_length=MAX_PROMPTS)
     params: SamplingParams = SamplingParams()
     n: int = Field(default=1, ge=1, le=MAX_CHOICES)
     task: Task = Task.GENERATE
@@ -191,9 +194,11 @@ class GenerateRequest(_Frozen):
 
     @model_validator(mode="after")
     def _one_input(self) -> GenerateRequest:
-        inputs = [name for name in ("messages", "prompt", "token_ids", "prompts") if getattr(self, name) is not None]
+        inputs = [name for name in ("messages", "prompt", "token_ids", "prompts", "pairs") if getattr(self, name) is not None]
         if len(inputs) != 1:
-            raise ValueError(f"give exactly one of messages, prompt, token_ids and prompts (got {', '.join(inputs) or 'none'})")
+            raise ValueError(f"give exactly one of messages, prompt, token_ids, prompts and pairs (got {', '.join(inputs) or 'none'})")
+        if (self.pairs is not None) != (self.task is Task.SCORE):
+            raise ValueError("pairs, and only these, are scored")
         if self.messages is not None and not self.messages:
             raise ValueError("messages must hold at least one message")
         if self.continue_final and not self._ends_with_text:
@@ -216,7 +221,14 @@ class GenerateRequest(_Frozen):
     @property
     def num_choices(self) -> int:
         """Return how many answers are asked for."""
-        return len(self.prompts or "1") * self.n
+        return len(self.prompts or self.pairs or "1") * self.n
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the texts that the prompts are made of."""
+        texts = [message.content for message in self.messages or ()] + [self.prompt or ""]
+        texts += [prompt for prompt in self.prompts or () if isinstance(prompt, str)]
+        return texts + [text for pair in self.pairs or () for text in pair]
 
 
 class TokenUsage(_Frozen):
@@ -293,6 +305,14 @@ class EmbeddingEvent(_Frozen):
     choice: int = 0
 
 
+class ScoreEvent(_Frozen):
+    """The reward of one answer: a real number that only compares with others of the same network."""
+
+    type: Literal["score"] = "score"
+    score: float
+    choice: int = 0
+
+
 class ChoiceEvent(_Frozen):
     """The end of one choice of several."""
 
@@ -324,7 +344,7 @@ class ErrorEvent(_Frozen):
     code: str = "replica_error"
 
 
-OpenEvent = TokenEvent | PromptEvent | EmbeddingEvent | ChoiceEvent
+OpenEvent = TokenEvent | PromptEvent | EmbeddingEvent | ScoreEvent | ChoiceEvent
 """An event after which more follow."""
 GenerationEvent = OpenEvent | FinishEvent | ErrorEvent
 _EVENT: TypeAdapter[GenerationEvent] = TypeAdapter(Annotated[GenerationEvent, Field(discriminator="type")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.domain.serving.protocol import GenerateRequest
+from backend.domain.serving.protocol import GenerateRequest, Task
 
 UNSTATED_TOKENS = 512
 MAX_COUNTED = 4096
@@ -12,11 +12,9 @@ SHARED_CHARACTERS = 500
 
 def estimate_tokens(request: GenerateRequest) -> float:
     """Return a request's weight: its prompt's tokens, by length, and the tokens that it may generate."""
-    texts = [message.content for message in request.messages or ()] + [request.prompt or ""]
-    texts += [prompt for prompt in request.prompts or () if isinstance(prompt, str)]
     ids = len(request.token_ids or ()) + sum(len(prompt) for prompt in request.prompts or () if not isinstance(prompt, str))
-    answer = min(request.params.max_tokens or UNSTATED_TOKENS, MAX_COUNTED)
-    return 1.0 + ids + sum(len(text) for text in texts) / CHARACTERS_PER_TOKEN + answer * request.num_choices
+    answer = 0 if request.task is not Task.GENERATE else min(request.params.max_tokens or UNSTATED_TOKENS, MAX_COUNTED)
+    return 1.0 + ids + sum(len(text) for text in request.texts) / CHARACTERS_PER_TOKEN + answer * request.num_choices
 
 
 def conversation_of(request: GenerateRequest, sticky: str) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from backend.domain.serving.protocol import (
+    MAX_COUNT,
     MAX_STOP_STRINGS,
     ChatMessage,
     Constraint,
@@ -19,6 +20,7 @@ from backend.domain.serving.protocol import (
     Task,
     ToolChoice,
 )
+from backend.gateway.bodies.completions import MAX_MESSAGES, TokenCount
 from backend.gateway.bodies.fields import StrictBody
 from backend.gateway.bodies.messages import FunctionName
 from backend.gateway.bodies.structured import schema_constraint
@@ -119,7 +121,7 @@ class Thinking(StrictBody):
     """Permission to reason first. A budget of tokens for it is not kept."""
 
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    budget_tokens: TokenCount | None = None
     display: str | None = None
 
 
@@ -155,7 +157,7 @@ class CountBody(StrictBody):
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    messages: Annotated[list[AnthropicMessage], Field(min_length=1)]
+    messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     system: str | list[TextBlock] | None = None
     tools: Annotated[list[AnthropicTool], Field(max_length=128)] | None = None
     tool_choice: AnthropicToolChoice | None = None
@@ -221,10 +223,10 @@ class CountBody(StrictBody):
 class MessagesBody(CountBody):
     """`POST /v1/messages`."""
 
-    max_tokens: Annotated[int, Field(ge=1)]
+    max_tokens: TokenCount
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=MAX_COUNT)] | None = None
     metadata: dict[str, Any] | None = None
     stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stream: bool = False

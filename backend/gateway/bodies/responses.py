@@ -17,7 +17,7 @@ from backend.domain.serving.protocol import (
     SamplingParams,
     ToolChoice,
 )
-from backend.gateway.bodies.completions import StreamOptions
+from backend.gateway.bodies.completions import MAX_MESSAGES, StreamOptions, TokenCount
 from backend.gateway.bodies.fields import StrictBody
 from backend.gateway.bodies.messages import FunctionName
 from backend.gateway.bodies.structured import schema_constraint
@@ -139,12 +139,12 @@ class ResponsesBody(StrictBody):
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {"background": (False,), "truncation": ("disabled",)}
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    input: str | list[Item] = Field(default_factory=list)
+    input: str | Annotated[list[Item], Field(max_length=MAX_MESSAGES, fail_fast=True)] = Field(default_factory=list)
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(min_length=1, max_length=60)] | None = None
     store: bool | None = None
     metadata: dict[str, Any] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: TokenCount | None = None
     max_tool_calls: Any = None  # of the provider's own tools
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

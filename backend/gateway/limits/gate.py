@@ -128,9 +128,7 @@ def check_scope(principal: Principal | None, *, endpoint: str, model: str | None
 
 def prompt_bytes(request: GenerateRequest) -> int:
     """Return the bytes of the prompts' texts."""
-    texts = [message.content for message in request.messages or ()] + [request.prompt or ""]
-    texts += [prompt for prompt in request.prompts or () if isinstance(prompt, str)]
-    return sum(len(text.encode("utf-8", errors="replace")) for text in texts)
+    return sum(len(text.encode("utf-8", errors="replace")) for text in request.texts)
 
 
 def num_token_ids(request: GenerateRequest) -> int:

@@ -16,6 +16,9 @@ def to_call(request: GenerateRequest, *, model: str) -> tuple[str, dict[str, Any
     """
     if request.task is Task.EMBED:
         return "embeddings", {"model": model, "input": _prompts(request), "encoding_format": "float"}
+    if request.task is Task.SCORE:
+        first, second = zip(*(request.pairs or ()), strict=True)
+        return "score", {"model": model, "text_1": list(first), "text_2": list(second)}
     if request.task is Task.TOKENIZE:
         subject = {"messages": _messages(request), "tools": _tools(request)} if request.messages else {"prompt": _prompts(request)[0]}
         return "tokenize", {"model": model, **{key: value for key, value in subject.items() if value is not None}}

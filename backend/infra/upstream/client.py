@@ -25,7 +25,7 @@ from backend.errors import Unavailable
 from backend.infra.keys import read_key
 from backend.infra.replicas import ReplicaLost, ReplicaRefused, open_session
 from backend.infra.upstream.bodies import to_call
-from backend.infra.upstream.events import Reader, estimate_prompt, read_embeddings, read_json, read_tokens
+from backend.infra.upstream.events import Reader, estimate_prompt, read_embeddings, read_json, read_scores, read_tokens
 
 CONNECT_S = 5.0
 MAX_ANSWER_BYTES = 64 * 2**20
@@ -232,7 +232,9 @@ def _whole(answer: dict[str, Any], request: GenerateRequest, name: str) -> Itera
     if answer.get("error"):
         raise ReplicaLost(f"{name} failed: {_message(answer)}", reason="failed")
     try:
-        if request.task is Task.EMBED:
+        if request.task is Task.SCORE:
+            yield from list(read_scores(answer))
+        elif request.task is Task.EMBED:
             yield from list(read_embeddings(answer))
         elif request.task is Task.TOKENIZE:
             yield from list(read_tokens(answer))
@@ -287,7 +289,7 @@ def _refusal(response: aiohttp.ClientResponse, body: bytes, *, name: str, upstre
     if status in (401, 403):
         return ReplicaLost(f"{name} refuses the key that it was given ({status}).", reason="key")
     if status in (404, 405) and task is not Task.GENERATE:
-        kind = "embeddings" if task is Task.EMBED else "tokens"
+        kind = {Task.EMBED: "embeddings", Task.SCORE: "scores"}.get(task, "tokens")
         return ReplicaRefused(f"{name} returns no {kind} ({status}).", status=400, code=UNSUPPORTED, field="model")
     if status == 404:
         return ReplicaLost(f"{name} does not serve {upstream.model!r}, or not this kind of request (404).", reason="not_found")

@@ -20,6 +20,7 @@ from backend.domain.serving.protocol import (
     GenerationEvent,
     PromptEvent,
     ScoredToken,
+    ScoreEvent,
     TokenEvent,
     TokenLogprob,
     TokenUsage,
@@ -192,6 +193,14 @@ def read_embeddings(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
     """Yield the vectors of an answer of `/embeddings`, and the last event."""
     for entry in _list(answer.get("data")):
         yield EmbeddingEvent(vector=tuple(float(value) for value in entry["embedding"]), choice=_number(entry))
+    usage = answer.get("usage")
+    yield FinishEvent(finish_reason=FinishReason.STOP, usage=read_usage(usage if isinstance(usage, dict) else {}))
+
+
+def read_scores(answer: dict[str, Any]) -> Iterator[GenerationEvent]:
+    """Yield the scores of an answer of `/score`, and the last event."""
+    for entry in _list(answer.get("data")):
+        yield ScoreEvent(score=float(entry["score"]), choice=_number(entry))
     usage = answer.get("usage")
     yield FinishEvent(finish_reason=FinishReason.STOP, usage=read_usage(usage if isinstance(usage, dict) else {}))
 

@@ -1,0 +1,38 @@
+"""Answers of `/v1/score` and `/v1/rerank`."""
+
+from __future__ import annotations
+
+import math
+from contextlib import aclosing
+from typing import Any
+
+from backend.domain.serving.protocol import FinishEvent, ScoreEvent
+from backend.gateway.bodies.scores import RerankBody, ScoreBody
+from backend.gateway.relay import Trace
+from backend.gateway.waking import Events
+
+
+async def collect_scores(events: Events, *, body: ScoreBody | RerankBody, trace: Trace) -> dict[str, Any]:
+    """Return the whole answer. A score is the network's reward; a relevance its logistic, so that it lies between 0 and 1."""
+    scores: dict[int, float] = {}
+    tokens = 0
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, ScoreEvent):
+                scores[event.choice] = event.score
+            elif isinstance(event, FinishEvent):
+                tokens = event.usage.prompt_tokens
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    head = {"id": trace.id, "model": trace.endpoint, "usage": usage}
+    if isinstance(body, ScoreBody):
+        data = [{"index": number, "object": "score", "score": scores[number]} for number in sorted(scores)]
+        return {**head, "object": "list", "created": int(trace.created_at.timestamp()), "data": data}
+    best = sorted(scores, key=lambda number: (-scores[number], number))[: body.top_n]
+    results: list[dict[str, Any]] = [{"index": number, "relevance_score": _logistic(scores[number])} for number in best]
+    if body.return_documents:
+        results = [{**result, "document": {"text": body.texts[number]}} for result, number in zip(results, best, strict=True)]
+    return {**head, "results": results}
+
+
+def _logistic(score: float) -> float:
+    return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))
