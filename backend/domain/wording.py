@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def format_bytes(num_bytes: float) -> str:
     """Format a number of bytes: `1.3 MB`."""
@@ -52,6 +54,27 @@ def short(number: float) -> str:
             return f"{value:.0f}" if not unit else f"{value:.3g}{unit}"
         value /= 1000
     return f"{value:.3g} T"
+
+
+def about(number: int) -> str:
+    """Format an estimated count in two figures, rounded up: `7`, `130`, `2,400`; above a hundred thousand `over 100,000`.
+
+    >>> about(2311)
+    '2,400'
+    """
+    if number > 100_000:
+        return "over 100,000"
+    step = 10 ** max(0, len(str(number)) - 2)
+    return f"{math.ceil(number / step) * step:,}"
+
+
+def format_evidence(e_value: float) -> str:
+    """Format an e-value without powers of ten: `0.4`, `31`, `2,300`, `over a million`."""
+    if e_value > 1e6:
+        return "over a million"
+    if e_value < 0.01:
+        return "under 0.01"
+    return f"{e_value:.2g}" if e_value < 10 else f"{float(f'{e_value:.2g}'):,.0f}"
 
 
 def plural(count: int, noun: str) -> str:

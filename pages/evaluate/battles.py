@@ -22,7 +22,7 @@ from pages.components.battles.grades import draw_grades
 from pages.components.battles.offline import draw_offline
 from pages.components.battles.promotion import draw_promotion
 from pages.components.battles.raters import draw_raters
-from pages.components.battles.standings import draw_way_to_verdict
+from pages.components.battles.standings import draw_headline
 from pages.components.battles.training_plan import draw_training_plan
 from pages.components.battles.vote_import import draw_vote_import
 from pages.components.frame import empty_state, errors_shown, live_part, page_frame, plain
@@ -215,7 +215,7 @@ def draw_campaign(ctx: Context, person: Person, campaign_id: str) -> None:
         draw_graded_campaign(ctx, person, campaign)
         return
     board = standings(ctx, campaign.id)
-    draw_way_to_verdict(board)
+    draw_headline(board)
     names = ["Board", "Answers", "Raters", "Contestants", "Train"] if campaign.num_votes else ["Raters", "Contestants"]
     if not campaign.num_votes and campaign.completions and not campaign.is_standing:
         empty_state("No votes yet. Vote yourself, or send a link: it opens the ballot alone, without an account.")

@@ -31,7 +31,7 @@ from backend.domain.battles.inference.rater_evidence import (
 from backend.domain.battles.rating_table import ELO_PER_UNIT
 from backend.domain.battles.votes import VoteRecord
 from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate
-from backend.domain.wording import percent, plural
+from backend.domain.wording import about, format_evidence, percent, plural
 from backend.errors import InvalidInput
 
 FloatArray = NDArray[np.float64]
@@ -299,7 +299,8 @@ def _sentence(verdict: PairVerdict) -> str:
     if verdict.outcome == "undecided":
         return f"Undecided between {first} and {second}: {numbers} ({level}).{_these_raters(verdict)} {_plan(verdict)}"
     raters = _count(verdict.raters, "rater")
-    evidence = f"e-values {verdict.e_value:.3g} over prompts and {verdict.rater_e_value:.3g} over {raters}, above {verdict.threshold:.3g}"
+    by_prompts, by_raters = format_evidence(verdict.e_value), format_evidence(verdict.rater_e_value)
+    evidence = f"e-values {by_prompts} over prompts and {by_raters} over {raters}, above {verdict.threshold:,.0f}"
     strength = f"{level}, {evidence}: valid at any stopping time, for raters like these"
     return f"{first} is {verdict.outcome} than {second}: {numbers} ({strength}).{_one_rater(verdict)}"
 
@@ -310,7 +311,8 @@ def _these_raters(verdict: PairVerdict) -> str:
         return ""
     preferred = verdict.first if verdict.for_these_raters == "better" else verdict.second
     who = "The one rater who voted prefers" if verdict.raters == 1 else f"The {verdict.raters} raters who voted prefer"
-    return f" {who} {preferred}; others may not (e-value {verdict.rater_e_value:.2g} over raters, below {verdict.threshold:.3g})."
+    evidence = format_evidence(verdict.rater_e_value)
+    return f" {who} {preferred}; others may not (e-value {evidence} over raters, below {verdict.threshold:,.0f})."
 
 
 def _halves(verdict: PairVerdict) -> str:
@@ -333,15 +335,12 @@ def _plan(verdict: PairVerdict) -> str:
     if not needed.prompts and not needed.raters:
         return f"A gap of {gap:g} Elo points would probably have shown by now: the true one is probably smaller."
     pace = "" if verdict.seconds_needed is None else f", about {_duration(verdict.seconds_needed)} of rating,"
-    more = [_count(needed.votes, "more vote")]
-    more += [f"{_count(needed.prompts, 'new prompt')}"] if needed.prompts else []
-    more += [f"{_count(needed.raters, 'new rater')}"] if needed.raters else []
-    where = f" on {more[1]}" if needed.prompts else ""
-    who = f" by {more[-1]}" if needed.raters else ""
-    plan = f"About {more[0]}{where}{who}{pace} would settle a gap of {gap:g} Elo points"
+    where = f" on {_about(needed.prompts, 'new prompt')}" if needed.prompts else ""
+    who = f" by {_about(needed.raters, 'new rater')}" if needed.raters else ""
+    plan = f"About {_about(needed.votes, 'more vote')}{where}{who}{pace} would settle a gap of {gap:g} Elo points"
     larger = verdict.needed_at_gap
     is_larger = larger is not None and larger.gap_elo > gap and 0 < larger.votes < needed.votes
-    wider = f"; about {larger.votes:,} the observed one of {larger.gap_elo:.0f}" if larger is not None and is_larger else ""
+    wider = f"; about {about(larger.votes)} the observed one of {larger.gap_elo:.0f}" if larger is not None and is_larger else ""
     crowded = verdict.needs_prompts and verdict.votes > verdict.prompts
     return f"{plan}{wider}.{' More raters on the same prompts would not: add prompts.' if crowded else ''}"
 
@@ -352,6 +351,10 @@ def _level(level: float) -> str:
 
 def _count(number: int, noun: str) -> str:
     return plural(number, noun)
+
+
+def _about(number: int, noun: str) -> str:
+    return f"{about(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:

@@ -2,57 +2,48 @@
 
 from __future__ import annotations
 
-from math import log
-
 import streamlit as st
 
+from backend.domain.battles.headlines import board_headline, pair_headline
 from backend.domain.battles.inference.plans import PlanOption
 from backend.domain.battles.verdicts import PairVerdict
-from backend.domain.wording import format_duration, percent, plural
+from backend.domain.wording import about, format_duration, format_evidence, percent, plural
 from backend.services.battles.standings import Standings
 from pages.components.battles.charts import win_chart
 from pages.components.charts.style import STATIC
 from pages.components.frame import plain
 from pages.components.tables import draw_table
 
-BADGES = {
-    "better": ("decided", "green", "check_circle"),
-    "worse": ("decided", "green", "check_circle"),
-    "undecided": ("open", "gray", "pending"),
+TONES = {
+    "decided": ("decided", "green", "check_circle"),
+    "leaning": ("likely", "blue", "trending_up"),
+    "open": ("open", "gray", "pending"),
 }
 MAX_VERDICTS = 6
+MANY_VOTES = 100_000
+"""Votes whose rating time no one asks for."""
 
 
-def draw_way_to_verdict(standings: Standings) -> None:
-    """Draw how near the first two contestants are to a verdict: evidence on a log scale, and the votes that are still needed."""
-    verdict = next((verdict for verdict in standings.verdicts if verdict.outcome == "undecided"), None)
-    if not standings.verdicts or standings.table is None:
+def draw_headline(standings: Standings) -> None:
+    """Draw who leads, whether it is enough, and what is missing, for a reader without statistics."""
+    headline = board_headline(standings.verdicts, standings.table)
+    if headline is None:
         return
-    decided = sum(verdict.outcome != "undecided" for verdict in standings.verdicts)
-    if verdict is None:
-        every = "The pair is" if decided == 1 else f"All {decided} pairs are"
-        st.progress(1.0, text=f"{every} decided.")
-        return
-    leading = standings.verdicts[0]
-    share = 1.0 if leading.outcome != "undecided" else min(1.0, max(0.0, log(max(leading.e_value, 1.0)) / log(leading.threshold)))
-    needed = f", about {plural(leading.votes_needed, 'more vote')}" if leading.votes_needed else ""
-    text = f"{plain(leading.first)} against {plain(leading.second)}: evidence {leading.e_value:.3g} of {leading.threshold:,.0f}{needed}"
-    st.progress(share, text=text + (f" · {decided} of {plural(len(standings.verdicts), 'pair')} decided" if decided else ""))
+    with st.container(border=True):
+        _, color, icon = TONES[headline.tone]
+        st.markdown(f"#### :{color}[:material/{icon}:] {plain(headline.sentence)}")
+        st.caption(plain(" ".join(headline.notes)))
 
 
 def draw_verdicts(standings: Standings) -> None:
-    """Draw the verdict on each pair, neighbours on the leaderboard first."""
-    for verdict in standings.verdicts[:MAX_VERDICTS]:
-        _draw_verdict(verdict)
-    if standings.verdicts:
-        st.caption(
-            "Verdicts hold for prompts like these, judged by these raters. The difference between neighbours, below, has intervals "
-            "clustered by rater too: it speaks for raters like them."
-        )
+    """Draw the verdict on each pair: decided ones first, then neighbours on the leaderboard."""
+    verdicts = sorted(standings.verdicts, key=lambda verdict: verdict.outcome == "undecided")
+    for verdict in verdicts[:MAX_VERDICTS]:
+        _draw_verdict(verdict, standings)
     undecided = next((verdict for verdict in standings.verdicts if verdict.outcome == "undecided"), None)
     if undecided is not None:
         _draw_plan(undecided, standings.plan)
-    rest = standings.verdicts[MAX_VERDICTS:]
+    rest = verdicts[MAX_VERDICTS:]
     if rest:
         with st.expander(plural(len(rest), "more pair"), key="more_verdicts", on_change="rerun") as more:
             if more.open:
@@ -72,9 +63,9 @@ def _draw_plan(verdict: PairVerdict, plan: tuple[PlanOption, ...]) -> None:
                 {
                     "Gap, rating points": f"{option.gap_elo:g}",
                     "Design": option.label,
-                    "Votes": option.votes,
-                    "Prompts": option.prompts,
-                    "Rating time": format_duration(60 * option.minutes),
+                    "Votes": about(option.votes),
+                    "Prompts": about(option.prompts),
+                    "Rating time": format_duration(60 * option.minutes) if option.votes <= MANY_VOTES else "–",
                     "Looks": "at any time" if option.any_time else "one, at the end",
                 }
                 for option in plan
@@ -91,16 +82,22 @@ def _verdict_line(verdict: PairVerdict) -> dict[str, object]:
         "Pair": f"{verdict.first} against {verdict.second}",
         "Verdict": verdict.outcome,
         "Share": f"{percent(share.value)} [{percent(share.low or 0)}, {percent(1.0 if share.high is None else share.high)}]",
-        "E-value": f"{verdict.e_value:.3g} of {verdict.threshold:.3g}",
+        "Evidence over prompts": format_evidence(verdict.e_value),
+        "Over raters": format_evidence(verdict.rater_e_value),
+        "Needed": f"{verdict.threshold:,.0f}",
         "Votes": verdict.votes,
-        "Votes needed": verdict.votes_needed or None,
+        "Votes needed": about(verdict.votes_needed) if verdict.votes_needed else None,
     }
 
 
-def _draw_verdict(verdict: PairVerdict) -> None:
-    word, color, icon = BADGES[verdict.outcome]
+def _draw_verdict(verdict: PairVerdict, standings: Standings) -> None:
+    if standings.table is None:
+        return
+    headline = pair_headline(verdict, standings.table)
+    word, color, icon = TONES[headline.tone]
     with st.container(border=True):
-        st.markdown(f":{color}-badge[:material/{icon}: {word}] {plain(verdict.sentence)}")
+        st.markdown(f":{color}-badge[:material/{icon}: {word}] {plain(headline.sentence)}")
+        st.caption(plain(" ".join((verdict.sentence, *headline.notes))))
 
 
 def draw_bias(standings: Standings) -> None:

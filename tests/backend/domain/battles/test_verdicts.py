@@ -14,6 +14,7 @@ from backend.domain.battles.inference.pair_votes import PairVotes, pair_votes
 from backend.domain.battles.inference.plans import votes_for_gap
 from backend.domain.battles.verdicts import is_decided, pair_verdict, share_among_raters, verdict_path
 from backend.domain.battles.votes import VoteRecord
+from backend.domain.wording import about
 from backend.errors import InvalidInput
 
 SWAPPED = {"A": "B", "B": "A"}
@@ -115,12 +116,13 @@ def test_an_undecided_pair_states_the_votes_needed() -> None:
     assert verdict.outcome == "undecided"
     assert verdict.votes_needed >= verdict.prompts_needed > 100
     assert verdict.seconds_needed == pytest.approx(37 * verdict.votes_needed)
-    more = f"About {verdict.votes_needed:,} more votes on {verdict.prompts_needed:,} new prompts by {verdict.raters_needed:,} new raters"
+    votes, prompts, raters = map(about, (verdict.votes_needed, verdict.prompts_needed, verdict.raters_needed))
+    more = f"About {votes} more votes on {prompts} new prompts by {raters} new raters"
     assert more in verdict.sentence
     assert "35 Elo" in verdict.sentence
     assert verdict.needed_at_gap is not None
     assert verdict.needed_at_gap.gap_elo == pytest.approx(400 * math.log10((17.5 + 1) / (12.5 + 1)))
-    assert f"about {verdict.needed_at_gap.votes:,} the observed one of 55." in verdict.sentence
+    assert f"about {about(verdict.needed_at_gap.votes)} the observed one of 55." in verdict.sentence
 
 
 def test_a_wider_gap_needs_fewer_votes() -> None:

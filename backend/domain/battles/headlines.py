@@ -1,0 +1,154 @@
+"""Sentences on a board for readers without statistics: who leads, whether it is enough to promote, what is missing.
+
+Ranks and verdicts answer different questions, so they may differ; `rank_note` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from backend.domain.battles.rating_table import RatingTable
+from backend.domain.battles.verdicts import Needed, PairVerdict
+from backend.domain.wording import about, percent, plural
+
+Tone = Literal["decided", "leaning", "open"]
+
+PROBABLE = 0.2
+"""Two-sided p value below which a lead is called probable: a chance of one in ten that it is the other way round."""
+
+FEWEST_VOTES = 10
+"""With fewer votes no lead is called probable."""
+
+MANY_VOTES = 10_000
+"""More votes than a campaign collects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A sentence on a pair, and notes on whom it speaks for and on ranks that seem to contradict it."""
+
+    sentence: str
+    notes: tuple[str, ...]
+    tone: Tone
+
+
+def board_headline(verdicts: Sequence[PairVerdict], table: RatingTable | None) -> Headline | None:
+    """Return the headline of the first two contestants of a board; None without votes. `verdicts` list that pair first."""
+    if table is None or not verdicts:
+        return None
+    leading = verdicts[0]
+    headline = pair_headline(leading, table)
+    if leading.votes == leading.identical:
+        headline = Headline(_unmet(leading, table), headline.notes, "open")
+    beaten = [one for one in verdicts if one.first == leading.first and one.outcome == "better"]
+    others = len(table.contestants) - 1
+    if len(beaten) == others > 1:
+        headline = Headline(f"{leading.first} is better than all {others} others. Enough to promote.", headline.notes, "decided")
+    if len(verdicts) > 1:
+        decided = sum(one.outcome != "undecided" for one in verdicts)
+        nearest = "the nearest " if len(verdicts) < leading.num_pairs else ""
+        count = f"{decided:,} of {nearest}{plural(len(verdicts), 'pair')} {'is' if decided == 1 else 'are'} decided."
+        headline = Headline(headline.sentence, (count, *headline.notes), headline.tone)
+    return headline
+
+
+def pair_headline(verdict: PairVerdict, table: RatingTable) -> Headline:
+    """Return the headline of a pair on a board."""
+    tone: Tone = "decided" if verdict.outcome != "undecided" else "open"
+    if tone == "open" and (verdict.for_these_raters != "undecided" or _is_probable(verdict, table)):
+        tone = "leaning"
+    notes = [note for note in (scope_note(verdict), rank_note(verdict, table)) if note]
+    return Headline(_sentence(verdict, tone), tuple(notes), tone)
+
+
+def scope_note(verdict: PairVerdict) -> str:
+    """Say which raters and prompts a verdict speaks for."""
+    if verdict.votes == verdict.identical:
+        return ""
+    raters, prompts = plural(verdict.raters, "rater"), plural(verdict.prompts, "prompt")
+    if verdict.outcome != "undecided":
+        return f"Speaks for raters like the {verdict.raters:,} who voted, and for prompts like these {verdict.prompts:,}."
+    if verdict.for_these_raters != "undecided":
+        alone = "the one rater who voted" if verdict.raters == 1 else f"the {verdict.raters:,} raters who voted"
+        return f"Speaks for {alone} and no others."
+    return f"So far {raters} on {prompts}."
+
+
+def rank_note(verdict: PairVerdict, table: RatingTable) -> str:
+    """Say why ranks and verdict of a pair seem to contradict each other; "" where they don't."""
+    if not {verdict.first, verdict.second} <= set(table.contestants):
+        return ""
+    above, below = sorted((table.rating(name) for name in (verdict.first, verdict.second)), key=lambda row: -row.rating)
+    apart = above.rank_high < below.rank_low
+    winner = {"better": verdict.first, "worse": verdict.second, "undecided": above.contestant}[verdict.outcome]
+    if winner != above.contestant:
+        return f"{above.contestant} ranks higher over all opponents, yet loses the battles against {below.contestant}."
+    if apart and verdict.outcome == "undecided":
+        return (
+            "Their ranks are apart all the same: ranks describe the votes so far, at one look; a verdict must hold at every look and for "
+            "other raters and prompts, so it asks for more."
+        )
+    if not apart and verdict.outcome != "undecided":
+        return "Their ranks overlap all the same: ranks are cautious about all pairs at once, the verdict is on these two."
+    return ""
+
+
+def _is_probable(verdict: PairVerdict, table: RatingTable) -> bool:
+    """Return whether direct votes and ratings point the same way, and the other way round has a chance below one in ten."""
+    if verdict.votes < FEWEST_VOTES or not {verdict.first, verdict.second} <= set(table.contestants):
+        return False
+    gap = table.pair(verdict.first, verdict.second)
+    return gap.p_value < PROBABLE and (gap.difference > 0) == (verdict.share.value > 0.5)
+
+
+def _sentence(verdict: PairVerdict, tone: Tone) -> str:
+    if verdict.votes == verdict.identical:
+        equal = " All answers were identical." if verdict.identical else ""
+        return f"No vote compares {verdict.first} with {verdict.second} yet.{equal}"
+    share, votes = verdict.share.value, plural(verdict.votes, "vote")
+    leader, other = (verdict.first, verdict.second) if share >= 0.5 else (verdict.second, verdict.first)
+    earned = f"{percent(max(share, 1 - share))} of {votes}"
+    if verdict.outcome != "undecided":
+        return f"{leader} is better than {other}, {earned}. Enough to promote."
+    if round(100 * share) == 50:
+        return f"{leader} and {other} are even after {votes}. Not enough to promote: {_missing(verdict)}."
+    if verdict.for_these_raters != "undecided":
+        who = "The one rater who voted prefers" if verdict.raters == 1 else f"The {verdict.raters:,} raters who voted prefer"
+        lead = f"{who} {leader} to {other}, {earned}; others may not"
+    elif tone == "leaning":
+        lead = f"{leader} is probably better than {other}, {earned}"
+    else:
+        lead = f"{leader} is ahead of {other} with {earned}, which may be chance"
+    return f"{lead}. Not enough to promote: {_missing(verdict)}."
+
+
+def _unmet(verdict: PairVerdict, table: RatingTable) -> str:
+    """Say who leads where the first two never met."""
+    if verdict.second not in table.contestants:
+        return _sentence(verdict, "open")
+    gap = table.pair(verdict.first, verdict.second)
+    lead = "probably ahead of" if gap.p_value < PROBABLE else "not clearly ahead of"
+    leads = f"{verdict.first} leads the ratings of {len(table.contestants):,} contestants, {lead} {verdict.second}"
+    return f"{leads}. Not enough to promote: no vote compares the two, and a verdict asks for direct votes."
+
+
+def _missing(verdict: PairVerdict) -> str:
+    """Say what would settle the observed gap, or the smallest one that matters where the votes are even."""
+    observed = verdict.needed_at_gap
+    needed = observed if observed is not None and observed.gap_elo >= verdict.smallest_gap_elo else verdict.needed
+    at = "at this gap" if needed is observed else f"for a gap of {needed.gap_elo:g} rating points"
+    if needed.votes > MANY_VOTES:
+        return f"over {MANY_VOTES:,} more votes {at}, so treat them as equal"
+    if not (needed.votes or needed.raters):
+        return "a gap that matters would probably have shown by now" if needed is not observed else f"a few more votes {at}"
+    return f"{_about(needed)} {at}"
+
+
+def _about(needed: Needed) -> str:
+    votes = f"about {about(needed.votes)} more {'vote' if needed.votes == 1 else 'votes'}"
+    if not needed.raters:
+        return f"{votes}, each on a new prompt," if needed.prompts else votes
+    raters = f"by about {about(needed.raters)} new {'rater' if needed.raters == 1 else 'raters'}"
+    return f"{votes} {raters} on new prompts" if needed.prompts else f"{votes} {raters}"
