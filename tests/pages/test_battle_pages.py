@@ -324,5 +324,5 @@ def test_votes_from_elsewhere_are_mapped_and_previewed_before_they_are_imported(
     (campaign,) = list_campaigns(site)
     assert (campaign.name, campaign.num_votes, campaign.num_prompts) == ("club", 2, 2)
     app = open_page("evaluate/battles.py", campaign=campaign.id, tab="Answers")
-    assert "The imported file has no answers of Elm and Oak" in words(app)
+    assert "The imported file has the votes without the answers" in words(app)
     assert "counts as a tie" not in words(app)

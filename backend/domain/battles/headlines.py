@@ -56,11 +56,12 @@ def board_headline(verdicts: Sequence[PairVerdict], table: RatingTable | None) -
 
 def pair_headline(verdict: PairVerdict, table: RatingTable) -> Headline:
     """Return the headline of a pair on a board."""
+    is_probable = _is_probable(verdict, table)
     tone: Tone = "decided" if verdict.outcome != "undecided" else "open"
-    if tone == "open" and (verdict.for_these_raters != "undecided" or _is_probable(verdict, table)):
+    if tone == "open" and (verdict.for_these_raters != "undecided" or is_probable):
         tone = "leaning"
     notes = [note for note in (scope_note(verdict), rank_note(verdict, table)) if note]
-    return Headline(_sentence(verdict, tone), tuple(notes), tone)
+    return Headline(_sentence(verdict, is_probable=is_probable), tuple(notes), tone)
 
 
 def scope_note(verdict: PairVerdict) -> str:
@@ -96,14 +97,14 @@ def rank_note(verdict: PairVerdict, table: RatingTable) -> str:
 
 
 def _is_probable(verdict: PairVerdict, table: RatingTable) -> bool:
-    """Return whether direct votes and ratings point the same way, and the other way round has a chance below one in ten."""
-    if verdict.votes < FEWEST_VOTES or not {verdict.first, verdict.second} <= set(table.contestants):
+    """Return whether votes of several raters and ratings point the same way, with a chance below one in ten of the other way round."""
+    if verdict.votes < FEWEST_VOTES or verdict.raters < 2 or not {verdict.first, verdict.second} <= set(table.contestants):
         return False
     gap = table.pair(verdict.first, verdict.second)
     return gap.p_value < PROBABLE and (gap.difference > 0) == (verdict.share.value > 0.5)
 
 
-def _sentence(verdict: PairVerdict, tone: Tone) -> str:
+def _sentence(verdict: PairVerdict, *, is_probable: bool) -> str:
     if verdict.votes == verdict.identical:
         equal = " All answers were identical." if verdict.identical else ""
         return f"No vote compares {verdict.first} with {verdict.second} yet.{equal}"
@@ -114,11 +115,11 @@ def _sentence(verdict: PairVerdict, tone: Tone) -> str:
         return f"{leader} is better than {other}, {earned}. Enough to promote."
     if round(100 * share) == 50:
         return f"{leader} and {other} are even after {votes}. Not enough to promote: {_missing(verdict)}."
-    if verdict.for_these_raters != "undecided":
+    if is_probable:
+        lead = f"{leader} is probably better than {other}, {earned}"
+    elif verdict.for_these_raters != "undecided":
         who = "The one rater who voted prefers" if verdict.raters == 1 else f"The {verdict.raters:,} raters who voted prefer"
         lead = f"{who} {leader} to {other}, {earned}; others may not"
-    elif tone == "leaning":
-        lead = f"{leader} is probably better than {other}, {earned}"
     else:
         lead = f"{leader} is ahead of {other} with {earned}, which may be chance"
     return f"{lead}. Not enough to promote: {_missing(verdict)}."
@@ -127,7 +128,7 @@ def _sentence(verdict: PairVerdict, tone: Tone) -> str:
 def _unmet(verdict: PairVerdict, table: RatingTable) -> str:
     """Say who leads where the first two never met."""
     if verdict.second not in table.contestants:
-        return _sentence(verdict, "open")
+        return _sentence(verdict, is_probable=False)
     gap = table.pair(verdict.first, verdict.second)
     lead = "probably ahead of" if gap.p_value < PROBABLE else "not clearly ahead of"
     leads = f"{verdict.first} leads the ratings of {len(table.contestants):,} contestants, {lead} {verdict.second}"

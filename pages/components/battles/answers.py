@@ -46,14 +46,17 @@ def draw_answers(ctx: Context, campaign: CampaignView) -> None:
         empty_state("No votes match these filters." if category or only_remarks else "No votes yet.")
         return
     colors = {contestant.name: COLORS[number % len(COLORS)] for number, contestant in enumerate(campaign.contestants)}
+    is_bare = not any(pair.has_texts for prompt in answers.prompts for pair in prompt.pairs)
+    if is_bare:
+        st.caption(":material/info: The imported file has the votes without the answers.")
     for prompt in answers.prompts:
-        _draw_prompt(prompt, colors)
+        _draw_prompt(prompt, colors, is_bare=is_bare)
     pages = math.ceil(answers.total / PAGE_SIZE)
     if pages > 1:
         st.pagination(pages, key="answers_page")
 
 
-def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str]) -> None:
+def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str], *, is_bare: bool) -> None:
     with st.container(border=True):
         parts = [f"Prompt {prompt.number}", *([prompt.category] if prompt.category else []), plural(prompt.votes, "vote")]
         st.caption(plain(" · ".join(parts)))
@@ -62,7 +65,7 @@ def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str]) -> None:
                 st.caption(plain(role.capitalize()))
             _draw_text(text)
         for number, pair in enumerate(prompt.pairs):
-            _draw_pair(pair, colors, key=f"{prompt.prompt_id}_{number}")
+            _draw_pair(pair, colors, key=f"{prompt.prompt_id}_{number}", is_bare=is_bare)
         more = prompt.num_pairs - len(prompt.pairs)
         if more:
             st.button(
@@ -74,14 +77,15 @@ def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str]) -> None:
             )
 
 
-def _draw_pair(pair: AnswerPair, colors: dict[str, str], *, key: str) -> None:
+def _draw_pair(pair: AnswerPair, colors: dict[str, str], *, key: str, is_bare: bool) -> None:
     st.html(figure(stacked_bar(_shares(pair, colors), height_px=BAR_PX), alt=f"Votes between {pair.first} and {pair.second}"))
     if pair.is_identical:
         st.caption("Both gave the same answer, which counts as a tie and is not shown to raters.")
         _draw_text(pair.first_text)
         return
     if not pair.has_texts:
-        st.caption(f"The imported file has no answers of {plain(pair.first)} and {plain(pair.second)}, only their votes.")
+        if not is_bare:
+            st.caption(f"The imported file has no answers of {plain(pair.first)} and {plain(pair.second)}, only their votes.")
         return
     is_long = max(len(pair.first_text), len(pair.second_text)) > LONG_TEXT
     for column, name, text in zip(st.columns(2), (pair.first, pair.second), (pair.first_text, pair.second_text), strict=True):

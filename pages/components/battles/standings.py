@@ -96,7 +96,11 @@ def _draw_verdict(verdict: PairVerdict, standings: Standings) -> None:
     headline = pair_headline(verdict, standings.table)
     word, color, icon = TONES[headline.tone]
     with st.container(border=True):
-        st.markdown(f":{color}-badge[:material/{icon}: {word}] {plain(headline.sentence)}")
+        badge = f":{color}-badge[:material/{icon}: {word}]"
+        if len(standings.verdicts) == 1:  # the page's headline is on this pair
+            st.markdown(f"{badge} {plain(verdict.sentence)}")
+            return
+        st.markdown(f"{badge} {plain(headline.sentence)}")
         st.caption(plain(" ".join((verdict.sentence, *headline.notes))))
 
 
