@@ -18,7 +18,7 @@ from typing import Any
 from backend.domain.data.kinds import LINE_KINDS, DatasetKind
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.rows.mapping import check_mapping, settle_answers
-from backend.domain.data.rows.problem import BadRow, RowProblem
+from backend.domain.data.rows.problem import BadRow, RowProblem, describe_share, most_frequent
 from backend.domain.data.rows.trees import TREE, is_message_table
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.errors import InvalidInput, JobFailed
@@ -32,7 +32,7 @@ from jobs.data.parsing import Parsed, Parser, iter_source, rows_of
 from jobs.data.readers import Rows, RowSource
 from jobs.data.saved import SavedDataset
 from jobs.data.splitting import DividedRows, Splitter
-from jobs.data.writing import DatasetWriter, publish, sync_all
+from jobs.data.writing import DatasetWriter, Tally, publish, sync_all
 from jobs.reporter import Reporter
 
 SAMPLE_ROWS = 50
@@ -48,9 +48,9 @@ class ImportResult:
     """Outcome of an import.
 
     `rejected` holds the first 200 unusable rows, as {"file" (of several), "row", "reason", "raw"}; all are in the folder's
-    `rejected.jsonl`. `ignored` holds the files left out, as {"file", "reason"}. `bytes` is the size on disk, `text_bytes` that of the
-    text. When texts were cut for validation (fewer than ten of them), a text counts in `train_rows` and in `val_rows`. `resumed`: an
-    earlier attempt was continued.
+    `rejected.jsonl`. `rejected_reasons` counts them all, as {"rows", "reason", "row"} (the first). `ignored` holds the files left out, as
+    {"file", "reason"}. `bytes` is the size on disk, `text_bytes` that of the text. When texts were cut for validation (fewer than ten of
+    them), a text counts in `train_rows` and in `val_rows`. `resumed`: an earlier attempt was continued.
     """
 
     kind: str
@@ -67,13 +67,14 @@ class ImportResult:
     columns: list[str]
     unigram_byte_entropy_bits: float
     reason: str
+    rejected_reasons: tuple[dict[str, Any], ...] = ()
     files: int = 1
     ignored: tuple[dict[str, str], ...] = ()
     resumed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; the folder as text."""
-        return {**asdict(self), "folder": str(self.folder), "ignored": list(self.ignored)}
+        return {**asdict(self), "folder": str(self.folder), "ignored": list(self.ignored), "rejected_reasons": list(self.rejected_reasons)}
 
 
 def import_dataset(
@@ -86,6 +87,7 @@ def import_dataset(
     val_fraction: float = DEFAULT_VAL_FRACTION,
     seed: int = DEFAULT_SPLIT_SEED,
     keep_good: bool = True,
+    max_rejected: float = 1.0,
     encoding: str | None = None,
     split: str | None = None,
     part_s: float = 20.0,
@@ -94,10 +96,11 @@ def import_dataset(
 
     `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The same content, kind and
     split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in `rejected.jsonl`; otherwise the first
-    one ends the import. `encoding` names the encoding of text that is not UTF-8 (UTF-16 is known by its byte order mark).
-    `split` names one split of a saved dataset; without it its train and validation splits are kept. About every `part_s` seconds the
-    finished rows are stored as a part, from which an import of the same unchanged source resumes within a day. Raises InvalidInput if the
-    source, the kind or the mapping can't be used or no row is good, NotFound if the source is missing, JobFailed on a stop request.
+    one ends the import. Above a share of `max_rejected` of all rows nothing is published. `encoding` names the encoding of text that is not
+    UTF-8 (UTF-16 is known by its byte order mark). `split` names one split of a saved dataset; without it its train and validation splits
+    are kept. About every `part_s` seconds the finished rows are stored as a part, from which an import of the same unchanged source resumes
+    within a day. Raises InvalidInput if the source, the kind or the mapping can't be used, too many rows are bad or none is good, NotFound
+    if the source is missing, JobFailed on a stop request.
     """
     if not 0 <= val_fraction < 1:
         raise InvalidInput(f"val_fraction is {val_fraction}; give a share from 0 to below 1.", field="val_fraction")
@@ -126,6 +129,8 @@ def import_dataset(
         writer = work.run()
         if writer.tally.train_rows == 0:
             raise _nothing_usable(source.name, writer.tally.rejected)
+        if writer.tally.rejected_count > max_rejected * (writer.tally.rows + writer.tally.rejected_count):
+            raise _too_many(source.name, writer.tally)
         files = join_parts(folder, work.state.parts + 1, kind=plan.kind)
         result = _result(work, writer, rows, plan, files=files, out_root=out_root)
         meta = {**result.as_dict(), "folder": result.folder.name, "val_fraction": val_fraction, "seed": seed, "format": FORMAT_VERSION}
@@ -199,6 +204,7 @@ def _result(work: _Work, writer: DatasetWriter, rows: Rows, plan: _Plan, *, file
         val_rows=tally.val_rows,
         rejected_count=tally.rejected_count,
         rejected=tally.rejected,
+        rejected_reasons=tuple(sorted(tally.reasons.values(), key=lambda one: -int(one["rows"]))),
         content_hash=writer.content_hash,
         folder=out_root / writer.content_hash[:16],
         bytes=sum(file.stat().st_size for file in files.iterdir()),
@@ -379,6 +385,15 @@ def _refused(name: str, bad: tuple[BadRow, ...]) -> InvalidInput:
         f"{name!r} has rows that can't be used. {reasons}.",
         remedy="Correct them, or skip bad rows.",
         field="keep_good",
+    )
+
+
+def _too_many(name: str, tally: Tally) -> InvalidInput:
+    reasons = "; ".join(most_frequent(tally.reasons.values()))
+    return InvalidInput(
+        f"{describe_share(tally.rejected_count, tally.rows)} of {name!r} can't be used. {reasons}.",
+        remedy="Nothing was imported. Import the others, or correct the kind, the columns or the file.",
+        field="rejected",
     )
 
 

@@ -31,6 +31,7 @@ def run(spec: JobSpec[ImportPayload], reporter: Reporter) -> ImportResult:
             val_fraction=payload.val_fraction,
             seed=payload.seed,
             keep_good=payload.keep_good,
+            max_rejected=payload.max_rejected,
             encoding=payload.encoding,
             split=payload.split,
             out_root=spec.path(payload.out_root),

@@ -24,7 +24,7 @@ from blake3 import blake3
 from pyarrow import compute, parquet
 
 from backend.domain.data.kinds import DatasetKind
-from backend.domain.data.rows.problem import BadRow
+from backend.domain.data.rows.problem import BadRow, count_reason
 from backend.errors import Unavailable
 from jobs.data.row_keys import RowKeys, one_array, string_parts
 from jobs.data.schemas import SCHEMAS
@@ -117,6 +117,7 @@ class Tally:
     rejected_count: int = 0
     rejected_bytes: int = 0
     rejected: list[dict[str, Any]] = field(default_factory=list)
+    reasons: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def byte_entropy_bits(self) -> float:
         """Return the Shannon entropy of single bytes of the text, in bits per byte: the baseline for bits per byte."""
@@ -250,6 +251,7 @@ class DatasetWriter:
     def reject(self, bad: BadRow) -> None:
         """Record a rejected row."""
         self.tally.rejected_count += 1
+        count_reason(self.tally.reasons, bad.as_dict(raw=0))
         if len(self.tally.rejected) < SHOWN_REJECTED:
             self.tally.rejected.append(bad.as_dict(raw=SHOWN_RAW))
         if self.tally.rejected_bytes < MAX_REJECTED_BYTES:

@@ -7,7 +7,6 @@ import streamlit as st
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.architectures.families import FAMILIES
 from backend.domain.wording import plural, short
-from backend.errors import RoundhouseError
 from backend.services.architectures import (
     ArchitectureView,
     architecture_yaml,
@@ -24,7 +23,7 @@ from pages.components import routes
 from pages.components.architectures.cost import draw_block, draw_cost
 from pages.components.architectures.form import draw_form, set_fields
 from pages.components.architectures.memory import draw_memory
-from pages.components.frame import errors_shown, page_frame, plain
+from pages.components.frame import errors_shown, handled, page_frame, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
 from pages.components.words import ago
@@ -95,17 +94,12 @@ def draw_yaml(config: ArchitectureConfig | None) -> None:
             st.caption("`roundhouse architecture describe FILE.yaml` reads the same YAML.")
         st.text_area("Read from YAML", key="architecture_yaml", height=120, placeholder="num_layers: 6\nwidth: 192\n…")
         st.button("Load into the form", key="architecture_read", icon=":material/input:", on_click=read_yaml)
-        with errors_shown():
-            if error := st.session_state.pop("architecture_yaml_error", None):
-                raise error
 
 
+@handled
 def read_yaml() -> None:
     """Load the pasted YAML into the form. A callback, which runs before the page is drawn: a rerun could stop between two fields."""
-    try:
-        set_fields(parse_architecture(st.session_state["architecture_yaml"] or ""))
-    except RoundhouseError as error:
-        st.session_state["architecture_yaml_error"] = error
+    set_fields(parse_architecture(st.session_state["architecture_yaml"] or ""))
 
 
 def load_requested(ctx: Context) -> None:

@@ -16,6 +16,7 @@ from pages.components.checkpoints.inspection.lens import draw_lens
 from pages.components.checkpoints.inspection.pair import draw_pair
 from pages.components.checkpoints.inspection.tokens import draw_tokens
 from pages.components.checkpoints.inspection.weights import draw_weights
+from pages.components.choices import by_identity
 from pages.components.frame import empty_state, errors_shown, page_frame, show_problem
 from pages.components.job_progress import draw_job
 from pages.components.links import back_link
@@ -33,7 +34,7 @@ def draw_choice(ctx: Context) -> None:
         "Checkpoint",
         list(names),
         index=None,
-        format_func=lambda k: names[k],
+        format_func=by_identity("inspect_choose", names, names.__getitem__),
         key="inspect_choose",
         placeholder="Choose a checkpoint",
         width=480,

@@ -25,7 +25,7 @@ from backend.services.training.views import RunDetail, run_detail
 from pages.components import routes
 from pages.components.data.report_link import draw_report_link
 from pages.components.evaluation.suites import draw_suite_choice
-from pages.components.frame import errors_shown, page_frame
+from pages.components.frame import errors_shown, handled, page_frame
 from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
 from pages.components.training.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields
 from pages.components.training.run_form import FormState, draw_run_form, fill_form, start_form
@@ -78,6 +78,7 @@ def prepare_form(ctx: Context) -> None:
     st.session_state["launch_source"] = source
 
 
+@handled
 def take_recipe() -> None:
     """Load the clicked recipe into the form at the next rerun."""
     if (name := st.session_state.get("launch_recipe")) in RECIPES:

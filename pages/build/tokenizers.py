@@ -10,6 +10,7 @@ from backend.services.context import Context, Person
 from backend.services.tokenizers.reports import MOST_TOKENIZERS
 from backend.services.tokenizers.sources import list_sources, resolve_source
 from backend.services.tokenizers.tokenizers import TokenizerView, get_tokenizer, list_tokenizers
+from pages.components.choices import by_identity
 from pages.components.frame import empty_state, live_part, page_frame, plain, warn_unknown
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
@@ -88,7 +89,9 @@ def draw_comparison(ctx: Context, person: Person) -> None:
         default=list(dict.fromkeys(refs))[:MOST_TOKENIZERS],
         max_selections=MOST_TOKENIZERS,
         key="compare_tokenizers",
-        format_func=lambda ref: sources[ref].name + ("" if sources[ref].kind == "tokenizer" else " (base)"),
+        format_func=by_identity(
+            "compare_tokenizers", sources, lambda ref: sources[ref].name + ("" if sources[ref].kind == "tokenizer" else " (base)")
+        ),
         placeholder="Tokenizers",
         help="Your own and those of bases. Checkpoints of runs have the tokenizer they were trained with.",
     )

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import ParamSpec
 
 import streamlit as st
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 STYLE = "<style>button[kind=tertiary]{text-align:left}</style>"
 """Links in lists are quiet buttons; a long name on two lines begins at the left."""
+
+FAILED = "callback_failed"
+"""Key of the session state: the error of a callback, which the page shows that is drawn after it."""
 
 BARE_LINK = re.compile(r"https?:(?=//)|www(?=\.)|@(?=[-\w]+\.)", re.IGNORECASE)
 
@@ -38,6 +42,7 @@ def page_frame(title: str, caption: str = "", *, way_back: bool = False) -> Iter
     st.title(title, anchor=False)
     if caption:
         st.caption(caption)
+    show_failed_callback()
     with errors_shown():
         try:
             yield context(), person
@@ -69,13 +74,40 @@ def errors_shown() -> Iterator[None]:
         )
 
 
+def handled(callback: Callable[P, object]) -> Callable[P, None]:
+    """Return a callback of a widget whose failure the page shows as its own. Streamlit would put its error screen in the page's place."""
+
+    @wraps(callback)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            callback(*args, **kwargs)
+        except Exception as error:
+            if type(error).__module__.startswith("streamlit"):
+                raise  # reruns and stops travel as exceptions
+            st.session_state[FAILED] = error
+
+    return run
+
+
+def show_failed_callback() -> None:
+    """Show the error of the callback that ran before this drawing, once."""
+    with errors_shown():
+        if (error := st.session_state.pop(FAILED, None)) is not None:
+            raise error
+
+
 def live_part(every: float | None = None) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """Return a decorator that makes a function a part of the page with reruns of its own: by its widgets, and every so many seconds where
     they are given. What fails in it is shown as on the rest of the page, and the next rerun replaces it.
     """
 
     def decorate(draw: Callable[P, None]) -> Callable[P, None]:
-        return st.fragment(errors_shown()(draw), run_every=every)
+        def draw_framed(*args: P.args, **kwargs: P.kwargs) -> None:
+            show_failed_callback()
+            with errors_shown():
+                draw(*args, **kwargs)
+
+        return st.fragment(wraps(draw)(draw_framed), run_every=every)
 
     return decorate
 

@@ -25,6 +25,7 @@ from pages.components.battles.raters import draw_raters
 from pages.components.battles.standings import draw_headline
 from pages.components.battles.training_plan import draw_training_plan
 from pages.components.battles.vote_import import draw_vote_import
+from pages.components.choices import by_identity
 from pages.components.frame import empty_state, errors_shown, live_part, page_frame, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import back_link, row_link
@@ -139,7 +140,8 @@ def draw_contestants(ctx: Context, person: Person, campaign: CampaignView) -> No
     others = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True) if checkpoint.id not in playing}
     if others:
         with st.popover("Add a contestant", icon=":material/add:", key="enter_menu"):
-            chosen = st.selectbox("Checkpoint", list(others), format_func=others.__getitem__, key="enter_which")
+            words = by_identity("enter_which", others, others.__getitem__)
+            chosen = st.selectbox("Checkpoint", list(others), format_func=words, key="enter_which")
             if st.button("Add", key="enter_go"):
                 with errors_shown():
                     add_contestant(ctx, campaign.id, chosen, person=person)

@@ -20,6 +20,7 @@ from backend.services.serving.memory import DeploymentMemory, deployment_memory
 from backend.services.serving.owners import why_not_delete
 from backend.services.serving.requirements import SafetyRequirement, check_requirement, required_gates, requirement_of
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import empty_state, errors_shown, live_part, page_frame, plain, show_problem, warn_unknown, with_code
 from pages.components.links import row_link
 from pages.components.serving.adapters import draw_adapters
@@ -79,7 +80,7 @@ def draw_form(
         "Checkpoint",
         ids,
         index=ids.index(requested) if requested in checkpoints else 0,
-        format_func=lambda subject: label_subject(subject, checkpoints, aliases),
+        format_func=by_identity("deploy_checkpoint", ids, lambda subject: label_subject(subject, checkpoints, aliases)),
         key="deploy_checkpoint",
         help="An endpoint that is deployed from an alias follows it: when the alias moves, its new checkpoint is deployed.",
     )

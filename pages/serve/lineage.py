@@ -9,6 +9,7 @@ from backend.services.context import Context
 from backend.services.lineage import lineage_of_checkpoint, lineage_of_endpoint
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import empty_state, page_frame, plain
 from pages.components.serving.lineage import draw_lineage
 
@@ -30,7 +31,7 @@ def choose_subject(ctx: Context) -> tuple[str, str] | None:
         "Endpoint or checkpoint",
         choices,
         index=choices.index(requested) if requested else 0,
-        format_func=lambda choice: f"{choice[0]} {checkpoints.get(choice[1], choice[1])}",
+        format_func=by_identity("lineage_subject", choices, lambda choice: f"{choice[0]} {checkpoints.get(choice[1], choice[1])}"),
         key="lineage_subject",
     )
     return chosen

@@ -16,6 +16,7 @@ from backend.services.serving.monitoring.gauges import ReplicaGauges, read_live
 from backend.services.serving.monitoring.traffic import WINDOWS, GaugeSeries, Traffic, find_window, list_variants, read_gauges, read_traffic
 from pages.components import routes
 from pages.components.charts.style import STATIC
+from pages.components.choices import by_identity
 from pages.components.frame import empty_state, live_part, page_frame, plain
 from pages.components.serving.monitoring.charts import Series, lines_figure, stacked_figure
 from pages.components.serving.replica_table import draw_replica_table
@@ -40,7 +41,15 @@ def draw_monitor(ctx: Context, person: Person) -> None:
         variants = list_variants(ctx, window, endpoint=endpoint) if endpoint else {}
         choices = {"": ALL_VARIANTS} | variants
         variant = (
-            st.selectbox("Variant", list(choices), format_func=choices.__getitem__, key="monitor_variant", width=220) if variants else ""
+            st.selectbox(
+                "Variant",
+                list(choices),
+                format_func=by_identity("monitor_variant", choices, choices.__getitem__),
+                key="monitor_variant",
+                width=220,
+            )
+            if variants
+            else ""
         )
     draw_alerts(list_alerts(ctx), now=ctx.now())
     live = read_live(ctx)

@@ -23,6 +23,7 @@ from backend.services.serving.request_log.browse import (
     requests_jsonl,
 )
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import empty_state, page_frame
 from pages.components.links import back_link
 from pages.components.serving.request_table import RESULTS, draw_request, draw_request_rows, label_of
@@ -45,15 +46,14 @@ def draw_filters(ctx: Context, person: Person) -> RequestFilter:
         "Variant",
         list(variants),
         index=None,
-        format_func=variants.__getitem__,
+        format_func=by_identity("requests_variant", variants, variants.__getitem__),
         key="requests_variant",
         placeholder="All",
         disabled=not variants,
     )
     keys = list_key_names(ctx, person=person)
-    key = fields.selectbox(
-        "Key", list(keys), index=None, format_func=lambda id_: f"{keys[id_]} · {id_[:4]}", key="requests_key", placeholder="All"
-    )
+    words = by_identity("requests_key", keys, lambda id_: f"{keys[id_]} · {id_[:4]}")
+    key = fields.selectbox("Key", list(keys), index=None, format_func=words, key="requests_key", placeholder="All")
     status = fields.selectbox("Result", STATUSES, index=None, format_func=RESULTS.__getitem__, key="requests_status", placeholder="All")
     span = fields.selectbox("Time", list(SPANS), index=1, key="requests_span")
     total = fields.number_input("Took at least, ms", 0.0, None, None, key="requests_total", placeholder="Any")
@@ -99,9 +99,8 @@ def draw_pages(page: RequestPage) -> None:
 def draw_opener(page: RequestPage) -> None:
     """Draw the choice of a request of the page, which opens it."""
     labels = {row.id: label_of(row) for row in page.rows}
-    opened = st.selectbox(
-        "Open a request", list(labels), index=None, format_func=labels.__getitem__, key="requests_open", placeholder="Choose"
-    )
+    words = by_identity("requests_open", labels, labels.__getitem__)
+    opened = st.selectbox("Open a request", list(labels), index=None, format_func=words, key="requests_open", placeholder="Choose")
     if opened:
         st.query_params["request"] = opened
         st.rerun()

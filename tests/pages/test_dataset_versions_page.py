@@ -13,7 +13,7 @@ from backend.services.data.diff import compare_versions
 from backend.services.data.versions import derive_version
 from backend.services.data.views import VersionView
 from tests.support.data.dataset_world import done, imported
-from tests.support.opening import EVIL, assert_sound, cells, open_page, words
+from tests.support.opening import EVIL, assert_sound, cells, open_page, send_labels, words
 from tests.support.run_world import add_parts, launch
 
 PAGE = "build/datasets.py"
@@ -166,3 +166,20 @@ def test_the_mapping_is_stored_with_unused_columns(site: Context) -> None:
     app = opened(version, "origin")
     table = {row["Source column"]: row["Used as"] for row in cells(app)}
     assert table == {"instruction": "prompt", "output": "completion", "id": "not used"}
+
+
+def test_the_version_is_chosen_while_its_age_ticks(site: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page became Streamlit's error screen once "59 s ago" was "1 min ago": the callback got the label still shown in the browser."""
+    first = imported(site, "sayings", ROWS)
+    done(site, derive_version(site, first.id, change=DropDuplicates(), person=LOCAL))
+    app = open_page(PAGE, dataset=first.dataset_id)
+    (key, shown), *_ = [(str(box.key), box.options) for box in app.selectbox if box.label == "Version"]
+    for age in ("2 min ago", "3 min ago"):  # the label of the drawing before is sent to the next
+        monkeypatch.setattr("pages.components.data.dataset.ago", lambda moment, age=age: age)
+        send_labels(app, monkeypatch, {key: shown[0]})
+        assert_sound(app)
+        assert app.metric[0].value == "12"
+    send_labels(app, monkeypatch, {key: shown[1]})
+    assert_sound(app)
+    assert dict(app.query_params) == {"dataset": first.dataset_id, "version": "1"}
+    assert app.metric[0].value == "30"

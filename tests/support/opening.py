@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from html import unescape
 from pathlib import Path
 from typing import Any
 
+import pytest
+from streamlit.proto.Common_pb2 import StringArray
+from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Multiselect, Selectbox
 
 SHELL = Path(__file__).resolve().parents[2] / "pages" / "shell.py"
 EVIL = "![x](http://evil.example/x.png) <script>alert(1)</script>"
@@ -50,6 +55,23 @@ def assert_sound(app: AppTest) -> None:
     """Fail where the page shows an exception or an error."""
     assert not app.exception
     assert not app.error, words(app)
+
+
+def send_labels(app: AppTest, monkeypatch: pytest.MonkeyPatch, labels: Mapping[str, str | list[str]]) -> None:
+    """Run the page again as a browser does that still shows these labels in the select boxes of these keys."""
+
+    def state(self: Any) -> WidgetState:
+        text = labels.get(str(self.key))
+        if text is None:
+            return usual[type(self)](self)
+        chosen = {"string_value": text} if isinstance(text, str) else {"string_array_value": StringArray(data=text)}
+        return WidgetState(id=self.id, **chosen)
+
+    usual: dict[type, Any] = {kind: kind._widget_state.fget for kind in (Selectbox, Multiselect)}  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        for kind in usual:
+            patch.setattr(kind, "_widget_state", property(state))
+        app.run()
 
 
 def strips(app: AppTest) -> list[list[str]]:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from backend.domain.data.rows.display import render_preview
+from backend.domain.data.rows.problem import describe_share, most_frequent
 from backend.services.data.diff import VersionDiff
 from backend.services.data.versions import Ancestor
 from backend.services.data.views import DatasetView, VersionView
@@ -43,7 +44,9 @@ def version_text(version: VersionView) -> str:
     if version.reused:
         lines.append("The content already exists: no new version was made.")
     if version.rejected_rows:
-        lines.append(f"{version.rejected_rows:,} rows were rejected:")
+        share = describe_share(version.rejected_rows, version.rows)
+        lines.append(f"{share} were rejected and are not in this version:")
+        lines += [f"  {line}" for line in most_frequent(version.facts.get("rejected_reasons") or ())]
         lines += [f"  row {item.get('row')}: {item.get('reason')}" for item in version.rejected[:10]]
     return "\n".join(lines)
 

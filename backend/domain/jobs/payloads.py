@@ -228,6 +228,8 @@ class ImportPayload(Payload):
     val_fraction: float = Field(default=DEFAULT_VAL_FRACTION, ge=0, lt=1)
     seed: int = DEFAULT_SPLIT_SEED
     keep_good: bool = True
+    max_rejected: float = Field(default=1.0, ge=0, le=1)
+    """Share of rows that may be rejected; above it nothing is imported, and the cause says what and why."""
     encoding: str | None = None
     keep_free_bytes: int = Field(default=0, ge=0)
     out_root: str = "datasets"

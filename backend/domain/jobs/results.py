@@ -218,6 +218,7 @@ class ImportResult(JobResult):
     val_rows: int = 0
     rejected_count: int = 0
     rejected: tuple[dict[str, Any], ...] = ()
+    rejected_reasons: tuple[dict[str, Any], ...] = ()
     content_hash: str
     folder: str
     bytes: int = 0

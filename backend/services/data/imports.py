@@ -29,7 +29,18 @@ from backend.services.dependents import users_of_versions
 from backend.services.jobs.claims import Claim
 from backend.services.jobs.jobs import add_job, wake
 
-FACTS = {"text_bytes", "unigram_byte_entropy_bits", "columns", "reason", "dropped_rows", "files", "commit", "revision", "licence"}
+FACTS = {
+    "text_bytes",
+    "unigram_byte_entropy_bits",
+    "columns",
+    "reason",
+    "rejected_reasons",
+    "dropped_rows",
+    "files",
+    "commit",
+    "revision",
+    "licence",
+}
 
 
 @retry_races
@@ -46,6 +57,7 @@ def import_dataset(
     url: str | None = None,
     split: str | None = None,
     keep_good: bool = True,
+    max_rejected: float = 1.0,
     encoding: str | None = None,
     val_fraction: float = DEFAULT_VAL_FRACTION,
     seed: int = DEFAULT_SPLIT_SEED,
@@ -56,8 +68,8 @@ def import_dataset(
 
     `upload` is what `save_upload` returned, `source_path` a file or folder readable by this machine and the workers, `hub` a dataset of the
     Hub, `url` an address in S3 or Google Cloud Storage; `split` names a split of a saved dataset. Without `keep_good` the first bad row
-    ends the import. The same `idempotency_key` gives the same version. Raises InvalidInput, NotFound, NotAllowed, and Conflict if the name
-    belongs to another kind.
+    ends the import; above a share of `max_rejected` of all rows nothing is imported, once all were read. The same `idempotency_key` gives
+    the same version. Raises InvalidInput, NotFound, NotAllowed, and Conflict if the name belongs to another kind.
     """
     require_builder(person)
     name = clean_name(name, what="A dataset")
@@ -72,6 +84,7 @@ def import_dataset(
         val_fraction=val_fraction,
         seed=seed,
         keep_good=keep_good,
+        max_rejected=max_rejected,
         encoding=encoding,
         keep_free_bytes=ctx.policy.keep_free_bytes,
     )
@@ -248,6 +261,7 @@ class PastImport:
     val_fraction: float
     seed: int
     keep_good: bool
+    max_rejected: float
     encoding: str | None
 
 
@@ -275,13 +289,15 @@ def get_past_import(ctx: Context, version_id: str, *, person: Person) -> PastImp
         val_fraction=payload.val_fraction,
         seed=payload.seed,
         keep_good=payload.keep_good,
+        max_rejected=payload.max_rejected,
         encoding=payload.encoding,
     )
 
 
 def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bool = False) -> VersionView:
-    """Queue the same import again; `keep_good` skips bad rows. It resumes from the files and rows of the last attempt. Raises what
-    `import_dataset` raises.
+    """Queue the same import again; `keep_good` skips bad rows, however many. It resumes from the files and rows of the last attempt.
+
+    Raises what `import_dataset` raises.
     """
     past = get_past_import(ctx, version_id, person=person)
     return import_dataset(
@@ -297,6 +313,7 @@ def import_again(ctx: Context, version_id: str, *, person: Person, keep_good: bo
         val_fraction=past.val_fraction,
         seed=past.seed,
         keep_good=keep_good or past.keep_good,
+        max_rejected=1.0 if keep_good else past.max_rejected,
         encoding=past.encoding,
         person=person,
     )

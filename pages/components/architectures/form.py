@@ -12,7 +12,7 @@ from backend.domain.architectures.families import FAMILIES, FAMILY_NAMES, OPTION
 from backend.domain.architectures.rules import fill_defaults
 from backend.services.context import Context
 from backend.services.tokenizers.tokenizers import list_tokenizers
-from pages.components.frame import plain
+from pages.components.frame import handled, plain
 
 SIZES: dict[str, str] = {
     "num_layers": "Layers",
@@ -86,6 +86,7 @@ def set_values(values: dict[str, Any]) -> None:
     st.session_state["architecture_tie_embeddings"] = values["tie_embeddings"]
 
 
+@handled
 def take_family() -> None:
     """Keep the sizes when the family changes, and fill fields that are new with the family's defaults."""
     family = FAMILIES[st.session_state["architecture_family"]]

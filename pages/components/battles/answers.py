@@ -12,7 +12,7 @@ from backend.services.battles.views import CampaignView
 from backend.services.context import Context
 from pages.components.charts.html import Share, figure, stacked_bar
 from pages.components.charts.style import ACCENT, BLUE, COLORS, MUTED, fade, short_name
-from pages.components.frame import empty_state, plain
+from pages.components.frame import empty_state, handled, plain
 
 ORDERS: dict[Order, str] = {"prompt": "Prompt order", "votes": "Most votes", "split": "Most split"}
 PAGE_SIZE = 8
@@ -72,7 +72,7 @@ def _draw_prompt(prompt: PromptAnswers, colors: dict[str, str], *, is_bare: bool
                 f"Show {plural(more, 'more pair')}",
                 key=f"all_pairs_{prompt.prompt_id}",
                 icon=":material/expand_more:",
-                on_click=st.session_state["answers_expanded"].add,
+                on_click=handled(st.session_state["answers_expanded"].add),
                 args=(prompt.prompt_id,),
             )
 

@@ -18,6 +18,7 @@ from backend.services.context import Context, Person
 from backend.services.data.datasets import list_datasets
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import empty_state, errors_shown
 
 ENDPOINT = "endpoint:"
@@ -51,7 +52,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
         "Contestants",
         list(entrants),
         default=entered,
-        format_func=entrants.__getitem__,
+        format_func=by_identity("campaign_contestants", entrants, entrants.__getitem__),
         key="campaign_contestants",
         placeholder="Choose two or more checkpoints or endpoints",
     )
@@ -100,7 +101,9 @@ def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tup
         "Prompts",
         labels,
         key="campaign_dataset",
-        format_func=lambda label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}",
+        format_func=by_identity(
+            "campaign_dataset", labels, lambda label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}"
+        ),
     )
     num = right.number_input("Number of prompts", 1, 5000, 30, key="campaign_num", help=fields["num_prompts"].description)
     allow_train = st.checkbox("Allow training rows", key="campaign_allow_train", help=fields["allow_train"].description)

@@ -9,6 +9,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.aliases import PromotionView, list_aliases
 from backend.services.serving.promotions import gather_evidence, promote, reject
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.words import ago
@@ -37,7 +38,8 @@ def draw_promotion(ctx: Context, person: Person, campaign: CampaignView) -> None
     with errors_shown(), st.container(border=True):
         ids = list(checkpoints)
         grid = st.grid(2, min_column_width=240)
-        checkpoint = grid.selectbox("Checkpoint", ids, index=len(ids) - 1, format_func=checkpoints.__getitem__, key="promotion_checkpoint")
+        words = by_identity("promotion_checkpoint", ids, checkpoints.__getitem__)
+        checkpoint = grid.selectbox("Checkpoint", ids, index=len(ids) - 1, format_func=words, key="promotion_checkpoint")
         chosen = grid.selectbox("Alias", [*aliases, NEW], key="promotion_alias", help="Endpoints that follow it serve its checkpoint.")
         alias = chosen
         if chosen == NEW:

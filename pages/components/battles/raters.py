@@ -22,7 +22,8 @@ from backend.services.battles.raters import (
 )
 from backend.services.battles.views import CampaignView
 from backend.services.context import Context, Person
-from pages.components.frame import errors_shown, plain
+from pages.components.choices import by_identity
+from pages.components.frame import errors_shown, handled, plain
 from pages.components.tables import draw_table
 from pages.components.words import ago, day
 
@@ -88,13 +89,14 @@ def _draw_fresh(link: RaterLink) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             with st.popover("QR code", icon=":material/qr_code:", key=f"qr_{link.rater.id}"):
                 st.image(link_qr_svg(link.url), width=220)
-            gone = st.session_state[FRESH].pop
+            gone = handled(st.session_state[FRESH].pop)
             st.button("Dismiss", icon=":material/close:", key=f"dismiss_{link.rater.id}", on_click=gone, args=(link.rater.id, None))
 
 
 def _draw_link_menu(ctx: Context, person: Person, links: dict[str, RaterRow]) -> None:
     now = ctx.now()
-    chosen = st.selectbox("Whose", list(links), format_func=lambda rater: _link_label(links[rater], now), key="link_whose")
+    words = by_identity("link_whose", links, lambda rater: _link_label(links[rater], now))
+    chosen = st.selectbox("Whose", list(links), format_func=words, key="link_whose")
     st.caption("A new link for the same rater: the old one ends, votes are kept. A single-use link opens in a new browser.")
     days = st.number_input("Days", 1, 365, 14, key="reissue_days")
     with st.container(horizontal=True):
@@ -131,7 +133,8 @@ def _draw_exclusion(ctx: Context, person: Person, campaign: CampaignView, rows: 
         return
     with st.popover("Exclude a rater", icon=":material/person_off:", key="exclude_menu"):
         st.caption("The votes stay stored; the board leaves them out, says so, and can be seen both ways.")
-        chosen = st.selectbox("Rater", list(names), format_func=names.__getitem__, key="exclude_who")
+        words = by_identity("exclude_who", names, names.__getitem__)
+        chosen = st.selectbox("Rater", list(names), format_func=words, key="exclude_who")
         if out.get(chosen, False):
             if st.button("Count again", key="include_go", type="primary"):
                 with errors_shown():

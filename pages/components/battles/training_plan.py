@@ -15,6 +15,7 @@ from backend.services.battles.views import CampaignView
 from backend.services.battles.vote_training import TrainingPlan, plan_training, train_on_votes
 from backend.services.context import Context, Person
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 
 OBJECTIVES: dict[VoteObjective, str] = {"dpo": "Pairs (DPO)", "sft": "Rewritten answers (SFT)", "kto": "Labelled answers (KTO)"}
@@ -38,9 +39,9 @@ def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> 
         objective: VoteObjective = left.segmented_control(
             "Train on", list(OBJECTIVES), format_func=OBJECTIVES.__getitem__, default=usual, key="plan_objective", required=True
         )
-        ids = list(bases)
+        ids, words = list(bases), by_identity("plan_base", bases, bases.__getitem__)
         base = right.selectbox(
-            "Base", ids, index=ids.index(first.base.id), format_func=bases.__getitem__, key="plan_base", help="By default the leader."
+            "Base", ids, index=ids.index(first.base.id), format_func=words, key="plan_base", help="By default the leader."
         )
         rules = _draw_rules(first.preview.categories)
         plan = plan_training(ctx, campaign.id, rules=rules, objective=objective, base_id=base)

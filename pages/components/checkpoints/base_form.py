@@ -12,6 +12,7 @@ from backend.errors import RoundhouseError
 from backend.services.checkpoints.bases import MAX_OFFERS, BaseOffer, BasePreview, add_base, list_base_offers, preview_base
 from backend.services.checkpoints.checkpoints import CheckpointView
 from backend.services.context import Context, Person
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain, show_error
 from pages.components.tables import draw_table
 from pages.components.words import size
@@ -50,9 +51,12 @@ def draw_base_form(ctx: Context, person: Person) -> CheckpointView | None:
 def _choose_offer(offers: list[BaseOffer]) -> tuple[str, str, BasePreview | None]:
     usable = [offer for offer in offers if offer.facts is not None]
     if usable:
-        chosen = st.selectbox(
-            "Checkpoint", usable, index=None, key="base_offer", format_func=_offer_words, placeholder=f"Choose one of {len(usable):,}"
+        by_path = {str(offer.path): offer for offer in usable}
+        words = by_identity("base_offer", by_path, lambda path: _offer_words(by_path[path]))
+        picked = st.selectbox(
+            "Checkpoint", list(by_path), index=None, key="base_offer", format_func=words, placeholder=f"Choose one of {len(usable):,}"
         )
+        chosen = by_path[picked] if picked is not None else None
         if len(offers) >= MAX_OFFERS:
             st.caption(f"The first {MAX_OFFERS} found. Enter the path of another, or narrow MODEL_PATH.")
     else:

@@ -14,6 +14,7 @@ from backend.services.data.datasets import resolve_version
 from backend.services.data.diff import ROWS_PER_S, Example, FieldChange, VersionDiff, compare_versions, rows_to_read
 from backend.services.data.versions import lineage_of
 from backend.services.data.views import VersionView
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.tables import draw_table
 
@@ -33,14 +34,17 @@ def draw_compare(ctx: Context, version: VersionView, others: list[VersionView]) 
     against = st.query_params.get("against") or version.parent_id
     names = [(other.id, other.label, str(other.number) if other.dataset_id == version.dataset_id else "") for other in others]
     index = next((place for place, known in enumerate(names) if against in known), 0)
-    before = st.selectbox(
-        f"Compare {plain(version.label)} with",
-        others,
-        index=index,
-        key=f"against_{version.id}",
-        width=420,
-        format_func=lambda v: f"{v.label} · {v.amount}",
-    )
+    by_id, key = {other.id: other for other in others}, f"against_{version.id}"
+    before = by_id[
+        st.selectbox(
+            f"Compare {plain(version.label)} with",
+            list(by_id),
+            index=index,
+            key=key,
+            width=420,
+            format_func=by_identity(key, by_id, lambda id_: f"{by_id[id_].label} · {by_id[id_].amount}"),
+        )
+    ]
     unread = rows_to_read(ctx, (before, version))
     if unread > MOST_HERE:
         st.info(

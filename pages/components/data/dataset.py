@@ -6,6 +6,7 @@ from typing import Literal
 
 import streamlit as st
 
+from backend.domain.data.rows.problem import FEW_REJECTED, count_reason, describe_share, most_frequent
 from backend.domain.jobs.states import Status
 from backend.domain.wording import plural
 from backend.services.context import Context, Person
@@ -16,6 +17,7 @@ from backend.services.data.text_size import measure_text
 from backend.services.data.views import DatasetView, VersionView
 from backend.services.evaluation.safety.probes import probe_of
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.data.card import draw_card
 from pages.components.data.compare import draw_compare, other_versions
 from pages.components.data.derive import draw_derive
@@ -68,21 +70,21 @@ def _choose_version(dataset: DatasetView) -> VersionView | None:
         warn_unknown("version", number, instead="the newest is shown")
     if len(versions) < 2:
         return dataset.newest
-    index = next((i for i, v in enumerate(versions) if str(v.number) == number), 0)
-    key = f"version_{dataset.id}_{number}"
-    return st.selectbox(
-        "Version",
-        versions,
-        index=index,
-        key=key,
-        width=420,
-        on_change=lambda: _go_to(st.session_state[key]),
-        format_func=lambda v: f"{v.number} · {v.amount} · {ago(v.created_at)}" if v.is_ready else f"{v.number} · {v.status}",
+    by_number = {version.number: version for version in versions}
+    shown = next((n for n in by_number if str(n) == number), versions[0].number)
+    key = f"version_{dataset.id}_{shown}"
+
+    def label(n: int) -> str:
+        version = by_number[n]
+        return f"{n} · {version.amount} · {ago(version.created_at)}" if version.is_ready else f"{n} · {version.status}"
+
+    chosen = st.selectbox(
+        "Version", list(by_number), index=list(by_number).index(shown), key=key, width=420, format_func=by_identity(key, by_number, label)
     )
-
-
-def _go_to(version: VersionView) -> None:
-    st.query_params.from_dict({"dataset": version.dataset_id, "version": str(version.number)})
+    if chosen != shown:
+        st.query_params.from_dict({"dataset": dataset.id, "version": str(chosen)})
+        st.rerun()
+    return by_number[chosen]
 
 
 def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
@@ -96,6 +98,8 @@ def _draw_version(ctx: Context, person: Person, version: VersionView) -> None:
         _draw_failure(ctx, person, version)
         return
     _draw_head(ctx, version)
+    if version.rejected_rows > FEW_REJECTED * (version.rows + version.rejected_rows):
+        _draw_loss(version)
     rejected_name = f"Rejected ({version.rejected_rows:,})"
     names = ["Text" if version.is_one_text else "Rows", "Report", "Change", "Versions", "Card", "Export", rejected_name, "Origin"]
     opened = next((name for name in names if name.lower() in st.query_params), "Versions" if "against" in st.query_params else None)
@@ -147,6 +151,17 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
             st.page_link(routes.TOKENIZERS, label="Train a tokenizer", icon=":material/match_word:", query_params=query)
 
 
+def _draw_loss(version: VersionView) -> None:
+    """Draw what was rejected and why, where that is more than a few rows."""
+    reasons = {str(number): one for number, one in enumerate(version.facts.get("rejected_reasons") or [])}
+    if not reasons:  # a version of an earlier release lists its first rejected rows alone
+        for bad in version.rejected:
+            count_reason(reasons, bad)
+    lines = [f"- {plain(line)}" for line in most_frequent(reasons.values())]
+    share = describe_share(version.rejected_rows, version.rows)
+    st.warning("\n".join([f"**{share} were rejected** and are not in this version.", "", *lines]), icon=":material/rule:")
+
+
 def _draw_versions(ctx: Context, person: Person, version: VersionView) -> None:
     draw_lineage(ctx, version)
     st.subheader(f"Used by (version {version.number})", anchor=False)
@@ -160,6 +175,8 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     action = "The change" if derived else "The import"
     if version.status is Status.CANCELLED:
         st.info(f"{action} was stopped.", icon=":material/stop_circle:")
+    elif version.error.field == "rejected":
+        st.warning(f"**Not imported yet.** {plain(version.error.cause or '')}  \n{plain(version.error.remedy)}", icon=":material/rule:")
     else:
         show_problem(f"{action} failed: {version.error.cause or 'no cause was reported'}", version.error.remedy)
     if derived:
@@ -254,6 +271,7 @@ def _draw_settings(ctx: Context, person: Person, dataset: DatasetView) -> None:
 CHANGES = {
     "encoding": "Choose the encoding",
     "mapping": "Correct the columns",
+    "rejected": "Correct the columns",
     "kind": "Choose the kind",
     "config": "Choose the config",
     "split": "Choose the split",
@@ -266,9 +284,10 @@ def draw_import_again(ctx: Context, person: Person, version: VersionView) -> Non
     field = version.error.field or ""
     with st.container(horizontal=True, vertical_alignment="center"):
         if person.may_build:
-            if field == "keep_good" and st.button("Keep the good rows", key=f"keep_{version.id}", type="primary"):
+            label = {"keep_good": "Keep the good rows", "rejected": "Import the others"}.get(field)
+            if label is not None and st.button(label, key=f"keep_{version.id}", type="primary"):
                 _go(ctx, person, version, keep_good=True)
-            kind: Literal["primary", "secondary"] = "secondary" if field in {*CHANGES, "keep_good"} else "primary"
+            kind: Literal["primary", "secondary"] = "secondary" if field in {*CHANGES, "keep_good", "rejected"} else "primary"
             if st.button("Import again", key=f"again_{version.id}", icon=":material/replay:", type=kind):
                 _go(ctx, person, version)
         # a page link to the open page would not change its address

@@ -27,6 +27,7 @@ from backend.services.data.datasets import list_datasets
 from backend.services.data.versions import derive_version, try_filter
 from backend.services.data.views import VersionView
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 
 CHANGES = {
@@ -115,7 +116,9 @@ def _merge(ctx: Context, version: VersionView, key: str) -> Change | None:
     if not others:
         st.caption(f"There is no other version of kind {version.kind}. Import one first.")
         return None
-    other = st.selectbox("Version to add", others, key=f"other_{key}", format_func=lambda v: f"{v.label} · {v.amount}", width=420)
+    by_id = {version.id: version for version in others}
+    words = by_identity(f"other_{key}", by_id, lambda id_: f"{by_id[id_].label} · {by_id[id_].amount}")
+    other = by_id[st.selectbox("Version to add", list(by_id), key=f"other_{key}", format_func=words, width=420)]
     st.caption("Validation rows of either stay out of the train split.")
     return Merge(other=other.id).model_copy(update={"other": other.label})
 

@@ -13,6 +13,7 @@ from backend.domain.data.parsing.encodings import ENCODINGS
 from backend.domain.data.parsing.text_formats import suffix_of
 from backend.domain.data.recognition.recognise import LOOKED_FOR
 from backend.domain.data.recognition.sample import SourceHead
+from backend.domain.data.rows.problem import FEW_REJECTED
 from backend.domain.data.splits import DEFAULT_VAL_FRACTION
 from backend.domain.wording import percent, plural
 from backend.errors import InvalidInput, RoundhouseError
@@ -23,7 +24,7 @@ from backend.services.data.sources import read_source_head
 from backend.services.data.views import VersionView
 from pages.components import routes
 from pages.components.data.source_choice import Chosen, choose_source
-from pages.components.frame import errors_shown, plain, show_error, spoken
+from pages.components.frame import errors_shown, handled, plain, show_error, spoken
 from pages.components.words import size
 
 UNUSED = "not used"
@@ -32,7 +33,7 @@ PREVIEW = 4
 MANY_COLUMNS = 40
 """A source with more columns shows those in use, and others on request."""
 SURE = 0.8
-KEEP, REFUSE = "Skip and list", "Stop at the first"
+FEW, KEEP, REFUSE = f"Skip up to {percent(FEW_REJECTED)}", "Skip all", "Stop at the first"
 TABLES = (".parquet", ".arrow", ".feather", ".zip")
 
 
@@ -245,6 +246,7 @@ def _draw_hints(chosen: Chosen, kind: str, hints: tuple[Hint, ...]) -> None:
             )
 
 
+@handled
 def _use(chosen: Chosen, kind: str, hint: Hint) -> None:
     st.session_state[_map_key(chosen, kind, hint.column)] = hint.field
     if (listed := st.session_state.get(_columns_key(chosen, kind))) is not None:
@@ -265,6 +267,12 @@ def _draw_preview(preview: SourcePreview) -> None:
                 st.text(row.problem)
 
 
+def _invalid_choice(past: PastImport | None) -> int:
+    if past is None or (past.keep_good and past.max_rejected < 1):
+        return 0
+    return 1 if past.keep_good else 2
+
+
 def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportChoices, past: PastImport | None) -> VersionView | None:
     with st.container(border=True):
         st.subheader("3 · Name and split", anchor=False)
@@ -277,7 +285,7 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportCh
             help="An existing name gets a new version.",
         )
         share = 0 if settled.kind in UNSPLIT_KINDS else round(100 * (past.val_fraction if past else DEFAULT_VAL_FRACTION))
-        percent = right.slider(
+        held_out = right.slider(
             "Validation share",
             0,
             30,
@@ -291,10 +299,12 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportCh
             right.caption(f"The saved split {plain(settled.val_split)} is kept for validation.")
         bad = st.radio(
             "Invalid rows",
-            [KEEP, REFUSE],
-            index=1 if past and not past.keep_good else 0,
+            [FEW, KEEP, REFUSE],
+            index=_invalid_choice(past),
             key=f"import_bad_{chosen.key}",
             horizontal=True,
+            help="Every row is checked before the dataset is made. Rows that are skipped are listed with the reason; "
+            f"above {percent(FEW_REJECTED)} nothing is imported until you have seen them.",
         )
         once = f"import_once_{chosen.key}"
         st.session_state.setdefault(once, uuid.uuid4().hex)
@@ -312,9 +322,10 @@ def _draw_finish(ctx: Context, person: Person, chosen: Chosen, settled: ImportCh
             hub=source.hub,
             url=source.url,
             split=source.split,
-            keep_good=bad == KEEP,
+            keep_good=bad != REFUSE,
+            max_rejected=FEW_REJECTED if bad == FEW else 1.0,
             encoding=settled.encoding,
-            val_fraction=percent / 100,
+            val_fraction=held_out / 100,
             seed=past.seed if past else 1,
             person=person,
             idempotency_key=st.session_state.pop(once),

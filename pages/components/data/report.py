@@ -26,6 +26,7 @@ from backend.services.data.views import VersionView
 from backend.services.tokenizers.sources import TokenizerSource, list_sources, resolve_source
 from pages.components import routes
 from pages.components.charts.style import STATIC
+from pages.components.choices import by_identity
 from pages.components.data.report_charts import length_figure
 from pages.components.data.report_details import draw_details
 from pages.components.data.report_samples import draw_samples
@@ -84,7 +85,11 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
             list(sources) or [""],
             index=list(sources).index(first.ref) if first else 0,
             key=f"report_source_{version.id}",
-            format_func=lambda ref: f"{sources[ref].name} ({KINDS[sources[ref].kind]})" if ref else "bytes",
+            format_func=by_identity(
+                f"report_source_{version.id}",
+                list(sources) or [""],
+                lambda ref: f"{sources[ref].name} ({KINDS[sources[ref].kind]})" if ref else "bytes",
+            ),
             width=280,
             help="A base brings its tokenizer, chat template and maximum context; a tokenizer alone is for training from scratch.",
         )

@@ -9,6 +9,7 @@ from backend.domain.wording import plural
 from backend.services.context import Context
 from backend.services.data.reports import DataReportView, read_samples
 from pages.components.browser.token_strip.component import Mark, token_strip
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 
 GROUPS = {
@@ -40,7 +41,7 @@ def draw_samples(ctx: Context, view: DataReportView, report: DataReport) -> None
             index = st.selectbox(
                 "Row",
                 range(len(candidates)),
-                format_func=lambda place: _name(candidates[place]),
+                format_func=by_identity(f"report_row_{view.id}_{group}", range(len(candidates)), lambda place: _name(candidates[place])),
                 key=f"report_row_{view.id}_{group}",
                 width=240,
             )

@@ -19,6 +19,7 @@ from backend.services.data.imports import PastImport
 from backend.services.data.sources import HubDatasetView, ImportSource, list_saved_splits, look_up_hub_dataset
 from backend.services.data.uploads import save_upload
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import plain, show_error
 from pages.components.words import size
 
@@ -96,15 +97,22 @@ def _choose_in_folder(ctx: Context, person: Person) -> Chosen | None:
         entries = list(view.entries)
         if view.more:
             st.caption("Only the first 2,000 entries are listed; search for the others.")
-    entry = st.selectbox(
+    by_path, key = {entry.path: entry for entry in entries}, f"import_entry_{folder}_{text}"
+
+    def words(path: str) -> str:
+        entry = by_path[path]
+        return f"{entry.name}/" if entry.is_folder else f"{path.removeprefix(f'{folder}/')} · {size(entry.bytes)}"
+
+    picked = st.selectbox(
         "File or folder",
-        entries,
+        list(by_path),
         index=None,
-        key=f"import_entry_{folder}_{text}",
+        key=key,
         placeholder="Choose" if entries else "Nothing to choose",
-        format_func=lambda e: f"{e.name}/" if e.is_folder else f"{e.path.removeprefix(f'{folder}/')} · {size(e.bytes)}",
+        format_func=by_identity(key, by_path, words),
         disabled=not entries,
     )
+    entry = by_path[picked] if picked is not None else None
     if view.left_out and not text:
         st.caption(f"{plural(view.left_out, 'file')} left out: other endings, or links that lead out of the data folder.")
     if entry is not None and entry.is_folder:

@@ -16,6 +16,7 @@ from backend.services.evaluation.endpoints.registry import (
 )
 from backend.services.evaluation.evaluations import EvaluationView
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.tables import WidgetTable
@@ -32,7 +33,7 @@ def choose_endpoints(endpoints: Mapping[str, EvaluatedEndpointView], *, endpoint
         "Endpoints",
         list(endpoints),
         default=[endpoint_key] if endpoint_key in endpoints else [],
-        format_func=lambda key: subject_name(endpoints[key]),
+        format_func=by_identity(f"eval_subject_endpoints_{endpoint_key}", endpoints, lambda key: subject_name(endpoints[key])),
         max_selections=max_selections,
         key=f"eval_subject_endpoints_{endpoint_key}",
         placeholder="None",

@@ -16,6 +16,7 @@ from backend.services.evaluation.comparisons import ALPHA, Comparison, compare, 
 from backend.services.evaluation.evaluations import EvaluationView, launch_again
 from pages.components import routes
 from pages.components.charts.style import STATIC
+from pages.components.choices import by_identity
 from pages.components.evaluation.across import adjusted_text, draw_across
 from pages.components.evaluation.charts import difference_figure
 from pages.components.evaluation.check import draw_check
@@ -171,9 +172,9 @@ def _draw_partner(ctx: Context, evaluation: EvaluationView) -> None:
         st.caption("Evaluate another checkpoint with the same settings to compare item by item.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        partner = st.selectbox(
-            "Compare with", list(others), format_func=lambda key: others[key].checkpoint, key=f"eval_partner_{evaluation.id}", width=360
-        )
+        key = f"eval_partner_{evaluation.id}"
+        words = by_identity(key, others, lambda id_: others[id_].checkpoint)
+        partner = st.selectbox("Compare with", list(others), format_func=words, key=key, width=360)
         if st.button("Compare", icon=":material/compare_arrows:", key="eval_compare"):
             st.switch_page(PAGE, query_params={"first": partner, "second": evaluation.id})
 

@@ -18,6 +18,7 @@ from backend.services.evaluation.forecasts import Subject
 from backend.services.evaluation.scoring_choice import EVALUATED_KINDS
 from backend.services.evaluation.tasks import suggest_tasks
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.launch import draw_launch
 from pages.components.evaluation.task_form import choose_task
@@ -59,7 +60,7 @@ def draw_form(
             "Checkpoints",
             list(checkpoints),
             default=[checkpoint_id] if checkpoint_id in checkpoints else [] if endpoint_key in endpoints else list(checkpoints)[:1],
-            format_func=lambda key: checkpoints[key].name,
+            format_func=by_identity(f"eval_checkpoints_{checkpoint_id}_{endpoint_key}", checkpoints, lambda key: checkpoints[key].name),
             max_selections=MAX_AT_ONCE,
             key=f"eval_checkpoints_{checkpoint_id}_{endpoint_key}",
         )
@@ -69,7 +70,7 @@ def draw_form(
             "Benchmarks",
             keys,
             default=[dataset_id] if dataset_id in keys else keys[:1],
-            format_func=lambda key: _dataset_label(datasets[key]),
+            format_func=by_identity(f"eval_datasets_{dataset_id}", keys, lambda key: _dataset_label(datasets[key])),
             max_selections=MAX_AT_ONCE,
             key=f"eval_datasets_{dataset_id}",
             help="Benchmarks, or any dataset with text, whose validation split is then scored by its loss. "

@@ -28,6 +28,7 @@ from backend.services.evaluation.gates import (
 )
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
@@ -101,9 +102,9 @@ def _draw_form(ctx: Context, person: Person) -> None:
         left, right = st.columns(2)
         with left:
             name = st.text_input("Name", key="gate_name", placeholder="release")
-            champion = st.selectbox(
-                "Champion", [*checkpoints, *endpoints], format_func=lambda key: _champion_label(checkpoints, key), key="gate_champion"
-            )
+            champions = [*checkpoints, *endpoints]
+            words = by_identity("gate_champion", champions, lambda key: _champion_label(checkpoints, key))
+            champion = st.selectbox("Champion", champions, format_func=words, key="gate_champion")
             chosen = st.multiselect("Benchmarks", benchmarks, key="gate_benchmarks")
         with right:
             test = st.selectbox("To show", list(TESTS), format_func=lambda key: TESTS[key], key="gate_test")
@@ -175,7 +176,7 @@ def _draw_judge(ctx: Context, person: Person, gate: GateView) -> None:
         chosen = st.selectbox(
             "Candidate",
             list(candidates),
-            format_func=lambda key: candidates[key].name,
+            format_func=by_identity(f"gate_candidate_{gate.id}", candidates, lambda key: candidates[key].name),
             index=None,
             key=f"gate_candidate_{gate.id}",
             width=360,

@@ -28,6 +28,7 @@ from backend.services.evaluation.judgements import (
 from backend.services.evaluation.judges.answers import evaluation_items, list_answered
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.evaluation.endpoints import subject_label
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
@@ -102,7 +103,8 @@ def _choose_source(ctx: Context, chosen: str) -> AnswerSource:
     if not campaigns:
         st.caption("No campaign has votes yet.")
         return AnswerSource(None, True)
-    campaign = st.selectbox("Campaign", list(campaigns), format_func=campaigns.__getitem__, key="judge_campaign")
+    words = by_identity("judge_campaign", campaigns, campaigns.__getitem__)
+    campaign = st.selectbox("Campaign", list(campaigns), format_func=words, key="judge_campaign")
     return AnswerSource(partial(campaign_items, ctx, campaign), True)
 
 
@@ -118,13 +120,14 @@ def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
 
     keys = list(answered)
     at = keys.index(chosen) if chosen in answered else 0
-    first = st.selectbox("Evaluation", keys, index=at, format_func=label, key=f"judge_evaluation_{chosen}")
+    words = by_identity(f"judge_evaluation_{chosen}", keys, label)
+    first = st.selectbox("Evaluation", keys, index=at, format_func=words, key=f"judge_evaluation_{chosen}")
     others = [one.id for one in list_answered(ctx, like=answered[first])]
     second = st.selectbox(
         "Compare with",
         others,
         index=None,
-        format_func=label,
+        format_func=by_identity(f"judge_against_{first}", others, label),
         placeholder="None: grade each answer by a rubric",
         key=f"judge_against_{first}",
         help="Pairs of answers to the same items, judged in both orders.",
@@ -184,7 +187,8 @@ def _choose_judge(ctx: Context) -> Judge | None:
     if not names:
         st.caption(f"There is no {KINDS[kind].lower()} yet.")
         return None
-    chosen = st.selectbox(KINDS[kind], list(names), format_func=names.__getitem__, key=f"judge_{kind}")
+    words = by_identity(f"judge_{kind}", names, names.__getitem__)
+    chosen = st.selectbox(KINDS[kind], list(names), format_func=words, key=f"judge_{kind}")
     return Judge(kind, chosen) if chosen else None
 
 

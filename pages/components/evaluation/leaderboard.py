@@ -12,6 +12,7 @@ from backend.services.evaluation.board import Board, Column, caveats_of, void_re
 from backend.services.evaluation.comparisons import Rank, rank_evaluations
 from pages.components import routes
 from pages.components.charts.style import STATIC
+from pages.components.choices import by_identity
 from pages.components.evaluation.charts import ScoreDot, score_figure
 from pages.components.evaluation.endpoints import subject_label
 from pages.components.evaluation.matrix import draw_metric_choice, metric_of, metric_title
@@ -113,9 +114,11 @@ def _draw_pair(ranks: Sequence[Rank]) -> None:
         return
     names = {rank.evaluation.id: subject_label(rank.evaluation) for rank in ranks}
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        first = st.selectbox("Compare", list(names), format_func=names.__getitem__, key="pair_first", width=300)
+        words = by_identity("pair_first", names, names.__getitem__)
+        first = st.selectbox("Compare", list(names), format_func=words, key="pair_first", width=300)
         others = [key for key in names if key != first]
-        second = st.selectbox("with", others, format_func=names.__getitem__, key=f"pair_second_{first}", width=300)
+        words = by_identity(f"pair_second_{first}", others, names.__getitem__)
+        second = st.selectbox("with", others, format_func=words, key=f"pair_second_{first}", width=300)
         if st.button("Compare items", icon=":material/compare_arrows:", key="pair_compare"):
             st.switch_page(PAGE, query_params={"first": first, "second": second})
 

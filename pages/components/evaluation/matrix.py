@@ -16,6 +16,7 @@ from backend.services.evaluation.board import Board, BoardRow, Cell, Column, ran
 from backend.services.evaluation.comparisons import Rank
 from backend.services.evaluation.evaluations import EvaluationView, launch_evaluation
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
 from pages.components.frame import errors_shown, live_part, plain
 from pages.components.links import row_link
@@ -51,7 +52,7 @@ def draw_metric_choice(column: Column) -> None:
             "Metric",
             list(column.metrics),
             index=column.metrics.index(column.metric),
-            format_func=lambda metric: metric_title(column, metric),
+            format_func=by_identity(f"metric_{column.key}", column.metrics, partial(metric_title, column)),
             key=f"metric_{column.key}",
             width=320,
         )
@@ -118,7 +119,7 @@ def _draw_filters(board: Board) -> list[Column]:
         chosen = st.multiselect(
             "Benchmarks",
             list(labels),
-            format_func=labels.__getitem__,
+            format_func=by_identity("matrix_columns", labels, labels.__getitem__),
             key="matrix_columns",
             placeholder="All",
             width="stretch",
@@ -130,7 +131,7 @@ def _draw_filters(board: Board) -> list[Column]:
                         plain(column.label),
                         list(column.metrics),
                         index=column.metrics.index(metric_of(column)),
-                        format_func=partial(metric_title, column),
+                        format_func=by_identity(f"metric_{column.key}", column.metrics, partial(metric_title, column)),
                         key=f"metric_{column.key}",
                     )
     return [column for column in board.columns if column.key in chosen or not chosen][: 2 * COLUMNS]

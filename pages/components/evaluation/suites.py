@@ -29,6 +29,7 @@ from backend.services.evaluation.suites import (
     run_suite,
 )
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
 from pages.components.frame import empty_state, errors_shown, live_part, plain
@@ -117,9 +118,8 @@ def draw_suite(ctx: Context, person: Person, suite_id: str) -> None:
 def _draw_run(ctx: Context, person: Person, suite: SuiteView) -> None:
     checkpoints = {c.id: c.name for c in list_checkpoints(ctx, ready=True)}
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.multiselect(
-            "Checkpoints", list(checkpoints), format_func=checkpoints.__getitem__, key="suite_checkpoints", width="stretch"
-        )
+        words = by_identity("suite_checkpoints", checkpoints, checkpoints.__getitem__)
+        chosen = st.multiselect("Checkpoints", list(checkpoints), format_func=words, key="suite_checkpoints", width="stretch")
         if st.button("Run suite", type="primary", icon=":material/play_arrow:", key="suite_run", disabled=not chosen):
             with errors_shown():
                 for checkpoint_id in chosen:
@@ -195,8 +195,9 @@ def draw_suite_choice(ctx: Context) -> tuple[SuiteChoice, ...]:
     if not names:
         return ()
     with st.container(horizontal=True, vertical_alignment="bottom"):
+        words = by_identity("launch_suite", names, names.__getitem__)
         suite_id = st.selectbox(
-            "Evaluate with suite", list(names), index=None, format_func=names.__getitem__, key="launch_suite", placeholder="None", width=260
+            "Evaluate with suite", list(names), index=None, format_func=words, key="launch_suite", placeholder="None", width=260
         )
         if suite_id is None:
             return ()

@@ -22,6 +22,7 @@ from backend.services.context import Context, Person
 from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.tasks import delete_task, get_task, list_tasks, save_task
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.evaluation.task_preview import draw_preview
 from pages.components.frame import errors_shown, plain, show_error
 from pages.components.links import row_link
@@ -280,11 +281,17 @@ def choose_task(ctx: Context, label: str, suggested: list[str], *, is_required: 
     others = [name for name in names if name not in suggested]
     options = [*suggested, *([] if is_required else [""]), *others]
     by_kind = "By the rows' kind"
+    key = f"eval_task_{label}"
+
+    def title(name: str) -> str:
+        shown = names[name].shown_title if name in names else name
+        return f"{shown}{' (suggested)' if name in suggested else ''}" if name else by_kind
+
     chosen = st.selectbox(
         f"Task of {label}",
         options,
-        format_func=lambda name: f"{names[name].shown_title}{' (suggested)' if name in suggested else ''}" if name else by_kind,
-        key=f"eval_task_{label}",
+        format_func=by_identity(key, options, title),
+        key=key,
         help="How the rows become prompts and scores.",
     )
     if not chosen:

@@ -15,6 +15,7 @@ from backend.services.data.datasets import list_datasets
 from backend.services.evaluation.tasks import find_dataset, preview_task
 from backend.services.tokenizers.sources import TokenizerSource, list_sources
 from backend.services.tokenizers.tokenization import Token, tokenize
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.tokenizers.text import draw_strip
 
@@ -37,14 +38,14 @@ def draw_preview(ctx: Context, text: str, *, task: TaskDefinition | None, datase
         keys,
         index=keys.index(dataset_id) if dataset_id in keys else None,
         placeholder="Choose a dataset: none has the names or the columns of this task",
-        format_func=lambda k: f"{datasets[k].name} ({datasets[k].kind})",
+        format_func=by_identity(f"task_dataset_{key}", keys, lambda k: f"{datasets[k].name} ({datasets[k].kind})"),
         key=f"task_dataset_{key}",
     )
     ref = second.selectbox(
         "Tokenizer",
         ["", *sources],
         index=1 if sources else 0,
-        format_func=lambda r: sources[r].name if r else "None",
+        format_func=by_identity(f"task_tokenizer_{key}", ["", *sources], lambda r: sources[r].name if r else "None"),
         key=f"task_tokenizer_{key}",
     )
     if chosen is None:

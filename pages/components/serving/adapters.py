@@ -8,6 +8,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.adapters.changes import add_adapter, list_adapter_checkpoints, list_adapters, remove_adapter
 from backend.services.serving.endpoints import EndpointView
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 
@@ -41,7 +42,7 @@ def _draw_form(ctx: Context, person: Person, endpoint: EndpointView, checkpoints
     chosen = grid.selectbox(
         "Adapter",
         list(checkpoints),
-        format_func=lambda id: checkpoints[id],
+        format_func=by_identity(f"adapter_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__),
         key=f"adapter_checkpoint_{endpoint.name}",
         help="Trained by LoRA on the checkpoint that this endpoint serves.",
     )

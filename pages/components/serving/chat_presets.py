@@ -9,7 +9,8 @@ import streamlit as st
 from backend.domain.serving.chat_settings import ChatSettings
 from backend.services.context import Context, Person
 from backend.services.serving.chat.presets import PresetView, delete_preset, list_presets, save_preset
-from pages.components.frame import errors_shown, plain
+from pages.components.choices import by_identity
+from pages.components.frame import errors_shown, handled, plain
 
 WIDGETS = {"system": "system", "temperature": "temperature", "top_p": "top_p", "max_tokens": "max_tokens", "seed": "seed"}
 WIDGETS |= {"token_view": "token_view", "json_schema": "schema", "tools": "tools"}
@@ -23,10 +24,11 @@ def draw_preset_choice(ctx: Context, person: Person, *, scope: str) -> None:
         st.session_state.pop(f"filled_{scope}", None)
     if not presets:
         return
+    options = [None, *presets]
     st.selectbox(
         "Preset",
-        [None, *presets],
-        format_func=lambda value: _label(presets[value]) if value else "Choose a preset",
+        options,
+        format_func=by_identity(f"preset_{scope}", options, lambda value: _label(presets[value]) if value else "Choose a preset"),
         key=f"preset_{scope}",
         on_change=_apply,
         args=(presets, scope),
@@ -70,6 +72,7 @@ def widget_key(widget: str, *, scope: str) -> str:
     return f"{widget}_{scope}_{times}" if times else f"{widget}_{scope}"
 
 
+@handled
 def _apply(presets: dict[str, PresetView], scope: str) -> None:
     chosen = presets.get(st.session_state.get(f"preset_{scope}") or "")
     if chosen is None:

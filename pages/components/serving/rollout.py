@@ -20,6 +20,7 @@ from backend.services.serving.deployments import rollback_endpoint, rollback_tar
 from backend.services.serving.endpoints import CanaryView, EndpointView
 from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 
@@ -94,7 +95,7 @@ def draw_draft(drafts: Mapping[str, str], *, grid: Any) -> str | None:
     chosen: str | None = grid.selectbox(
         "Draft",
         [None, *drafts],
-        format_func=lambda id: "None" if id is None else drafts[id],
+        format_func=by_identity("deploy_draft", [None, *drafts], lambda id: "None" if id is None else drafts[id]),
         key="deploy_draft",
         help="A smaller checkpoint with the same tokenizer proposes tokens, which this one checks: the same answers, faster where many "
         "are right. On CPUs; replicas stop using it where it is slower.",
@@ -196,7 +197,8 @@ def draw_swap(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         if not checkpoints:
             st.caption("There is no other checkpoint. Train a network or add a base.")
             return
-        chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=checkpoints.__getitem__, key=f"swap_checkpoint_{endpoint.name}")
+        words = by_identity(f"swap_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__)
+        chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"swap_checkpoint_{endpoint.name}")
         st.caption("Replicas and options stay; replicas are replaced one by one. Rollback brings this checkpoint back.")
         if st.button("Swap", type="primary", key=f"swap_{endpoint.name}", disabled=chosen is None) and chosen:
             with errors_shown():
@@ -216,9 +218,8 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         return
     with st.popover("Canary", icon=":material/call_split:", key=f"canary_menu_{endpoint.name}"):
         checkpoints = label_beside([*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id)
-        chosen = st.selectbox(
-            "Checkpoint", list(checkpoints), format_func=lambda id: checkpoints[id], key=f"canary_checkpoint_{endpoint.name}"
-        )
+        words = by_identity(f"canary_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__)
+        chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"canary_checkpoint_{endpoint.name}")
         percent = st.number_input("Percent of requests", 1.0, 100.0, 10.0, format="%g", key=f"canary_percent_{endpoint.name}")
         rate = st.number_input("Abort above error rate (%)", 0.1, 99.0, 5.0, format="%g", key=f"canary_rate_{endpoint.name}")
         step_up = st.checkbox("Step up", key=f"canary_step_{endpoint.name}", help="To 25, 50, 100 %, then promote; 5 minutes each.")

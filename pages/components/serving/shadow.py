@@ -9,6 +9,7 @@ from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView, list_endpoints
 from backend.services.serving.shadows import read_shadow, start_shadow, stop_shadow
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
 from pages.components.serving.rollout import label_beside
@@ -29,7 +30,8 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             chosen = st.selectbox("Endpoint", others, key=f"shadow_endpoint_{name}")
         else:
             checkpoints = label_beside(list_checkpoints(ctx, ready=True), served=endpoint.checkpoint_id)
-            chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=lambda id: checkpoints[id], key=f"shadow_checkpoint_{name}")
+            words = by_identity(f"shadow_checkpoint_{name}", checkpoints, checkpoints.__getitem__)
+            chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"shadow_checkpoint_{name}")
         percent = st.number_input("Percent of requests", 0.1, 100.0, 10.0, format="%g", key=f"shadow_percent_{name}")
         if st.button("Start shadow", type="primary", key=f"shadow_{name}", disabled=chosen is None) and chosen:
             with errors_shown():

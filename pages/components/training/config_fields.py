@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from backend.domain.training.config_fields import default_at, field_at, kind_of, label_of, list_paths, traits_of
-from pages.components.frame import plain
+from pages.components.frame import handled, plain
 
 VALUE_LABELS: dict[str, str] = {
     "adamw": "AdamW",
@@ -61,6 +61,7 @@ def get_field(path: str) -> Any:
     return st.session_state.get(field_key(path), _values().get(path, default_at(path)))
 
 
+@handled
 def mark_typed(path: str) -> None:
     """Mark a field as set by the visitor, so that new defaults do not overwrite it."""
     typed_fields().add(path)

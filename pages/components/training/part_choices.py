@@ -15,6 +15,7 @@ from backend.services.context import Context
 from backend.services.data.datasets import list_datasets, resolve_version
 from backend.services.tokenizers.tokenizers import TokenizerView, list_tokenizers
 from backend.services.training.defaults import suggest_tokenizer
+from pages.components.choices import by_identity
 from pages.components.frame import plain
 from pages.components.labels import OBJECTIVES
 from pages.components.training.config_fields import PREFIX, mark_typed, typed_fields
@@ -108,7 +109,7 @@ def _choose(part: str, label: str, options: dict[str, str], missing: list[str], 
         label,
         list(options),
         key=key,
-        format_func=options.__getitem__,
+        format_func=by_identity(key, options, options.__getitem__),
         placeholder=f"Choose {what}" if options else "None yet",
         on_change=mark_typed,
         args=(part,),

@@ -96,6 +96,72 @@ def test_tool_parts_become_calls_and_results(tmp_path: Path) -> None:
     ]
 
 
+def _reasoned_calls(*calls: object) -> dict[str, Any]:
+    """A row as LLaMA-Factory writes it: a part of reasoning, and each call of a tool as JSON text."""
+    parts = [{"type": "reasoning", "value": "Look it up."}, *({"type": "tool_call", "value": call} for call in calls)]
+    turns = [{"role": "user", "content": [_text("Where is Mira?", "value")]}, {"role": "assistant", "content": parts}]
+    answers = [{"role": "tool", "content": [_text("tower", "value")]}, {"role": "assistant", "content": [_text("In the tower.", "value")]}]
+    return {"messages": [*turns, *answers], "tools": json.dumps([{"name": "find", "parameters": {}}])}
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        ['{"name": "find", "arguments": {"who": "Mira"}}'],
+        ['{"name": "find", "arguments": {"who": "Mira"}}', '{"name": "find", "arguments": {"who": "Tam"}}'],
+        ['[{"name": "find", "arguments": {"who": "Mira"}}, {"name": "find", "arguments": "{}"}]'],
+        [{"name": "find", "arguments": {"who": "Mira"}}],
+        ['{"function": {"name": "find", "arguments": {"who": "Mira"}}}'],
+    ],
+    ids=["one", "two parts", "a list in one part", "an object", "openai's nesting"],
+)
+def test_calls_written_as_json_text_are_read(tmp_path: Path, calls: list[object]) -> None:
+    """31 of the 50 rows of LLaMA-Factory's file of tool calls were lost, and the file was taken for text."""
+    result, rows = _import(_lines(tmp_path / "rows.jsonl", [_reasoned_calls(*calls)] * 30))
+    assert (result["kind"], result["rows"], result["rejected_count"]) == ("chat", 30, 0)
+    call = rows[0]["messages"][1]["tool_calls"][0]["function"]
+    assert (call["name"], json.loads(call["arguments"])) == ("find", {"who": "Mira"})
+    assert len(rows[0]["messages"][1]["tool_calls"]) == (1 if len(calls) == 1 and not str(calls[0]).startswith("[") else 2)
+    assert "Look it up." in rows[0]["messages"][1]["content"]
+
+
+def test_a_call_that_is_not_json_rejects_its_row_alone(tmp_path: Path) -> None:
+    source = _lines(tmp_path / "rows.jsonl", [_reasoned_calls('{"name": "find"}'), _reasoned_calls("find Mira")])
+    result, rows = _import(source)
+    assert (result["kind"], len(rows)) == ("chat", 1)
+    assert "text that is not JSON ('find Mira')" in result["rejected"][0]["reason"]
+
+
+def test_turns_with_roles_are_never_taken_for_text(tmp_path: Path) -> None:
+    """With most turns unreadable, another column of text was imported, as text to train on."""
+    unread = {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}, ANSWER], "tools": "[]", "note": "long " * 40}
+    read = {"messages": [ASK, ANSWER], "tools": "[]", "note": "long " * 40}
+    result, rows = _import(_lines(tmp_path / "rows.jsonl", [*[unread] * 7, *[read] * 3]))
+    assert (result["kind"], len(rows), result["rejected_count"]) == ("chat", 3, 7)
+    spelled = {"messages": [{"role": "user", "body": "Where is Mira?"}], "note": "long " * 40}
+    with pytest.raises(InvalidInput, match="turn 1 of `messages` has no text"):
+        _import(_lines(tmp_path / "odd.jsonl", [spelled] * 3))
+
+
+def test_above_the_share_that_may_be_rejected_nothing_is_imported(tmp_path: Path) -> None:
+    """The whole file decides, not its beginning; the reasons are counted over all rows, whatever numbers and names they hold."""
+    good = [{"messages": [ASK, {"role": "assistant", "content": f"In tower {n}."}]} for n in range(900)]
+    bad = [{"messages": [*([ASK] * (n % 5)), {"role": f"king {n}", "content": "x"}]} for n in range(300)]
+    source = _lines(tmp_path / "rows.jsonl", [*good, *bad, {"messages": []}])
+    with pytest.raises(InvalidInput) as caught:
+        _import(source, max_rejected=0.01)
+    assert caught.value.field == "rejected"
+    assert "301 of 1,201 rows (25.1 %) of 'rows.jsonl' can't be used" in caught.value.message
+    assert "300 rows: turn 1 of `messages` has the unknown role 'king 0'" in caught.value.message
+    assert "(first: row 901); 1 row: " in caught.value.message
+    assert not [path for path in (tmp_path / "datasets").iterdir() if not path.name.startswith(".")]
+    result, rows = _import(source)
+    assert (len(rows), result["rejected_count"], len(result["rejected"])) == (900, 301, 200)
+    assert [reason["rows"] for reason in result["rejected_reasons"]] == [300, 1]
+    few = _lines(tmp_path / "few.jsonl", [*good, *bad[:9]])
+    assert _import(few, max_rejected=0.01)[0]["rejected_count"] == 9
+
+
 @pytest.mark.parametrize(
     ("part", "reason"),
     [

@@ -29,6 +29,7 @@ from backend.domain.data.recognition.training_rows import (
     detect_preference,
     detect_prompts,
     detect_text,
+    detect_unread_turns,
 )
 from backend.domain.data.recognition.trees import detect_ranked_tree, detect_tree
 from backend.domain.data.rows.mapping import map_sample, settle_answers
@@ -79,6 +80,8 @@ def recognise(rows: Sequence[Mapping[str, Any]], *, kind: DatasetKind | None = N
         raise InvalidInput("There is no row to recognise.", remedy="Check that the file is not empty and that its first lines are valid.")
     sample = Sample(rows)
     candidates = [recognition for detector in _DETECTORS if (recognition := detector(sample))]
+    if kind is None and (turns := detect_unread_turns(sample)) is not None:
+        candidates = [one for one in candidates if one.kind is not DatasetKind.TEXT] or [turns]
     if kind is not None:
         candidates = [recognition for recognition in (*candidates, *_as_kind(sample, kind)) if recognition.kind is kind]
     if not candidates:

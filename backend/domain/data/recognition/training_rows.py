@@ -28,7 +28,7 @@ from backend.domain.data.recognition.column_names import (
     plain_name,
 )
 from backend.domain.data.recognition.sample import Recognition, Sample
-from backend.domain.data.rows.conversations import is_message, is_transcript
+from backend.domain.data.rows.conversations import ROLE_KEYS, is_message, is_transcript
 from backend.domain.data.rows.labels import label_of, side_of
 
 _VERDICT_COLUMN = re.compile(r"(annotator|annotation|rater|judge|vote)_?\d+")
@@ -140,6 +140,24 @@ def detect_chat(sample: Sample) -> Recognition | None:
     extras = _extras(sample, {column: "messages"})
     offered = ", with tools" if "tools" in extras.values() else ""
     return Recognition(DatasetKind.CHAT, {column: "messages", **extras}, 0.95, f"`{column}` holds turns ({spelling}){offered}")
+
+
+def detect_unread_turns(sample: Sample) -> Recognition | None:
+    """Recognise turns with roles in a spelling that can't be read: the rows are then rejected with the reason, not taken for text."""
+
+    def has_roles(value: Any) -> bool:
+        if isinstance(value, str) and value.lstrip().startswith("[{"):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                return False
+        return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and set(ROLE_KEYS) & set(turn) for turn in value)
+
+    column = next((name for name in sample.columns if sample.all(name, has_roles)), None)
+    if column is None:
+        return None
+    reason = f"`{column}` holds turns with roles"
+    return Recognition(DatasetKind.CHAT, {column: "messages", **_extras(sample, {column: "messages"})}, 0.5, reason)
 
 
 def detect_instruction(sample: Sample) -> Recognition | None:

@@ -33,7 +33,7 @@ class Content(NamedTuple):
 
     text: str
     reasoning: str
-    calls: list[dict[str, Any]]
+    calls: list[Any]
     results: list[tuple[str, str]]
 
 
@@ -49,7 +49,7 @@ def read_content(value: Any, *, what: str) -> Content:
 
     Raises RowProblem for images, audio and other media, for a type that is not known, and for a part without its text.
     """
-    calls: list[dict[str, Any]] = []
+    calls: list[Any] = []
     results: list[tuple[str, str]] = []
     texts: list[str] = []
     reasoning: list[str] = []
@@ -57,7 +57,7 @@ def read_content(value: Any, *, what: str) -> Content:
         where = f"part {place} of {what}"
         type_ = _type_of(part, where=where)
         if type_ in CALL_TYPES:
-            calls.append(_call(part))
+            calls.append(_call(part, type_))
         elif type_ in RESULT_TYPES:
             results.append((str(part.get("tool_use_id") or part.get("tool_call_id") or ""), _result_text(part, where=where)))
         elif type_ in REASONING_TYPES:
@@ -114,9 +114,15 @@ def _joined(texts: Iterable[str | None]) -> str | None:
     return None if any(part is None for part in parts) else "".join(part for part in parts if part is not None)
 
 
-def _call(part: dict[str, Any]) -> dict[str, Any]:
-    """Return a call in the form that backend.domain.data.rows.tool_calls reads: Anthropic names the arguments `input`."""
+def _call(part: dict[str, Any], type_: str) -> Any:
+    """Return a call in the form that backend.domain.data.rows.tool_calls reads: Anthropic names the arguments `input`, LLaMA-Factory
+    writes the whole call as JSON text, or as an object, where a text would be.
+    """
     inner = part.get("function") if isinstance(part.get("function"), dict) else part
+    if isinstance(inner, dict) and inner.get("name") is None:
+        written = next((part[key] for key in (type_, *TEXT_KEYS) if part.get(key) is not None), None)
+        if written is not None:
+            return written
     assert isinstance(inner, dict)
     arguments = inner.get("arguments", inner.get("parameters", inner.get("input")))
     return {"id": part.get("id") or part.get("call_id"), "name": inner.get("name"), "arguments": arguments}

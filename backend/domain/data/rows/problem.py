@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from backend.domain.wording import plural
 from backend.errors import InvalidInput
+
+FEW_REJECTED = 0.01
+"""Share of rejected rows above which an import asks first and its page warns."""
+_DETAIL = re.compile(r"\d+(?:[.,]\d+)*|'[^']*'|\"[^\"]*\"")
+MAX_REASONS, SHOWN_REASONS = 200, 3
 
 
 class RowProblem(InvalidInput):
@@ -34,6 +42,28 @@ class BadRow:
         """Return plain values; of the raw row at most `raw` characters."""
         named = {"file": self.file} if self.file else {}
         return {**named, "row": self.row, "reason": self.reason, "raw": self.raw[:raw]}
+
+
+def count_reason(reasons: dict[str, dict[str, Any]], bad: Mapping[str, Any]) -> None:
+    """Count a rejected row under its reason; reasons that differ only in numbers and quoted values are one."""
+    pattern = _DETAIL.sub("…", str(bad["reason"]))
+    if pattern in reasons:
+        reasons[pattern]["rows"] += 1
+    elif len(reasons) < MAX_REASONS:
+        reasons[pattern] = {"rows": 1, "reason": bad["reason"], "row": bad["row"]}
+
+
+def most_frequent(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the most frequent reasons as text: `85 rows: the text is empty (row 12, for one)`."""
+    ordered = sorted(reasons, key=lambda one: -int(one["rows"]))
+    lines = [f"{plural(int(one['rows']), 'row')}: {one['reason']} (first: row {int(one['row']):,})" for one in ordered[:SHOWN_REASONS]]
+    rest = sum(int(one["rows"]) for one in ordered[SHOWN_REASONS:])
+    return [*lines, *([f"{plural(rest, 'row')}: other reasons"] if rest else [])]
+
+
+def describe_share(rejected: int, rows: int) -> str:
+    """Return how many of the rows read were rejected: `144 of 999 rows (14.4 %)`."""
+    return f"{rejected:,} of {plural(rejected + rows, 'row')} ({100 * rejected / max(1, rejected + rows):.3g} %)"
 
 
 def kind_of_value(value: Any) -> str:

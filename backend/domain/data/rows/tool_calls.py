@@ -68,8 +68,8 @@ def tool_calls_of(value: Any, *, name: str, place: int) -> list[ToolCall]:
     if not isinstance(calls, list) or not calls:
         raise RowProblem(f"{call_label} calls a tool, but holds {str(value)[:40]!r} where the call is expected")
     result = []
-    for call in calls:
-        call = _parsed(call, name=f"{name}[{place}]", what="a call of a tool")
+    parsed = [_parsed(call, name=f"{name}[{place}]", what="a call of a tool") for call in calls]
+    for call in [one for part in parsed for one in (part if isinstance(part, list) else [part])]:
         inner = call.get("function") if isinstance(call, dict) and isinstance(call.get("function"), dict) else call
         if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"].strip():
             raise RowProblem(f"{call_label} calls a tool without a name")

@@ -10,6 +10,7 @@ from backend.services.checkpoints.checkpoints import CheckpointView, list_checkp
 from backend.services.checkpoints.inspections import InspectionView, delete_inspection, launch_inspection, list_inspections
 from backend.services.context import Context, Person
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.job_progress import status_badge
 from pages.components.links import row_link
@@ -98,7 +99,7 @@ def _draw_other(ctx: Context, checkpoint: CheckpointView, inspection: Inspection
         "Compare with",
         options,
         index=options.index(other_id) if other_id in options else 0,
-        format_func=lambda k: names.get(k, "None"),
+        format_func=by_identity(f"inspect_beside_{tag}", options, lambda k: names.get(k, "None")),
         key=f"inspect_beside_{tag}",
         width=380,
         help="A second checkpoint on the same text, to see where their predictions diverge.",

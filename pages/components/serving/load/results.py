@@ -11,6 +11,7 @@ from backend.domain.wording import percent, plural
 from backend.services.serving.load.load_files import load_test_csv, load_test_json
 from backend.services.serving.load.load_tests import LoadTestView
 from pages.components.charts.style import STATIC
+from pages.components.choices import by_identity
 from pages.components.frame import plain
 from pages.components.serving.load.charts import Curve, course_figure, distribution_figure, goodput_figure
 from pages.components.tables import draw_table
@@ -25,11 +26,11 @@ def draw_results(tests: Sequence[LoadTestView]) -> None:
     """Draw the choice of a test and of one to compare with, their tables and figures, and the downloads."""
     by_id = {test.id: test for test in tests}
     fields = st.grid(2, min_column_width=260)
-    chosen = by_id[fields.selectbox("Result", list(by_id), format_func=lambda id_: label(by_id[id_]), key="load_result")]
+    words = by_identity("load_result", by_id, lambda id_: label(by_id[id_]))
+    chosen = by_id[fields.selectbox("Result", list(by_id), format_func=words, key="load_result")]
     others = [id_ for id_ in by_id if id_ != chosen.id]
-    compared = fields.selectbox(
-        "Compare with", others, index=None, format_func=lambda id_: label(by_id[id_]), key="load_compared", placeholder="None"
-    )
+    words = by_identity("load_compared", others, lambda id_: label(by_id[id_]))
+    compared = fields.selectbox("Compare with", others, index=None, format_func=words, key="load_compared", placeholder="None")
     draw_test(chosen)
     pair = [chosen]
     if compared is not None:

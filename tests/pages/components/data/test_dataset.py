@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,11 @@ import pytest
 from backend.bootstrap import get_context
 from backend.domain.data.kinds import DatasetKind
 from backend.domain.data.rows.records import record_text
-from backend.services.context import Context
+from backend.services.context import LOCAL, Context
 from backend.services.data.datasets import resolve_version
+from backend.services.data.imports import get_past_import, import_dataset
+from backend.services.data.uploads import save_upload
+from tests.support.data.dataset_world import done
 from tests.support.evaluation_world import add_benchmark
 from tests.support.opening import assert_sound, open_page
 
@@ -23,6 +28,39 @@ def test_a_dataset_of_every_kind_opens_and_leads_on(site: Context, kind: Dataset
     app = open_page("build/datasets.py", dataset=identity)
     assert_sound(app)
     assert app.get("page_link")
+
+
+def test_rows_that_are_lost_are_said_before_and_after_the_import(site: Context) -> None:
+    """Of 50 rows 31 were lost, which stood in a tab that nobody opens."""
+    rows = [{"prompt": "?", "completion": "an answer"}] * 30 + [{"prompt": "?", "completion": ""}] * 5
+    stored = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="lossy.json", person=LOCAL)
+    refused = done(site, import_dataset(site, name="lossy", kind="instruction", upload=stored, person=LOCAL, max_rejected=0.01))
+    app = open_page("build/datasets.py", dataset=refused.dataset_id)
+    assert not app.error
+    told = app.warning[0].value.replace("\\", "")
+    assert "Not imported yet." in told
+    assert "5 of 35 rows (14.3 %) of 'lossy.json' can't be used. 5 rows: `completion` is empty (first: row 31)" in told
+    app.button(key=f"keep_{refused.id}").click().run()
+    assert not app.exception
+    version = done(site, resolve_version(site, "lossy", ready=False))
+    assert (version.rows, version.rejected_rows) == (30, 5)
+    app = open_page("build/datasets.py", dataset=version.dataset_id)
+    assert_sound(app)
+    assert "**5 of 35 rows (14.3 %) were rejected**" in app.warning[0].value.replace("\\", "")
+
+
+def test_the_form_asks_before_it_loses_more_than_a_few_rows(site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "few.jsonl").write_text('{"prompt": "?", "completion": "yes"}\n' * 3)
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    get_context.cache_clear()
+    app = open_page("build/datasets.py", **{"import": "1"})
+    app.segmented_control(key="import_way").set_value("From the data folder").run()
+    app.selectbox(key="import_entry__").select("few.jsonl").run()
+    assert_sound(app)
+    assert next(choice.value for choice in app.radio if choice.label == "Invalid rows") == "Skip up to 1 %"
+    app.button(key="import_go").click().run()
+    past = get_past_import(get_context(), resolve_version(get_context(), "few", ready=False).id, person=LOCAL)
+    assert (past.keep_good, past.max_rejected) == (True, 0.01)
 
 
 def test_a_file_called_test_takes_the_name_of_its_folder(site: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,42 @@
+"""Choices by identity: a select box whose labels change between two clicks keeps what was chosen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import streamlit as st
+
+T = TypeVar("T", bound=object)
+SHORTEST_ID = 4
+
+
+def by_identity(key: str, options: Iterable[T], label: Callable[[T], str]) -> Callable[[T], str]:
+    """Return the `format_func` of the select box or multiselect of this key, whose labels may change. Call it just before the widget.
+
+    Browsers send back a label, and Streamlit compares it with today's labels: of one that has changed meanwhile (a time, a number of rows,
+    a name) the choice would be lost, and a callback would get the text. So the labels that were shown are kept, and lead to their option.
+    Equal labels of two options get the beginning of their ids, or the second would be chosen for the first. `options` are hashable.
+    """
+    labels = _distinct({option: label(option) for option in options})
+    last: dict[Any, str]
+    known: dict[str, Any]
+    last, known = st.session_state.get(f"{key}.labels", ({}, {}))
+    if key in st.session_state:
+        value = st.session_state[key]
+        chosen = value if isinstance(value, list) else [value]
+        meant = [one if one in labels else known.get(one, one) for one in chosen]
+        if meant != chosen or any(one in last and last[one] != labels.get(one) for one in meant):
+            st.session_state[key] = meant if isinstance(value, list) else meant[0]  # tells the browser the new label, too
+    known = {text: option for text, option in known.items() if option in labels}
+    st.session_state[f"{key}.labels"] = (labels, known | {text: option for option, text in labels.items()})
+    return lambda option: labels[option]
+
+
+def _distinct(labels: dict[T, str]) -> dict[T, str]:
+    """Add to equal labels the first characters of their options that tell them apart."""
+    counts = Counter(labels.values())
+    same = [str(option) for option, text in labels.items() if counts[text] > 1]
+    length = next((n for n in range(SHORTEST_ID, 40) if len({text[:n] for text in same}) == len(same)), 40)
+    return {option: f"{text} · {str(option)[:length]}" if counts[text] > 1 else text for option, text in labels.items()}
