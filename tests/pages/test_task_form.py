@@ -44,6 +44,62 @@ def test_the_form_shows_the_first_prompts_and_saves_a_copy_for_the_team(world: C
     assert (saved.name, getattr(saved, "prompt", "")) == ("bbq_short", "{{question}}")
 
 
+MINE = "name: mine\nkind: generation\nprompt: '{{question}}'\nanswer: answer\ntarget: '{{answer}}'\nmetrics: [exact_match]\n"
+
+
+@pytest.mark.parametrize("name", ["not a name!", "", "mine/yours"])
+def test_a_wrong_field_saves_nothing_and_keeps_what_was_typed(world: Context, name: str) -> None:
+    """With an invalid name the button stayed on, and the last valid text went over the task of that name."""
+    save_task(world, MINE, person=LOCAL)
+    app = open_page(PAGE, task="new")
+    app.text_input(key="task_text_new_name").set_value("mine").run()
+    app.text_area(key="task_text_new_prompt").set_value("Another {{question}}").run()
+    app.text_input(key="task_text_new_name").set_value(name).run()
+    assert not app.exception
+    assert app.button(key="task_save").disabled
+    assert app.button(key="task_save").label == "Correct the field first"
+    assert app.text_area(key="task_text_new_prompt").value == "Another {{question}}"
+    assert get_task(world, "mine").text == MINE
+    app.text_input(key="task_text_new_name").set_value("yours").run()
+    assert not app.button(key="task_save").disabled
+    app.button(key="task_save").click().run()
+    assert getattr(get_task(world, "yours").definition, "prompt", "") == "Another {{question}}"
+
+
+def test_a_number_out_of_bounds_is_named_and_saves_nothing(world: Context) -> None:
+    save_task(world, MINE, person=LOCAL)
+    app = open_page(PAGE, task="mine")
+    app.number_input(key="task_text_mine_max_tokens").set_value(0).run()
+    assert "0 is less than 1." in words(app).replace("\\", "")
+    assert app.button(key="task_save").disabled
+    app.number_input(key="task_text_mine_max_tokens").set_value(2.5).run()
+    assert "2.5 is not a whole number." in words(app).replace("\\", "")
+    app.number_input(key="task_text_mine_max_tokens").set_value(7).run()
+    app.button(key="task_save").click().run()
+    assert getattr(get_task(world, "mine").definition, "max_tokens", 0) == 7, "saving over the task that was opened does not ask"
+
+
+def test_replacing_another_task_asks(world: Context) -> None:
+    save_task(world, MINE, person=LOCAL)
+    app = open_page(PAGE, task="new")
+    app.text_input(key="task_text_new_name").set_value("mine").run()
+    app.button(key="task_save").click().run()
+    assert get_task(world, "mine").text == MINE
+    assert "another task “mine”" in app.error[0].value.replace("\\", "")
+    app.button(key="task_replace").click().run()
+    assert get_task(world, "mine").text != MINE
+
+
+def test_a_task_that_somebody_saved_meanwhile_is_not_lost(world: Context) -> None:
+    save_task(world, MINE, person=LOCAL)
+    app = open_page(PAGE, task="mine")
+    save_task(world, MINE + "description: of a colleague\n", person=LOCAL)
+    app.text_area(key="task_text_mine_prompt").set_value("{{question}}?").run()
+    app.button(key="task_save").click().run()
+    assert "of a colleague" in get_task(world, "mine").text
+    assert app.text_area(key="task_text_mine_prompt").value == "{{question}}?"
+
+
 def test_a_template_that_does_not_fit_names_line_column_and_remedy(world: Context) -> None:
     app = open_page(PAGE, task="bbq")
     app.text_area(key="task_text_bbq_prompt").set_value("{{contxt}}").run()

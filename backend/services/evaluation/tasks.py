@@ -20,7 +20,7 @@ from backend.domain.evaluation.tasks.rendering import Rendered
 from backend.domain.evaluation.tasks.shipped_tasks import shipped_definition, shipped_names, shipped_text
 from backend.domain.evaluation.tasks.templates import TemplateFault, evaluate
 from backend.domain.names import not_found
-from backend.errors import InvalidInput, NotFound
+from backend.errors import Conflict, InvalidInput, NotFound
 from backend.infra.files.parquet import read_rows
 from backend.services.context import Context, Person, require_builder
 from backend.services.data.datasets import list_datasets
@@ -89,10 +89,12 @@ def find_single_task(ctx: Context, name_or_text: str) -> TaskDefinition:
 
 
 @retry_races
-def save_task(ctx: Context, text: str, *, person: Person) -> TaskView:
-    """Save a task for the team under the name that its YAML gives; an existing one is replaced.
+def save_task(ctx: Context, text: str, *, person: Person, replace: bool = True, seen: str | None = None) -> TaskView:
+    """Save a task for the team under the name that its YAML gives.
 
-    Raises InvalidInput for a text that defines none, or for the name of a task that comes with the product; NotAllowed.
+    An existing one is replaced; without `replace` only if its text is `seen`, the one that the caller began with.
+    Raises InvalidInput for a text that defines none, or for the name of a task that comes with the product; Conflict for a task that would
+    be lost; NotAllowed.
     """
     require_builder(person)
     definition = read_definition(text)
@@ -103,6 +105,12 @@ def save_task(ctx: Context, text: str, *, person: Person) -> TaskView:
         if row is None:
             row = EvaluationTask(name=definition.name, text=text, created_by=person.id, created_at=ctx.now(), updated_at=ctx.now())
             session.add(row)
+        elif not replace and row.text not in (seen, text):
+            raise Conflict(
+                f"The team has another task “{definition.name}”, which this one would replace.",
+                remedy="Replace it, or give this one another name.",
+                field="name",
+            )
         row.text, row.updated_at = text, ctx.now()
     return get_task(ctx, definition.name)
 

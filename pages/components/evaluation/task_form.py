@@ -17,7 +17,7 @@ from backend.domain.evaluation.tasks.reading import read_definition, read_task, 
 from backend.domain.evaluation.tasks.templates import TemplateFault
 from backend.domain.validation import validation_message
 from backend.domain.wording import plural
-from backend.errors import InvalidInput, NotFound, RoundhouseError
+from backend.errors import Conflict, InvalidInput, NotFound, RoundhouseError
 from backend.services.context import Context, Person
 from backend.services.evaluation.suites import suite_of_group, tasks_of
 from backend.services.evaluation.tasks import delete_task, get_task, list_tasks, save_task
@@ -26,6 +26,7 @@ from pages.components.choices import by_identity
 from pages.components.evaluation.task_preview import draw_preview
 from pages.components.frame import errors_shown, plain, show_error
 from pages.components.links import row_link
+from pages.components.numbers import draw_number
 from pages.components.tables import WidgetTable
 
 NEW = "new"
@@ -68,10 +69,11 @@ def draw_tasks(ctx: Context) -> None:
 def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None) -> None:
     """Draw the form of a task and its first prompts. `new` starts another one."""
     key = f"task_text_{name}"
-    origin = "new"
+    origin, seen = "new", None
     if name != NEW:
         view = get_task(ctx, name)
         origin = view.origin
+        seen = st.session_state.setdefault(f"{key}_seen", view.text)
         st.session_state.setdefault(key, view.text)
         st.subheader(plain(view.definition.shown_title), anchor=False)
         if view.definition.description:
@@ -79,29 +81,33 @@ def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None
     text: str = st.session_state.setdefault(key, FIRST_TEXT)
     left, right = st.columns([1, 1], gap="large")
     with left:
-        text = _draw_definition(text, key=key)
-        _draw_actions(ctx, person, text, name=name, origin=origin)
+        text, is_sound = _draw_definition(text, key=key)
+        _draw_actions(ctx, person, text, name=name, origin=origin, seen=seen, is_sound=is_sound)
     with right:
         draw_preview(ctx, text, task=_task_of(text), dataset_id=dataset_id, key=name)
 
 
-def _draw_definition(text: str, *, key: str) -> str:
-    """Draw the task as fields or as YAML; return its text, kept between visits."""
+def _draw_definition(text: str, *, key: str) -> tuple[str, bool]:
+    """Draw the task as fields or as YAML; return its last sound text, kept between visits, and whether it is what the fields hold.
+
+    While a field is wrong, the YAML is not offered: it could not hold what was typed.
+    """
     task = _task_of(text)
-    modes = ["Form", "YAML"] if task is not None else ["YAML"]
+    is_wrong = bool(st.session_state.get(f"{key}_wrong"))
+    modes = ["YAML"] if task is None else ["Form"] if is_wrong else ["Form", "YAML"]
     mode = st.segmented_control(
-        "View", modes, default=modes[0], required=True, key=f"{key}_mode_{len(modes)}", label_visibility="collapsed"
+        "View", modes, default=modes[0], required=True, key=f"{key}_mode_{'_'.join(modes)}", label_visibility="collapsed"
     )
     if mode == "Form" and task is not None:
-        values = _draw_fields(task, key=key)
-        try:
-            changed = TaskDefinition.model_validate({**task.model_dump(exclude_defaults=True), **values})
-        except ValidationError as error:
-            show_error(InvalidInput(f"{validation_message(error, TaskDefinition)}.", remedy="Correct the field."))
-            return text
-        except (TemplateFault, InvalidInput) as error:
-            show_error(error)
-            return text
+        wrong: list[str] = []
+        values = _draw_fields(task, key=key, wrong=wrong)
+        changed = _changed(task, values) if not wrong else InvalidInput(f"{' '.join(wrong)}", remedy="Correct the field.")
+        if is_wrong != isinstance(changed, RoundhouseError):
+            st.session_state[f"{key}_wrong"] = not is_wrong
+            st.rerun()
+        if isinstance(changed, RoundhouseError):
+            show_error(changed)
+            return text, False
         if changed != task:
             text = task_yaml(changed)
     else:
@@ -111,7 +117,17 @@ def _draw_definition(text: str, *, key: str) -> str:
             with errors_shown():
                 read_definition(text)
     st.session_state[key] = text
-    return text
+    return text, _definition_of(text) is not None
+
+
+def _changed(task: TaskDefinition, values: dict[str, Any]) -> TaskDefinition | RoundhouseError:
+    """Return the task with the values of its fields, or what is wrong with them."""
+    try:
+        return TaskDefinition.model_validate({**task.model_dump(exclude_defaults=True), **values})
+    except ValidationError as error:
+        return InvalidInput(f"{validation_message(error, TaskDefinition)}.", remedy="Correct the field.")
+    except (TemplateFault, InvalidInput) as error:
+        return error
 
 
 def _task_of(text: str) -> TaskDefinition | None:
@@ -121,7 +137,7 @@ def _task_of(text: str) -> TaskDefinition | None:
         return None
 
 
-def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
+def _draw_fields(task: TaskDefinition, *, key: str, wrong: list[str]) -> dict[str, Any]:
     """Draw the fields of a task; return their values."""
     values: dict[str, Any] = {}
     first, second = st.columns(2)
@@ -140,10 +156,10 @@ def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
             help="Jinja.",
         )
     if values["kind"] == "generation":
-        values |= _draw_generation_fields(task, key=key)
+        values |= _draw_generation_fields(task, key=key, wrong=wrong)
     else:
         values |= {"stop": (), "extract": (), "samples": 1}
-    values |= _draw_common_fields(task, str(values["kind"]), key=key)
+    values |= _draw_common_fields(task, str(values["kind"]), key=key, wrong=wrong)
     return values
 
 
@@ -172,7 +188,7 @@ def _draw_choice_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
     return values
 
 
-def _draw_generation_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
+def _draw_generation_fields(task: TaskDefinition, *, key: str, wrong: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     values["references"] = st.text_input(
         "References",
@@ -184,13 +200,15 @@ def _draw_generation_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]
     stop = st.text_area("Stop strings, one a line", value=shown, height=90, key=f"{key}_stop", help="\\n is a line break.")
     values["stop"] = tuple(_unescaped(line) for line in stop.split("\n") if line)
     first, second, third = st.columns(3)
-    values["max_tokens"] = first.number_input("Max new tokens", 1, 32768, value=task.max_tokens, key=f"{key}_max_tokens")
-    values["temperature"] = second.number_input("Temperature", 0.0, 10.0, value=task.temperature, key=f"{key}_temperature")
-    values["samples"] = third.number_input("Samples per item", 1, 256, value=task.samples, key=f"{key}_samples")
+    values["max_tokens"] = draw_number(first, "Max new tokens", 1, 32768, task.max_tokens, key=f"{key}_max_tokens", wrong=wrong)
+    values["temperature"] = draw_number(
+        second, "Temperature", 0.0, 10.0, task.temperature, key=f"{key}_temperature", wrong=wrong, whole=False
+    )
+    values["samples"] = draw_number(third, "Samples per item", 1, 256, task.samples, key=f"{key}_samples", wrong=wrong)
     return values
 
 
-def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str) -> dict[str, Any]:
+def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str, wrong: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     options = list(dict.fromkeys([*(use.name for use in task.metric_uses), *metrics_of(kind)]))
     options = [name for name in options if name in metrics_of(kind) or kind == task.kind]
@@ -204,7 +222,7 @@ def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str) -> dict[st
         values["instruction"] = st.text_area("Instruction", value=about, height=90, key=f"{key}_instruction", help="Comes first.")
         first, second = st.columns(2)
         most = len(task.fewshot.examples) or 64
-        count = first.number_input("Few-shot examples", 0, most, value=min(task.fewshot.count, most), key=f"{key}_shots")
+        count = draw_number(first, "Few-shot examples", 0, most, min(task.fewshot.count, most), key=f"{key}_shots", wrong=wrong)
         choose = second.selectbox(
             "Examples are",
             list(CHOICE_OF_EXAMPLES),
@@ -227,19 +245,39 @@ def _unescaped(text: str) -> str:
     return text
 
 
-def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin: str) -> None:
-    definition = _definition_of(text)
+def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin: str, seen: str | None, is_sound: bool) -> None:
+    definition, clash = _definition_of(text), f"task_clash_{name}"
+    label = "Save for the team" if is_sound else "Correct the field first"
     with st.container(horizontal=True):
-        if st.button("Save for the team", type="primary", icon=":material/save:", key="task_save", disabled=definition is None):
+        if st.button(label, type="primary", icon=":material/save:" if is_sound else None, key="task_save", disabled=not is_sound):
             with errors_shown():
-                saved = save_task(ctx, text, person=person)
-                st.session_state.pop(f"task_text_{name}", None)
-                st.toast(f"Saved {saved.name}.", icon=":material/check:")
-                st.switch_page(routes.EVALUATIONS, query_params={"task": saved.name})
-        if origin == "team" and st.button("Delete", icon=":material/delete:", key="task_delete"):
-            delete_task(ctx, name, person=person)
-            st.switch_page(routes.EVALUATIONS, query_params={"tasks": "1"})
-        st.download_button("YAML", data=text, file_name=f"{name}.yaml", mime="text/yaml", icon=":material/download:", key="task_yaml")
+                try:
+                    _save(ctx, person, text, name=name, seen=seen)
+                except Conflict as conflict:
+                    st.session_state[clash] = (text, conflict)
+        if origin == "team":
+            with st.popover("Delete", icon=":material/delete:", key="task_delete_menu"):
+                st.markdown(f"Delete {plain(name)}? Evaluations keep their copy.")
+                if st.button("Delete", type="primary", key="task_delete"):
+                    with errors_shown():
+                        delete_task(ctx, name, person=person)
+                        st.switch_page(routes.EVALUATIONS, query_params={"tasks": "1"})
+        st.download_button(
+            "YAML",
+            data=text,
+            file_name=f"{name}.yaml",
+            mime="text/yaml",
+            icon=":material/download:",
+            key="task_yaml",
+            on_click="ignore",
+            disabled=not is_sound,
+        )
+    clashing, refusal = st.session_state.get(clash, (None, None))
+    if is_sound and clashing == text and definition is not None:
+        show_error(refusal)
+        if st.button(f"Replace {plain(definition.name)}", icon=":material/warning:", key="task_replace"):
+            with errors_shown():
+                _save(ctx, person, text, name=name, seen=seen, replace=True)
     if isinstance(definition, TaskGroup):
         _draw_group(ctx, person, definition)
     if isinstance(definition, TaskDefinition):
@@ -247,6 +285,15 @@ def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin:
             _draw_harness_file(definition)
     if origin == "shipped":
         st.caption("Built in. To change it, give it another name and save it for the team.")
+
+
+def _save(ctx: Context, person: Person, text: str, *, name: str, seen: str | None, replace: bool = False) -> None:
+    saved = save_task(ctx, text, person=person, replace=replace, seen=seen)
+    for kept in (f"task_text_{name}", f"task_text_{name}_seen", f"task_text_{saved.name}", f"task_text_{saved.name}_seen"):
+        st.session_state.pop(kept, None)
+    st.session_state.pop(f"task_clash_{name}", None)
+    st.toast(f"Saved {saved.name}.", icon=":material/check:")
+    st.switch_page(routes.EVALUATIONS, query_params={"task": saved.name})
 
 
 def _draw_group(ctx: Context, person: Person, group: TaskGroup) -> None:
