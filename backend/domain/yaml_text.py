@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -19,6 +20,11 @@ class _PlainLoader(yaml.SafeLoader):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read; write the value out", event.start_mark)
         return super().compose_node(parent, index)
+
+
+_PlainLoader.add_implicit_resolver(  # YAML 1.2: `1e5` is a number; in 1.1 it is text without a dot and a sign
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]{1,3}$"), list("-+0123456789")
+)
 
 
 def parse_yaml(text: str, *, what: str) -> Any:

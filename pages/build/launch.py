@@ -26,8 +26,9 @@ from pages.components import routes
 from pages.components.data.report_link import draw_report_link
 from pages.components.evaluation.suites import draw_suite_choice
 from pages.components.frame import errors_shown, handled, page_frame
+from pages.components.numbers import number_form, wrong_numbers
 from pages.components.training.estimate_card import draw_estimate, draw_sweep_estimate
-from pages.components.training.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields
+from pages.components.training.launch_checks import draw_changes, draw_problem, draw_warnings, mark_fields, pinned_config
 from pages.components.training.run_form import FormState, draw_run_form, fill_form, start_form
 from pages.components.training.sweep import draw_sweeps
 from pages.components.training.sweep_form import draw_sweep_form, draw_sweep_preview
@@ -43,7 +44,7 @@ def open_form(ctx: Context) -> None:
     """
     query = {name: st.query_params[name] for name in SOURCES if st.query_params.get(name)}
     if "run" in query:
-        config = run_detail(ctx, query["run"]).config
+        config = pinned_config(run_detail(ctx, query["run"]))
         fill_form(with_changes(config, query.get("set", "")).model_copy(update={"name": ""}), origin="copy")
         return
     recipe = query.get("recipe") or ("" if query or not _exists(ctx, RECIPES[STARTER].config.dataset) else STARTER)
@@ -197,6 +198,7 @@ def draw_one_run(ctx: Context, person: Person) -> None:
         draw_yaml(config)
 
 
+@number_form
 def draw_a_sweep(ctx: Context, person: Person) -> None:
     """Draw the list of sweeps, the form of the run that is varied, and the form of the search."""
     draw_sweeps(ctx)
@@ -229,7 +231,7 @@ def draw_a_sweep(ctx: Context, person: Person) -> None:
             draw_problem(problem)
         accepted = draw_warnings(expected.warnings) if expected else False
         label = f"Launch {sweep.num_runs} runs" if sweep and accepted else launch_label(form, problem, accepted=accepted)
-        ready = sweep is not None and accepted
+        ready = sweep is not None and accepted and not wrong_numbers()
         clicked = st.button(label, key="sweep_go", type="primary", icon=":material/rocket_launch:" if ready else None, disabled=not ready)
         if clicked and sweep is not None:
             with errors_shown():

@@ -1,34 +1,67 @@
-"""Number fields that reach the server as they were typed: `1e5` is 100,000, and a value out of bounds is an error."""
+"""Number fields that reach the server as they were typed: `1e5` is 100,000, and a value out of bounds is an error that blocks the form.
+
+Browsers cut a whole number at its first letter, and silently keep the last value for one out of bounds.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
+from backend.errors import InvalidInput
 from pages.components.frame import plain
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Number = int | float
+_WRONG: ContextVar[list[str]] = ContextVar("wrong_numbers")
+
+
+def number_form(draw: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that draws number fields and their button; `wrong_numbers` tells the button what is wrong with them."""
+
+    @wraps(draw)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        token = _WRONG.set([])
+        try:
+            return draw(*args, **kwargs)
+        finally:
+            _WRONG.reset(token)
+
+    return run
+
+
+def wrong_numbers() -> list[str]:
+    """Return what is wrong with the numbers that this form has drawn so far; its button is off while that is anything."""
+    return _WRONG.get()
+
+
+def refuse_wrong_numbers() -> None:
+    """Raise InvalidInput where a number is wrong, for the button of a `st.form`, which learns of it when it is pressed."""
+    if wrong := wrong_numbers():
+        raise InvalidInput(" ".join(wrong), remedy="Correct the fields.")
 
 
 def draw_number(
-    place: DeltaGenerator | Any,
+    place: Any,
     label: str,
     least: Number | None,
     most: Number | None,
     value: Number | None = None,
     *,
     key: str,
-    wrong: list[str],
     whole: bool = True,
     step: Number | None = None,
     **options: Any,
 ) -> Any:
-    """Draw a number field and return its value; a value that can't be used is named below it and added to `wrong`, and the form's button
-    is off while that holds any. Browsers cut a whole number at its first letter, and keep the last value silently for one out of bounds.
+    """Draw a number field of a `number_form` and return its value. One that can't be used is named below the field, and the nearest that
+    can be is returned, so that the rest of the form can be drawn.
     """
-    with place.container(gap="small"):
+    with place.container(gap="small", **({"width": options.pop("width")} if "width" in options else {})):
         entered = st.number_input(
             label,
             value=None if value is None else float(value),
@@ -39,14 +72,17 @@ def draw_number(
         )
         problem = describe_problem(entered, least, most, whole=whole)
         if problem and not options.get("disabled"):
-            wrong.append(f"{label}: {problem}")
+            wrong_numbers().append(f"{label}: {problem}")
             st.markdown(f":small[:red[:material/error: {plain(problem)}]]")
-    return as_number(entered, whole=whole)
+    return nearest(entered, least, most, whole=whole)
 
 
-def as_number(value: float | None, *, whole: bool) -> Any:
-    """Return a whole value as an int, where it is one."""
-    return int(value) if whole and value is not None and float(value).is_integer() else value
+def nearest(value: float | None, least: Number | None, most: Number | None, *, whole: bool) -> Any:
+    """Return the nearest value that can be used: an int where it is whole."""
+    if value is None:
+        return None
+    bounded = min(max(value, least if least is not None else value), most if most is not None else value)
+    return round(bounded) if whole else float(bounded)
 
 
 def describe_problem(value: float | None, least: Number | None, most: Number | None, *, whole: bool) -> str:

@@ -23,6 +23,7 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import empty_state, errors_shown, live_part, page_frame, plain, show_problem, warn_unknown, with_code
 from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.adapters import draw_adapters
 from pages.components.serving.aliases import draw_aliases
 from pages.components.serving.operation import draw_operation
@@ -70,6 +71,7 @@ def draw_deploy(ctx: Context, person: Person) -> None:
             empty_state("There is nothing to deploy yet: train a network or add a base.", page=routes.LAUNCH, label="Launch a run")
 
 
+@number_form
 def draw_form(
     ctx: Context, person: Person, checkpoints: dict[str, CheckpointView], endpoints: list[EndpointView], requested: str | None
 ) -> None:
@@ -89,8 +91,8 @@ def draw_form(
     fields = st.grid(2, min_column_width=200)
     name = fields.text_input("Endpoint name", key="deploy_name", help="Clients send it as `model=`.").strip()
     replicas = int(
-        fields.number_input(
-            "Replicas", 1, 64, 1, key="deploy_replicas", help="Each uses one core. On CPUs, those of one machine share the weights."
+        draw_number(
+            fields, "Replicas", 1, 64, 1, key="deploy_replicas", help="Each uses one core. On CPUs, those of one machine share the weights."
         )
     )
     required = requirement_of(ctx, name)
@@ -109,7 +111,9 @@ def draw_form(
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
         st.info(f"{plain(name)} serves {plain(serving[name].checkpoint_name)}; its replicas are replaced one by one.")
-    if st.button("Deploy", type="primary", disabled=not name or is_refused, key="deploy", icon=":material/rocket_launch:"):
+    if st.button(
+        "Deploy", type="primary", disabled=not name or is_refused or bool(wrong_numbers()), key="deploy", icon=":material/rocket_launch:"
+    ):
         with errors_shown():
             deploy(
                 ctx,

@@ -30,7 +30,7 @@ def test_defaults_follow_the_objective_and_typed_values_stay(site: Context) -> N
     page.segmented_control(key="launch_objective").set_value("sft").run()
     assert page.selectbox(key="launch_recipe").value is None
     first = shown(page)
-    assert (first["base"], first["dataset"], first["name"], first["seed"]) == ("oak", "chats", "", 77)
+    assert (first["base"], first["dataset"], first["name"], first["seed"]) == ("oak", "chats@1", "", 77)
     assert (first["learning_rate"], first["context"], first["weight_decay"]) == (0.002, 512, 0.0)
     assert first["max_steps"] == 34  # three epochs of 90 rows, 8 a step
     assert "Once upon a time" not in first["sample_prompts"]
@@ -175,3 +175,79 @@ def test_the_estimate_of_a_sweep_is_of_all_its_runs(site: Context) -> None:
     assert time == "10 min"  # 12 runs of 100 s, two at a time
     assert "12 runs, 2 at a time." in words(page)
     assert "1 min 40 s a run." in words(page)
+
+
+def test_derived_values_follow_in_the_same_rerun(site: Context) -> None:
+    """An evaluation every 110 steps was stored for a run of 77 steps."""
+    add_dataset(site, "chats", kind="chat")
+    add_base(site)
+    page = open_page("build/launch.py", dataset="chats", base="oak")
+    page.number_input(key="launch_max_steps").set_value(1100).run()
+    assert (shown(page)["eval_every"], shown(page)["checkpoint_every"]) == (110, 275)
+    page.number_input(key="launch_max_steps").set_value(77).run()
+    assert page.number_input(key="launch_eval_every").value == 7
+    assert (shown(page)["eval_every"], shown(page)["checkpoint_every"]) == (7, 20)
+
+
+def test_a_recipe_keeps_its_values_and_only_what_no_longer_fits_follows(site: Context) -> None:
+    add_starter(site)
+    page = open_page("build/launch.py")
+    before = shown(page)
+    page.number_input(key="launch_max_steps").set_value(20).run()
+    after = shown(page)
+    assert page.selectbox(key="launch_recipe").value == "starter-pretrain"
+    assert (after["learning_rate"], after["context"]) == (before["learning_rate"], before["context"])
+    assert (after["eval_every"], after["checkpoint_every"]) == (2, 5)
+
+
+def test_steps_that_the_run_never_reaches_are_refused_at_their_field(site: Context) -> None:
+    add_parts(site)
+    page = open_form()
+    page.number_input(key="launch_max_steps").set_value(77).run()
+    page.number_input(key="launch_eval_every").set_value(110).run()
+    assert page.button(key="launch_go").disabled
+    assert "would never come in a run of 77 steps" in words(page)
+    assert plain("“Evaluate every” of at most 77") in words(page)
+    page.number_input(key="launch_eval_every").set_value(11).run()
+    assert "would never come" not in words(page)
+
+
+def test_the_version_of_the_dataset_is_chosen_and_written(site: Context) -> None:
+    add_parts(site)
+    with site.db.write() as session:
+        old = session.query(DatasetVersion).one()
+        facts = {"dataset_id": old.dataset_id, "folder": old.folder, "source": "x", "created_at": old.created_at}
+        session.add(DatasetVersion(number=2, rows=50, train_rows=45, val_rows=5, **facts))
+    page = open_form()
+    assert page.selectbox(key="launch_version_tales").options[0] == "2 · 45 training rows, newest"
+    assert shown(page)["dataset"] == "tales@2"
+    page.selectbox(key="launch_version_tales").select(1).run()
+    assert shown(page)["dataset"] == "tales@1"
+    assert shown(open_page("build/launch.py", dataset="tales@1", architecture="small"))["dataset"] == "tales@1"
+    lost = open_page("build/launch.py", dataset="tales@7", architecture="small")
+    assert "has no version 7" in words(lost)
+
+
+def test_a_copy_stays_on_the_version_that_was_trained_on(site: Context) -> None:
+    add_parts(site)
+    launch(site, name="first")
+    with site.db.write() as session:
+        old = session.query(DatasetVersion).one()
+        facts = {"dataset_id": old.dataset_id, "folder": old.folder, "source": "x", "created_at": old.created_at}
+        session.add(DatasetVersion(number=2, rows=50, train_rows=45, val_rows=5, **facts))
+    page = open_page("build/launch.py", run="first")
+    assert shown(page)["dataset"] == "tales@1"
+    assert "Nothing differs from it yet." in words(page)
+
+
+def test_a_whole_number_is_read_as_it_was_written(site: Context) -> None:
+    """A browser reads `1e5` as 1 in a field of whole numbers."""
+    add_parts(site)
+    page = open_form()
+    field = page.number_input(key="launch_max_steps")
+    assert field.proto.data_type == field.proto.FLOAT, "so that the browser reads all of it"
+    field.set_value(100_000.0).run()
+    assert shown(page)["max_steps"] == 100_000
+    page.number_input(key="launch_max_steps").set_value(2.5).run()
+    assert page.button(key="launch_go").disabled
+    assert "2.5" in words(page)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from backend.domain.evaluation.config import EvaluationConfig
 from backend.domain.validation import validation_message
+from backend.domain.yaml_text import parse_yaml
 from backend.errors import InvalidInput
 
 MOST_MEMBERS = 200
@@ -84,12 +85,7 @@ def parse_suite(values: Any) -> SuiteConfig:
 
 def read_suite(text: str) -> SuiteConfig:
     """Read a suite's YAML. Raises InvalidInput with the line or the field at fault."""
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f" in line {place.line + 1}" if place is not None else ""
-        raise InvalidInput(f"This is not valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    values = parse_yaml(text, what="The suite")
     if not isinstance(values, dict):
         raise InvalidInput("A suite is a mapping with `name` and `members`.", remedy="Write `name: …` and a list `members:`.")
     return parse_suite(values)

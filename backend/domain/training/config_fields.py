@@ -178,10 +178,19 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
             data[section] = {**data[section], field: value}
         else:
             raise InvalidInput(f"This run has no {path}.", remedy="Give the architecture itself instead of its name.", field=path)
+    _fit_cadence(data, given=values)
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
         raise InvalidInput(f"{validation_message(error, RunConfig)}.", field=next(iter(values), None)) from error
+
+
+def _fit_cadence(data: dict[str, Any], *, given: Mapping[str, Any]) -> None:
+    """Bring the steps between evaluations and checkpoints that were not given within a run that became shorter."""
+    steps = data["max_steps"]
+    for path in ("eval_every", "checkpoint_every"):
+        if "max_steps" in given and path not in given and isinstance(steps, int | float) and data[path] > steps >= 1:
+            data[path] = int(steps)
 
 
 def write_changes(changes: Sequence[tuple[str, Value]]) -> str:

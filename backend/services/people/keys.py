@@ -67,15 +67,21 @@ def create_key(
     scopes: KeyScopes | None = None,
     limits: KeyLimits | None = None,
     expires_at: datetime | None = None,
+    secret: str | None = None,
 ) -> str:
-    """Create a key and return it: the only time it is shown. Raises NotAllowed for a rater, and for an admin's scope by another role."""
+    """Create a key and return it: the only time it is shown. The same `secret`, of `new_secret`, makes one key.
+
+    Raises InvalidInput without a name, NotAllowed for a rater, and for an admin's scope by another role.
+    """
     require_builder(person)
     if not name.strip():
         raise InvalidInput("A key needs a name, so that you know later what uses it.", field="name")
     scopes = scopes or KeyScopes()
     _require_scope(scopes, person)
-    key = f"rh-{secrets.token_urlsafe(32)}"
+    key = secret or new_secret()
     with ctx.db.write() as session:
+        if session.scalar(select(ApiKey.id).where(ApiKey.key_hash == hash_key(key), ApiKey.user_id.is_not_distinct_from(person.id))):
+            return key  # the first of two clicks made it
         session.add(
             ApiKey(
                 name=name.strip()[:80],
@@ -89,6 +95,11 @@ def create_key(
             )
         )
     return key
+
+
+def new_secret() -> str:
+    """Return a new secret for a key."""
+    return f"rh-{secrets.token_urlsafe(32)}"
 
 
 def change_key(ctx: Context, key: str, *, person: Person, limits: KeyLimits, scopes: KeyScopes, expires_at: datetime | None) -> None:

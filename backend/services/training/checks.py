@@ -15,6 +15,7 @@ from backend.services.jobs.devices import Device
 from backend.services.tokenizers.tokenizers import TokenizerView
 from backend.services.training.row_check import RowSample
 
+CADENCE = {"eval_every": "An evaluation", "checkpoint_every": "A checkpoint"}
 TRACKER_NAMES = {"tensorboard": "TensorBoard", "mlflow": "MLflow", "wandb": "Weights & Biases", "trackio": "Trackio"}
 
 
@@ -67,6 +68,18 @@ def check_tokenizer(architecture: ArchitectureConfig | None, tokenizer: Tokenize
             remedy=f"Give the architecture a vocab_size of {tokenizer.vocab_size:,} or more, or choose a smaller tokenizer.",
             field="tokenizer",
         )
+
+
+def check_cadence(config: RunConfig) -> None:
+    """Raise InvalidInput for steps between evaluations or checkpoints that were given, and that the run never reaches."""
+    for path, what in CADENCE.items():
+        steps = getattr(config, path)
+        if path in config.model_fields_set and steps > config.max_steps:
+            raise InvalidInput(
+                f"{what} every {steps:,} steps would never come in a run of {config.max_steps:,} steps.",
+                remedy=f"Choose {path} of at most {config.max_steps:,}, or leave it out.",
+                field=path,
+            )
 
 
 def check_context(config: RunConfig, architecture: ArchitectureConfig | None, base: CheckpointView | None) -> None:

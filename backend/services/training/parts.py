@@ -64,6 +64,7 @@ def resolve_parts(ctx: Context, config: RunConfig) -> RunParts:
     don't fit, Conflict for unfinished parts of more than one job.
     """
     checks.check_trackers(config)
+    checks.check_cadence(config)
     version = resolve_version(ctx, config.dataset, ready=False)
     checks.check_dataset(config, version)
     architecture, architecture_id = _architecture(ctx, config)

@@ -20,6 +20,7 @@ from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import empty_state, errors_shown
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 ENDPOINT = "endpoint:"
 PAIRINGS = {"information": "Least certain pairs first", "uniform": "All pairs alike"}
@@ -27,6 +28,7 @@ GOLD = {"prompt": "Prompt", "better": "Better answer", "worse": "Worse answer"}
 RATINGS = {"none": "Compare two answers", "thumbs": "Thumbs", "stars": "1 to 5 stars"}
 
 
+@number_form
 def draw_campaign_form(ctx: Context, person: Person) -> None:
     """Draw the form; a new campaign opens its own page."""
     checkpoints = {checkpoint.id: checkpoint.name for checkpoint in list_checkpoints(ctx, ready=True)}
@@ -69,7 +71,7 @@ def draw_campaign_form(ctx: Context, person: Person) -> None:
     least = 1 if values["rating"] != "none" else 2
     is_ready = bool(name) and len(sources) >= least
     label = "Generate completions" if is_ready else f"Enter a name and choose {plural(least, 'contestant')}"
-    if st.button(label, type="primary", key="campaign_create", icon=":material/swords:", disabled=not is_ready):
+    if st.button(label, type="primary", key="campaign_create", icon=":material/swords:", disabled=not is_ready or bool(wrong_numbers())):
         with errors_shown():
             files = {upload.name: upload.getvalue().decode("utf-8", "replace") for upload in uploads}
             config = CampaignConfig.of(**values)
@@ -105,7 +107,7 @@ def draw_prompts(labels: list[str], datasets: dict[str, tuple[str, int]]) -> tup
             "campaign_dataset", labels, lambda label: f"{label} · {datasets[label][0]}, {plural(datasets[label][1], 'row')}"
         ),
     )
-    num = right.number_input("Number of prompts", 1, 5000, 30, key="campaign_num", help=fields["num_prompts"].description)
+    num = draw_number(right, "Number of prompts", 1, 5000, 30, key="campaign_num", help=fields["num_prompts"].description)
     allow_train = st.checkbox("Allow training rows", key="campaign_allow_train", help=fields["allow_train"].description)
     with st.expander("System text, categories", key="campaign_prompts_more"):
         system = st.text_area("System text", key="campaign_system", max_chars=20_000, height=100, help=fields["system"].description)
@@ -132,13 +134,15 @@ def draw_gold() -> dict[str, Any]:
         )
         rows = [{column: str(row[column] or "").strip() for column in GOLD} for row in table.fillna("").to_dict("records")]
         gold = [row for row in rows if any(row.values())]
-        share = st.number_input(
+        share = draw_number(
+            st,
             "Share of gold battles",
             0.0,
             0.5,
             fields["gold_share"].default,
-            0.05,
             key="campaign_gold_share",
+            whole=False,
+            step=0.05,
             width=240,
             help=fields["gold_share"].description,
         )
@@ -170,8 +174,8 @@ def draw_pairing() -> dict[str, Any]:
         overlap = _number(middle, "overlap_share", "Overlap share", low=0.0, high=1.0, step=0.05)
         raters = _number(right, "overlap_raters", "Raters of shared battles", low=2, high=20, step=1)
         repeats = _number(left, "repeat_share", "Swapped repeats, share", low=0.0, high=0.5, step=0.05)
-        stop_votes = middle.number_input(
-            "Stop after votes", 1, value=None, placeholder="no limit", key="campaign_stop_votes", help=fields["stop_votes"].description
+        stop_votes = draw_number(
+            middle, "Stop after votes", 1, None, key="campaign_stop_votes", placeholder="no limit", help=fields["stop_votes"].description
         )
         on_verdict = right.checkbox("Stop at the verdict", key="campaign_stop_on_verdict", help=fields["stop_on_verdict"].description)
     return {
@@ -218,4 +222,8 @@ def _split(text: str) -> list[str]:
 def _number(place: DeltaGenerator, field: str, label: str, *, low: float, high: float, step: float) -> float:
     """Draw a number field of the campaign's config with its default and description."""
     info = CampaignConfig.model_fields[field]
-    return float(place.number_input(label, low, high, info.default, step, key=f"campaign_{field}", help=info.description))
+    return float(
+        draw_number(
+            place, label, low, high, info.default, key=f"campaign_{field}", whole=isinstance(low, int), step=step, help=info.description
+        )
+    )

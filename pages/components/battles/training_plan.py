@@ -17,6 +17,7 @@ from backend.services.context import Context, Person
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 OBJECTIVES: dict[VoteObjective, str] = {"dpo": "Pairs (DPO)", "sft": "Rewritten answers (SFT)", "kto": "Labelled answers (KTO)"}
 BOTH_BAD = {"against": "Counts against a preference", "exclude": "Leaves the pair out", "ignore": "Not counted"}
@@ -25,6 +26,7 @@ METHODS = {"lora": "LoRA", "full": "Full fine-tuning"}
 NUM_SHOWN = 8
 
 
+@number_form
 def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> None:
     """Draw rules, rows, warnings, recipe and the button that trains on a campaign's votes."""
     bases = {c.checkpoint_id: c.name for c in campaign.contestants if c.checkpoint_id and c.has_files}
@@ -49,7 +51,9 @@ def draw_training_plan(ctx: Context, person: Person, campaign: CampaignView) -> 
         if not plan.num_rows:
             return
         config = _draw_recipe(plan)
-        if person.may_build and st.button("Train on these votes", type="primary", key="plan_go", icon=":material/model_training:"):
+        if person.may_build and st.button(
+            "Train on these votes", type="primary", key="plan_go", icon=":material/model_training:", disabled=bool(wrong_numbers())
+        ):
             content = f"{campaign.num_votes} {rules.to_yaml()} {config.to_yaml()}"
             key = f"{campaign.id}-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
             launch = train_on_votes(
@@ -76,24 +80,33 @@ def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
             return parse_rules(text or "")
         grid = st.grid(3, min_column_width=200)
         values: dict[str, Any] = {
-            "min_agreement": grid.number_input(
-                "Smallest agreement", 0.5, 1.0, 0.6, 0.05, key="plan_agreement", help=fields["min_agreement"].description
+            "min_agreement": draw_number(
+                grid,
+                "Smallest agreement",
+                0.5,
+                1.0,
+                0.6,
+                key="plan_agreement",
+                whole=False,
+                step=0.05,
+                help=fields["min_agreement"].description,
             ),
-            "min_raters": int(grid.number_input("Raters per pair", 1, 100, 1, key="plan_raters", help=fields["min_raters"].description)),
-            "max_pairs_per_prompt": grid.number_input(
-                "Max pairs per prompt", 1, None, None, key="plan_per_prompt", help=fields["max_pairs_per_prompt"].description
+            "min_raters": int(draw_number(grid, "Raters per pair", 1, 100, 1, key="plan_raters", help=fields["min_raters"].description)),
+            "max_pairs_per_prompt": draw_number(
+                grid, "Max pairs per prompt", 1, None, key="plan_per_prompt", help=fields["max_pairs_per_prompt"].description
             ),
             "ties": grid.selectbox("Ties", list(TIES), format_func=TIES.__getitem__, key="plan_ties"),
             "both_bad": grid.selectbox(
                 "Both bad", list(BOTH_BAD), format_func=BOTH_BAD.__getitem__, key="plan_both_bad", help=fields["both_bad"].description
             ),
-            "locked_share": grid.number_input(
+            "locked_share": draw_number(
+                grid,
                 "Locked share of prompts",
                 0.0,
                 0.9,
-                None,
-                0.05,
                 key="plan_locked",
+                whole=False,
+                step=0.05,
                 placeholder="as many as are lacking",
                 help=fields["locked_share"].description,
             ),
@@ -159,13 +172,15 @@ def _draw_recipe(plan: TrainingPlan) -> RunConfig:
             return parse_run_config(text or "")
         grid = st.grid(4, min_column_width=150)
         values: dict[str, Any] = suggested.model_dump(mode="json")
-        values["learning_rate"] = grid.number_input(
-            "Learning rate", 1e-8, 1.0, suggested.learning_rate, format="%.1e", key=f"plan_rate_{scope}"
+        values["learning_rate"] = draw_number(
+            grid, "Learning rate", 1e-08, 1.0, suggested.learning_rate, key=f"plan_rate_{scope}", whole=False
         )
-        values["max_steps"] = int(grid.number_input("Steps", 1, 100_000, suggested.max_steps, key=f"plan_steps_{scope}"))
-        values["micro_batch"] = int(grid.number_input("Micro-batch", 1, 256, suggested.micro_batch, key=f"plan_batch_{scope}"))
+        values["max_steps"] = int(draw_number(grid, "Steps", 1, 100000, suggested.max_steps, key=f"plan_steps_{scope}"))
+        values["micro_batch"] = int(draw_number(grid, "Micro-batch", 1, 256, suggested.micro_batch, key=f"plan_batch_{scope}"))
         if plan.objective != "sft":
-            values["preference"]["beta"] = grid.number_input("Beta", 0.001, 10.0, suggested.preference.beta, 0.05, key=f"plan_beta_{scope}")
+            values["preference"]["beta"] = draw_number(
+                grid, "Beta", 0.001, 10.0, suggested.preference.beta, key=f"plan_beta_{scope}", whole=False, step=0.05
+            )
         values["method"] = grid.selectbox(
             "Method",
             list(METHODS),
@@ -175,6 +190,7 @@ def _draw_recipe(plan: TrainingPlan) -> RunConfig:
         )
         values["warmup_steps"] = min(int(values["warmup_steps"] or 0), int(values["max_steps"]))
         values["checkpoint_every"] = values["max_steps"]
+        values["eval_every"] = min(int(values["eval_every"]), int(values["max_steps"]))
         for label, reason in plan.reasons:
             st.caption(plain(f"{label}: {reason}."))
         return parse_config(values)

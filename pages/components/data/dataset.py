@@ -144,7 +144,7 @@ def _draw_head(ctx: Context, version: VersionView) -> None:
     grid.metric("Size", size(version.bytes), border=True, height="stretch")
     label, page, icon = NEXT[version.kind]
     with st.container(horizontal=True):
-        reference = version.dataset_id if page.startswith("evaluate/") else version.dataset  # a recipe names its dataset
+        reference = version.dataset_id if page.startswith("evaluate/") else version.label  # a recipe names its dataset
         st.page_link(page, label=label, icon=f":material/{icon}:", query_params={"dataset": reference})
         if version.kind == "text":
             query = {"dataset": version.dataset}

@@ -29,6 +29,7 @@ from backend.services.data.views import VersionView
 from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 CHANGES = {
     "drop_duplicates": "Remove duplicates",
@@ -41,6 +42,7 @@ CHANGES = {
 MAX_CONDITIONS = 6
 
 
+@number_form
 def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
     """Draw the form; a new version is opened."""
     key = version.id
@@ -56,7 +58,13 @@ def draw_derive(ctx: Context, person: Person, version: VersionView) -> None:
             title = st.text_input("Name", value=f"{version.dataset}-2", key=f"change_name_{key}", width=320) if other else None
         if change is not None:
             st.caption(f"Lineage entry: {plain(describe_change(change))}.")
-        if not st.button("Create version", type="primary", icon=":material/call_split:", key=f"change_go_{key}", disabled=change is None):
+        if not st.button(
+            "Create version",
+            type="primary",
+            icon=":material/call_split:",
+            key=f"change_go_{key}",
+            disabled=change is None or bool(wrong_numbers()),
+        ):
             return
     _make(ctx, person, version, change, name=title)
 
@@ -99,15 +107,15 @@ def _duplicates(key: str) -> Change:
 
 def _sample(version: VersionView, key: str) -> Change:
     with st.container(horizontal=True):
-        rows = st.number_input("Rows", 1, max(1, version.rows), max(1, version.rows // 10), key=f"rows_{key}", width=200)
-        seed = st.number_input("Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed samples the same rows.")
+        rows = draw_number(st, "Rows", 1, max(1, version.rows), max(1, version.rows // 10), key=f"rows_{key}", width=200)
+        seed = draw_number(st, "Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed samples the same rows.")
     return Sample(num_rows=int(rows), seed=int(seed))
 
 
 def _resplit(key: str) -> Change:
     with st.container(horizontal=True):
         percent = st.slider("Validation share", 0, 50, 5, format="%d %%", key=f"share_{key}", width=320)
-        seed = st.number_input("Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed gives the same split.")
+        seed = draw_number(st, "Seed", 0, 2**31, 1, key=f"seed_{key}", width=140, help="The same seed gives the same split.")
     return Resplit(val_fraction=percent / 100, seed=int(seed))
 
 
@@ -164,7 +172,7 @@ def _condition(version: VersionView, key: str) -> dict[str, object] | None:
         test = st.selectbox("Test", tests, key=f"test_{key}_{field == TURNS}", format_func=TEST_WORDS.__getitem__, width=190)
         if test in ("at_least", "at_most"):
             unit = "Turns" if field == TURNS else "Characters"
-            value: object = int(st.number_input(unit, 0, 10**9, 2 if field == TURNS else 20, key=f"number_{key}", width=170))
+            value: object = int(draw_number(st, unit, 0, 10**9, 2 if field == TURNS else 20, key=f"number_{key}", width=170))
         else:
             value = st.text_input("Text", key=f"text_{key}", width=300)
         case = test in ("contains", "lacks", "equals", "differs") and st.checkbox("Match case", key=f"case_{key}", width="content")

@@ -32,6 +32,7 @@ from pages.components.data.report_details import draw_details
 from pages.components.data.report_samples import draw_samples
 from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
 from pages.components.job_progress import draw_job
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.words import ago
 
 ICONS = {Grade.BLOCKS: ":red[:material/block:]", Grade.LOOK: ":orange[:material/warning:]", Grade.FINE: ":green[:material/check_circle:]"}
@@ -73,6 +74,7 @@ def _shown(ctx: Context, version: VersionView) -> DataReportView | None:
     return next(iter(list_data_reports(ctx, version.id, limit=1)), None)
 
 
+@number_form
 def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReportView | None:
     sources = {source.ref: source for source in list_sources(ctx)}
     first = _first_source(ctx, version)
@@ -93,7 +95,8 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
             width=280,
             help="A base brings its tokenizer, chat template and maximum context; a tokenizer alone is for training from scratch.",
         )
-        context = st.number_input(
+        context = draw_number(
+            st,
             "Context",
             8,
             MAX_CONTEXT,
@@ -102,25 +105,29 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
             width=130,
             help="Tokens per sequence.",
         )
-        batch = st.number_input(
+        batch = draw_number(
+            st,
             "Micro-batch",
             1,
-            65_536,
+            65536,
             _number("micro_batch", defaults.micro_batch),
             key=f"report_batch_{version.id}",
             width=120,
             help="Sequences per forward pass, padded to the longest.",
         )
-        steps = st.number_input(
+        steps = draw_number(
+            st,
             "Accumulation",
             1,
-            65_536,
+            65536,
             _number("grad_accum_steps", defaults.grad_accum_steps),
             key=f"report_steps_{version.id}",
             width=120,
             help="Forward passes per optimizer step.",
         )
-        if st.button("Run report", type="primary", icon=":material/frame_inspect:", key=f"report_ask_{version.id}"):
+        if st.button(
+            "Run report", type="primary", icon=":material/frame_inspect:", key=f"report_ask_{version.id}", disabled=bool(wrong_numbers())
+        ):
             with errors_shown():
                 return request_data_report(
                     ctx,

@@ -19,6 +19,7 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.tables import WidgetTable
 
 PAGE = routes.EVALUATIONS
@@ -100,13 +101,14 @@ def _draw_row(ctx: Context, person: Person, endpoint: EvaluatedEndpointView) -> 
             st.rerun()
 
 
+@number_form
 def _draw_form(ctx: Context, person: Person) -> None:
     left, right = st.columns(2)
     with left:
         name = st.text_input("Name", key="endpoint_name", max_chars=80, help="Shown on boards and in results.")
         url = st.text_input("Address", key="endpoint_url", placeholder="https://host/v1")
         model = st.text_input("Model", key="endpoint_model")
-        concurrency = st.number_input("Requests at once", 1, 64, 8, key="endpoint_concurrency")
+        concurrency = draw_number(st, "Requests at once", 1, 64, 8, key="endpoint_concurrency")
     with right:
         key_env = st.text_input(
             "Key variable",
@@ -115,23 +117,33 @@ def _draw_form(ctx: Context, person: Person) -> None:
             help="Name of the environment variable of pages and workers that holds the key. The key itself is not stored.",
         )
         key_file = st.text_input("Key file", key="endpoint_key_file", placeholder="/path/to/key", help="A file that holds the key instead.")
-        input_price = st.number_input(
+        input_price = draw_number(
+            st,
             "Price of prompt tokens",
-            min_value=0.0,
-            value=None,
+            0.0,
+            None,
             key="endpoint_input_price",
+            whole=False,
             help="US dollars for a million.",
             placeholder="Not set",
         )
-        output_price = st.number_input(
+        output_price = draw_number(
+            st,
             "Price of answer tokens",
-            min_value=0.0,
-            value=None,
+            0.0,
+            None,
             key="endpoint_output_price",
+            whole=False,
             help="US dollars for a million.",
             placeholder="Not set",
         )
-    if st.button("Add", type="primary", icon=":material/add_link:", key="endpoint_add", disabled=not (name and url and model)):
+    if st.button(
+        "Add",
+        type="primary",
+        icon=":material/add_link:",
+        key="endpoint_add",
+        disabled=not (name and url and model) or bool(wrong_numbers()),
+    ):
         with errors_shown(), st.spinner("Asking the API what it offers"):
             config = read_config(
                 url=url,

@@ -23,6 +23,7 @@ from pages.components.evaluation.endpoints import choose_endpoints
 from pages.components.evaluation.launch import draw_launch
 from pages.components.evaluation.task_form import choose_task
 from pages.components.frame import empty_state, errors_shown
+from pages.components.numbers import draw_number, number_form
 
 MAX_AT_ONCE = 20
 OF_A_TASK = ("limit", "seed", "split", "chat", "windows")
@@ -32,6 +33,7 @@ CHAT_WORDS = {"auto": "Automatic", "on": "On", "off": "Off"}
 WINDOW_WORDS = {"each_window": "Non-overlapping", "first_window": "As in lm-evaluation-harness"}
 
 
+@number_form
 def draw_form(
     ctx: Context, person: Person, *, checkpoint_id: str | None, dataset_id: str | None, endpoint_key: str | None = None
 ) -> list[EvaluationView]:
@@ -108,15 +110,10 @@ def _draw_settings(ctx: Context, tasks: Mapping[str, TaskDefinition | None]) -> 
         scored = {way if kind is EvaluationKind.MULTIPLE_CHOICE else kind for kind in by_kind.values()}
         left, right = st.columns(2)
         with left:
-            values["limit"] = st.number_input(
-                "Item limit",
-                min_value=1,
-                value=None,
-                placeholder="All items",
-                key="eval_limit",
-                help="A random sample of this size, by the seed.",
+            values["limit"] = draw_number(
+                st, "Item limit", 1, None, key="eval_limit", placeholder="All items", help="A random sample of this size, by the seed."
             )
-            values["seed"] = st.number_input("Seed", min_value=0, value=1, key="eval_seed", help="Samples items and few-shot examples.")
+            values["seed"] = draw_number(st, "Seed", 0, None, 1, key="eval_seed", help="Samples items and few-shot examples.")
             values["split"] = st.selectbox(
                 "Rows",
                 list(SPLIT_WORDS),
@@ -154,9 +151,7 @@ def _draw_scoring(kinds: Collection[EvaluationKind]) -> dict[str, object]:
     """Draw the settings that depend on the scoring."""
     values: dict[str, object] = {}
     if set(kinds) - {EvaluationKind.PERPLEXITY}:
-        values["shots"] = st.number_input(
-            "Few-shot examples", min_value=0, max_value=64, value=0, key="eval_shots", help="Examples are not scored."
-        )
+        values["shots"] = draw_number(st, "Few-shot examples", 0, 64, 0, key="eval_shots", help="Examples are not scored.")
     values["chat"] = st.selectbox(
         "Chat template",
         list(CHAT_WORDS),
@@ -165,7 +160,7 @@ def _draw_scoring(kinds: Collection[EvaluationKind]) -> dict[str, object]:
         help="Automatic: for generated answers and conversations, by checkpoints that have one.",
     )
     if EvaluationKind.GENERATION in kinds:
-        values["max_tokens"] = st.number_input("Max new tokens", min_value=1, max_value=8192, value=64, key="eval_max_tokens")
+        values["max_tokens"] = draw_number(st, "Max new tokens", 1, 8192, 64, key="eval_max_tokens")
         values["numeric"] = st.checkbox("Compare the last number", key="eval_numeric", help="For arithmetic benchmarks such as GSM8K.")
     if EvaluationKind.PERPLEXITY in kinds:
         values["windows"] = st.selectbox(

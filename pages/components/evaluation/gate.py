@@ -32,6 +32,7 @@ from pages.components.choices import by_identity
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.tables import WidgetTable, draw_table
 from pages.components.words import ago
 
@@ -90,6 +91,7 @@ def _champion(ctx: Context, config: GateConfig) -> str:
     return next((one.name for one in list_checkpoints(ctx) if one.id == config.champion), config.champion)
 
 
+@number_form
 def _draw_form(ctx: Context, person: Person) -> None:
     checkpoints = {one.id: one for one in list_checkpoints(ctx) if one.is_ready}
     benchmarks = list(dict.fromkeys(column.benchmark for column in read_board(ctx).columns))
@@ -108,17 +110,26 @@ def _draw_form(ctx: Context, person: Person) -> None:
             chosen = st.multiselect("Benchmarks", benchmarks, key="gate_benchmarks")
         with right:
             test = st.selectbox("To show", list(TESTS), format_func=lambda key: TESTS[key], key="gate_test")
-            points = st.number_input(
+            points = draw_number(
+                st,
                 "Margin, points",
-                min_value=0.0,
-                value=2.0,
-                step=0.5,
+                0.0,
+                None,
+                2.0,
                 key="gate_margin",
+                whole=False,
+                step=0.5,
                 help="Hundredths of the metric's unit: 2 is two points of accuracy, or 0.02 bits per byte.",
             )
             rule = st.selectbox("Several benchmarks", list(RULES), format_func=lambda key: RULES[key], key="gate_rule")
         margins = _draw_margins(chosen, points) if len(chosen) > 1 else {}
-        if st.button("Create", type="primary", key="gate_create", icon=":material/add:", disabled=not (name.strip() and chosen)):
+        if st.button(
+            "Create",
+            type="primary",
+            key="gate_create",
+            icon=":material/add:",
+            disabled=not (name.strip() and chosen) or bool(wrong_numbers()),
+        ):
             with errors_shown():
                 values = {
                     "champion": champion,
@@ -134,8 +145,8 @@ def _draw_margins(benchmarks: Sequence[str], points: float) -> dict[str, float]:
     """Draw a margin for each benchmark; one left empty has the gate's."""
     fields = st.grid(3, min_column_width=200)
     margins = {
-        name: fields.number_input(
-            plain(f"Margin on {name}"), min_value=0.0, value=None, step=0.5, placeholder=f"{points:g}", key=f"gate_margin_{name}"
+        name: draw_number(
+            fields, plain(f"Margin on {name}"), 0.0, None, key=f"gate_margin_{name}", whole=False, step=0.5, placeholder=f"{points:g}"
         )
         for name in benchmarks
     }

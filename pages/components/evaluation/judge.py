@@ -33,6 +33,7 @@ from pages.components.evaluation.endpoints import subject_label
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.job_progress import draw_job, status_badge
 from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.tables import draw_table
 from pages.components.words import ago
 
@@ -136,6 +137,7 @@ def _choose_evaluations(ctx: Context, chosen: str) -> AnswerSource:
     return AnswerSource(partial(evaluation_items, ctx, first, against=second), second is not None, tuple(filter(None, (first, second))))
 
 
+@number_form
 def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
     judge = _choose_judge(ctx)
     source = _choose_source(ctx, chosen)
@@ -147,11 +149,17 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
         else st.text_input("Labels", key="judge_labels", placeholder="good, bad", help="Best first. Empty: a score from 1 to 10.")
     )
     left, right = st.columns(2)
-    max_tokens = left.number_input("Max new tokens", 8, 8192, 512, key="judge_max_tokens")
-    canaries = right.number_input(
-        "Canaries", 0, 1000, 20, key="judge_canaries", help="Prompts that are also judged with an answer that says nothing."
+    max_tokens = draw_number(left, "Max new tokens", 8, 8192, 512, key="judge_max_tokens")
+    canaries = draw_number(
+        right, "Canaries", 0, 1000, 20, key="judge_canaries", help="Prompts that are also judged with an answer that says nothing."
     )
-    if st.button("Judge", type="primary", icon=":material/gavel:", key="judge_start", disabled=judge is None or source.read is None):
+    if st.button(
+        "Judge",
+        type="primary",
+        icon=":material/gavel:",
+        key="judge_start",
+        disabled=judge is None or source.read is None or bool(wrong_numbers()),
+    ):
         with errors_shown():
             items = source.read() if source.read is not None else []
             config = JudgeConfig(

@@ -17,6 +17,7 @@ from backend.services.evaluation.evaluations import EvaluationView, Plan, launch
 from backend.services.evaluation.forecasts import EvaluationForecast, Subject, TotalForecast, forecast_evaluations
 from pages.components.evaluation.power import format_detectable, format_power
 from pages.components.frame import errors_shown, plain
+from pages.components.numbers import wrong_numbers
 from pages.components.tables import draw_table
 
 FEW_SECONDS = 10
@@ -38,7 +39,7 @@ def draw_launch(ctx: Context, person: Person, subjects: Sequence[Subject], confi
     count = len(forecast.evaluations)
     ready = count > 0 and all(one.plan.items for one in forecast.evaluations)
     label = "Evaluate" if count < 2 else f"Launch {count} evaluations"
-    if st.button(label, type="primary", icon=":material/play_arrow:", key="eval_launch", disabled=not ready):
+    if st.button(label, type="primary", icon=":material/play_arrow:", key="eval_launch", disabled=not ready or bool(wrong_numbers())):
         with errors_shown():
             for one in forecast.evaluations:
                 launched.append(

@@ -26,6 +26,7 @@ from pages.components import routes
 from pages.components.evaluation.folding import folded
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.tables import draw_table
 
 PAGE = 10
@@ -114,6 +115,7 @@ def _draw_card(card: SafetyCard) -> None:
         st.code(card.markdown, language="markdown")
 
 
+@number_form
 def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     probes = {view.version.dataset: view for view in list_probes(ctx)}
     if not probes:
@@ -121,18 +123,19 @@ def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
         return
     with st.expander("Measure safety", icon=":material/shield:"):
         chosen = st.multiselect("Probes", list(probes), default=list(probes), key=f"safety_probes_{checkpoint.id}")
-        limit = st.number_input(
-            "Item limit",
-            min_value=1,
-            value=None,
-            placeholder="all",
-            key=f"safety_limit_{checkpoint.id}",
-            help="Of each probe, drawn with a seed.",
+        limit = draw_number(
+            st, "Item limit", 1, None, key=f"safety_limit_{checkpoint.id}", placeholder="all", help="Of each probe, drawn with a seed."
         )
         with_base = st.checkbox(
             "Also measure its base, for the drift", value=checkpoint.parent_id is not None, key=f"safety_base_{checkpoint.id}"
         )
-        if st.button("Run", type="primary", key=f"safety_run_{checkpoint.id}", icon=":material/play_arrow:", disabled=not chosen):
+        if st.button(
+            "Run",
+            type="primary",
+            key=f"safety_run_{checkpoint.id}",
+            icon=":material/play_arrow:",
+            disabled=not chosen or bool(wrong_numbers()),
+        ):
             with errors_shown():
                 sides = [checkpoint.id, *([checkpoint.parent_id] if with_base and checkpoint.parent_id else [])]
                 for side in sides:

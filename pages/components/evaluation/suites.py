@@ -34,6 +34,7 @@ from pages.components.evaluation.matrix import draw_pending
 from pages.components.evaluation.scores import interval_text, metric_label, score_text
 from pages.components.frame import empty_state, errors_shown, live_part, plain
 from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.tables import WidgetTable
 from pages.components.words import ago
 
@@ -68,18 +69,23 @@ def _names(config: SuiteConfig) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
+@number_form
 def _draw_form(ctx: Context, person: Person) -> None:
     datasets = {d.name: d for d in list_datasets(ctx, kinds=EVALUATED_KINDS, ready=True)}
     name = st.text_input("Name", key="suite_name", max_chars=120)
     keys = sorted(datasets, key=lambda key: (datasets[key].kind != "benchmark", key))
     members = st.multiselect("Benchmarks", keys, key="suite_members", help="With default settings; write YAML for others.")
     columns = st.columns(2)
-    limit = columns[0].number_input("Item limit", min_value=1, value=None, placeholder="All items", key="suite_limit")
-    shots = columns[1].number_input(
-        "Few-shot examples", min_value=0, max_value=64, value=0, key="suite_shots", help="Texts are scored without examples."
-    )
+    limit = draw_number(columns[0], "Item limit", 1, None, key="suite_limit", placeholder="All items")
+    shots = draw_number(columns[1], "Few-shot examples", 0, 64, 0, key="suite_shots", help="Texts are scored without examples.")
     text = st.text_area("Or as YAML", key="suite_yaml", height=120, placeholder="name: core\nmembers:\n  - {benchmark: facts, shots: 5}")
-    if st.button("Create suite", type="primary", key="suite_create", icon=":material/add:", disabled=not (text or (name and members))):
+    if st.button(
+        "Create suite",
+        type="primary",
+        key="suite_create",
+        icon=":material/add:",
+        disabled=not (text or (name and members)) or bool(wrong_numbers()),
+    ):
         with errors_shown():
             config = EvaluationConfig(limit=limit, shots=shots)
             values = {"name": name, "members": [{"benchmark": one, "config": config} for one in members]}

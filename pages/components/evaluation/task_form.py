@@ -26,7 +26,7 @@ from pages.components.choices import by_identity
 from pages.components.evaluation.task_preview import draw_preview
 from pages.components.frame import errors_shown, plain, show_error
 from pages.components.links import row_link
-from pages.components.numbers import draw_number
+from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
 from pages.components.tables import WidgetTable
 
 NEW = "new"
@@ -87,6 +87,7 @@ def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None
         draw_preview(ctx, text, task=_task_of(text), dataset_id=dataset_id, key=name)
 
 
+@number_form
 def _draw_definition(text: str, *, key: str) -> tuple[str, bool]:
     """Draw the task as fields or as YAML; return its last sound text, kept between visits, and whether it is what the fields hold.
 
@@ -99,9 +100,8 @@ def _draw_definition(text: str, *, key: str) -> tuple[str, bool]:
         "View", modes, default=modes[0], required=True, key=f"{key}_mode_{'_'.join(modes)}", label_visibility="collapsed"
     )
     if mode == "Form" and task is not None:
-        wrong: list[str] = []
-        values = _draw_fields(task, key=key, wrong=wrong)
-        changed = _changed(task, values) if not wrong else InvalidInput(f"{' '.join(wrong)}", remedy="Correct the field.")
+        values = _draw_fields(task, key=key)
+        changed = _changed(task, values)
         if is_wrong != isinstance(changed, RoundhouseError):
             st.session_state[f"{key}_wrong"] = not is_wrong
             st.rerun()
@@ -123,6 +123,7 @@ def _draw_definition(text: str, *, key: str) -> tuple[str, bool]:
 def _changed(task: TaskDefinition, values: dict[str, Any]) -> TaskDefinition | RoundhouseError:
     """Return the task with the values of its fields, or what is wrong with them."""
     try:
+        refuse_wrong_numbers()
         return TaskDefinition.model_validate({**task.model_dump(exclude_defaults=True), **values})
     except ValidationError as error:
         return InvalidInput(f"{validation_message(error, TaskDefinition)}.", remedy="Correct the field.")
@@ -137,7 +138,7 @@ def _task_of(text: str) -> TaskDefinition | None:
         return None
 
 
-def _draw_fields(task: TaskDefinition, *, key: str, wrong: list[str]) -> dict[str, Any]:
+def _draw_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
     """Draw the fields of a task; return their values."""
     values: dict[str, Any] = {}
     first, second = st.columns(2)
@@ -156,10 +157,10 @@ def _draw_fields(task: TaskDefinition, *, key: str, wrong: list[str]) -> dict[st
             help="Jinja.",
         )
     if values["kind"] == "generation":
-        values |= _draw_generation_fields(task, key=key, wrong=wrong)
+        values |= _draw_generation_fields(task, key=key)
     else:
         values |= {"stop": (), "extract": (), "samples": 1}
-    values |= _draw_common_fields(task, str(values["kind"]), key=key, wrong=wrong)
+    values |= _draw_common_fields(task, str(values["kind"]), key=key)
     return values
 
 
@@ -188,7 +189,7 @@ def _draw_choice_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
     return values
 
 
-def _draw_generation_fields(task: TaskDefinition, *, key: str, wrong: list[str]) -> dict[str, Any]:
+def _draw_generation_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     values["references"] = st.text_input(
         "References",
@@ -200,15 +201,13 @@ def _draw_generation_fields(task: TaskDefinition, *, key: str, wrong: list[str])
     stop = st.text_area("Stop strings, one a line", value=shown, height=90, key=f"{key}_stop", help="\\n is a line break.")
     values["stop"] = tuple(_unescaped(line) for line in stop.split("\n") if line)
     first, second, third = st.columns(3)
-    values["max_tokens"] = draw_number(first, "Max new tokens", 1, 32768, task.max_tokens, key=f"{key}_max_tokens", wrong=wrong)
-    values["temperature"] = draw_number(
-        second, "Temperature", 0.0, 10.0, task.temperature, key=f"{key}_temperature", wrong=wrong, whole=False
-    )
-    values["samples"] = draw_number(third, "Samples per item", 1, 256, task.samples, key=f"{key}_samples", wrong=wrong)
+    values["max_tokens"] = draw_number(first, "Max new tokens", 1, 32768, task.max_tokens, key=f"{key}_max_tokens")
+    values["temperature"] = draw_number(second, "Temperature", 0.0, 10.0, task.temperature, key=f"{key}_temperature", whole=False)
+    values["samples"] = draw_number(third, "Samples per item", 1, 256, task.samples, key=f"{key}_samples")
     return values
 
 
-def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str, wrong: list[str]) -> dict[str, Any]:
+def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     options = list(dict.fromkeys([*(use.name for use in task.metric_uses), *metrics_of(kind)]))
     options = [name for name in options if name in metrics_of(kind) or kind == task.kind]
@@ -222,7 +221,7 @@ def _draw_common_fields(task: TaskDefinition, kind: str, *, key: str, wrong: lis
         values["instruction"] = st.text_area("Instruction", value=about, height=90, key=f"{key}_instruction", help="Comes first.")
         first, second = st.columns(2)
         most = len(task.fewshot.examples) or 64
-        count = draw_number(first, "Few-shot examples", 0, most, min(task.fewshot.count, most), key=f"{key}_shots", wrong=wrong)
+        count = draw_number(first, "Few-shot examples", 0, most, min(task.fewshot.count, most), key=f"{key}_shots")
         choose = second.selectbox(
             "Examples are",
             list(CHOICE_OF_EXAMPLES),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import streamlit as st
 
 from backend.services.context import Context, Person
@@ -19,6 +17,7 @@ from backend.services.people.accounts import (
     reset_password,
 )
 from backend.services.people.sessions import end_sessions
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import empty_state, errors_shown, plain
 from pages.components.words import ago
 
@@ -41,14 +40,16 @@ def draw_accounts(ctx: Context, person: Person) -> None:
 
 def draw_new_account(ctx: Context, person: Person) -> None:
     """Draw the form for a new account."""
-    with st.form("new_account", clear_on_submit=True):
+    made = st.session_state.setdefault("accounts_made", 0)  # a new form after each account: one that failed keeps what was typed
+    with st.form(f"new_account_{made}"):
         st.markdown("**New account**")
-        name = st.text_input("Name", key="account_name")
-        role = st.selectbox("Role", ROLES, index=2, key="account_role", help="Raters see only the ballot.")
-        password = st.text_input("Password", type="password", key="account_password", help=LENGTH_HELP)
+        name = st.text_input("Name", key=f"account_name_{made}")
+        role = st.selectbox("Role", ROLES, index=2, key=f"account_role_{made}", help="Raters see only the ballot.")
+        password = st.text_input("Password", type="password", key=f"account_password_{made}", help=LENGTH_HELP)
         if st.form_submit_button("Add account", icon=":material/person_add:"):
             with errors_shown():
                 add_user(ctx, name, password, role=role, person=person)
+                st.session_state["accounts_made"] = made + 1
                 st.rerun()
 
 
@@ -63,7 +64,7 @@ def draw_own_account(ctx: Context, person: Person) -> None:
             with errors_shown():
                 change_own_password(ctx, old, new, person=person)
                 st.rerun()
-    _draw_confirmed(
+    draw_confirmed(
         "Sign out everywhere",
         "Every browser that is signed in to your account has to sign in again, this one too.",
         lambda: end_sessions(ctx, person.id or "", person=person),
@@ -111,13 +112,3 @@ def _draw_role_and_password(ctx: Context, account: AccountView, person: Person) 
             with errors_shown():
                 reset_password(ctx, account.id, password, person=person)
                 st.success(f"The new password is in force, and {plain(account.name)} is signed out everywhere.")
-
-
-def _draw_confirmed(label: str, consequence: str, act: Callable[[], None], *, key: str, icon: str) -> None:
-    """Draw a button that names the consequences and asks for confirmation."""
-    with st.popover(label, icon=f":material/{icon}:", key=f"ask_{key}"):
-        st.markdown(consequence)
-        if st.button(label, type="primary", key=key):
-            with errors_shown():
-                act()
-                st.rerun()

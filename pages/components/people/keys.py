@@ -8,28 +8,51 @@ import streamlit as st
 
 from backend.domain.serving.key_limits import API_ENDPOINTS, ApiEndpoint, KeyLimits, KeyScopes
 from backend.services.context import Context, Person
-from backend.services.people.keys import KeyView, Spending, change_key, create_key, list_keys, revoke_key, spending_of_keys
+from backend.services.people.keys import (
+    KeyView,
+    Spending,
+    change_key,
+    create_key,
+    hash_key,
+    list_keys,
+    new_secret,
+    revoke_key,
+    spending_of_keys,
+)
 from backend.services.serving.endpoints import list_endpoints
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import empty_state, errors_shown, plain
+from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
 from pages.components.words import ago, day
 
-FRESH = "fresh_key"
+FRESH, PENDING = "fresh_key", "pending_key"
+"""Keys of the session state: the secret that is shown until it is dismissed, and that of the key which the form makes next."""
 NO_PRICE = "Needs a price: set ROUNDHOUSE_DEVICE_HOUR_PRICE or ROUNDHOUSE_DEVICE_PRICES."
 BADGES = {"active": ("green", "check_circle"), "expired": ("orange", "schedule"), "revoked": ("gray", "block")}
 
 
+@number_form
 def draw_new_key(ctx: Context, person: Person) -> None:
     """Draw the form that makes a key, and the key once."""
-    with st.form("new_key", clear_on_submit=True):
-        name = st.text_input("Name", placeholder="Support bot", key="key_name", help="What will use the key.")
-        with st.expander("Scopes, limits and budgets", icon=":material/tune:", key="key_limits"):
-            scopes, limits, expires_at = draw_fields(ctx, person, key="new_key", scopes=KeyScopes(), limits=KeyLimits(), expires_at=None)
+    secret = st.session_state.setdefault(PENDING, new_secret())
+    form = f"new_key_{hash_key(secret)[:8]}"
+    with st.form(form):
+        name = st.text_input("Name", placeholder="Support bot", key=f"name_{form}", help="What will use the key.")
+        with st.expander("Scopes, limits and budgets", icon=":material/tune:", key=f"limits_{form}"):
+            scopes, limits, expires_at = draw_fields(ctx, person, key=form, scopes=KeyScopes(), limits=KeyLimits(), expires_at=None)
         if st.form_submit_button("Create key", type="primary", icon=":material/key:"):
             with errors_shown():
-                st.session_state[FRESH] = create_key(ctx, name, person=person, scopes=scopes, limits=limits, expires_at=expires_at)
+                refuse_wrong_numbers()
+                create_key(ctx, name, person=person, scopes=scopes, limits=limits, expires_at=expires_at, secret=secret)
+                st.session_state[FRESH] = secret
+                del st.session_state[PENDING]  # a second click was on the form of the key that is made now, and makes none
+                st.rerun()
     if FRESH in st.session_state:
-        st.success("Copy it now: it is not shown again.", icon=":material/key:")
-        st.code(st.session_state.pop(FRESH), language=None)
+        st.success("Copy it now: it is not shown again once you close this.", icon=":material/key:")
+        st.code(st.session_state[FRESH], language=None)
+        if st.button("I have copied it", key="fresh_key_close", icon=":material/check:"):
+            del st.session_state[FRESH]
+            st.rerun()
 
 
 def draw_fields(
@@ -71,22 +94,23 @@ def _draw_limits(ctx: Context, *, key: str, limits: KeyLimits) -> KeyLimits:
     st.markdown("**Limits**")
     grid = st.grid(3, min_column_width=150)
     empty = "No limit"
-    requests = grid.number_input("Requests per minute", 1, None, limits.requests, key=f"{key}_requests", placeholder=empty)
-    tokens = grid.number_input("Tokens per minute", 1, None, limits.tokens, key=f"{key}_tokens", placeholder=empty)
-    at_once = grid.number_input("Requests at once", 1, None, limits.concurrency, key=f"{key}_concurrency", placeholder=empty)
+    requests = draw_number(grid, "Requests per minute", 1, None, limits.requests, key=f"{key}_requests", placeholder=empty)
+    tokens = draw_number(grid, "Tokens per minute", 1, None, limits.tokens, key=f"{key}_tokens", placeholder=empty)
+    at_once = draw_number(grid, "Requests at once", 1, None, limits.concurrency, key=f"{key}_concurrency", placeholder=empty)
     st.markdown("**Budgets** (UTC)")
     grid = st.grid(4, min_column_width=150)
-    day_tokens = grid.number_input("Tokens per day", 1, None, limits.tokens_per_day, key=f"{key}_day_tokens", placeholder=empty)
-    month_tokens = grid.number_input("Tokens per month", 1, None, limits.tokens_per_month, key=f"{key}_month_tokens", placeholder=empty)
+    day_tokens = draw_number(grid, "Tokens per day", 1, None, limits.tokens_per_day, key=f"{key}_day_tokens", placeholder=empty)
+    month_tokens = draw_number(grid, "Tokens per month", 1, None, limits.tokens_per_month, key=f"{key}_month_tokens", placeholder=empty)
     dollars: dict[str, float | None] = {}
     for name, label in (("usd_per_day", "US$ per day"), ("usd_per_month", "US$ per month")):
-        dollars[name] = grid.number_input(
+        dollars[name] = draw_number(
+            grid,
             label,
             0.0001,
             None,
             getattr(limits, name),
-            format="%g",
             key=f"{key}_{name}",
+            whole=False,
             placeholder=empty,
             disabled=not ctx.policy.prices.are_set,
             help=None if ctx.policy.prices.are_set else NO_PRICE,
@@ -133,14 +157,20 @@ def draw_key(ctx: Context, person: Person, key: KeyView, today: Spending, month:
             st.space("stretch")
             if state == "active":
                 _draw_change(ctx, person, key)
-            if not key.revoked_at and st.button("Revoke", key=f"revoke_{key.id}", icon=":material/block:"):
-                with errors_shown():
-                    revoke_key(ctx, key.id, person=person)
-                    st.rerun()
+            if not key.revoked_at:
+                used = "was never used" if key.last_used_at is None else f"was last used {ago(key.last_used_at)}"
+                draw_confirmed(
+                    "Revoke",
+                    f"Programs that use **{plain(key.name)}** are refused from now on, for good. It {used}.",
+                    lambda: revoke_key(ctx, key.id, person=person),
+                    key=f"revoke_{key.id}",
+                    icon="block",
+                )
         st.caption(" · ".join(_facts(key, person)))
         _draw_spending(key.limits, today, month)
 
 
+@number_form
 def _draw_change(ctx: Context, person: Person, key: KeyView) -> None:
     with st.popover("Limits", icon=":material/tune:", key=f"limits_{key.id}"), st.form(f"limits_form_{key.id}", border=False):
         scopes, limits, until = draw_fields(
@@ -148,6 +178,7 @@ def _draw_change(ctx: Context, person: Person, key: KeyView) -> None:
         )
         if st.form_submit_button("Save", type="primary"):
             with errors_shown():
+                refuse_wrong_numbers()
                 change_key(ctx, key.id, person=person, limits=limits, scopes=scopes, expires_at=until)
                 st.rerun()
 

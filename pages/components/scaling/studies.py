@@ -16,6 +16,7 @@ from backend.services.scaling.studies import StudyView, launch_study, list_studi
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown, plain, show_error
 from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.scaling.plan_form import dataset_options, first_parts, law_label, tokenizer_options
 from pages.components.scaling.study import draw_study
 from pages.components.tables import WidgetTable, draw_table
@@ -50,6 +51,7 @@ def _draw_row(ctx: Context, study: StudyView) -> None:
     columns[3].caption(ago(study.created_at, now=ctx.now()))
 
 
+@number_form
 def _draw_new(ctx: Context, person: Person) -> None:
     st.subheader("New study", anchor=False)
     st.caption(
@@ -86,13 +88,13 @@ def _draw_form(datasets: list[str], tokenizers: list[str], first: tuple[str | No
         "Budgets, FLOPs", budgets_text, key="study_budgets", help="Two to four, each at least three times the one before."
     )
     left, right = st.columns(2)
-    sizes = left.number_input("Sizes per budget", 3, 12, 5, step=1, key="study_sizes")
-    spread = right.number_input(
-        "Spread", 1.2, 64.0, 4.0, step=0.5, format="%g", key="study_spread", help="Ratio of the largest network to the middle one."
+    sizes = draw_number(left, "Sizes per budget", 3, 12, 5, key="study_sizes")
+    spread = draw_number(
+        right, "Spread", 1.2, 64.0, 4.0, key="study_spread", whole=False, step=0.5, help="Ratio of the largest network to the middle one."
     )
     left, right = st.columns(2)
-    context = left.number_input("Context, tokens", 8, 1_048_576, 128, step=1, key="study_context")
-    seed = right.number_input("Seed", 0, 2**32 - 1, 1, step=1, key="study_seed")
+    context = draw_number(left, "Context, tokens", 8, 1048576, 128, key="study_context")
+    seed = draw_number(right, "Seed", 0, 2**32 - 1, 1, key="study_seed")
     law = st.selectbox(
         "Middle size by",
         [*PUBLISHED, OWN],
@@ -158,7 +160,13 @@ def _draw_preview(preview: StudyPlan) -> None:
 
 
 def _draw_launch(ctx: Context, person: Person, config: StudyConfig, preview: StudyPlan) -> None:
-    if st.button(f"Launch {plural(len(preview.runs), 'run')}", key="study_launch", type="primary", icon=":material/rocket_launch:"):
+    if st.button(
+        f"Launch {plural(len(preview.runs), 'run')}",
+        key="study_launch",
+        type="primary",
+        icon=":material/rocket_launch:",
+        disabled=bool(wrong_numbers()),
+    ):
         with errors_shown():
             study = launch_study(ctx, config, person=person)
             st.switch_page(PAGE, query_params={"study": study.id})

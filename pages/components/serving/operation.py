@@ -14,6 +14,7 @@ from backend.services.serving.request_log.browse import RequestFilter, browse_re
 from backend.services.serving.request_log.policies import get_log_policy, read_log_config, set_log_policy
 from pages.components import routes
 from pages.components.frame import errors_shown, plain
+from pages.components.numbers import draw_number, number_form, refuse_wrong_numbers
 from pages.components.serving.client_code import client_code
 from pages.components.serving.request_table import draw_request_rows
 from pages.components.serving.traffic_dataset import TRAFFIC_OF
@@ -67,6 +68,7 @@ def draw_requests(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     st.page_link(routes.REQUESTS, label="All requests", icon=":material/receipt_long:", query_params={"endpoint": endpoint.name})
 
 
+@number_form
 def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the settings of the log, and the way to a dataset; to others than the owner and admins, what is kept and why."""
     config = get_log_policy(ctx, endpoint.name)
@@ -79,7 +81,7 @@ def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         fields = st.grid(2, min_column_width=200)
         modes = list(MODES)
         mode = fields.selectbox("Keep", modes, modes.index(config.mode), format_func=MODES.__getitem__, key=f"log_mode_{endpoint.name}")
-        days = int(fields.number_input("Days", 1, 3650, config.retention_days, key=f"log_days_{endpoint.name}"))
+        days = int(draw_number(fields, "Days", 1, 3650, config.retention_days, key=f"log_days_{endpoint.name}"))
         redact = st.checkbox(REDACTED, config.redact, key=f"log_redact_{endpoint.name}")
         text = "\n".join(config.patterns)
         help_text = "Regular expressions, one per line."
@@ -87,6 +89,7 @@ def draw_log(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         st.caption("Clients opt out with the header `X-Roundhouse-Log: off`. A stricter setting erases what is stored.")
         if st.form_submit_button("Save"):
             with errors_shown():
+                refuse_wrong_numbers()
                 lines = [line.strip() for line in patterns.splitlines() if line.strip()]
                 config = read_log_config({"mode": mode, "retention_days": days, "redact": redact, "patterns": lines})
                 set_log_policy(ctx, endpoint.name, config, person=person)

@@ -21,8 +21,10 @@ from backend.services.serving.endpoints import CanaryView, EndpointView
 from backend.services.serving.upstreams import list_upstreams
 from pages.components import routes
 from pages.components.choices import by_identity
+from pages.components.confirm import draw_confirmed
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 POLICIES = {
     Policy.LEAST_OUTSTANDING: "Least outstanding tokens",
@@ -40,7 +42,8 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
     with st.expander("Serving options", icon=":material/tune:", key="deploy_options"):
         grid = st.grid(2, min_column_width=220)
         policy = grid.selectbox("Balancing", list(POLICIES), format_func=lambda policy: POLICIES[policy], key="deploy_policy")
-        surge = grid.number_input(
+        surge = draw_number(
+            grid,
             "Surge",
             0,
             8,
@@ -67,13 +70,15 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
         )
         ratio = default.max_perplexity_ratio
         if precision != "float32":
-            ratio = grid.number_input(
+            ratio = draw_number(
+                grid,
                 "Largest perplexity ratio",
                 1.0,
                 100.0,
                 default.max_perplexity_ratio,
-                step=0.01,
                 key="deploy_perplexity_ratio",
+                whole=False,
+                step=0.01,
                 help="Perplexity over that in float32. A replica above it is not deployed.",
             )
         draft = draw_draft(drafts, grid=grid)
@@ -106,7 +111,7 @@ def draw_draft(drafts: Mapping[str, str], *, grid: Any) -> str | None:
 def draw_limit(grid: Any, label: str, limits: tuple[float, float], value: float, *, key: str, help: str | None = None) -> float:
     """Draw a field for a time; return it."""
     least, most = limits
-    limit: float = grid.number_input(label, least, most, max(least, value), format="%g", key=key, help=help)
+    limit: float = draw_number(grid, label, least, most, max(least, value), key=key, whole=False, help=help)
     return limit
 
 
@@ -116,10 +121,10 @@ def draw_scaling(options: DeploymentOptions, *, key: str, grid: Any) -> dict[str
     scales = grid.toggle("Autoscaling", rules.most is not None, key=f"{key}_autoscales", help="The number of replicas follows the queue.")
     values: dict[str, Any] = {"min_replicas": rules.least, "max_replicas": None, "sleep_after_minutes": None}
     if scales:
-        values["min_replicas"] = int(grid.number_input("Min replicas", 1, MAX_REPLICAS, rules.least, key=f"{key}_least"))
+        values["min_replicas"] = int(draw_number(grid, "Min replicas", 1, MAX_REPLICAS, rules.least, key=f"{key}_least"))
         most = rules.most or min(MAX_REPLICAS, rules.least + 3)
         least = values["min_replicas"]
-        values["max_replicas"] = int(grid.number_input("Max replicas", least, MAX_REPLICAS, max(least, most), key=f"{key}_most"))
+        values["max_replicas"] = int(draw_number(grid, "Max replicas", least, MAX_REPLICAS, max(least, most), key=f"{key}_most"))
         wait, pause = "Replicas are added above this wait.", "Without a queue, before one is taken away."
         values["target_queue_s"] = draw_limit(
             grid, "Target queue (s)", (SHORTEST, 600.0), rules.target_queue_s, key=f"{key}_target", help=wait
@@ -151,11 +156,13 @@ def draw_rollout(endpoint: EndpointView) -> None:
     st.progress(min(1.0, rollout.new_ready / max(1, rollout.target)), text=text)
 
 
+@number_form
 def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the number of replicas with its button."""
     with st.popover("Scale", icon=":material/open_in_full:", key=f"scale_menu_{endpoint.name}"):
         rules = endpoint.options.scaling
-        number = st.number_input(
+        number = draw_number(
+            st,
             "Replicas",
             rules.least if rules.most else 1,
             rules.most or MAX_REPLICAS,
@@ -163,13 +170,13 @@ def draw_scale(ctx: Context, person: Person, endpoint: EndpointView) -> None:
             key=f"scale_number_{endpoint.name}",
         )
         st.caption("Replicas that go finish their open answers.")
-        if st.button("Apply", type="primary", key=f"scale_{endpoint.name}", disabled=number == endpoint.target):
+        if st.button("Apply", type="primary", key=f"scale_{endpoint.name}", disabled=number == endpoint.target or bool(wrong_numbers())):
             with errors_shown():
                 scale_endpoint(ctx, endpoint.name, int(number), person=person)
                 st.rerun()
         changes = draw_scaling(endpoint.options, key=f"scale_{endpoint.name}", grid=st.container())
         is_same = endpoint.options.model_copy(update=changes).scaling == rules
-        if st.button("Save limits", key=f"save_scaling_{endpoint.name}", disabled=is_same):
+        if st.button("Save limits", key=f"save_scaling_{endpoint.name}", disabled=is_same or bool(wrong_numbers())):
             with errors_shown():
                 change_scaling(ctx, endpoint.name, person=person, **changes)
                 st.rerun()
@@ -212,6 +219,7 @@ def label_beside(checkpoints: Sequence[CheckpointView], *, served: str) -> dict[
     return {c.id: f"{c.name} (serves now)" if c.id == served else c.name for c in writers}
 
 
+@number_form
 def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the form that starts a canary; nothing while one runs."""
     if endpoint.canary is not None:
@@ -220,8 +228,8 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         checkpoints = label_beside([*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id)
         words = by_identity(f"canary_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__)
         chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"canary_checkpoint_{endpoint.name}")
-        percent = st.number_input("Percent of requests", 1.0, 100.0, 10.0, format="%g", key=f"canary_percent_{endpoint.name}")
-        rate = st.number_input("Abort above error rate (%)", 0.1, 99.0, 5.0, format="%g", key=f"canary_rate_{endpoint.name}")
+        percent = draw_number(st, "Percent of requests", 1.0, 100.0, 10.0, key=f"canary_percent_{endpoint.name}", whole=False)
+        rate = draw_number(st, "Abort above error rate (%)", 0.1, 99.0, 5.0, key=f"canary_rate_{endpoint.name}", whole=False)
         step_up = st.checkbox("Step up", key=f"canary_step_{endpoint.name}", help="To 25, 50, 100 %, then promote; 5 minutes each.")
         votes = st.checkbox(
             "Step up only on votes",
@@ -229,7 +237,10 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             disabled=not step_up,
             help="Once thumbs show its answers to be better. Thumbs that show them to be worse always end it.",
         )
-        if st.button("Start canary", type="primary", key=f"canary_{endpoint.name}", disabled=chosen is None) and chosen:
+        if (
+            st.button("Start canary", type="primary", key=f"canary_{endpoint.name}", disabled=chosen is None or bool(wrong_numbers()))
+            and chosen
+        ):
             with errors_shown():
                 rules = CanaryRules(percent=percent, step_up=step_up, abort_error_rate=rate / 100, step_on_votes=step_up and votes)
                 start_canary(ctx, endpoint.name, checkpoint_id=chosen, rules=rules, person=person)
@@ -249,10 +260,15 @@ def draw_canary(ctx: Context, person: Person, endpoint: EndpointView) -> None:
         if (thumbs := canary_votes(ctx, endpoint.name)).total:
             st.caption(thumbs.describe(), width="content")
         st.space("stretch")
-        if st.button("Promote", icon=":material/north:", key=f"promote_canary_{endpoint.name}", disabled=not canary.num_ready):
-            with errors_shown():
-                promote_canary(ctx, endpoint.name, person=person)
-                st.rerun()
+        draw_confirmed(
+            "Promote",
+            f"All requests to **{plain(endpoint.name)}** go to {plain(canary.checkpoint_name)}, which answers {canary.percent:g} % of them "
+            f"now; {plain(endpoint.checkpoint_name)} is replaced. No answer is cut off.",
+            lambda: promote_canary(ctx, endpoint.name, person=person),
+            key=f"promote_canary_{endpoint.name}",
+            icon="north",
+            disabled=not canary.num_ready,
+        )
         if st.button("Abort", icon=":material/close:", key=f"abort_canary_{endpoint.name}"):
             with errors_shown():
                 abort_canary(ctx, endpoint.name, person=person)

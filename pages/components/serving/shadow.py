@@ -12,11 +12,13 @@ from pages.components import routes
 from pages.components.choices import by_identity
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.serving.rollout import label_beside
 
 OWN, OTHER = "Checkpoint", "Endpoint"
 
 
+@number_form
 def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> None:
     """Draw the form that starts a shadow; nothing while one runs."""
     if endpoint.shadow is not None:
@@ -32,8 +34,8 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             checkpoints = label_beside(list_checkpoints(ctx, ready=True), served=endpoint.checkpoint_id)
             words = by_identity(f"shadow_checkpoint_{name}", checkpoints, checkpoints.__getitem__)
             chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"shadow_checkpoint_{name}")
-        percent = st.number_input("Percent of requests", 0.1, 100.0, 10.0, format="%g", key=f"shadow_percent_{name}")
-        if st.button("Start shadow", type="primary", key=f"shadow_{name}", disabled=chosen is None) and chosen:
+        percent = draw_number(st, "Percent of requests", 0.1, 100.0, 10.0, key=f"shadow_percent_{name}", whole=False)
+        if st.button("Start shadow", type="primary", key=f"shadow_{name}", disabled=chosen is None or bool(wrong_numbers())) and chosen:
             with errors_shown():
                 own, other = (None, chosen) if kind == OTHER else (chosen, None)
                 start_shadow(ctx, name, checkpoint_id=own, endpoint=other, percent=percent, person=person)

@@ -15,6 +15,7 @@ from backend.services.serving.request_log.datasets import (
     preview_traffic,
 )
 from pages.components.frame import errors_shown, plain
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 OBJECTIVES: dict[TrafficObjective, str] = {"sft": "SFT: chats", "kto": "KTO: good and bad answers", "preference": "Preference: pairs"}
 RATINGS = {"any": "Any", "up": "Thumbs up", "down": "Thumbs down", "rated": "Rated"}
@@ -36,6 +37,7 @@ def open_traffic_dataset(ctx: Context, person: Person, endpoint: str, only: tupl
         draw_form(ctx, person, endpoint, only)
 
 
+@number_form
 def draw_form(ctx: Context, person: Person, endpoint: str, only: tuple[str, ...]) -> None:
     """Draw filter, counts, the review and the button."""
     if only:
@@ -43,8 +45,8 @@ def draw_form(ctx: Context, person: Person, endpoint: str, only: tuple[str, ...]
     fields = st.grid(2, min_column_width=200)
     objective = fields.selectbox("Rows", list(OBJECTIVES), format_func=OBJECTIVES.__getitem__, key="traffic_objective")
     rating = fields.selectbox("Rating", list(RATINGS), format_func=RATINGS.__getitem__, key="traffic_rating")
-    days = fields.number_input("Last days", 1, 3650, 30, key="traffic_days")
-    sample = fields.number_input("Sample at most", 1, None, None, key="traffic_sample", placeholder="All")
+    days = draw_number(fields, "Last days", 1, 3650, 30, key="traffic_days")
+    sample = draw_number(fields, "Sample at most", 1, None, key="traffic_sample", placeholder="All")
     rules = TrafficRules(days=float(days), rating=rating, sample=sample, only=only)
     first = preview_traffic(ctx, endpoint, objective=objective, rules=rules, person=person)
     excluded = draw_review(first)
@@ -56,7 +58,9 @@ def draw_form(ctx: Context, person: Person, endpoint: str, only: tuple[str, ...]
     if not preview.rows:
         st.info(f"A row of this kind needs {NEEDS[objective]}.", icon=":material/info:")
     name = st.text_input("Dataset name", f"{endpoint}-traffic", key="traffic_name")
-    if st.button("Create dataset", type="primary", disabled=not preview.rows, key="traffic_make", icon=":material/database:"):
+    if st.button(
+        "Create dataset", type="primary", disabled=not preview.rows or bool(wrong_numbers()), key="traffic_make", icon=":material/database:"
+    ):
         with errors_shown():
             _, count = make_traffic_dataset(ctx, endpoint, name=name, objective=objective, rules=rules, person=person)
             st.success(f"{plural(count, 'row')} go into {plain(name)}.", icon=":material/check:")

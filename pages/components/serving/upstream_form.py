@@ -14,9 +14,11 @@ from backend.services.context import Context, Person
 from backend.services.serving.endpoints import EndpointView
 from backend.services.serving.upstreams import connect_upstream
 from pages.components.frame import errors_shown, plain
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.words import ago
 
 
+@number_form
 def draw_upstream_form(ctx: Context, person: Person) -> None:
     """Draw address, model, key and limits of another server, and the button that connects it."""
     if person.id is not None:
@@ -42,7 +44,9 @@ def draw_upstream_form(ctx: Context, person: Person) -> None:
         st.caption("`roundhouse endpoint connect --config FILE` reads it.")
     st.caption("Connecting sends up to four requests of one token; then one more at every health check.")
     is_incomplete = not (name and fields["url"] and fields["model"])
-    if st.button("Connect", type="primary", icon=":material/add_link:", key="upstream_connect", disabled=is_incomplete):
+    if st.button(
+        "Connect", type="primary", icon=":material/add_link:", key="upstream_connect", disabled=is_incomplete or bool(wrong_numbers())
+    ):
         with errors_shown(), st.spinner("Asking the server for a token"):
             connect_upstream(ctx, name=name, upstream=Upstream.read(fields), person=person)
             st.toast(f"{plain(name)} is ready", icon=":material/check_circle:")
@@ -53,18 +57,30 @@ def _draw_options() -> dict[str, Any]:
     default = Upstream.model_fields
     grid = st.grid(2, min_column_width=220)
     return {
-        "max_requests": int(grid.number_input("Requests at once", 1, 4096, default["max_requests"].default, key="upstream_max_requests")),
-        "check_every_s": grid.number_input(
-            "Health check every (s)", 5.0, 86_400.0, default["check_every_s"].default, key="upstream_check", help="Each asks for one token."
+        "max_requests": int(draw_number(grid, "Requests at once", 1, 4096, default["max_requests"].default, key="upstream_max_requests")),
+        "check_every_s": draw_number(
+            grid,
+            "Health check every (s)",
+            5.0,
+            86400.0,
+            default["check_every_s"].default,
+            key="upstream_check",
+            whole=False,
+            help="Each asks for one token.",
         ),
-        "first_token_s": grid.number_input("First token limit (s)", 1.0, 3600.0, default["first_token_s"].default, key="upstream_first"),
-        "answer_limit_s": grid.number_input("Answer limit (s)", 1.0, 86_400.0, default["answer_limit_s"].default, key="upstream_limit"),
-        "context": grid.number_input(
+        "first_token_s": draw_number(
+            grid, "First token limit (s)", 1.0, 3600.0, default["first_token_s"].default, key="upstream_first", whole=False
+        ),
+        "answer_limit_s": draw_number(
+            grid, "Answer limit (s)", 1.0, 86400.0, default["answer_limit_s"].default, key="upstream_limit", whole=False
+        ),
+        "context": draw_number(
+            grid,
             "Context length",
-            min_value=1,
-            value=None,
-            placeholder="As the server says",
+            1,
+            None,
             key="upstream_context",
+            placeholder="As the server says",
             help="In tokens; for the context meter of the playground.",
         ),
         "key_file": grid.text_input("Key file", key="upstream_key_file", placeholder="None", help="Instead of a variable.").strip() or None,
@@ -74,9 +90,7 @@ def _draw_options() -> dict[str, Any]:
 
 
 def _draw_price(grid: Any, label: str, *, key: str) -> float | None:
-    price: float | None = grid.number_input(
-        label, min_value=0.0, value=None, placeholder="Not set", help="US dollars for a million.", key=key
-    )
+    price: float | None = draw_number(grid, label, 0.0, None, key=key, whole=False, placeholder="Not set", help="US dollars for a million.")
     return price
 
 

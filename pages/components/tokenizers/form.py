@@ -11,12 +11,14 @@ from backend.services.data.datasets import list_datasets
 from backend.services.tokenizers.tokenizers import KINDS, LARGEST_VOCABULARY, SMALLEST_VOCABULARY, TokenizerView, train_tokenizer
 from pages.components import routes
 from pages.components.frame import empty_state, errors_shown
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 
 LEARNS_FROM = ("text", "chat", "instruction", "preference")
 NAMES = {"bpe": "Byte-level BPE", "unigram": "Unigram", "byte": "Bytes"}
 USUAL_VOCABULARY = 2048
 
 
+@number_form
 def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
     """Draw the form; return the tokenizer that was launched."""
     labels = _versions(ctx)
@@ -39,19 +41,20 @@ def draw_form(ctx: Context, person: Person) -> TokenizerView | None:
         st.caption(KINDS[kind])
         left, middle, right = st.columns(3, vertical_alignment="bottom")
         dataset = left.selectbox("Dataset", labels, index=first, key="tokenizer_dataset", help="Trained on its train split.")
-        vocabulary = middle.number_input(
+        vocabulary = draw_number(
+            middle,
             "Vocabulary, tokens",
             1,
             LARGEST_VOCABULARY,
             USUAL_VOCABULARY,
-            step=256,
             key="tokenizer_vocabulary",
+            step=256,
             disabled=kind == "byte",
             help=_vocabulary_help(kind),
         )
         name = right.text_input("Name", value=(suggested := _suggest(dataset, kind, int(vocabulary))), key=f"tokenizer_name_{suggested}")
         st.session_state.setdefault("tokenizer_once", uuid.uuid4().hex)
-        if st.button("Train", type="primary", icon=":material/play_arrow:", key="tokenizer_train"):
+        if st.button("Train", type="primary", icon=":material/play_arrow:", key="tokenizer_train", disabled=bool(wrong_numbers())):
             with errors_shown():
                 return train_tokenizer(
                     ctx,

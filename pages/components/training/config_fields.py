@@ -51,14 +51,15 @@ def set_field(path: str, value: Any) -> None:
 
     The widget gets it when it is drawn: a key set for a widget that is not drawn keeps its first value.
     """
-    number = kind_of(path) is float and value is not None
+    number = kind_of(path) in (int, float) and value is not None
     _values()[path] = float(value) if number else list(value) if isinstance(value, tuple) else value
     st.session_state.pop(field_key(path), None)
 
 
 def get_field(path: str) -> Any:
     """Return the value of a field, drawn or not: a widget that leaves the page loses its own."""
-    return st.session_state.get(field_key(path), _values().get(path, default_at(path)))
+    value = st.session_state.get(field_key(path), _values().get(path, default_at(path)))
+    return int(value) if kind_of(path) is int and isinstance(value, float) and value.is_integer() else value
 
 
 @handled
@@ -152,8 +153,9 @@ def _draw(path: str, label: str, key: str) -> Any:
         return st.selectbox(label, list(kind), format_func=_value_label, **options)
     if kind is str:
         return st.text_input(label, **options)
-    if kind is int:
-        return st.number_input(label, step=1, **options)
+    if kind is int:  # as a float, because a browser reads `1e5` as 1 in a field of whole numbers
+        entered = st.number_input(label, step=1.0, format="%.0f", **options)
+        return int(entered) if entered is not None and float(entered).is_integer() else entered
     return st.number_input(label, step=None, format="%g", **options)
 
 

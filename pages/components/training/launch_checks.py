@@ -53,6 +53,11 @@ def draw_warnings(warnings: Sequence[LaunchWarning]) -> bool:
         return st.checkbox("Proceed anyway", key=f"launch_proceed_{fingerprint}")
 
 
+def pinned_config(detail: RunDetail) -> RunConfig:
+    """Return a run's config with the version of the dataset that it was trained on, whatever its recipe says and is newest now."""
+    return detail.config.model_copy(update={"dataset": detail.run.dataset or detail.config.dataset})
+
+
 def draw_changes(before: RunDetail, now: RunConfig) -> None:
     """Draw the differences from the run that the form was copied from."""
     with st.container(border=True, key="launch_changes", gap="small"):
@@ -60,7 +65,7 @@ def draw_changes(before: RunDetail, now: RunConfig) -> None:
         st.page_link(
             routes.RUN, label=plain(before.run.name), icon=":material/subdirectory_arrow_right:", query_params={"run": before.run.id}
         )
-        changes = changed_fields(before.config, now)
+        changes = changed_fields(pinned_config(before), now)
         if not changes:
             st.caption("Nothing differs from it yet.")
             return

@@ -13,6 +13,7 @@ from backend.services.architectures import ArchitectureView, list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
 from backend.services.data.datasets import list_datasets, resolve_version
+from backend.services.data.views import VersionView
 from backend.services.tokenizers.tokenizers import TokenizerView, list_tokenizers
 from backend.services.training.defaults import suggest_tokenizer
 from pages.components.choices import by_identity
@@ -28,10 +29,13 @@ _REQUESTED, _CARRIED_FOR = "launch_requested", "launch_tokenizer_for"
 
 def request_parts(**names: str | None) -> None:
     """Request parts by name, which the next rerun selects; the visitor chooses the others."""
-    st.session_state[_REQUESTED] = {part: name for part, name in names.items() if name}
+    requested = {part: name for part, name in names.items() if name}
+    if "@" in requested.get("dataset", ""):
+        requested["dataset"], _, requested["version"] = requested["dataset"].rpartition("@")
+    st.session_state[_REQUESTED] = requested
     st.session_state.pop(_CARRIED_FOR, None)
     st.session_state.pop("launch_requested_for", None)
-    for part in ("dataset", "architecture", "tokenizer", "base"):
+    for part in ("dataset", "architecture", "tokenizer", "base", f"version_{requested.get('dataset')}"):
         st.session_state.pop(PREFIX + part, None)
 
 
@@ -43,23 +47,48 @@ def forget_requested_parts(objective: Objective) -> None:
 
 
 def draw_dataset(ctx: Context, objective: Objective, missing: list[str]) -> str | None:
-    """Draw the choice of a dataset of a kind that the objective takes, and explain why the last one is not offered."""
+    """Draw the choice of a dataset of a kind that the objective takes, and of its version; return both as `name@3`, for the YAML.
+
+    Explain why the last one is not offered.
+    """
+    datasets: dict[str, tuple[VersionView, ...]] = {}
     options: dict[str, str] = {}
     for dataset in list_datasets(ctx, kinds=DATASET_KINDS[objective]):
-        newest = dataset.newest
-        if newest is not None and (newest.is_ready or newest.is_importing):
-            rows = plural(newest.train_rows, "row") if newest.is_ready else "being imported"
-            options[dataset.name] = f"{dataset.name} · {dataset.kind}, {rows}"
+        if usable := tuple(version for version in dataset.versions if version.is_ready or version.is_importing):
+            datasets[dataset.name] = usable
+            options[dataset.name] = f"{dataset.name} · {dataset.kind}"
     requested = _requested("dataset") or ""
-    if "@" in requested and requested.split("@")[0] in options:
-        options[requested] = requested
-    chosen = _choose("dataset", "Dataset", options, missing, "a dataset")
+    left, right = st.columns([3, 2])
+    with left:
+        chosen = _choose("dataset", "Dataset", options, missing, "a dataset")
+    with right:
+        label = _choose_version(chosen, datasets[chosen]) if chosen is not None else None
     last = st.session_state.get("launch_last_dataset") or requested
     if chosen is None and last and last not in options:
         st.caption(f":material/info: {_why_not_offered(ctx, last, objective)}")
     if chosen is not None:
         st.session_state["launch_last_dataset"] = chosen
-    return chosen
+    return label
+
+
+def _choose_version(name: str, versions: tuple[VersionView, ...]) -> str:
+    """Draw the choice among the versions of a dataset, by default the requested one, else the newest with rows; return its label."""
+    by_number = {version.number: version for version in versions}
+    requested = _requested("version") if name == _requested("dataset") else None
+    newest = next((version.number for version in versions if version.is_ready), versions[0].number)
+    key = f"{PREFIX}version_{name}"
+    if st.session_state.get(key) not in by_number:
+        st.session_state[key] = int(requested) if requested and requested.isdecimal() and int(requested) in by_number else newest
+
+    def words(number: int) -> str:
+        version = by_number[number]
+        rows = plural(version.train_rows, "training row") if version.is_ready else "being imported"
+        return f"{number} · {rows}{', newest' if number == newest and len(by_number) > 1 else ''}"
+
+    if requested and not (requested.isdecimal() and int(requested) in by_number):
+        st.caption(f":material/info: {plain(name)} has no version {plain(requested)} with rows.")
+    number = st.selectbox("Version", list(by_number), key=key, format_func=by_identity(key, by_number, words))
+    return by_number[number].label
 
 
 def draw_network(ctx: Context, values: dict[str, Any], missing: list[str]) -> None:

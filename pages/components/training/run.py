@@ -20,6 +20,7 @@ from backend.services.training.views import RunDetail, RunView
 from pages.components import routes
 from pages.components.frame import errors_shown, plain, show_problem
 from pages.components.labels import OBJECTIVES
+from pages.components.numbers import draw_number, number_form, wrong_numbers
 from pages.components.words import ago, size
 
 
@@ -95,6 +96,7 @@ def _draw_stops(ctx: Context, person: Person, run: RunView) -> None:
                 st.rerun()
 
 
+@number_form
 def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None:
     run, step = detail.run, detail.resume_step
     if step is None or run.status is Status.FAILED:
@@ -106,14 +108,16 @@ def _draw_continuations(ctx: Context, person: Person, detail: RunDetail) -> None
         return
     goes_on = step < run.max_steps
     with st.popover(f"Resume from step {step:,}", icon=":material/play_arrow:", type="primary" if goes_on else "secondary"):
-        total = st.number_input(
+        total = draw_number(
+            st,
             "Total steps",
-            min_value=step + 1,
-            value=run.max_steps if goes_on else step + max(1, run.max_steps // 2),
+            step + 1,
+            None,
+            run.max_steps if goes_on else step + max(1, run.max_steps // 2),
             key="run_more_steps",
             help="The learning rate schedule is stretched to this length.",
         )
-        if st.button("Resume", key="run_resume", type="primary"):
+        if st.button("Resume", key="run_resume", type="primary", disabled=bool(wrong_numbers())):
             with errors_shown():
                 resume_run(ctx, run.id, person=person, max_steps=int(total))
                 st.rerun()

@@ -47,7 +47,7 @@ ABOVE_TABS = (Group.MAIN, Group.METHOD)
 ROWS, EDITOR = "launch_reward_rows", "launch_rewards"
 DEFAULT_PROMPTS = ("Once upon a time",)
 CHAT_PROMPTS = ("What can you help me with?",)
-_ORIGIN, _BASIS = "launch_origin", "launch_basis"
+_ORIGIN, _BASIS, _SOURCES = "launch_origin", "launch_basis", "launch_sources"
 Origin = Literal["recipe", "copy", "defaults"]
 
 
@@ -124,6 +124,7 @@ def _start(objective: Objective, origin: Origin) -> None:
     st.session_state["launch_nonce"] = uuid4().hex
     st.session_state[_ORIGIN] = origin
     st.session_state.pop(_BASIS, None)
+    st.session_state.pop(_SOURCES, None)
     st.session_state.pop("launch_last_dataset", None)
     forget_typed()
     set_defaults({})
@@ -131,14 +132,17 @@ def _start(objective: Objective, origin: Origin) -> None:
 
 
 def _follow_choices(ctx: Context, objective: Objective, method: str, values: Mapping[str, Any]) -> None:
-    """Reset untouched fields to their defaults when objective, method or parts change."""
+    """Reset untouched fields to their defaults when objective, method, parts, or a value that others derive from, change."""
     network = [str(values.get(part) or "") for part in ("base", "architecture", "tokenizer")]
     basis = [objective.value, method, str(values["dataset"] or ""), *network]
     before, origin = st.session_state.get(_BASIS), st.session_state.get(_ORIGIN)
-    st.session_state[_BASIS] = basis
-    if basis == before or (before is None and origin != "defaults") or (origin == "copy" and basis[:2] == (before or [])[:2]):
-        return
     typed = typed_fields()
+    sources = {path: get_field(path) for path in ON_FORM if path in typed}
+    is_same = basis == before and (origin != "defaults" or sources == st.session_state.get(_SOURCES))
+    st.session_state[_BASIS], st.session_state[_SOURCES] = basis, sources
+    if is_same or (before is None and origin != "defaults") or (origin == "copy" and basis[:2] == (before or [])[:2]):
+        _fit_cadence(typed)
+        return
     parts = {part: values.get(part) for part in ("dataset", "base", "architecture", "tokenizer")}
     chosen = {path: get_field(path) for path in ON_FORM if path in typed and get_field(path) is not None}
     suggested = suggest_defaults(ctx, objective=objective, method=method, chosen=chosen, **parts)
@@ -155,6 +159,14 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
     if st.session_state.get("launch_recipe"):  # the form no longer holds its values
         st.session_state["launch_recipe_left"] = True
         st.rerun()
+
+
+def _fit_cadence(typed: Collection[str]) -> None:
+    """Bring untyped steps between evaluations and checkpoints within a run that became shorter."""
+    steps = get_field("max_steps")
+    for path, parts in (("eval_every", 10), ("checkpoint_every", 4)):
+        if path not in typed and steps and steps >= 1 and (get_field(path) or 0) > steps:
+            set_field(path, max(1, int(steps) // parts))
 
 
 def _clamp_warmup(groups: dict[Group, list[str]]) -> None:

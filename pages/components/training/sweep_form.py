@@ -13,6 +13,7 @@ from backend.domain.wording import plural
 from backend.services.architectures import list_architectures
 from backend.services.checkpoints.checkpoints import list_checkpoints
 from backend.services.context import Context
+from pages.components.numbers import draw_number
 from pages.components.tables import draw_table
 from pages.components.training.config_fields import get_field
 from pages.components.training.sweep_charts import say
@@ -107,12 +108,12 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
         return [part.strip() for part in (written or "").replace(";", ",").split(",") if part.strip()]
     low, high = (now / 3, now * 3) if now else (0.0, 0.1)
     span = {
-        "low": columns[1].number_input("From", value=float(f"{low:.2g}"), format="%g", step=None, key=f"sweep_low_{key}"),
-        "high": columns[2].number_input("To", value=float(f"{high:.2g}"), format="%g", step=None, key=f"sweep_high_{key}"),
+        "low": draw_number(columns[1], "From", None, None, float(f"{low:.2g}"), key=f"sweep_low_{key}", whole=False, step=None),
+        "high": draw_number(columns[2], "To", None, None, float(f"{high:.2g}"), key=f"sweep_high_{key}", whole=False, step=None),
     }
     with columns[3]:
         if grid:
-            span["points"] = st.number_input("Points", value=4, step=1, key=f"sweep_points_{key}")
+            span["points"] = draw_number(st, "Points", None, None, 4, key=f"sweep_points_{key}")
     span["log"] = st.checkbox("Log scale", value=low > 0, key=f"sweep_log_{key}", help="For ranges over orders of magnitude.")
     return span
 
@@ -125,11 +126,13 @@ def _draw_search() -> dict[str, Any]:
     values: dict[str, Any] = {"method": method}
     with st.grid(4, min_column_width=150):
         if method != "grid":
-            values["runs"] = st.number_input("Runs", value=12, step=1, key="sweep_runs")
-        values["parallel"] = st.number_input(
+            values["runs"] = draw_number(st, "Runs", None, None, 12, key="sweep_runs")
+        values["parallel"] = draw_number(
+            st,
             "Parallel runs",
-            value=2,
-            step=1,
+            None,
+            None,
+            2,
             key="sweep_parallel",
             help="Runs that are queued or running at the same time. A Bayesian search learns less from many.",
         )
@@ -139,7 +142,7 @@ def _draw_search() -> dict[str, Any]:
         )
         values["goal"] = st.selectbox("Goal", list(GOALS), key="sweep_goal", format_func=GOALS.__getitem__)
         if method != "grid":
-            values["seed"] = st.number_input("Search seed", value=1, step=1, key="sweep_seed")
+            values["seed"] = draw_number(st, "Search seed", None, None, 1, key="sweep_seed")
     return values
 
 

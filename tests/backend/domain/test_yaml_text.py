@@ -73,3 +73,28 @@ def test_an_old_recipe_with_an_invalid_section_is_refused_by_field() -> None:
     assert parse_run_config(recipe + "preference: {loss: ipo}").preference.beta == 0.3
     with pytest.raises(InvalidInput, match="preference"):
         parse_run_config(recipe + "preference: 5")
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e5", 1e5), ("1E+5", 1e5), ("2.5e-4", 2.5e-4), ("-3e2", -300.0)])
+def test_numbers_with_an_exponent_are_numbers(text: str, value: float) -> None:
+    """YAML 1.1 reads `1e5` as text."""
+    assert parse_yaml(f"a: {text}", what="It") == {"a": value}
+
+
+@pytest.mark.parametrize("text", ["12e4567", "'1e5'", "1e5x", "e5"])
+def test_what_only_resembles_a_number_stays_text(text: str) -> None:
+    assert parse_yaml(f"a: {text}", what="It") == {"a": text.strip("'")}
+
+
+def test_a_recipe_counts_in_powers_of_ten() -> None:
+    text = "dataset: a\narchitecture: b\ntokenizer: c\nmax_steps: 1e5\nlearning_rate: 3e-4\n"
+    config = parse_run_config(text)
+    assert (config.max_steps, config.learning_rate) == (100_000, 3e-4)
+    with pytest.raises(InvalidInput, match="fractional part"):
+        parse_run_config(text.replace("1e5", "1e-1"))
+
+
+def test_a_change_that_shortens_a_run_brings_its_cadence_along() -> None:
+    config = parse_run_config("dataset: a\narchitecture: b\ntokenizer: c\nmax_steps: 1000\neval_every: 110\ncheckpoint_every: 20\n")
+    shorter = with_changes(config, "max_steps:77")
+    assert (shorter.eval_every, shorter.checkpoint_every) == (77, 20)

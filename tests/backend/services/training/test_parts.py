@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from backend.db.tables import Checkpoint
+from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.estimates.forecasts import forecast
 from backend.services.estimates.probes import find_probe, launch_probe
@@ -49,3 +50,13 @@ def test_a_launch_and_a_probe_take_the_parts_that_were_resolved(ctx: Context) ->
         run = launch_run(ctx, config, person=LOCAL, parts=parts)
     assert run.dataset == "tales@1"
     assert (counts["tokenizers"], counts["architectures"], counts["workers"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("path", ["eval_every", "checkpoint_every"])
+def test_a_cadence_that_the_run_never_reaches_is_refused(ctx: Context, path: str) -> None:
+    """A run of 77 steps was stored with an evaluation every 110 steps; a default that was not given stays silent."""
+    add_parts(ctx)
+    with pytest.raises(InvalidInput, match="every 110 steps would never come in a run of 77 steps") as caught:
+        launch_run(ctx, make_config(max_steps=77, **{path: 110}), person=LOCAL)
+    assert caught.value.field == path
+    launch_run(ctx, make_config(max_steps=7), person=LOCAL)
