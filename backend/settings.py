@@ -151,7 +151,11 @@ class Settings(BaseSettings):
     alert_ttft_p95_ms: float | None = Field(
         default=None, gt=0, description="Alert when the 95th percentile of an endpoint's first token over 15 minutes is above this."
     )
-    admin_password: SecretStr | None = Field(default=None, description="For containers: creates the account `admin` at the first start.")
+    admin_password: SecretStr | None = Field(
+        default=None,
+        description="For containers: creates the account `admin` at the first start. Whether anybody is asked to sign in is up to "
+        "ROUNDHOUSE_SIGN_IN.",
+    )
 
     @field_validator("allowed_hosts", "alert_email_to", mode="before")
     @classmethod

@@ -81,8 +81,9 @@ def nearest(value: float | None, least: Number | None, most: Number | None, *, w
     """Return the nearest value that can be used: an int where it is whole."""
     if value is None:
         return None
-    bounded = min(max(value, least if least is not None else value), most if most is not None else value)
-    return round(bounded) if whole else float(bounded)
+    whole_or_not = round(value) if whole else float(value)
+    at_least = whole_or_not if least is None else max(whole_or_not, least)
+    return at_least if most is None else min(at_least, most)
 
 
 def describe_problem(value: float | None, least: Number | None, most: Number | None, *, whole: bool) -> str:

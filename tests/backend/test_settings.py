@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from backend.cli.doctor import check_exposure
+from backend.cli.preparation import prepare
 from tests.support.settings import make_settings
 
 
@@ -26,6 +27,17 @@ def test_whatever_can_be_reached_from_elsewhere_needs_accounts(tmp_path: Path, v
     settings = make_settings(tmp_path, **values)
     assert settings.needs_sign_in is needs
     assert check_exposure(settings).state == ("problem" if needs else "ok")
+
+
+def test_a_password_that_nobody_is_asked_for_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ROUNDHOUSE_ADMIN_PASSWORD alone made an account, and whoever set it believed that it was asked for."""
+    settings = make_settings(tmp_path, admin_password="a long password")
+    finding = check_exposure(settings)
+    assert (finding.state, finding.detail) == ("warning", "ROUNDHOUSE_ADMIN_PASSWORD is set, but nobody is asked to sign in on loopback.")
+    assert "ROUNDHOUSE_SIGN_IN=always" in finding.cure
+    prepare(settings)
+    assert "ROUNDHOUSE_ADMIN_PASSWORD is set, but nobody is asked to sign in" in capsys.readouterr().err
+    assert check_exposure(make_settings(tmp_path, admin_password="a long password", sign_in="always")).state == "ok"
 
 
 def test_links_use_the_public_url_and_never_lead_to_loopback_where_others_can_connect(tmp_path: Path) -> None:

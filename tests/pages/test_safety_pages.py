@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 from backend.services.checkpoints.checkpoints import resolve_checkpoint
 from backend.services.context import Context
 from backend.services.data.datasets import resolve_version
-from backend.services.evaluation.evaluations import EvaluationView
+from backend.services.evaluation.evaluations import EvaluationView, list_evaluations
 from tests.support.opening import open_page, words
 from tests.support.safety_world import NO, YES, add_fine_tune, answered
 
@@ -62,3 +62,19 @@ def test_probes_are_listed_with_the_forms_that_add_to_them(measured: tuple[Conte
     (table,) = [str(one.value) for one in app.table]
     assert "xs@1" in table
     assert "xs" in table
+
+
+def test_the_page_of_probes_runs_them(measured: tuple[Context, EvaluationView]) -> None:
+    """It had a list and no *Run*."""
+    ctx, before = measured
+    app = open_page("evaluate/evaluations.py", safety="1")
+    shown(app)
+    assert app.button(key="safety_run_here").disabled, "no checkpoint is chosen yet"
+    app.selectbox(key="safety_checkpoint").select(resolve_checkpoint(ctx, "base").id).run()
+    app.number_input(key="safety_limit_here").set_value(0).run()
+    assert app.button(key="safety_run_here").disabled
+    app.number_input(key="safety_limit_here").set_value(5).run()
+    app.button(key="safety_run_here").click().run()
+    shown(app)
+    (launched,) = [one for one in list_evaluations(ctx) if one.config.limit == 5]
+    assert (launched.checkpoint, launched.version_id) == ("base", before.version_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -20,7 +21,7 @@ from backend.services.context import LOCAL, Context, Person
 from backend.services.jobs.claims import claim_next
 from backend.services.jobs.workers import beat
 from backend.services.people.accounts import add_user, get_account
-from backend.services.people.keys import create_key
+from backend.services.people.keys import check_key, create_key, list_keys
 from backend.services.serving.deployments import deploy, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_endpoints
 from backend.services.serving.monitoring import gauges as gauges_module
@@ -128,6 +129,9 @@ def test_an_endpoint_is_scaled_split_promoted_and_rolled_back_on_the_page(ctx: C
     assert canary is not None
     assert (canary.checkpoint_name, canary.percent) == ("elm", 25)
     assert "aborts above 5 % errors" in texts(app)
+    (ask,) = [popover for popover in app.get("popover") if popover.proto.popover.label == "Promote"]
+    assert ask.proto.popover.disabled, "no replica of it is ready"
+    assert "All requests to **tales** go to elm, which answers 25 % of them now; tiny is replaced." in texts(app)
     app.button(key="abort_canary_tales").click().run()
     assert get_endpoint(ctx, "tales").canary is None
     app.selectbox(key="swap_checkpoint_tales").select(elm).run()
@@ -245,6 +249,81 @@ def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None
     assert "Support bot" in texts(app)
     assert key not in texts(app)
     assert "**maya** · engineer" in texts(app)
+
+
+@pytest.mark.parametrize("fails_at", ["never", "after the key was stored"])
+def test_two_clicks_make_one_key_and_show_its_secret(ctx: Context, monkeypatch: pytest.MonkeyPatch, fails_at: str) -> None:
+    """The second click of two interrupted the drawing of the first: two keys were made, and a secret was shown that was not the first's."""
+    app = draw("admin/people.py")
+    form = next(str(field.key) for field in app.text_input if str(field.key).startswith("name_new_key_"))
+    app.text_input(key=form).input("bot")
+    submit = f"FormSubmitter:{form.removeprefix('name_')}-Create key"
+    if fails_at != "never":
+
+        def interrupted(*args: Any, **kwargs: Any) -> str:
+            create_key(*args, **kwargs)
+            raise OSError("interrupted")
+
+        monkeypatch.setattr("pages.components.people.keys.create_key", interrupted)
+        app.button(key=submit).click().run()
+        assert "Copy it now" not in texts(app)
+        monkeypatch.undo()
+    app.button(key=submit).click().run()
+    (row,) = list_keys(ctx, person=LOCAL)
+    (secret,) = [code.value for code in app.code if code.value.startswith("rh-") and len(code.value) > 20]
+    grant = check_key(ctx, secret)
+    assert grant is not None
+    assert (grant.id, grant.name) == (row.id, "bot")
+    app.run()
+    assert secret in [code.value for code in app.code], "it stays until it is dismissed"
+    app.button(key="fresh_key_close").click().run()
+    assert secret not in [code.value for code in app.code]
+
+
+def test_a_form_that_failed_keeps_what_was_typed(ctx: Context) -> None:
+    app = draw("admin/people.py")
+    form = next(str(field.key) for field in app.text_input if str(field.key).startswith("name_new_key_"))
+    tokens = f"{form.removeprefix('name_')}_tokens"
+    app.text_input(key=form).input("bot")
+    app.number_input(key=tokens).set_value(0.5)
+    app.button(key=f"FormSubmitter:{form.removeprefix('name_')}-Create key").click().run()
+    assert "0.5 is not a whole number." in texts(app).replace("\\", "")
+    assert not list_keys(ctx, person=LOCAL)
+    assert app.text_input(key=form).value == "bot"
+    app.text_input(key="account_name_0").input("maya")
+    app.text_input(key="account_password_0").input("short")
+    app.button(key="FormSubmitter:new_account_0-Add account").click().run()
+    assert "5 characters" in texts(app)
+    assert app.text_input(key="account_name_0").value == "maya"
+    app.text_input(key="account_password_0").input("long enough for it")
+    app.button(key="FormSubmitter:new_account_0-Add account").click().run()
+    assert get_account(ctx, "maya").role == "engineer"
+    assert app.text_input(key="account_name_1").value == ""
+
+
+def test_revoking_a_key_asks_and_names_what_ends(ctx: Context) -> None:
+    create_key(ctx, "Support bot", person=LOCAL)
+    (key,) = list_keys(ctx, person=LOCAL)
+    app = draw("admin/people.py")
+    (ask,) = [popover for popover in app.get("popover") if popover.proto.popover.label == "Revoke"]
+    assert "Programs that use **Support bot** are refused from now on, for good. It was never used." in texts(app)
+    assert [button.key for button in ask.children.values() if button.type == "button"] == [f"revoke_{key.id}"]
+    app.button(key=f"revoke_{key.id}").click().run()
+    assert list_keys(ctx, person=LOCAL)[0].revoked_at is not None
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["loopback", "sign-in"])
+def test_the_page_says_whether_anybody_is_asked(ctx: Context, monkeypatch: pytest.MonkeyPatch, asks: bool) -> None:
+    """With an account and no sign-in, the page said nothing; under sign-in it said that no key was needed on this machine."""
+    maya = add_user(ctx, "maya", "a long password", role="admin", person=LOCAL)
+    monkeypatch.setattr(services, "get_context", lambda: replace(ctx, sign_in=asks))
+    monkeypatch.setattr(services, "person_from_cookie", lambda *_: maya)
+    app = draw("admin/people.py")
+    shown = "\n".join([texts(app), *(warning.value for warning in app.warning)])
+    assert ("Nobody is asked to sign in" in shown) == (not asks)
+    assert ("Every visitor is asked to sign in" in shown) == asks
+    assert ("No request to `/v1` is asked for a key" in shown) == (not asks)
+    assert ("Every request to `/v1` is asked for a key" in shown) == asks
 
 
 def test_an_admin_changes_an_account_on_the_page_and_the_last_one_stays(ctx: Context) -> None:

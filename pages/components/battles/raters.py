@@ -89,8 +89,10 @@ def _draw_fresh(link: RaterLink) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             with st.popover("QR code", icon=":material/qr_code:", key=f"qr_{link.rater.id}"):
                 st.image(link_qr_svg(link.url), width=220)
-            gone = handled(st.session_state[FRESH].pop)
-            st.button("Dismiss", icon=":material/close:", key=f"dismiss_{link.rater.id}", on_click=gone, args=(link.rater.id, None))
+            gone = st.session_state[FRESH].pop
+            st.button(
+                "Dismiss", icon=":material/close:", key=f"dismiss_{link.rater.id}", on_click=handled(gone), args=(link.rater.id, None)
+            )
 
 
 def _draw_link_menu(ctx: Context, person: Person, links: dict[str, RaterRow]) -> None:

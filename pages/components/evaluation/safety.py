@@ -12,7 +12,7 @@ from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
 from backend.domain.wording import plural
-from backend.services.checkpoints.checkpoints import CheckpointView
+from backend.services.checkpoints.checkpoints import CheckpointView, list_checkpoints
 from backend.services.context import Context, Person
 from backend.services.evaluation.evaluations import EvaluationView
 from backend.services.evaluation.items import ItemView, list_items
@@ -23,6 +23,7 @@ from backend.services.evaluation.safety.probes import add_injection_probe, add_p
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
 from backend.services.evaluation.safety.toxicity import describe_toxicity
 from pages.components import routes
+from pages.components.choices import by_identity
 from pages.components.evaluation.folding import folded
 from pages.components.frame import errors_shown, plain
 from pages.components.links import row_link
@@ -115,32 +116,30 @@ def _draw_card(card: SafetyCard) -> None:
         st.code(card.markdown, language="markdown")
 
 
-@number_form
 def _draw_run(ctx: Context, person: Person, checkpoint: CheckpointView) -> None:
     probes = {view.version.dataset: view for view in list_probes(ctx)}
     if not probes:
         row_link("Add a safety probe", page=routes.EVALUATIONS, query={"safety": "1"}, icon="add", key=f"safety_add_{checkpoint.id}")
         return
     with st.expander("Measure safety", icon=":material/shield:"):
-        chosen = st.multiselect("Probes", list(probes), default=list(probes), key=f"safety_probes_{checkpoint.id}")
-        limit = draw_number(
-            st, "Item limit", 1, None, key=f"safety_limit_{checkpoint.id}", placeholder="all", help="Of each probe, drawn with a seed."
-        )
-        with_base = st.checkbox(
-            "Also measure its base, for the drift", value=checkpoint.parent_id is not None, key=f"safety_base_{checkpoint.id}"
-        )
-        if st.button(
-            "Run",
-            type="primary",
-            key=f"safety_run_{checkpoint.id}",
-            icon=":material/play_arrow:",
-            disabled=not chosen or bool(wrong_numbers()),
-        ):
-            with errors_shown():
-                sides = [checkpoint.id, *([checkpoint.parent_id] if with_base and checkpoint.parent_id else [])]
-                for side in sides:
-                    run_safety(ctx, checkpoint=side, person=person, probes=chosen, limit=int(limit) if limit else None)
-                st.rerun()
+        if _draw_run_form(ctx, person, checkpoint, list(probes), key=checkpoint.id):
+            st.rerun()
+
+
+@number_form
+def _draw_run_form(ctx: Context, person: Person, checkpoint: CheckpointView | None, probes: list[str], *, key: str) -> bool:
+    """Draw the form that measures a checkpoint on probes; return whether it was started."""
+    chosen = st.multiselect("Probes", probes, default=probes, key=f"safety_probes_{key}")
+    limit = draw_number(st, "Item limit", 1, None, key=f"safety_limit_{key}", placeholder="all", help="Of each probe, drawn with a seed.")
+    parent = checkpoint.parent_id if checkpoint is not None else None
+    with_base = parent is not None and st.checkbox("Also measure its base, for the drift", value=True, key=f"safety_base_{key}_{parent}")
+    off = not chosen or checkpoint is None or bool(wrong_numbers())
+    if st.button("Run", type="primary", key=f"safety_run_{key}", icon=":material/play_arrow:", disabled=off) and checkpoint is not None:
+        with errors_shown():
+            for side in [checkpoint.id, *([parent] if with_base and parent else [])]:
+                run_safety(ctx, checkpoint=side, person=person, probes=chosen, limit=limit)
+            return True
+    return False
 
 
 def _agreement(line: str) -> str:
@@ -222,6 +221,8 @@ def draw_probes(ctx: Context, person: Person) -> None:
     draw_table(rows, key="safety_probes", alt="Safety probes")
     if not probes:
         st.caption("No safety probes yet. Add the file of a published one, such as XSTest, AdvBench, BBQ, Winogender or CrowS-Pairs.")
+    elif person.may_build:
+        _draw_run_here(ctx, person, [view.version.dataset for view in probes])
     agreements = list_agreements(ctx)
     for agreement in agreements:
         st.caption(plain(_agreement(agreement.sentence)))
@@ -230,6 +231,23 @@ def draw_probes(ctx: Context, person: Person) -> None:
     if person.may_build:
         _draw_add(ctx, person)
         _draw_agreement(ctx, person)
+
+
+def _draw_run_here(ctx: Context, person: Person, probes: list[str]) -> None:
+    """Draw the choice of a checkpoint and the form that measures it; its page then shows the progress."""
+    checkpoints = {one.id: one for one in list_checkpoints(ctx, ready=True) if one.writes}
+    with st.container(border=True):
+        st.markdown("**Run the probes**")
+        if not checkpoints:
+            st.caption("There is no checkpoint that writes text yet: train a network or add a base.")
+            return
+        words = by_identity("safety_checkpoint", checkpoints, lambda id_: checkpoints[id_].name)
+        picked = st.selectbox(
+            "Checkpoint", list(checkpoints), index=None, format_func=words, key="safety_checkpoint", placeholder="Choose a checkpoint"
+        )
+        chosen = checkpoints[picked] if picked is not None else None
+        if _draw_run_form(ctx, person, chosen, probes, key="here") and chosen is not None:
+            st.switch_page(routes.CHECKPOINTS, query_params={"checkpoint": chosen.id})
 
 
 def _draw_add(ctx: Context, person: Person) -> None:

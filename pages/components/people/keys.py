@@ -129,8 +129,15 @@ def _draw_limits(ctx: Context, *, key: str, limits: KeyLimits) -> KeyLimits:
 def draw_keys(ctx: Context, person: Person) -> None:
     """List the keys, each with its limits, what it used, and its actions."""
     keys = list_keys(ctx, person=person)
+    if ctx.sign_in:
+        st.caption(":material/lock: Every request to `/v1` is asked for a key.")
+    else:
+        st.caption(
+            ":material/lock_open: No request to `/v1` is asked for a key: only programs on this machine reach the gateway. A key that is "
+            "sent is counted, and its scopes and limits hold. With `ROUNDHOUSE_SIGN_IN=always` every request needs one."
+        )
     if not keys:
-        empty_state("No keys yet. On this machine the gateway answers without one; from elsewhere every request needs one.")
+        empty_state("No keys yet.")
     now = ctx.now()
     active = [key for key in keys if key.state(now) == "active"]
     ended = [key for key in keys if key.state(now) != "active"]

@@ -1,0 +1,58 @@
+"""Numbers as a visitor types them: a value that can't be used blocks the form, and the rest of the form is drawn."""
+
+from __future__ import annotations
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from pages.components.numbers import describe_problem, nearest
+from tests.support.opening import words
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most", "whole", "problem", "used"),
+    [
+        (None, 1, 5, True, "", None),
+        (3.0, 1, 5, True, "", 3),
+        (100_000.0, 1, None, True, "", 100_000),
+        (2.5, 1, 5, True, "2.5 is not a whole number.", 2),
+        (0.5, 1, None, True, "0.5 is not a whole number.", 1),
+        (0.0, 1, 5, True, "0 is less than 1.", 1),
+        (9.0, 1, 5, True, "9 is more than 5.", 5),
+        (-1.0, None, 5, True, "", -1),
+        (0.25, 0.0, 1.0, False, "", 0.25),
+        (1.5, 0.0, 1.0, False, "1.5 is more than 1.", 1.0),
+    ],
+)
+def test_a_number_is_used_or_its_problem_is_said(
+    value: float | None, least: float | None, most: float | None, whole: bool, problem: str, used: float | None
+) -> None:
+    assert describe_problem(value, least, most, whole=whole) == problem
+    assert nearest(value, least, most, whole=whole) == used
+    assert isinstance(nearest(value, least, most, whole=whole), int) == (whole and value is not None)
+
+
+def _form() -> None:
+    import streamlit as st
+
+    from pages.components.numbers import draw_number, number_form, wrong_numbers
+
+    @number_form
+    def draw(name: str) -> None:
+        count = draw_number(st, f"Count {name}", 1, 5, 2, key=f"count_{name}")
+        st.text(f"{name} {count}")
+        st.button(f"Save {name}", key=f"save_{name}", disabled=bool(wrong_numbers()))
+
+    draw("first")
+    draw("second")
+
+
+def test_a_wrong_number_blocks_its_own_form_alone() -> None:
+    app = AppTest.from_function(_form).run()
+    app.number_input(key="count_first").set_value(7.0).run()
+    assert not app.exception
+    assert "7 is more than 5." in words(app).replace("\\", "")
+    assert [button.disabled for button in app.button] == [True, False]
+    app.number_input(key="count_first").set_value(4.0).run()
+    assert [button.disabled for button in app.button] == [False, False]
+    assert [text.value for text in app.text] == ["first 4", "second 2"]
