@@ -251,3 +251,12 @@ def test_a_whole_number_is_read_as_it_was_written(site: Context) -> None:
     page.number_input(key="launch_max_steps").set_value(2.5).run()
     assert page.button(key="launch_go").disabled
     assert "2.5" in words(page)
+
+
+def test_what_was_typed_counts_as_changed(site: Context) -> None:
+    add_dataset(site, "chats", kind="chat")
+    add_base(site)
+    page = open_page("build/launch.py", dataset="chats", base="oak")
+    assert any(fold.label == "Advanced · all at their defaults" for fold in page.expander)
+    page.number_input(key="launch_eval_every").set_value(5).run()
+    assert any(fold.label == "Advanced · 1 differs from the defaults" for fold in page.expander)

@@ -94,7 +94,7 @@ def test_a_plan_is_used_by_the_launch_page(site: Context) -> None:
     next(button for button in app.button if button.key == "plan_use").click().run()
     assert not app.exception
     assert app.title[0].value == "Launch"
-    assert f"{app.session_state['launch_max_steps']:,}" == steps
+    assert f"{app.session_state['launch_max_steps']:,.0f}" == steps
     assert next(button for button in app.button if button.key == "launch_go").label == "Launch", words(app)
 
 

@@ -268,7 +268,9 @@ def test_only_data_that_fits_the_objective_is_offered(ctx: Context) -> None:
     add_dataset(ctx, "pairs", kind="preference")
     page = open_page("build/launch.py")
     page.segmented_control(key="launch_objective").set_value("dpo").run()
-    assert page.selectbox(key="launch_dataset").options == ["pairs · preference, 90 rows"]
+    assert page.selectbox(key="launch_dataset").options == ["pairs · preference"]
+    page.selectbox(key="launch_dataset").select("pairs").run()
+    assert page.selectbox(key="launch_version_pairs").options == ["1 · 90 training rows"]
 
 
 def test_launching_from_a_filtered_list_of_runs_opens_the_form(ctx: Context) -> None:

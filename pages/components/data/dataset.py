@@ -25,7 +25,7 @@ from pages.components.data.exports import draw_version_exports
 from pages.components.data.lineage import draw_delete_dataset, draw_delete_version, draw_lineage
 from pages.components.data.report import draw_data_report
 from pages.components.evaluation.folding import folded
-from pages.components.frame import errors_shown, plain, show_problem, warn_unknown
+from pages.components.frame import errors_shown, plain, show_problem, warn_unknown, with_code
 from pages.components.job_progress import draw_job
 from pages.components.links import row_link
 from pages.components.settings_form import draw_settings_form
@@ -157,7 +157,7 @@ def _draw_loss(version: VersionView) -> None:
     if not reasons:  # a version of an earlier release lists its first rejected rows alone
         for bad in version.rejected:
             count_reason(reasons, bad)
-    lines = [f"- {plain(line)}" for line in most_frequent(reasons.values())]
+    lines = [f"- {with_code(line)}" for line in most_frequent(reasons.values())]
     share = describe_share(version.rejected_rows, version.rows)
     st.warning("\n".join([f"**{share} were rejected** and are not in this version.", "", *lines]), icon=":material/rule:")
 
@@ -176,7 +176,9 @@ def _draw_failure(ctx: Context, person: Person, version: VersionView) -> None:
     if version.status is Status.CANCELLED:
         st.info(f"{action} was stopped.", icon=":material/stop_circle:")
     elif version.error.field == "rejected":
-        st.warning(f"**Not imported yet.** {plain(version.error.cause or '')}  \n{plain(version.error.remedy)}", icon=":material/rule:")
+        st.warning(
+            f"**Not imported yet.** {with_code(version.error.cause or '')}  \n{with_code(version.error.remedy)}", icon=":material/rule:"
+        )
     else:
         show_problem(f"{action} failed: {version.error.cause or 'no cause was reported'}", version.error.remedy)
     if derived:

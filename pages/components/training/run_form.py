@@ -146,7 +146,7 @@ def _follow_choices(ctx: Context, objective: Objective, method: str, values: Map
     parts = {part: values.get(part) for part in ("dataset", "base", "architecture", "tokenizer")}
     chosen = {path: get_field(path) for path in ON_FORM if path in typed and get_field(path) is not None}
     suggested = suggest_defaults(ctx, objective=objective, method=method, chosen=chosen, **parts)
-    set_defaults(suggested)
+    set_defaults({path: value for path, value in suggested.items() if path not in typed})
     for path in ON_FORM:
         if path not in typed:
             set_field(path, suggested.get(path, default_at(path)))

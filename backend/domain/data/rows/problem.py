@@ -56,8 +56,9 @@ def count_reason(reasons: dict[str, dict[str, Any]], bad: Mapping[str, Any]) -> 
 def most_frequent(reasons: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the most frequent reasons as text: `85 rows: the text is empty (row 12, for one)`."""
     ordered = sorted(reasons, key=lambda one: -int(one["rows"]))
-    lines = [f"{plural(int(one['rows']), 'row')}: {one['reason']} (first: row {int(one['row']):,})" for one in ordered[:SHOWN_REASONS]]
-    rest = sum(int(one["rows"]) for one in ordered[SHOWN_REASONS:])
+    num = len(ordered) if len(ordered) == SHOWN_REASONS + 1 else SHOWN_REASONS
+    lines = [f"{plural(int(one['rows']), 'row')}: {one['reason']} (first: row {int(one['row']):,})" for one in ordered[:num]]
+    rest = sum(int(one["rows"]) for one in ordered[num:])
     return [*lines, *([f"{plural(rest, 'row')}: other reasons"] if rest else [])]
 
 

@@ -1,0 +1,153 @@
+"""Forms through the browser: what ticks, what is typed, what is clicked twice; nothing is lost, and nothing is saved that nobody wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from backend.bootstrap import build_context
+from backend.domain.data.versions.changes import DropDuplicates
+from backend.services.context import LOCAL, Context
+from backend.services.data.versions import derive_version
+from backend.services.evaluation.tasks import get_task, save_task
+from backend.services.people.keys import check_key, list_keys
+from tests.support.browser import open_tab, settle
+from tests.support.data.dataset_world import done, imported
+from tests.support.launch_form import add_base
+from tests.support.page_server import page_server
+from tests.support.run_world import add_dataset
+from tests.support.settings import make_settings
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+ROWS = [{"instruction": f"Greet person {n % 12}.", "output": f"Dear {n % 12}!"} for n in range(30)]
+MINE = "name: mine\nkind: generation\nprompt: '{{question}}'\nanswer: answer\ntarget: '{{answer}}'\nmetrics: [exact_match]\n"
+
+
+@dataclass(frozen=True)
+class World:
+    """Pages over an installation with a dataset of two versions, a base and a task."""
+
+    url: str
+    ctx: Context
+    dataset: str
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[World]:
+    home = tmp_path_factory.mktemp("forms")
+    (home / "models.db").write_bytes(migrated_database.read_bytes())
+    ctx = build_context(make_settings(home), migrate=False)
+    first = imported(ctx, "letters", ROWS)
+    done(ctx, derive_version(ctx, first.id, change=DropDuplicates(), person=LOCAL))
+    add_dataset(ctx, "chats", kind="chat")
+    add_base(ctx)
+    save_task(ctx, MINE, person=LOCAL)
+    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        yield World(server.url, ctx, first.dataset_id)
+    ctx.db.dispose()
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    page = open_tab(browser, height=1000)
+    yield page
+    page.context.close()
+
+
+def opened(tab: Page, world: World, path: str) -> Page:
+    tab.goto(world.url + path)
+    settle(tab)
+    return tab
+
+
+def fill(tab: Page, label: str, value: str) -> None:
+    field = tab.get_by_label(label, exact=True).first
+    field.fill(value)
+    field.press("Tab")
+    settle(tab)
+
+
+def test_a_version_is_chosen_while_its_age_ticks(tab: Page, world: World) -> None:
+    """The page became Streamlit's error screen, once the label in the browser was older than that of the last drawing."""
+    opened(tab, world, f"/datasets?dataset={world.dataset}")
+    box = tab.get_by_role("combobox", name=re.compile("Version")).first
+    for name in ("Card", "Origin", "Report"):
+        before = box.input_value()
+        tab.wait_for_timeout(1100)  # so that "5 s ago" becomes "6 s ago": the one thing here that only time brings
+        tab.get_by_role("tab", name=name).click()
+        settle(tab)
+        expect(tab.get_by_text("12").first).to_be_visible()
+        assert "ago" in before or "just now" in before
+    box.click()
+    tab.get_by_role("option", name=re.compile("^1 · 30 rows")).click()
+    settle(tab)
+    expect(tab).to_have_url(re.compile("version=1"))
+    assert "Something went wrong" not in tab.inner_text("body")
+    assert tab.locator("[data-testid=stException]").count() == 0
+
+
+def test_a_double_click_makes_one_key_and_shows_its_secret(tab: Page, world: World) -> None:
+    opened(tab, world, "/people")
+    before = {key.id for key in list_keys(world.ctx, person=LOCAL)}
+    tab.get_by_label("Name", exact=True).first.fill("bot")
+    tab.get_by_role("button", name="Create key").dblclick(delay=20)
+    secret = tab.locator("code").filter(has_text=re.compile("^rh-.{20}"))
+    expect(secret).to_have_count(1)
+    settle(tab)
+    (made,) = [key for key in list_keys(world.ctx, person=LOCAL) if key.id not in before]
+    grant = check_key(world.ctx, secret.inner_text().strip())
+    assert grant is not None
+    assert grant.id == made.id
+    tab.get_by_role("tab", name="Accounts").click()
+    tab.get_by_role("tab", name="Keys").click()
+    settle(tab)
+    expect(secret).to_be_visible()
+    tab.get_by_role("button", name="I have copied it").click()
+    expect(secret).to_have_count(0)
+    tab.get_by_role("button", name="Revoke").first.click()
+    tab.get_by_text("are refused from now on").first.wait_for()
+    assert all(key.revoked_at is None for key in list_keys(world.ctx, person=LOCAL)), "the first click only asks"
+
+
+def test_powers_of_ten_are_read_whole_and_derived_values_follow(tab: Page, world: World) -> None:
+    """`1e5` was one step in the browser's field of whole numbers."""
+    opened(tab, world, "/launch?dataset=chats&base=oak")
+    fill(tab, "Steps (steps)" if tab.get_by_label("Steps (steps)", exact=True).count() else "Steps", "1e5")
+    tab.get_by_text("As YAML").click()
+    settle(tab)
+    yaml = tab.locator("pre").filter(has_text="objective: sft")
+    expect(yaml).to_contain_text("max_steps: 100000")
+    expect(yaml).to_contain_text("eval_every: 10000")
+    expect(yaml).to_contain_text("dataset: chats@1")
+
+
+def test_a_number_out_of_bounds_blocks_its_form(tab: Page, world: World) -> None:
+    """The field turned red, and the form saved the value before it."""
+    opened(tab, world, "/evaluations?task=mine")
+    fill(tab, "Max new tokens", "0")
+    expect(tab.get_by_text("0 is less than 1.").first).to_be_visible()
+    expect(tab.get_by_role("button", name="Correct the field first")).to_be_disabled()
+    fill(tab, "Max new tokens", "1e2")
+    tab.get_by_role("button", name="Save for the team").click()
+    settle(tab)
+    assert "max_tokens: 100" in get_task(world.ctx, "mine").text
+
+
+def test_a_task_with_a_wrong_name_is_saved_over_nothing(tab: Page, world: World) -> None:
+    before = get_task(world.ctx, "mine").text
+    opened(tab, world, "/evaluations?task=new")
+    fill(tab, "Name", "mine")
+    fill(tab, "Prompt", "Another {{question}}")
+    fill(tab, "Name", "not a name!")
+    expect(tab.get_by_role("button", name="Correct the field first")).to_be_disabled()
+    expect(tab.get_by_label("Prompt", exact=True).first).to_have_value("Another {{question}}")
+    fill(tab, "Name", "mine")
+    tab.get_by_role("button", name="Save for the team").click()
+    settle(tab)
+    expect(tab.get_by_role("button", name="Replace mine")).to_be_visible()
+    assert get_task(world.ctx, "mine").text == before
