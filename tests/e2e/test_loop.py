@@ -141,7 +141,7 @@ def test_the_loop_closes(installation: Installation, visitor: Visitor, browser: 
         context=64,
         learning_rate=6e-3,
         warmup_steps=10,
-        eval_every=1000,
+        eval_every=120,
         checkpoint_every=60,
         sample_prompts=(),
     )
