@@ -153,8 +153,8 @@ class Settings(BaseSettings):
     )
     admin_password: SecretStr | None = Field(
         default=None,
-        description="For containers: creates the account `admin` at the first start. Whether anybody is asked to sign in is up to "
-        "ROUNDHOUSE_SIGN_IN.",
+        description="For containers: creates the account `admin` at the first start. ROUNDHOUSE_SIGN_IN decides "
+        "whether visitors are asked to sign in.",
     )
 
     @field_validator("allowed_hosts", "alert_email_to", mode="before")

@@ -141,8 +141,8 @@ def check_exposure(settings: Settings) -> Finding:
     if not settings.needs_sign_in:
         if settings.admin_password is not None:
             cure = "Set ROUNDHOUSE_SIGN_IN=always to ask for it, or unset it."
-            return Finding("sign-in", "warning", "ROUNDHOUSE_ADMIN_PASSWORD is set, but nobody is asked to sign in on loopback.", cure)
-        return Finding("sign-in", "ok", "loopback only: nobody is asked to sign in")
+            return Finding("sign-in", "warning", "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in on loopback.", cure)
+        return Finding("sign-in", "ok", "loopback only: no one is asked to sign in")
     from backend.bootstrap import build_context
     from backend.services.people.accounts import count_users
 

@@ -18,7 +18,7 @@ from backend.services.people.accounts import add_user, count_users
 from backend.services.starter import ensure_starter_content
 from backend.settings import Settings
 
-NOBODY_ASKED = "nobody is asked to sign in: only this machine reaches the pages. Set ROUNDHOUSE_SIGN_IN=always to ask."
+NO_ONE_ASKED = "no one is asked to sign in: only this machine reaches the pages. Set ROUNDHOUSE_SIGN_IN=always to ask."
 WORKER_TIMEOUT_S = 60.0
 POLL_S = 0.1
 
@@ -32,7 +32,7 @@ def prepare(settings: Settings) -> Context:
     if settings.admin_password is not None and count_users(ctx) == 0:
         add_user(ctx, "admin", settings.admin_password.get_secret_value(), role="admin", person=LOCAL)
     if settings.admin_password is not None and not settings.needs_sign_in:
-        note(f"ROUNDHOUSE_ADMIN_PASSWORD is set, but {NOBODY_ASKED}")
+        note(f"ROUNDHOUSE_ADMIN_PASSWORD is set, but {NO_ONE_ASKED}")
     ensure_starter_content(ctx)
     return ctx
 

@@ -18,7 +18,7 @@ from typing import Any
 from backend.domain.data.kinds import LINE_KINDS, DatasetKind
 from backend.domain.data.recognition.recognise import recognise
 from backend.domain.data.rows.mapping import check_mapping, settle_answers
-from backend.domain.data.rows.problem import BadRow, RowProblem, describe_share, most_frequent
+from backend.domain.data.rows.problem import BadRow, RowProblem
 from backend.domain.data.rows.trees import TREE, is_message_table
 from backend.domain.data.splits import DEFAULT_SPLIT_SEED, DEFAULT_VAL_FRACTION
 from backend.errors import InvalidInput, JobFailed
@@ -30,9 +30,10 @@ from jobs.data.columns import plan_columns
 from jobs.data.message_trees import MessageTrees
 from jobs.data.parsing import Parsed, Parser, iter_source, rows_of
 from jobs.data.readers import Rows, RowSource
+from jobs.data.refusals import bad_rows, check_tally, nothing_usable
 from jobs.data.saved import SavedDataset
 from jobs.data.splitting import DividedRows, Splitter
-from jobs.data.writing import DatasetWriter, Tally, publish, sync_all
+from jobs.data.writing import DatasetWriter, publish, sync_all
 from jobs.reporter import Reporter
 
 SAMPLE_ROWS = 50
@@ -97,17 +98,16 @@ def import_dataset(
     `kind` and `mapping` (source column -> field, see backend.domain.data.kinds) are recognised when left out. The same content, kind and
     split give the same folder. With `keep_good` bad rows are listed, with their raw beginning, in `rejected.jsonl`; otherwise the first
     one ends the import. Above a share of `max_rejected` of all rows nothing is published. `encoding` names the encoding of text that is not
-    UTF-8 (UTF-16 is known by its byte order mark). `split` names one split of a saved dataset; without it its train and validation splits
-    are kept. About every `part_s` seconds the finished rows are stored as a part, from which an import of the same unchanged source resumes
-    within a day. Raises InvalidInput if the source, the kind or the mapping can't be used, too many rows are bad or none is good, NotFound
-    if the source is missing, JobFailed on a stop request.
+    UTF-8. `split` names one split of a saved dataset; without it its train and validation splits are kept. About every `part_s` seconds the
+    finished rows are stored as a part, from which an import of the same unchanged source resumes within a day. Raises InvalidInput if the
+    source, the kind or the mapping can't be used, too many rows are bad or none is good; NotFound; JobFailed on a stop request.
     """
     if not 0 <= val_fraction < 1:
         raise InvalidInput(f"val_fraction is {val_fraction}; give a share from 0 to below 1.", field="val_fraction")
     rows = _open(source, kind=_checked_kind(kind), split=split, encoding=encoding)
     sample, bad = _head(rows)
     if not sample:
-        raise _nothing_usable(source.name, [row.as_dict(raw=0) for row in bad])
+        raise nothing_usable(source.name, [row.as_dict(raw=0) for row in bad])
     plan = _plan(rows, sample, kind=_checked_kind(kind), mapping=mapping)
     _log_plan(reporter, rows, plan)
     settings = {
@@ -127,10 +127,7 @@ def import_dataset(
             source_rows, plan.parser, splitter, folder=folder, header=header, keep_good=keep_good, part_s=part_s, reporter=reporter
         )
         writer = work.run()
-        if writer.tally.train_rows == 0:
-            raise _nothing_usable(source.name, writer.tally.rejected)
-        if writer.tally.rejected_count > max_rejected * (writer.tally.rows + writer.tally.rejected_count):
-            raise _too_many(source.name, writer.tally)
+        check_tally(source.name, writer.tally, max_rejected=max_rejected)
         files = join_parts(folder, work.state.parts + 1, kind=plan.kind)
         result = _result(work, writer, rows, plan, files=files, out_root=out_root)
         meta = {**result.as_dict(), "folder": result.folder.name, "val_fraction": val_fraction, "seed": seed, "format": FORMAT_VERSION}
@@ -261,7 +258,7 @@ class _Work:
                 done = min(skip, len(parsed.keys))
                 skip -= done
                 if parsed.bad and not self._keep_good:
-                    raise _refused(self._rows.name, parsed.bad)
+                    raise bad_rows(self._rows.name, parsed.bad)
                 self._take(divided, done=done, before=before)
                 for bad in parsed.bad:
                     self._writer.reject(bad)
@@ -377,34 +374,6 @@ def _decide(
         return final, dict(mapping), "columns mapped by hand"
     recognition = recognise(sample, kind=kind)
     return recognition.kind, recognition.mapping, recognition.reason
-
-
-def _refused(name: str, bad: tuple[BadRow, ...]) -> InvalidInput:
-    reasons = "; ".join(f"{row.place}: {row.reason}" for row in bad[:3])
-    return InvalidInput(
-        f"{name!r} has rows that can't be used. {reasons}.",
-        remedy="Correct them, or skip bad rows.",
-        field="keep_good",
-    )
-
-
-def _too_many(name: str, tally: Tally) -> InvalidInput:
-    reasons = "; ".join(most_frequent(tally.reasons.values()))
-    return InvalidInput(
-        f"{describe_share(tally.rejected_count, tally.rows)} of {name!r} can't be used. {reasons}.",
-        remedy="Nothing was imported. Import the others, or correct the kind, the columns or the file.",
-        field="rejected",
-    )
-
-
-def _nothing_usable(name: str, rejected: list[dict[str, Any]]) -> InvalidInput:
-    if not rejected:
-        return InvalidInput(f"The file {name!r} holds no rows.", field="source")
-    reasons = "; ".join(f"{item.get('file', '')} row {item['row']}: {item['reason']}".strip() for item in rejected[:3])
-    message = f"No row of {name!r} can be used. {reasons}."
-    if all(" not UTF-8 (" in item["reason"] or "line contains a NUL" in item["reason"] for item in rejected[:3]):
-        return InvalidInput(message, remedy="Choose its encoding: cp1252, utf-16-le or another.", field="encoding")
-    return InvalidInput(message, remedy="Check the kind and which column is mapped to which field.", field="mapping")
 
 
 def _summary(result: ImportResult, *, fresh: bool) -> str:

@@ -54,7 +54,7 @@ def draw_number(
     value: Number | None = None,
     *,
     key: str,
-    whole: bool = True,
+    is_whole: bool = True,
     step: Number | None = None,
     **options: Any,
 ) -> Any:
@@ -65,32 +65,32 @@ def draw_number(
         entered = st.number_input(
             label,
             value=None if value is None else float(value),
-            step=float(step) if step is not None else 1.0 if whole else None,
-            format="%.0f" if whole else "%g",
+            step=float(step) if step is not None else 1.0 if is_whole else None,
+            format="%.0f" if is_whole else "%g",
             key=key,
             **options,
         )
-        problem = describe_problem(entered, least, most, whole=whole)
+        problem = describe_problem(entered, least, most, is_whole=is_whole)
         if problem and not options.get("disabled"):
             wrong_numbers().append(f"{label}: {problem}")
             st.markdown(f":small[:red[:material/error: {plain(problem)}]]")
-    return nearest(entered, least, most, whole=whole)
+    return nearest(entered, least, most, is_whole=is_whole)
 
 
-def nearest(value: float | None, least: Number | None, most: Number | None, *, whole: bool) -> Any:
+def nearest(value: float | None, least: Number | None, most: Number | None, *, is_whole: bool) -> Any:
     """Return the nearest value that can be used: an int where it is whole."""
     if value is None:
         return None
-    whole_or_not = round(value) if whole else float(value)
+    whole_or_not = round(value) if is_whole else float(value)
     at_least = whole_or_not if least is None else max(whole_or_not, least)
     return at_least if most is None else min(at_least, most)
 
 
-def describe_problem(value: float | None, least: Number | None, most: Number | None, *, whole: bool) -> str:
+def describe_problem(value: float | None, least: Number | None, most: Number | None, *, is_whole: bool) -> str:
     """Return why a value can't be used, or ""."""
     if value is None:
         return ""
-    if whole and not float(value).is_integer():
+    if is_whole and not float(value).is_integer():
         return f"{value:g} is not a whole number."
     if least is not None and value < least:
         return f"{_written(value)} is less than {_written(least)}."

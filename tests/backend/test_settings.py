@@ -29,14 +29,14 @@ def test_whatever_can_be_reached_from_elsewhere_needs_accounts(tmp_path: Path, v
     assert check_exposure(settings).state == ("problem" if needs else "ok")
 
 
-def test_a_password_that_nobody_is_asked_for_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """ROUNDHOUSE_ADMIN_PASSWORD alone made an account, and whoever set it believed that it was asked for."""
+def test_a_password_that_no_one_is_asked_for_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ROUNDHOUSE_ADMIN_PASSWORD alone made an account, and its setter believed that it was asked for."""
     settings = make_settings(tmp_path, admin_password="a long password")
     finding = check_exposure(settings)
-    assert (finding.state, finding.detail) == ("warning", "ROUNDHOUSE_ADMIN_PASSWORD is set, but nobody is asked to sign in on loopback.")
+    assert (finding.state, finding.detail) == ("warning", "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in on loopback.")
     assert "ROUNDHOUSE_SIGN_IN=always" in finding.cure
     prepare(settings)
-    assert "ROUNDHOUSE_ADMIN_PASSWORD is set, but nobody is asked to sign in" in capsys.readouterr().err
+    assert "ROUNDHOUSE_ADMIN_PASSWORD is set, but no one is asked to sign in" in capsys.readouterr().err
     assert check_exposure(make_settings(tmp_path, admin_password="a long password", sign_in="always")).state == "ok"
 
 

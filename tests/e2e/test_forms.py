@@ -1,4 +1,4 @@
-"""Forms through the browser: what ticks, what is typed, what is clicked twice; nothing is lost, and nothing is saved that nobody wrote."""
+"""Forms through the browser: what ticks, what is typed, what is clicked twice; nothing is lost, and nothing is saved that no one wrote."""
 
 from __future__ import annotations
 

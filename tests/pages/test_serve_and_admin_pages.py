@@ -306,21 +306,21 @@ def test_revoking_a_key_asks_and_names_what_ends(ctx: Context) -> None:
     (key,) = list_keys(ctx, person=LOCAL)
     app = draw("admin/people.py")
     (ask,) = [popover for popover in app.get("popover") if popover.proto.popover.label == "Revoke"]
-    assert "Programs that use **Support bot** are refused from now on, for good. It was never used." in texts(app)
+    assert "Programs that use **Support bot** are refused from now on, permanently. It was never used." in texts(app)
     assert [button.key for button in ask.children.values() if button.type == "button"] == [f"revoke_{key.id}"]
     app.button(key=f"revoke_{key.id}").click().run()
     assert list_keys(ctx, person=LOCAL)[0].revoked_at is not None
 
 
 @pytest.mark.parametrize("asks", [False, True], ids=["loopback", "sign-in"])
-def test_the_page_says_whether_anybody_is_asked(ctx: Context, monkeypatch: pytest.MonkeyPatch, asks: bool) -> None:
+def test_the_page_says_whether_anyone_is_asked(ctx: Context, monkeypatch: pytest.MonkeyPatch, asks: bool) -> None:
     """With an account and no sign-in, the page said nothing; under sign-in it said that no key was needed on this machine."""
     maya = add_user(ctx, "maya", "a long password", role="admin", person=LOCAL)
     monkeypatch.setattr(services, "get_context", lambda: replace(ctx, sign_in=asks))
     monkeypatch.setattr(services, "person_from_cookie", lambda *_: maya)
     app = draw("admin/people.py")
     shown = "\n".join([texts(app), *(warning.value for warning in app.warning)])
-    assert ("Nobody is asked to sign in" in shown) == (not asks)
+    assert ("No one is asked to sign in" in shown) == (not asks)
     assert ("Every visitor is asked to sign in" in shown) == asks
     assert ("No request to `/v1` is asked for a key" in shown) == (not asks)
     assert ("Every request to `/v1` is asked for a key" in shown) == asks

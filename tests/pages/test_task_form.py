@@ -90,7 +90,7 @@ def test_replacing_another_task_asks(world: Context) -> None:
     assert get_task(world, "mine").text != MINE
 
 
-def test_a_task_that_somebody_saved_meanwhile_is_not_lost(world: Context) -> None:
+def test_a_task_that_a_colleague_saved_meanwhile_is_not_lost(world: Context) -> None:
     save_task(world, MINE, person=LOCAL)
     app = open_page(PAGE, task="mine")
     save_task(world, MINE + "description: of a colleague\n", person=LOCAL)

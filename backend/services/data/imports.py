@@ -92,16 +92,8 @@ def import_dataset(
         if idempotency_key and (job_id := session.scalar(select(Job.id).where(Job.idempotency_key == idempotency_key))):
             return version_of_job(ctx, job_id)  # the other request of a double click was faster
         dataset = _dataset_for_import(session, ctx, name=name, kind=kind, person=person)
-        job = add_job(
-            session,
-            ctx,
-            payload,
-            title=f"Import {name}",
-            device="cpu",
-            priority=3,
-            idempotency_key=idempotency_key,
-            created_by=person.id,
-        )
+        title, key = f"Import {name}", idempotency_key
+        job = add_job(session, ctx, payload, title=title, device="cpu", priority=3, idempotency_key=key, created_by=person.id)
         version = _add_version(session, ctx, dataset, job, source=source.label, mapping=mapping or {}, provenance=provenance or {})
         result = version_view(version, dataset, job)
     wake(ctx, "cpu")

@@ -89,10 +89,10 @@ def find_single_task(ctx: Context, name_or_text: str) -> TaskDefinition:
 
 
 @retry_races
-def save_task(ctx: Context, text: str, *, person: Person, replace: bool = True, seen: str | None = None) -> TaskView:
+def save_task(ctx: Context, text: str, *, person: Person, replace: bool = True, opened_text: str | None = None) -> TaskView:
     """Save a task for the team under the name that its YAML gives.
 
-    An existing one is replaced; without `replace` only if its text is `seen`, the one that the caller began with.
+    An existing one is replaced; without `replace` only if its text is `opened_text`, the one that the caller began with.
     Raises InvalidInput for a text that defines none, or for the name of a task that comes with the product; Conflict for a task that would
     be lost; NotAllowed.
     """
@@ -105,7 +105,7 @@ def save_task(ctx: Context, text: str, *, person: Person, replace: bool = True, 
         if row is None:
             row = EvaluationTask(name=definition.name, text=text, created_by=person.id, created_at=ctx.now(), updated_at=ctx.now())
             session.add(row)
-        elif not replace and row.text not in (seen, text):
+        elif not replace and row.text not in (opened_text, text):
             raise Conflict(
                 f"The team has another task “{definition.name}”, which this one would replace.",
                 remedy="Replace it, or give this one another name.",

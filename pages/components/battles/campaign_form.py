@@ -141,7 +141,7 @@ def draw_gold() -> dict[str, Any]:
             0.5,
             fields["gold_share"].default,
             key="campaign_gold_share",
-            whole=False,
+            is_whole=False,
             step=0.05,
             width=240,
             help=fields["gold_share"].description,
@@ -224,6 +224,6 @@ def _number(place: DeltaGenerator, field: str, label: str, *, low: float, high: 
     info = CampaignConfig.model_fields[field]
     return float(
         draw_number(
-            place, label, low, high, info.default, key=f"campaign_{field}", whole=isinstance(low, int), step=step, help=info.description
+            place, label, low, high, info.default, key=f"campaign_{field}", is_whole=isinstance(low, int), step=step, help=info.description
         )
     )

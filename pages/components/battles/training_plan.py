@@ -87,7 +87,7 @@ def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
                 1.0,
                 0.6,
                 key="plan_agreement",
-                whole=False,
+                is_whole=False,
                 step=0.05,
                 help=fields["min_agreement"].description,
             ),
@@ -105,7 +105,7 @@ def _draw_rules(categories: tuple[str, ...]) -> PreferenceRules:
                 0.0,
                 0.9,
                 key="plan_locked",
-                whole=False,
+                is_whole=False,
                 step=0.05,
                 placeholder="as many as are lacking",
                 help=fields["locked_share"].description,
@@ -173,13 +173,13 @@ def _draw_recipe(plan: TrainingPlan) -> RunConfig:
         grid = st.grid(4, min_column_width=150)
         values: dict[str, Any] = suggested.model_dump(mode="json")
         values["learning_rate"] = draw_number(
-            grid, "Learning rate", 1e-08, 1.0, suggested.learning_rate, key=f"plan_rate_{scope}", whole=False
+            grid, "Learning rate", 1e-08, 1.0, suggested.learning_rate, key=f"plan_rate_{scope}", is_whole=False
         )
         values["max_steps"] = int(draw_number(grid, "Steps", 1, 100000, suggested.max_steps, key=f"plan_steps_{scope}"))
         values["micro_batch"] = int(draw_number(grid, "Micro-batch", 1, 256, suggested.micro_batch, key=f"plan_batch_{scope}"))
         if plan.objective != "sft":
             values["preference"]["beta"] = draw_number(
-                grid, "Beta", 0.001, 10.0, suggested.preference.beta, key=f"plan_beta_{scope}", whole=False, step=0.05
+                grid, "Beta", 0.001, 10.0, suggested.preference.beta, key=f"plan_beta_{scope}", is_whole=False, step=0.05
             )
         values["method"] = grid.selectbox(
             "Method",

@@ -82,19 +82,7 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
         sources.setdefault(first.ref, first)
     defaults = default_question(ctx, version, first)
     with st.container(border=True, horizontal=True, vertical_alignment="bottom"):
-        ref = st.selectbox(
-            "Tokenizer",
-            list(sources) or [""],
-            index=list(sources).index(first.ref) if first else 0,
-            key=f"report_source_{version.id}",
-            format_func=by_identity(
-                f"report_source_{version.id}",
-                list(sources) or [""],
-                lambda ref: f"{sources[ref].name} ({KINDS[sources[ref].kind]})" if ref else "bytes",
-            ),
-            width=280,
-            help="A base brings its tokenizer, chat template and maximum context; a tokenizer alone is for training from scratch.",
-        )
+        ref = _choose_source(sources, first, key=f"report_source_{version.id}")
         context = draw_number(
             st,
             "Context",
@@ -139,6 +127,21 @@ def _draw_form(ctx: Context, person: Person, version: VersionView) -> DataReport
                     grad_accum_steps=int(steps),
                 )
     return None
+
+
+def _choose_source(sources: dict[str, TokenizerSource], first: TokenizerSource | None, *, key: str) -> str:
+    options = list(sources) or [""]
+    words = by_identity(key, options, lambda ref: f"{sources[ref].name} ({KINDS[sources[ref].kind]})" if ref else "bytes")
+    ref: str = st.selectbox(
+        "Tokenizer",
+        options,
+        index=list(sources).index(first.ref) if first else 0,
+        key=key,
+        format_func=words,
+        width=280,
+        help="A base brings its tokenizer, chat template and maximum context; a tokenizer alone is for training from scratch.",
+    )
+    return ref
 
 
 def _first_source(ctx: Context, version: VersionView) -> TokenizerSource | None:

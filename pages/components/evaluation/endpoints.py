@@ -123,7 +123,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
             0.0,
             None,
             key="endpoint_input_price",
-            whole=False,
+            is_whole=False,
             help="US dollars for a million.",
             placeholder="Not set",
         )
@@ -133,7 +133,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
             0.0,
             None,
             key="endpoint_output_price",
-            whole=False,
+            is_whole=False,
             help="US dollars for a million.",
             placeholder="Not set",
         )

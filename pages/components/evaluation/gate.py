@@ -117,7 +117,7 @@ def _draw_form(ctx: Context, person: Person) -> None:
                 None,
                 2.0,
                 key="gate_margin",
-                whole=False,
+                is_whole=False,
                 step=0.5,
                 help="Hundredths of the metric's unit: 2 is two points of accuracy, or 0.02 bits per byte.",
             )
@@ -146,7 +146,7 @@ def _draw_margins(benchmarks: Sequence[str], points: float) -> dict[str, float]:
     fields = st.grid(3, min_column_width=200)
     margins = {
         name: draw_number(
-            fields, plain(f"Margin on {name}"), 0.0, None, key=f"gate_margin_{name}", whole=False, step=0.5, placeholder=f"{points:g}"
+            fields, plain(f"Margin on {name}"), 0.0, None, key=f"gate_margin_{name}", is_whole=False, step=0.5, placeholder=f"{points:g}"
         )
         for name in benchmarks
     }

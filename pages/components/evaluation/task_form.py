@@ -69,11 +69,11 @@ def draw_tasks(ctx: Context) -> None:
 def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None) -> None:
     """Draw the form of a task and its first prompts. `new` starts another one."""
     key = f"task_text_{name}"
-    origin, seen = "new", None
+    origin, opened_text = "new", None
     if name != NEW:
         view = get_task(ctx, name)
         origin = view.origin
-        seen = st.session_state.setdefault(f"{key}_seen", view.text)
+        opened_text = st.session_state.setdefault(f"{key}_seen", view.text)
         st.session_state.setdefault(key, view.text)
         st.subheader(plain(view.definition.shown_title), anchor=False)
         if view.definition.description:
@@ -82,7 +82,7 @@ def draw_task(ctx: Context, person: Person, name: str, *, dataset_id: str | None
     left, right = st.columns([1, 1], gap="large")
     with left:
         text, is_sound = _draw_definition(text, key=key)
-        _draw_actions(ctx, person, text, name=name, origin=origin, seen=seen, is_sound=is_sound)
+        _draw_actions(ctx, person, text, name=name, origin=origin, opened_text=opened_text, is_sound=is_sound)
     with right:
         draw_preview(ctx, text, task=_task_of(text), dataset_id=dataset_id, key=name)
 
@@ -202,7 +202,7 @@ def _draw_generation_fields(task: TaskDefinition, *, key: str) -> dict[str, Any]
     values["stop"] = tuple(_unescaped(line) for line in stop.split("\n") if line)
     first, second, third = st.columns(3)
     values["max_tokens"] = draw_number(first, "Max new tokens", 1, 32768, task.max_tokens, key=f"{key}_max_tokens")
-    values["temperature"] = draw_number(second, "Temperature", 0.0, 10.0, task.temperature, key=f"{key}_temperature", whole=False)
+    values["temperature"] = draw_number(second, "Temperature", 0.0, 10.0, task.temperature, key=f"{key}_temperature", is_whole=False)
     values["samples"] = draw_number(third, "Samples per item", 1, 256, task.samples, key=f"{key}_samples")
     return values
 
@@ -244,14 +244,14 @@ def _unescaped(text: str) -> str:
     return text
 
 
-def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin: str, seen: str | None, is_sound: bool) -> None:
+def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin: str, opened_text: str | None, is_sound: bool) -> None:
     definition, clash = _definition_of(text), f"task_clash_{name}"
     label = "Save for the team" if is_sound else "Correct the field first"
     with st.container(horizontal=True):
         if st.button(label, type="primary", icon=":material/save:" if is_sound else None, key="task_save", disabled=not is_sound):
             with errors_shown():
                 try:
-                    _save(ctx, person, text, name=name, seen=seen)
+                    _save(ctx, person, text, name=name, opened_text=opened_text)
                 except Conflict as conflict:
                     st.session_state[clash] = (text, conflict)
         if origin == "team":
@@ -276,7 +276,7 @@ def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin:
         show_error(refusal)
         if st.button(f"Replace {plain(definition.name)}", icon=":material/warning:", key="task_replace"):
             with errors_shown():
-                _save(ctx, person, text, name=name, seen=seen, replace=True)
+                _save(ctx, person, text, name=name, opened_text=opened_text, replace=True)
     if isinstance(definition, TaskGroup):
         _draw_group(ctx, person, definition)
     if isinstance(definition, TaskDefinition):
@@ -286,10 +286,10 @@ def _draw_actions(ctx: Context, person: Person, text: str, *, name: str, origin:
         st.caption("Built in. To change it, give it another name and save it for the team.")
 
 
-def _save(ctx: Context, person: Person, text: str, *, name: str, seen: str | None, replace: bool = False) -> None:
-    saved = save_task(ctx, text, person=person, replace=replace, seen=seen)
-    for kept in (f"task_text_{name}", f"task_text_{name}_seen", f"task_text_{saved.name}", f"task_text_{saved.name}_seen"):
-        st.session_state.pop(kept, None)
+def _save(ctx: Context, person: Person, text: str, *, name: str, opened_text: str | None, replace: bool = False) -> None:
+    saved = save_task(ctx, text, person=person, replace=replace, opened_text=opened_text)
+    for state_key in (f"task_text_{name}", f"task_text_{name}_seen", f"task_text_{saved.name}", f"task_text_{saved.name}_seen"):
+        st.session_state.pop(state_key, None)
     st.session_state.pop(f"task_clash_{name}", None)
     st.toast(f"Saved {saved.name}.", icon=":material/check:")
     st.switch_page(routes.EVALUATIONS, query_params={"task": saved.name})

@@ -31,12 +31,12 @@ def draw_accounts(ctx: Context, person: Person) -> None:
         st.caption(":material/lock: Every visitor is asked to sign in.")
     elif accounts:
         st.warning(
-            "Nobody is asked to sign in: only this machine reaches these pages, and each of its users is an admin here. "
+            "No one is asked to sign in: only this machine reaches these pages, and each of its users is an admin here. "
             "The accounts count once `ROUNDHOUSE_SIGN_IN=always` is set, or the servers listen on another address.",
             icon=":material/lock_open:",
         )
     else:
-        empty_state("No accounts, and nobody is asked to sign in: only this machine reaches these pages. Create one to listen elsewhere.")
+        empty_state("No accounts, and no one is asked to sign in: only this machine reaches these pages. Create one to listen elsewhere.")
     for account in accounts:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             state = f" · disabled {ago(account.disabled_at)}" if account.disabled_at else ""

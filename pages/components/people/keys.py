@@ -110,7 +110,7 @@ def _draw_limits(ctx: Context, *, key: str, limits: KeyLimits) -> KeyLimits:
             None,
             getattr(limits, name),
             key=f"{key}_{name}",
-            whole=False,
+            is_whole=False,
             placeholder=empty,
             disabled=not ctx.policy.prices.are_set,
             help=None if ctx.policy.prices.are_set else NO_PRICE,
@@ -168,7 +168,7 @@ def draw_key(ctx: Context, person: Person, key: KeyView, today: Spending, month:
                 used = "was never used" if key.last_used_at is None else f"was last used {ago(key.last_used_at)}"
                 draw_confirmed(
                     "Revoke",
-                    f"Programs that use **{plain(key.name)}** are refused from now on, for good. It {used}.",
+                    f"Programs that use **{plain(key.name)}** are refused from now on, permanently. It {used}.",
                     lambda: revoke_key(ctx, key.id, person=person),
                     key=f"revoke_{key.id}",
                     icon="block",

@@ -90,7 +90,15 @@ def _draw_form(datasets: list[str], tokenizers: list[str], first: tuple[str | No
     left, right = st.columns(2)
     sizes = draw_number(left, "Sizes per budget", 3, 12, 5, key="study_sizes")
     spread = draw_number(
-        right, "Spread", 1.2, 64.0, 4.0, key="study_spread", whole=False, step=0.5, help="Ratio of the largest network to the middle one."
+        right,
+        "Spread",
+        1.2,
+        64.0,
+        4.0,
+        key="study_spread",
+        is_whole=False,
+        step=0.5,
+        help="Ratio of the largest network to the middle one.",
     )
     left, right = st.columns(2)
     context = draw_number(left, "Context, tokens", 8, 1048576, 128, key="study_context")

@@ -77,7 +77,7 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
                 100.0,
                 default.max_perplexity_ratio,
                 key="deploy_perplexity_ratio",
-                whole=False,
+                is_whole=False,
                 step=0.01,
                 help="Perplexity over that in float32. A replica above it is not deployed.",
             )
@@ -111,7 +111,7 @@ def draw_draft(drafts: Mapping[str, str], *, grid: Any) -> str | None:
 def draw_limit(grid: Any, label: str, limits: tuple[float, float], value: float, *, key: str, help: str | None = None) -> float:
     """Draw a field for a time; return it."""
     least, most = limits
-    limit: float = draw_number(grid, label, least, most, max(least, value), key=key, whole=False, help=help)
+    limit: float = draw_number(grid, label, least, most, max(least, value), key=key, is_whole=False, help=help)
     return limit
 
 
@@ -228,8 +228,8 @@ def draw_canary_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
         checkpoints = label_beside([*list_checkpoints(ctx, ready=True), *list_upstreams(ctx)], served=endpoint.checkpoint_id)
         words = by_identity(f"canary_checkpoint_{endpoint.name}", checkpoints, checkpoints.__getitem__)
         chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"canary_checkpoint_{endpoint.name}")
-        percent = draw_number(st, "Percent of requests", 1.0, 100.0, 10.0, key=f"canary_percent_{endpoint.name}", whole=False)
-        rate = draw_number(st, "Abort above error rate (%)", 0.1, 99.0, 5.0, key=f"canary_rate_{endpoint.name}", whole=False)
+        percent = draw_number(st, "Percent of requests", 1.0, 100.0, 10.0, key=f"canary_percent_{endpoint.name}", is_whole=False)
+        rate = draw_number(st, "Abort above error rate (%)", 0.1, 99.0, 5.0, key=f"canary_rate_{endpoint.name}", is_whole=False)
         step_up = st.checkbox("Step up", key=f"canary_step_{endpoint.name}", help="To 25, 50, 100 %, then promote; 5 minutes each.")
         votes = st.checkbox(
             "Step up only on votes",

@@ -34,7 +34,7 @@ def draw_shadow_form(ctx: Context, person: Person, endpoint: EndpointView) -> No
             checkpoints = label_beside(list_checkpoints(ctx, ready=True), served=endpoint.checkpoint_id)
             words = by_identity(f"shadow_checkpoint_{name}", checkpoints, checkpoints.__getitem__)
             chosen = st.selectbox("Checkpoint", list(checkpoints), format_func=words, key=f"shadow_checkpoint_{name}")
-        percent = draw_number(st, "Percent of requests", 0.1, 100.0, 10.0, key=f"shadow_percent_{name}", whole=False)
+        percent = draw_number(st, "Percent of requests", 0.1, 100.0, 10.0, key=f"shadow_percent_{name}", is_whole=False)
         if st.button("Start shadow", type="primary", key=f"shadow_{name}", disabled=chosen is None or bool(wrong_numbers())) and chosen:
             with errors_shown():
                 own, other = (None, chosen) if kind == OTHER else (chosen, None)

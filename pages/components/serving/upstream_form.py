@@ -65,14 +65,14 @@ def _draw_options() -> dict[str, Any]:
             86400.0,
             default["check_every_s"].default,
             key="upstream_check",
-            whole=False,
+            is_whole=False,
             help="Each asks for one token.",
         ),
         "first_token_s": draw_number(
-            grid, "First token limit (s)", 1.0, 3600.0, default["first_token_s"].default, key="upstream_first", whole=False
+            grid, "First token limit (s)", 1.0, 3600.0, default["first_token_s"].default, key="upstream_first", is_whole=False
         ),
         "answer_limit_s": draw_number(
-            grid, "Answer limit (s)", 1.0, 86400.0, default["answer_limit_s"].default, key="upstream_limit", whole=False
+            grid, "Answer limit (s)", 1.0, 86400.0, default["answer_limit_s"].default, key="upstream_limit", is_whole=False
         ),
         "context": draw_number(
             grid,
@@ -90,7 +90,9 @@ def _draw_options() -> dict[str, Any]:
 
 
 def _draw_price(grid: Any, label: str, *, key: str) -> float | None:
-    price: float | None = draw_number(grid, label, 0.0, None, key=key, whole=False, placeholder="Not set", help="US dollars for a million.")
+    price: float | None = draw_number(
+        grid, label, 0.0, None, key=key, is_whole=False, placeholder="Not set", help="US dollars for a million."
+    )
     return price
 
 

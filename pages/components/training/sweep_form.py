@@ -108,8 +108,8 @@ def _draw_choice(path: str, names: list[str] | None, *, grid: bool) -> Any:
         return [part.strip() for part in (written or "").replace(";", ",").split(",") if part.strip()]
     low, high = (now / 3, now * 3) if now else (0.0, 0.1)
     span = {
-        "low": draw_number(columns[1], "From", None, None, float(f"{low:.2g}"), key=f"sweep_low_{key}", whole=False, step=None),
-        "high": draw_number(columns[2], "To", None, None, float(f"{high:.2g}"), key=f"sweep_high_{key}", whole=False, step=None),
+        "low": draw_number(columns[1], "From", None, None, float(f"{low:.2g}"), key=f"sweep_low_{key}", is_whole=False, step=None),
+        "high": draw_number(columns[2], "To", None, None, float(f"{high:.2g}"), key=f"sweep_high_{key}", is_whole=False, step=None),
     }
     with columns[3]:
         if grid:

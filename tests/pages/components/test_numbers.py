@@ -10,7 +10,7 @@ from tests.support.opening import words
 
 
 @pytest.mark.parametrize(
-    ("value", "least", "most", "whole", "problem", "used"),
+    ("value", "least", "most", "is_whole", "problem", "used"),
     [
         (None, 1, 5, True, "", None),
         (3.0, 1, 5, True, "", 3),
@@ -25,11 +25,11 @@ from tests.support.opening import words
     ],
 )
 def test_a_number_is_used_or_its_problem_is_said(
-    value: float | None, least: float | None, most: float | None, whole: bool, problem: str, used: float | None
+    value: float | None, least: float | None, most: float | None, is_whole: bool, problem: str, used: float | None
 ) -> None:
-    assert describe_problem(value, least, most, whole=whole) == problem
-    assert nearest(value, least, most, whole=whole) == used
-    assert isinstance(nearest(value, least, most, whole=whole), int) == (whole and value is not None)
+    assert describe_problem(value, least, most, is_whole=is_whole) == problem
+    assert nearest(value, least, most, is_whole=is_whole) == used
+    assert isinstance(nearest(value, least, most, is_whole=is_whole), int) == (is_whole and value is not None)
 
 
 def _form() -> None:

@@ -36,7 +36,7 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     if kind == CLOSED:
         users = fields.text_input("Users", "1, 8", key="load_users", help="One level each.")
     elif kind == POISSON:
-        values["rate"] = draw_number(fields, "Requests per second", 0.01, 100000.0, 2.0, key="load_rate", whole=False)
+        values["rate"] = draw_number(fields, "Requests per second", 0.01, 100000.0, 2.0, key="load_rate", is_whole=False)
     else:
         upload = fields.file_uploader("Arrivals", type=["txt", "csv"], key="load_arrivals", help="A number of seconds per line.")
         arrivals = b"" if upload is None else upload.getvalue()
@@ -52,8 +52,8 @@ def draw_start(ctx: Context, person: Person, endpoint: str) -> None:
     values["warmup"] = draw_number(
         fields, "Warm-up requests", 0, 1000, 4, key="load_warmup", help="Not counted; with users, at least one each."
     )
-    values["slo_ttft_ms"] = draw_number(fields, "Objective: first token, ms", 1.0, 600000.0, 1000.0, key="load_ttft", whole=False)
-    values["slo_itl_ms"] = draw_number(fields, "Objective: between tokens, ms", 1.0, 600000.0, 100.0, key="load_itl", whole=False)
+    values["slo_ttft_ms"] = draw_number(fields, "Objective: first token, ms", 1.0, 600000.0, 1000.0, key="load_ttft", is_whole=False)
+    values["slo_itl_ms"] = draw_number(fields, "Objective: between tokens, ms", 1.0, 600000.0, 100.0, key="load_itl", is_whole=False)
     if kind != TRACE and (levels := _num_levels(users) if kind == CLOSED else 1):
         st.caption(f"Takes about {format_duration(levels * float(values['duration_s']) * len(values['targets']))}, and the warm-up.")
     if st.button(

@@ -31,7 +31,7 @@ def test_a_dataset_of_every_kind_opens_and_leads_on(site: Context, kind: Dataset
 
 
 def test_rows_that_are_lost_are_said_before_and_after_the_import(site: Context) -> None:
-    """Of 50 rows 31 were lost, which stood in a tab that nobody opens."""
+    """Of 50 rows 31 were lost, which stood in a tab that no one opens."""
     rows = [{"prompt": "?", "completion": "an answer"}] * 30 + [{"prompt": "?", "completion": ""}] * 5
     stored = save_upload(site, io.BytesIO(json.dumps(rows).encode()), name="lossy.json", person=LOCAL)
     refused = done(site, import_dataset(site, name="lossy", kind="instruction", upload=stored, person=LOCAL, max_rejected=0.01))
