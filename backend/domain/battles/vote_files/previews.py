@@ -59,7 +59,8 @@ class VotePreview:
         elif self.num_with_texts < self.num_votes:
             notes.append(f"{plural(self.num_votes - self.num_with_texts, 'vote')} without the answers.")
         if self.num_repeats:
-            notes.append(f"{plural(self.num_repeats, 'repeated vote')} of a rater on the same prompt and pair. Is there a column of turns?")
+            turns = "" if self.mapping.get("turn") else " Is there a column of turns?"
+            notes.append(f"{plural(self.num_repeats, 'repeated vote')} of a rater on the same prompt and pair.{turns}")
         return tuple(notes)
 
 

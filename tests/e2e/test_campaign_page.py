@@ -1,0 +1,32 @@
+"""The page of a campaign in a browser: a rater's link stays through other tabs until it is dismissed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from backend.services.context import Context
+from tests.support.battle_world import make_campaign
+from tests.support.page_server import page_server
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_raters_link_stays_through_other_tabs_until_it_is_dismissed(ctx: Context, home: Path, browser: Browser) -> None:
+    campaign = make_campaign(ctx)
+    with page_server(home, ROUNDHOUSE_HOST="127.0.0.1") as server:
+        page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+        page.goto(f"{server.url}/battles?campaign={campaign.id}&tab=Raters")
+        page.get_by_label("Invite a rater").fill("Owl")
+        page.get_by_role("button", name="Create link").click()
+        link = page.get_by_text("Link of Owl.")
+        expect(link).to_be_visible()
+        page.get_by_role("tab", name="Contestants").click()
+        expect(page.get_by_text("4 of 4 prompts answered").first).to_be_visible()
+        page.get_by_role("tab", name="Raters").click()
+        expect(link).to_be_visible()
+        page.get_by_role("button", name="Dismiss").click()
+        expect(link).to_have_count(0)
+        page.context.close()
