@@ -79,6 +79,7 @@ fmt: $(DEV_STAMP)
 
 explore: $(DEV_STAMP)
 	$(BIN)/pytest --hypothesis-profile=explore $$(grep -rl "@given" tests)
+	ROUNDHOUSE_FUZZ_S=1800 ROUNDHOUSE_FUZZ_SEED=$$(date +%s) $(BIN)/pytest -s tests/backend/gateway/test_fuzz.py
 
 # Pin what is installed: after a passing `make test` with newer libraries. Local versions such as `+cpu` are on no index.
 constraints: $(DEV_STAMP)

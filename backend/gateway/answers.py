@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -135,6 +136,10 @@ async def stream_answer(events: Events, *, form: Form, trace: Trace) -> AsyncGen
 
 def _parts(event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, form: Form, trace: Trace) -> Iterator[dict[str, Any]]:
     """Yield what the chunks of an event hold beside their head."""
+    if isinstance(event, PromptEvent):
+        for number in range(event.choice, event.choice + event.choices):
+            yield {"choices": [_prompt_choice(event, number, states.setdefault(number, ChoiceState(is_open=True)), form)]}
+        return
     number = 0 if isinstance(event, FinishEvent) else event.choice
     state = states.setdefault(number, ChoiceState())
     if not state.is_open and form.kind == "chat":
@@ -144,8 +149,6 @@ def _parts(event: OpenEvent | FinishEvent, states: dict[int, ChoiceState], *, fo
         choice = _token_choice(event, state, form)
         if choice is not None:
             yield {"choices": [choice]}
-    elif isinstance(event, PromptEvent):
-        yield {"choices": [_prompt_choice(event, state, form)]}
     elif isinstance(event, ChoiceEvent):
         state.finish_reason = event.finish_reason.value
         yield {"choices": [_end(number, form, event)]}
@@ -196,14 +199,13 @@ def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
     return {"index": call.index, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def _prompt_choice(event: PromptEvent, state: ChoiceState, form: Form) -> dict[str, Any]:
-    is_first = not state.prompt
-    state.prompt += event.tokens
-    prompt = form.prompts[event.choice // form.n]
+def _prompt_choice(event: PromptEvent, number: int, state: ChoiceState, form: Form) -> dict[str, Any]:
+    is_first = not state.offset
+    prompt = form.prompts[number // form.n]
     text = text_of(event.tokens) if not isinstance(prompt, str) else prompt if is_first else ""
     logprobs = form.probabilities(event.tokens, offset=state.offset)
     state.offset += sum(len(token_text(token)) for token in event.tokens)
-    return {"index": event.choice, "text": text, "finish_reason": None, "logprobs": logprobs}
+    return {"index": number, "text": text, "finish_reason": None, "logprobs": logprobs}
 
 
 async def collect_answer(events: Events, *, form: Form, trace: Trace) -> dict[str, Any]:
@@ -222,6 +224,8 @@ async def collect_answer(events: Events, *, form: Form, trace: Trace) -> dict[st
                 state.add(event)
             elif isinstance(event, PromptEvent):
                 state.prompt += event.tokens
+                for number in range(event.choice + 1, event.choice + event.choices):
+                    states.setdefault(number, ChoiceState()).prompt = state.prompt  # one list
             elif isinstance(event, ChoiceEvent):
                 state.finish_reason, state.stop = event.finish_reason.value, event.stop
     if finish is None:
@@ -262,12 +266,14 @@ async def collect_embeddings(events: Events, *, trace: Trace, as_base64: bool) -
 
 async def collect_tokens(events: Events) -> dict[str, Any]:
     """Return the response of `/v1/tokenize`, in vLLM's shape."""
-    tokens: list[ScoredToken] = []
+    ids: list[int] = []
+    texts: list[str] = []
     async with aclosing(events):
         async for event in events:
             if isinstance(event, PromptEvent):
-                tokens += event.tokens
-    return {"count": len(tokens), "tokens": [token.token_id for token in tokens], "token_strs": [token.token for token in tokens]}
+                ids += [token.token_id for token in event.tokens]
+                texts += [sys.intern(token.token) for token in event.tokens]
+    return {"count": len(ids), "tokens": ids, "token_strs": texts}
 
 
 def _head(trace: Trace, object_: str) -> dict[str, Any]:

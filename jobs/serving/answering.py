@@ -32,7 +32,7 @@ from jobs.serving.detokenize import TokenTexts
 from jobs.serving.engine import Choice, Engine, Handle, OnEvent, PromptTooLong, QueueFull
 from jobs.serving.forming import AnswerForm, SplitEvents, form_of
 from jobs.serving.grammar import Grammars
-from jobs.serving.prompts import encode_prompts
+from jobs.serving.prompts import encode_prompts, tokens_within_budget
 from jobs.serving.reading import PromptReader
 from jobs.serving.scoring import ScoringEngine, scores_none, writes_no_text
 
@@ -85,6 +85,7 @@ def prepare_answer(served: Served, request: GenerateRequest, on_event: OnEvent, 
     prompt_tokens = sum(len(ids) for ids in prompts)
     if request.tools and prompt_tokens >= served.engine.context_length:
         _refuse_tools(served, request, prompt_tokens)
+    request = _within_budget(served, request, [len(ids) for ids in prompts])
     first = replace(form.choice(0, 0, served.grammars), begun=() if request.begun is None else request.begun.token_ids, adapter=adapter)
     is_simple = len(prompts) == 1 and request.n == 1 and request.task is Task.GENERATE and not request.echo
     if is_simple and request.params.max_tokens != 0:
@@ -99,6 +100,15 @@ def submit_choice(served: Served, request: GenerateRequest, form: AnswerForm, id
         return served.engine.submit(ids, request.params, on_event, choice=choice)
     events = SplitEvents(form, served.tokenizer, ids, on_event)
     return events.follow(lambda take: served.engine.submit(ids, request.params, take, choice=choice))
+
+
+def _within_budget(served: Served, request: GenerateRequest, prompts: Sequence[int]) -> GenerateRequest:
+    """Return a request whose answer has a limit. Raises InvalidInput where it asks for more than one answer may hold."""
+    width = 0 if served.reader is None else served.reader.width
+    tokens = tokens_within_budget(request, prompts=prompts, context=served.engine.context_length, width=width)
+    if tokens == request.params.max_tokens:
+        return request
+    return request.model_copy(update={"params": request.params.model_copy(update={"max_tokens": tokens})})
 
 
 def _refuse_tools(served: Served, request: GenerateRequest, prompt_tokens: int) -> None:
@@ -207,7 +217,7 @@ class ManyAnswers:
         return self._cancelled or self._failure is not None
 
     def _read(self, number: int, ids: list[int]) -> None:
-        """Emit a prompt's embedding, or its tokens once for each choice."""
+        """Emit a prompt's embedding, or its tokens, once for all its choices."""
         request = self._request
         if request.task is Task.EMBED and self._served.reader is not None:
             self._on_event(EmbeddingEvent(vector=tuple(self._served.reader.embed(ids, adapter=self._adapter)), choice=number))
@@ -223,11 +233,10 @@ class ManyAnswers:
             self._served.texts.scored(token, None, ()) if record is None else self._served.texts.scored(token, record.logprob, record.top)
             for token, record in zip(ids, records or [None] * len(ids), strict=True)
         ]
-        for choice in range(number * request.n, (number + 1) * request.n):
-            for start in range(0, len(scored), ECHO_TOKENS):
-                while not self._has_room() and not self._is_over():
-                    time.sleep(RETRY_S)
-                self._on_event(PromptEvent(tokens=tuple(scored[start : start + ECHO_TOKENS]), choice=choice))
+        for start in range(0, len(scored), ECHO_TOKENS):
+            while not self._has_room() and not self._is_over():
+                time.sleep(RETRY_S)
+            self._on_event(PromptEvent(tokens=tuple(scored[start : start + ECHO_TOKENS]), choice=number * request.n, choices=request.n))
 
     def _generate(self, number: int, ids: list[int]) -> None:
         for repetition in range(self._request.n):

@@ -219,6 +219,7 @@ class BatchingEngine:
 
             processor.cache.search_prefix_match = search_and_count
             processor.scheduler.active_requests = _Begun(self._begin)
+            self._mark_pages(processor.cache)
             if self._bank is not None:
                 self._note_adapters(processor, self._bank)
             if self.speculation is not None:
@@ -249,7 +250,7 @@ class BatchingEngine:
             generation.begin()
 
     def _note_adapters(self, processor: Any, bank: AdapterBank) -> None:
-        """Tell the layers before each step which tokens have which adapter, and keep the pages of adapters apart."""
+        """Tell the layers before each step which tokens have which adapter."""
         prepare = processor.inputs_and_outputs.prepare_batch_tensors
 
         def prepare_with_adapters(requests_in_batch: list[Any], *arguments: Any, **named: Any) -> None:
@@ -258,18 +259,17 @@ class BatchingEngine:
             prepare(requests_in_batch, *arguments, **named)
 
         processor.inputs_and_outputs.prepare_batch_tensors = prepare_with_adapters
-        mark = processor.cache.mark_complete_blocks
 
-        def mark_for_adapter(state: Any, blocks: Any) -> None:
-            """The library hashes a request's tokens; the first one stands for its adapter meanwhile."""
-            ids = state.initial_tokens
-            state.initial_tokens = salted(ids, state.logit_processor_kwargs["generation"].choice.adapter, vocab_size=self.limits.vocab_size)
-            try:
-                mark(state, blocks)
-            finally:
-                state.initial_tokens = ids
+    def _mark_pages(self, cache: Any) -> None:
+        """Keep the pages of adapters apart, and those of a request whose first token is its last, which the library forgets."""
 
-        processor.cache.mark_complete_blocks = mark_for_adapter
+        def mark(state: Any, complete: dict[str, int]) -> None:
+            adapter = state.logit_processor_kwargs["generation"].choice.adapter
+            ids = [*salted(state.initial_tokens, adapter, vocab_size=self.limits.vocab_size), *state.generated_tokens]
+            for name, count in complete.items() if cache.allow_block_sharing else ():
+                cache.cache_allocators[name].mark_complete_blocks(state.request_id, ids, count)
+
+        cache.mark_complete_blocks = mark
 
     def _salted(self, request_id: str, ids: list[int]) -> list[int]:
         with self._lock:

@@ -133,7 +133,7 @@ class Step:
         counts = torch.tensor([span.num_keys for span in self._spans])
         rotation = torch.view_as_real(self._rotation).contiguous()
         self._held = [rotation, write, first_row, torch.cat(pages), first_page, counts]
-        return Batch(self._spans[-1].end, len(pages), *(tensor.data_ptr() for tensor in self._held), None, None, None, 0)
+        return Batch(self._spans[-1].end, len(pages), *(tensor.data_ptr() for tensor in self._held), None, None, None, 0, rotation.numel())
 
     def compute(
         self, rows: torch.Tensor, *, layer: int, describe: Callable[[], Layer | None], changes: Sequence[Change] = ()

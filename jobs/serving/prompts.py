@@ -1,7 +1,9 @@
-"""Encode a request's prompts as token ids: by the checkpoint's chat template, as raw text, or the given ids."""
+"""Encode a request's prompts as token ids: by the checkpoint's chat template, as raw text, or the given ids; and limit what is read and
+answered."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from backend.domain.serving.protocol import GenerateRequest, Task
@@ -13,6 +15,11 @@ from jobs.modeling.tokenizers import encode_plain_prompt
 from jobs.serving.engine import PromptTooLong
 from jobs.serving.forming import offered_tools
 
+# Limits of what one answer may hold: a request of kilobytes must not lead to an answer of gigabytes.
+MAX_TOKENS = 2**19
+MAX_PROBABILITIES = 2**18
+MAX_VECTOR_VALUES = 2**21
+REMEDY = "Ask for fewer prompts, answers (n), tokens or alternatives, or send several requests."
 TOOL_NAME = "tool"  # stands in every template that has a place for tools
 
 
@@ -83,3 +90,42 @@ def _encode_messages(tokenizer: Any, request: GenerateRequest, *, opening: str) 
         raise InvalidInput(error.message, remedy=error.remedy, field=error.field or "messages") from error
     before, after = encode_answer(tokenizer, text, opening)
     return [*before, *after]
+
+
+def tokens_within_budget(request: GenerateRequest, *, prompts: Sequence[int], context: int, width: int = 0) -> int | None:
+    """Return the most tokens that each answer may have: `max_tokens`, or where that is not stated what the budget leaves, if less than the
+    context. `prompts` holds the tokens of each prompt, `width` is that of an embedding.
+
+    Raises InvalidInput for a request whose answer could hold more than the budget.
+    """
+    stated = request.params.max_tokens
+    if request.task is Task.EMBED:
+        if len(prompts) * width > MAX_VECTOR_VALUES:
+            raise InvalidInput(
+                f"These embeddings would hold {len(prompts) * width:,} numbers ({len(prompts):,} prompts x {width:,}); at most "
+                f"{MAX_VECTOR_VALUES:,} fit one answer.",
+                remedy="Send several requests.",
+                field="input",
+            )
+        return stated
+    has_probabilities = request.params.logprobs is not None
+    values = 1 + (request.params.logprobs or 0)
+    most = MAX_PROBABILITIES if has_probabilities else MAX_TOKENS
+    is_repeated = request.echo or request.task is Task.TOKENIZE
+    fixed = sum(prompts) * request.n if is_repeated else 0
+    rooms = [max(0, context - count) for count in prompts] if request.task is Task.GENERATE else []
+    new = sum(room if stated is None else min(stated, room) for room in rooms) * request.n
+    if (fixed + new) * values <= most:
+        return stated
+    left = (most // values - fixed) // max(1, len(prompts) * request.n)
+    if stated is None and left > 0 and rooms:
+        return left
+    alternatives = f" x (1 + {values - 1} alternatives)" if values > 1 else ""
+    raise InvalidInput(
+        f"This answer could hold {(fixed + new) * values:,} {'probabilities' if has_probabilities else 'tokens'}: {len(prompts):,} "
+        f"{'prompt' if len(prompts) == 1 else 'prompts'} x {request.n:,} {'answer' if request.n == 1 else 'answers'} of up to "
+        f"{max(prompts) * is_repeated + max((room if stated is None else min(stated, room) for room in rooms), default=0):,} tokens"
+        f"{', prompt included' if is_repeated else ''}{alternatives}. At most {most:,} fit one answer.",
+        remedy=REMEDY,
+        field="n" if request.n > 1 else "max_tokens" if request.task is Task.GENERATE else "prompt",
+    )

@@ -290,11 +290,13 @@ class TokenEvent(_Frozen):
 
 
 class PromptEvent(_Frozen):
-    """Consecutive tokens of a prompt, as tokenised, with probabilities where they were asked for."""
+    """Consecutive tokens of a prompt, as tokenised, with probabilities where they were asked for. They are those of `choices` choices,
+    which begin with `choice`."""
 
     type: Literal["prompt"] = "prompt"
     tokens: tuple[ScoredToken, ...]
     choice: int = 0
+    choices: int = 1
 
 
 class EmbeddingEvent(_Frozen):

@@ -27,6 +27,7 @@ struct Batch {
     float *keys, *values;          // this layer's views of the cache, [slots, kv heads, channels]
     const Change *changes;         // of this layer
     int64_t num_changes;
+    int64_t rotation_size;         // numbers behind `rotation`
 };
 
 // Tokens of one request and one key head, whose queries attend together.
@@ -239,9 +240,12 @@ extern "C" void multiply_rows(const float *x, int64_t rows, const Matrix *matrix
         product(x + row * matrix->inputs, std::min(CACHED_ROWS, rows - row), *matrix, y + row * matrix->outputs, nullptr, threads);
 }
 
-extern "C" void compute_layer(const Layer *layer, const Batch *batch, const float *hidden, float *result, int threads) {
+// Returns 1, and has done nothing, where the rotation holds less than a head's channels for each row.
+extern "C" int compute_layer(const Layer *layer, const Batch *batch, const float *hidden, float *result, int threads) {
     const int64_t rows = batch->rows, width = layer->qkv.inputs;
+    if (batch->rotation_size < rows * layer->channels) return 1;
     Rows part(*layer, *batch, std::min(rows, CACHED_ROWS), threads);
     for (int64_t row = 0; row < rows; row += CACHED_ROWS)
         part.compute(row, std::min(rows, row + CACHED_ROWS), hidden + row * width, result + row * width);
+    return 0;
 }

@@ -77,6 +77,7 @@ class Batch(ctypes.Structure):
             for name in ("rotation", "write", "first_row", "pages", "first_page", "num_keys", "keys", "values", "changes")
         ),
         ("num_changes", ctypes.c_int64),
+        ("rotation_size", ctypes.c_int64),
     )
 
 
@@ -88,7 +89,7 @@ class Library:
         self._multiply, self._compute = loaded.multiply_rows, loaded.compute_layer
         self._multiply.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(Matrix), ctypes.c_void_p, ctypes.c_int)
         self._compute.argtypes = (ctypes.POINTER(Layer), ctypes.POINTER(Batch), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
-        self._multiply.restype = self._compute.restype = None
+        self._multiply.restype, self._compute.restype = None, ctypes.c_int
         self.formats_of_16_bits = (torch.bfloat16, torch.float16) if loaded.reads_float16() else (torch.bfloat16,)
 
     def multiply(self, inputs: torch.Tensor, matrix: Matrix) -> torch.Tensor:
@@ -99,10 +100,14 @@ class Library:
         return result
 
     def compute(self, layer: Layer, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
-        """Return the hidden states [rows, hidden] behind a layer, and write the rows' keys and values into their pages."""
+        """Return the hidden states [rows, hidden] behind a layer, and write the rows' keys and values into their pages.
+
+        Raises ValueError for a rotation of another size.
+        """
         rows = rows.contiguous()
         result = torch.empty_like(rows)
-        self._compute(layer, batch, rows.data_ptr(), result.data_ptr(), torch.get_num_threads())
+        if self._compute(layer, batch, rows.data_ptr(), result.data_ptr(), torch.get_num_threads()):
+            raise ValueError(f"{batch.rows} rows of {layer.channels} channels need more than {batch.rotation_size} numbers of rotation")
         return result
 
     def __deepcopy__(self, memo: object) -> Library:

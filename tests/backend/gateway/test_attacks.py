@@ -57,7 +57,7 @@ def test_a_client_that_reads_nothing_leaves_an_idle_replica_alone(
     """The engine has made all of its answer, and makes no further step while the client does not read it."""
     monkeypatch.setattr(watchdog, "MIN_STALL_S", 1.0)
     monkeypatch.setattr(watchdog, "TIMES_P99", 1.0)
-    body = json.dumps(TEXT | {"prompt": "x" * 480, "n": 40, "echo": True, "logprobs": 20, "max_tokens": 1, "stream": True}).encode()
+    body = json.dumps(TEXT | {"prompt": ["x" * 480] * 25, "echo": True, "logprobs": 20, "max_tokens": 1, "stream": True}).encode()
     host, port = url.removeprefix("http://").split(":")
     with good_client(url):
         pass
@@ -126,3 +126,49 @@ def test_a_token_that_the_network_has_not_is_400_and_blames_no_replica(
             assert answer.status_code == 400, answer.text
             assert "outside the vocabulary of 260" in answer.json()["error"]["message"]
     assert directory.lost == [], "a canary would be aborted for them"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("completions", TEXT | {"prompt": "x" * 480, "echo": True, "logprobs": 20, "n": 128, "max_tokens": 20}, "n"),
+        ("completions", TEXT | {"prompt": ["x" * 400] * 600, "echo": True, "logprobs": 5, "max_tokens": 0}, "max_tokens"),
+        ("completions", TEXT | {"prompt": ["x"] * 2048, "max_tokens": 500}, "max_tokens"),
+        ("chat/completions", CHAT | {"n": 128, "logprobs": True, "top_logprobs": 20, "max_tokens": 400}, "n"),
+    ],
+    ids=["echo x logprobs x n", "echo x prompts", "prompts x tokens", "chat x n"],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_beyond_its_budget_is_400_and_names_it(url: str, path: str, body: dict[str, Any], field: str, stream: bool) -> None:
+    with good_client(url):
+        answer = post(url, path, body | {"stream": stream})
+    assert answer.status_code == 400, answer.text[:300]
+    error = answer.json()["error"]
+    assert error["param"] == field
+    assert "At most" in error["message"]
+    assert f"{2**18:,}" in error["message"] or f"{2**19:,}" in error["message"]
+
+
+def test_an_echo_of_many_answers_is_read_and_sent_once_and_each_choice_has_it(url: str) -> None:
+    body = TEXT | {"prompt": ["Hello there", "You"], "echo": True, "logprobs": 1, "n": 3, "max_tokens": 2, "temperature": 0}
+    whole = post(url, "completions", body).json()
+    assert [choice["text"][:3] for choice in whole["choices"]] == ["Hel"] * 3 + ["You"] * 3
+    assert all(len(choice["logprobs"]["tokens"]) == {"H": 13, "Y": 5}[choice["text"][0]] for choice in whole["choices"])
+    texts: dict[int, str] = {}
+    offsets: dict[int, list[int]] = {}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body | {"stream": True}, timeout=60) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: {"):
+                for choice in json.loads(line[6:])["choices"]:
+                    texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+                    offsets.setdefault(choice["index"], []).extend((choice["logprobs"] or {}).get("text_offset", []))
+    assert [texts[number] for number in range(6)] == [choice["text"] for choice in whole["choices"]]
+    assert [offsets[number] for number in range(6)] == [choice["logprobs"]["text_offset"] for choice in whole["choices"]]
+
+
+def test_an_answer_without_a_stated_end_ends_within_its_budget(url: str) -> None:
+    body = {key: value for key, value in CHAT.items() if key != "max_tokens"} | {"n": 64, "logprobs": True, "top_logprobs": 20, "seed": 1}
+    whole = post(url, "chat/completions", body).json()
+    tokens = [len(choice["logprobs"]["content"]) for choice in whole["choices"]]
+    assert len(tokens) == 64
+    assert sum(tokens) * 21 <= 2**18

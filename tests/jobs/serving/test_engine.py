@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from backend.domain.serving.memory import PAGE_TOKENS
 from backend.domain.serving.protocol import (
     BATCH_FAILED,
     ENGINE_FAILED,
@@ -291,6 +292,18 @@ def test_more_text_than_the_cache_holds_still_completes() -> None:
         assert [len(c.wait().ids) for c in caught] == [150] * 6
         assert [c.ids for c in caught] == alone
         assert all(0 <= (c.finish.queue_ms or -1) <= (c.finish.ttft_ms or 0) for c in caught)
+    finally:
+        engine.close()
+
+
+def test_the_last_part_of_a_prompt_is_cached_whatever_its_answer_is_allowed() -> None:
+    engine = BatchingEngine(make_llama(context=2048), make_tokenizer())
+    try:
+        for number, tokens in enumerate((1, 2)):
+            prompt = f"{number} begins " + "The roundhouse holds seven engines. " * 40  # three parts of at most 512 tokens
+            assert Caught(engine, prompt, max_tokens=tokens).wait().finish.usage.cached_tokens == 0
+            cached = Caught(engine, prompt, max_tokens=1).wait().finish.usage.cached_tokens
+            assert cached >= len(prompt) - PAGE_TOKENS, f"{cached} of {len(prompt)} after an answer of {tokens}"
     finally:
         engine.close()
 

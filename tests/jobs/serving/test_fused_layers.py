@@ -13,7 +13,7 @@ from transformers import DynamicCache, MistralConfig, MistralForCausalLM, Qwen2C
 from backend.domain.serving.protocol import ScoredToken, TokenEvent
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.fused_layers import FusedLayer, fuse_layers
-from jobs.serving.native.library import FloatWeights, Int8Weights, Library, ShortWeights, compile_library
+from jobs.serving.native.library import Batch, FloatWeights, Int8Weights, Layer, Library, ShortWeights, compile_library
 from jobs.serving.native.storage import ShortEmbedding, exact_format, store_in_16_bits
 from jobs.serving.precision import replace_layers
 from tests.support.networks.serving_networks import make_llama, make_tokenizer
@@ -246,3 +246,10 @@ def test_a_library_is_compiled_once_and_then_needs_no_compiler(
     assert compile_library(tmp_path) is not None
     assert compile_library(tmp_path / "empty") is None
     assert "no C++ compiler" in caplog.text
+
+
+def test_a_rotation_that_is_too_small_for_its_rows_is_refused_before_anything_is_read(library: Library) -> None:
+    layer, batch = Layer(), Batch()
+    layer.channels, batch.rows, batch.rotation_size = 8, 3, 16
+    with pytest.raises(ValueError, match="3 rows of 8 channels need more than 16"):
+        library.compute(layer, batch, torch.zeros(3, 16))
