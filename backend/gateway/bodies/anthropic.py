@@ -20,8 +20,7 @@ from backend.domain.serving.protocol import (
     Task,
     ToolChoice,
 )
-from backend.gateway.bodies.completions import MAX_MESSAGES, TokenCount
-from backend.gateway.bodies.fields import StrictBody
+from backend.gateway.bodies.fields import FEW, MAX_ITEMS, StrictBody, TokenCount
 from backend.gateway.bodies.messages import FunctionName
 from backend.gateway.bodies.structured import schema_constraint
 from backend.gateway.errors import ApiError
@@ -33,7 +32,7 @@ StopString = Annotated[str, Field(min_length=1, max_length=200)]
 class _Block(BaseModel):
     """A block of a message. Marks for caching and citations change no answer here."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 class TextBlock(_Block):
@@ -63,7 +62,7 @@ class ToolResultBlock(_Block):
 
     type: Literal["tool_result"]
     tool_use_id: Annotated[str, Field(min_length=1, max_length=200)]
-    content: str | list[TextBlock] | None = None
+    content: str | Annotated[list[TextBlock], FEW] | None = None
     is_error: bool | None = None
 
 
@@ -74,7 +73,7 @@ class AnthropicMessage(_Block):
     """One message; `system` is what some clients put among them."""
 
     role: Literal["user", "assistant", "system"]
-    content: str | list[ContentBlock]
+    content: str | Annotated[list[ContentBlock], FEW]
 
     def to_messages(self) -> list[ChatMessage]:
         """Return the message as templates know it: results of tools are messages of their own."""
@@ -148,7 +147,7 @@ class Edit(_Block):
 class ContextManagement(StrictBody):
     """Changes of the conversation before it is answered."""
 
-    edits: list[Edit] = Field(default_factory=list)
+    edits: Annotated[list[Edit], FEW] = Field(default_factory=list)
 
 
 class CountBody(StrictBody):
@@ -157,8 +156,8 @@ class CountBody(StrictBody):
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    system: str | list[TextBlock] | None = None
+    messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
+    system: str | Annotated[list[TextBlock], FEW] | None = None
     tools: Annotated[list[AnthropicTool], Field(max_length=128)] | None = None
     tool_choice: AnthropicToolChoice | None = None
     thinking: Thinking | None = None
@@ -255,5 +254,5 @@ def check_version(version: str | None) -> None:
         raise ApiError(400, f"anthropic-version: {version[:40]!r} is no version such as 2023-06-01.", code="invalid_value")
 
 
-def _text(content: str | list[TextBlock] | None) -> str:
+def _text(content: str | Annotated[list[TextBlock], FEW] | None) -> str:
     return content if isinstance(content, str) else "\n\n".join(block.text for block in content or ())

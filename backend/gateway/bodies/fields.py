@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from backend.domain.serving.protocol import MAX_COUNT
 
 MAX_FIELDS = 200
+MAX_ITEMS = 10_000
+FEW = Field(max_length=MAX_ITEMS, fail_fast=True)
+"""A list that is read up to its first fault: millions of faults would need gigabytes."""
+TokenCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 HARMLESS = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "client_metadata", "prompt_cache_retention"}
 )

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, field_validator
 
 from backend.domain.serving.protocol import ChatMessage, Role, ToolChoice
+from backend.gateway.bodies.fields import FEW
 
-FIRST_FAULT = Field(fail_fast=True)
-"""A list that is read up to its first fault: one of millions of faults would need gigabytes for them."""
 FunctionName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\w.-]+$")]
 
 
@@ -39,8 +38,8 @@ class MessageBody(BaseModel):
     """One message, as OpenAI's clients send it."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str | Annotated[list[TextPart], FIRST_FAULT] | None, Field(validate_default=True)] = None
-    tool_calls: Annotated[list[ToolCallBody], FIRST_FAULT] | None = None
+    content: Annotated[str | Annotated[list[TextPart], FEW] | None, Field(validate_default=True)] = None
+    tool_calls: Annotated[list[ToolCallBody], FEW] | None = None
     tool_call_id: str | None = None
     name: str | None = None
 

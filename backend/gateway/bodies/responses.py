@@ -17,8 +17,8 @@ from backend.domain.serving.protocol import (
     SamplingParams,
     ToolChoice,
 )
-from backend.gateway.bodies.completions import MAX_MESSAGES, StreamOptions, TokenCount
-from backend.gateway.bodies.fields import StrictBody
+from backend.gateway.bodies.completions import StreamOptions
+from backend.gateway.bodies.fields import FEW, StrictBody, TokenCount
 from backend.gateway.bodies.messages import FunctionName
 from backend.gateway.bodies.structured import schema_constraint
 from backend.gateway.errors import ApiError
@@ -44,7 +44,7 @@ class MessageItem(_Item):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], FEW]
 
 
 class CallItem(_Item):
@@ -61,7 +61,7 @@ class ResultItem(_Item):
 
     type: Literal["function_call_output"]
     call_id: Annotated[str, Field(min_length=1, max_length=200)]
-    output: str | list[TextPart]
+    output: str | Annotated[list[TextPart], FEW]
 
 
 class ReasoningItem(_Item):
@@ -139,7 +139,7 @@ class ResponsesBody(StrictBody):
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {"background": (False,), "truncation": ("disabled",)}
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    input: str | Annotated[list[Item], Field(max_length=MAX_MESSAGES, fail_fast=True)] = Field(default_factory=list)
+    input: str | Annotated[list[Item], FEW] = Field(default_factory=list)
     instructions: str | None = None
     previous_response_id: Annotated[str, Field(min_length=1, max_length=60)] | None = None
     store: bool | None = None
@@ -149,7 +149,7 @@ class ResponsesBody(StrictBody):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    include: list[str] | None = None
+    include: Annotated[list[str], FEW] | None = None
     tools: Annotated[list[ResponseTool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
     parallel_tool_calls: bool | None = None
@@ -253,5 +253,5 @@ def _merged(items: Sequence[Item]) -> Iterator[ChatMessage]:
     yield from take()
 
 
-def _text(content: str | list[TextPart]) -> str:
+def _text(content: str | Annotated[list[TextPart], FEW]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)

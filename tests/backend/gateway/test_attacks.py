@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import torch
 
@@ -172,3 +173,26 @@ def test_an_answer_without_a_stated_end_ends_within_its_budget(url: str) -> None
     tokens = [len(choice["logprobs"]["content"]) for choice in whole["choices"]]
     assert len(tokens) == 64
     assert sum(tokens) * 21 <= 2**18
+
+
+WRONG = {
+    "numbers and a text": ("completions", b'{"model": "tiny", "prompt": [' + b"1," * 300_000 + b'"x"]}', "prompt.300000"),
+    "many prompts": ("completions", b'{"model": "tiny", "prompt": [' + b"[]," * 500_000 + b"[]]}", "prompt"),
+    "many texts": ("embeddings", b'{"model": "tiny", "input": [' + b'"",' * 500_000 + b"{}]}", "input"),
+    "empty messages": ("chat/completions", b'{"model": "tiny", "messages": [' + b"{}," * 500_000 + b"{}]}", "messages.0.role"),
+    "biases": ("completions", json.dumps(TEXT | {"logit_bias": {f"a{n}": 1 for n in range(100_000)}}).encode(), "logit_bias"),
+    "unknown fields": ("completions", json.dumps(TEXT | {f"a{n}": 1 for n in range(100_000)}).encode(), None),
+}
+
+
+@pytest.mark.parametrize("attack", WRONG)
+def test_a_body_of_a_million_faults_is_answered_for_its_first(url: str, attack: str) -> None:
+    """Each fault in a list has needed a kilobyte, and a body of 4 MB stopped the gateway for minutes."""
+    path, body, field = WRONG[attack]
+    before = psutil.Process().memory_info().rss
+    with good_client(url):
+        for _ in range(3):
+            answer = httpx.post(f"{url}/v1/{path}", content=body, headers={"Content-Type": "application/json"}, timeout=30)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+            assert len(answer.content) < 1000
+    assert psutil.Process().memory_info().rss - before < 300 * 2**20
