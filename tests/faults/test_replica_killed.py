@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import anthropic
 import openai
 import pytest
 
@@ -62,3 +64,43 @@ def test_a_killed_replica_ends_its_streams_with_an_error_and_the_other_takes_ove
             assert client.completions.create(model="tiny", prompt="x", max_tokens=3).choices[0].text is not None
         eventually(lambda: [u.status for u in directory.usage].count("finished") == 4)
         assert [u.status for u in directory.usage].count("lost") == 1
+
+
+def test_answers_of_every_api_go_on_at_another_replica_as_they_would_have(tmp_path: Path) -> None:
+    """Penalties, filters and the least number of tokens depend on what was written before the kill."""
+    save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=4096))
+    said: list[Any] = [{"role": "user", "content": "Hello"}]
+    drawn: dict[str, Any] = {"temperature": 0.9, "seed": 3, "max_tokens": 1500}
+    fields = {"repetition_penalty": 1.2, "min_p": 0.02, "min_tokens": 1400, "stop_token_ids": list(range(60, 120))}
+    with ExitStack() as stack:
+        started = [stack.enter_context(replica_process(tmp_path, name)) for name in ("a", "b")]
+        addresses = [ReplicaAddress(id=str(i), url=url, token="t") for i, (_, url) in enumerate(started)]
+        directory = MemoryDirectory({"tiny": addresses[:1]}, keys_required=False)
+        base = stack.enter_context(gateway(directory))
+        ours = openai.OpenAI(base_url=f"{base}/v1", api_key="EMPTY", max_retries=0, timeout=120)
+        theirs = anthropic.Anthropic(base_url=base, api_key="EMPTY", max_retries=0, timeout=120)
+
+        def chat() -> Iterator[str]:
+            for chunk in ours.chat.completions.create(model="tiny", messages=said, **drawn, stream=True, extra_body=fields):
+                yield chunk.choices[0].delta.content or "" if chunk.choices else ""
+
+        def response() -> Iterator[str]:
+            for event in ours.responses.create(model="tiny", input=said, temperature=0, max_output_tokens=1500, stream=True):
+                yield event.delta if event.type == "response.output_text.delta" else ""
+
+        def message() -> Iterator[str]:
+            greedy = {"temperature": 0}
+            for event in theirs.messages.create(model="tiny", messages=said, max_tokens=1500, stream=True, extra_body=greedy):
+                yield event.delta.text if event.type == "content_block_delta" and event.delta.type == "text_delta" else ""
+
+        asked = [chat, response, message]
+        streams = [ask() for ask in asked]
+        begun = ["".join(next(stream) for _ in range(5)) for stream in streams]
+        directory.endpoints["tiny"] = addresses
+        started[0][0].send_signal(signal.SIGKILL)
+        answers = [text + "".join(stream) for text, stream in zip(begun, streams, strict=True)]
+        eventually(lambda: len(directory.lost) == len(asked))  # each was under way when the replica died
+        directory.endpoints["tiny"] = addresses[1:]
+        assert answers == ["".join(ask()) for ask in asked]
+        eventually(lambda: len([row for row in directory.usage if row.status == "finished"]) == 6)
+        assert all(len(answer) > 100 for answer in answers)
