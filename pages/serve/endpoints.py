@@ -55,7 +55,7 @@ VERDICTS: dict[str | None, tuple[Literal["green", "red", "orange", "gray"], str,
 
 def draw_deploy(ctx: Context, person: Person) -> None:
     """Draw the deployment form of a checkpoint, or of another server."""
-    checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True) if c.writes}
+    checkpoints = {c.id: c for c in list_checkpoints(ctx, ready=True)}
     requested = st.query_params.get("checkpoint")
     if requested and requested not in checkpoints:
         cure = "It may have been deleted or archived. Choose another."

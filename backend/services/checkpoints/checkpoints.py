@@ -127,11 +127,16 @@ def resolve_checkpoint(ctx: Context, name_or_id: str) -> CheckpointView:
     return checkpoint
 
 
+def is_reward_model(session: Session, checkpoint_id: str) -> bool:
+    """Return whether a checkpoint is of a run with objective reward."""
+    query = select(Run.objective).join(Checkpoint, Run.id == Checkpoint.run_id).where(Checkpoint.id == checkpoint_id)
+    return session.scalar(query) == Objective.REWARD
+
+
 def require_writer(session: Session, checkpoint_id: str, *, field: str = "checkpoint") -> None:
     """Raise InvalidInput for a reward model, which can't generate text."""
-    query = select(Checkpoint.name, Run.objective).join(Run, Run.id == Checkpoint.run_id).where(Checkpoint.id == checkpoint_id)
-    name, objective = session.execute(query).one_or_none() or ("", "")
-    if objective == Objective.REWARD:
+    if is_reward_model(session, checkpoint_id):
+        name = session.get_one(Checkpoint, checkpoint_id).name
         raise InvalidInput(
             f"“{name}” is a reward model: it scores answers and writes none.",
             remedy="Choose a checkpoint of another objective; its val_accuracy is on its page.",

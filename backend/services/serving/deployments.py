@@ -26,7 +26,7 @@ from backend.domain.serving.options import MAX_REPLICAS, DeploymentOptions
 from backend.domain.serving.precision import PRECISION_CHECK
 from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict, InvalidInput, NotFound
-from backend.services.checkpoints.checkpoints import require_writer
+from backend.services.checkpoints.checkpoints import is_reward_model
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.adapters.served import ADAPTERS
 from backend.services.serving.drafts import check_draft, with_fitting_draft
@@ -315,7 +315,7 @@ def add_deployment(
     upstream = (checkpoint.facts or {}).get(UPSTREAM) if checkpoint is not None and checkpoint.origin == UPSTREAM else None
     if checkpoint is None or checkpoint.deleted_at is not None or (checkpoint.folder is None and upstream is None):
         raise NotFound("There is no such checkpoint, or its files are gone.", remedy="Deploy another checkpoint.", field="checkpoint")
-    require_writer(session, checkpoint_id)
+    _check_kind(session, endpoint, checkpoint, config)
     config = {key: value for key, value in config.items() if key != UPSTREAM} | ({UPSTREAM: upstream} if upstream else {})
     config = with_fitting_draft(session, ctx, checkpoint, _with_adapters(session, endpoint, checkpoint, config))
     DeploymentOptions.read(config)
@@ -337,6 +337,23 @@ def add_deployment(
     session.flush()
     advance(session, ctx, endpoint.id)
     return deployment
+
+
+def _check_kind(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    """Raise for a reward model under the name of an endpoint that writes, or the reverse, and for options that it has no use for.
+
+    Clients of an endpoint call other parts of the API where it scores.
+    """
+    query = select(Deployment.checkpoint_id).where(Deployment.endpoint_id == endpoint.id).order_by(Deployment.revision.desc()).limit(1)
+    before = session.scalar(query)
+    is_scorer = is_reward_model(session, checkpoint.id)
+    if before is not None and is_reward_model(session, before) != is_scorer:
+        words = ("writes text", "a reward model") if is_scorer else ("scores answers", "a network that writes")
+        raise Conflict(f"{endpoint.name!r} {words[0]}, and “{checkpoint.name}” is {words[1]}.", remedy="Deploy it under a name of its own.")
+    options = DeploymentOptions.read({key: value for key, value in config.items() if key != UPSTREAM})
+    if is_scorer and (options.precision != "float32" or options.draft is not None):
+        field = "draft" if options.draft is not None else "precision"
+        raise InvalidInput("A reward model is served in float32, without a draft.", remedy=f"Leave {field} out.", field=field)
 
 
 def _with_adapters(session: Session, endpoint: Endpoint, checkpoint: Checkpoint, config: dict[str, Any]) -> dict[str, Any]:

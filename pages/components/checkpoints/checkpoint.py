@@ -128,11 +128,15 @@ def _draw_origin(checkpoint: CheckpointView) -> None:
 def _draw_next(checkpoint: CheckpointView) -> None:
     if not checkpoint.writes:
         st.info(
-            "Reward models score answers and generate none, so they are not deployed, evaluated or entered in battles. "
-            "transformers loads them as AutoModelForSequenceClassification; a reward run can continue from them.",
+            "Reward models score answers and generate none, so they are not evaluated or entered in battles. As endpoints they answer "
+            "/v1/score and /v1/rerank. transformers loads them as AutoModelForSequenceClassification; a reward run can continue from them.",
             icon=":material/scoreboard:",
         )
-        st.page_link(routes.LAUNCH, label="Continue training", icon=":material/model_training:", query_params={"base": checkpoint.name})
+        with st.container(horizontal=True):
+            query = {"checkpoint": checkpoint.id}
+            st.page_link(routes.ENDPOINTS, label="Deploy", icon=":material/dns:", query_params=query)
+            query = {"base": checkpoint.name}
+            st.page_link(routes.LAUNCH, label="Continue training", icon=":material/model_training:", query_params=query)
         return
     with st.container(horizontal=True):
         query = {"checkpoint": checkpoint.id}

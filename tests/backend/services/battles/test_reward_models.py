@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.domain.training.config import RunConfig
-from backend.errors import InvalidInput
+from backend.errors import Conflict, InvalidInput
 from backend.services.battles.campaigns import usable_checkpoint
 from backend.services.checkpoints.checkpoints import get_checkpoint
 from backend.services.checkpoints.generation import launch_completions
@@ -29,17 +29,26 @@ def scorer(ctx: Context) -> str:
     return add_checkpoint(ctx, launch_run(ctx, config, person=LOCAL), 3)
 
 
-def test_a_reward_model_is_not_deployed_evaluated_sampled_or_entered(ctx: Context, scorer: str) -> None:
+def test_a_reward_model_is_not_evaluated_sampled_or_entered(ctx: Context, scorer: str) -> None:
     assert not get_checkpoint(ctx, scorer).writes
-    with pytest.raises(InvalidInput, match=REFUSED):
-        deploy(ctx, checkpoint_id=scorer, name="scores", person=LOCAL)
-    assert list_endpoints(ctx) == []
     with pytest.raises(InvalidInput, match=REFUSED):
         launch_evaluation(ctx, checkpoint=scorer, benchmark="tales", person=LOCAL)
     with pytest.raises(InvalidInput, match=REFUSED):
         launch_completions(ctx, checkpoint=scorer, prompts=[[{"role": "user", "content": "Hello"}]], person=LOCAL)
     with ctx.db.read() as session, pytest.raises(InvalidInput, match=REFUSED):
         usable_checkpoint(session, scorer)
+
+
+def test_a_reward_model_is_deployed_under_a_name_of_its_own(ctx: Context, scorer: str) -> None:
+    writer = add_checkpoint(ctx, launch_run(ctx, make_config(), person=LOCAL), 1)
+    deploy(ctx, checkpoint_id=scorer, name="scores", person=LOCAL)
+    deploy(ctx, checkpoint_id=writer, name="tales", person=LOCAL)
+    for checkpoint, name, words in ((scorer, "tales", "writes text"), (writer, "scores", "scores answers")):
+        with pytest.raises(Conflict, match=words):
+            deploy(ctx, checkpoint_id=checkpoint, name=name, person=LOCAL)
+    with pytest.raises(InvalidInput, match="float32"):
+        deploy(ctx, checkpoint_id=scorer, name="scores", config={"precision": "int8"}, person=LOCAL)
+    assert {view.name: view.checkpoint_id for view in list_endpoints(ctx)} == {"scores": scorer, "tales": writer}
 
 
 def test_rewards_that_need_answers_are_refused_for_bare_prompts(ctx: Context, scorer: str) -> None:
