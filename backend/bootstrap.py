@@ -58,6 +58,7 @@ def build_context(settings: Settings, *, migrate: bool = True) -> Context:
             keep_responses_days=settings.keep_responses_days,
             job_memory_mb=settings.job_memory_mb,
             run_code=settings.run_code,
+            key_requests_at_once=settings.key_requests_at_once,
             require_safety_gate=settings.require_safety_gate,
             judge_url=settings.judge_url,
             judge_key=settings.judge_key is not None,

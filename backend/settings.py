@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         description="Let benchmarks such as HumanEval run programs that a model wrote, in confined processes (docs/security.md); needs "
         "Linux with Landlock and seccomp.",
     )
+    key_requests_at_once: int = Field(
+        default=64, ge=0, description="Open requests of one key, where the key itself sets no number; more get 429. 0 sets no limit."
+    )
     require_safety_gate: bool = Field(
         default=False, description="Refuse every deployment of a checkpoint that does not pass the safety gate (docs/safety.md)."
     )

@@ -91,6 +91,7 @@ def deploy_(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a replica.")] = 1,
     precision: Annotated[Precision, typer.Option(help="Weights on CPUs: float32, or bfloat16 or int8, checked.")] = "float32",
     max_perplexity_ratio: Annotated[float, typer.Option(help="Largest perplexity over that in float32 that is deployed.")] = 1.05,
+    context: Annotated[int | None, typer.Option(help="Tokens of a prompt with its answer.  [default: the network's]")] = None,
     draft: Annotated[str | None, typer.Option(help="Smaller checkpoint whose tokens this one checks, faster on CPUs; exact.")] = None,
     min_replicas: Annotated[int | None, typer.Option(min=0, help="Fewest replicas; 0 lets the endpoint sleep while idle.")] = None,
     max_replicas: Annotated[int | None, typer.Option(min=1, help="Most replicas; their number then follows the queue.")] = None,
@@ -112,7 +113,7 @@ def deploy_(
     options = {"policy": policy, "surge": surge, "answer_limit_s": answer_limit, "queue_timeout_s": queue_timeout, "threads": threads}
     options |= {"precision": precision, "max_perplexity_ratio": max_perplexity_ratio, "max_replicas": max_replicas}
     options |= {"target_queue_s": target_queue_seconds, "cool_down_s": cool_down_seconds, "sleep_after_minutes": sleep_after_minutes}
-    options |= {"draft": resolve_checkpoint(ctx, draft).id if draft else None}
+    options |= {"context": context, "draft": resolve_checkpoint(ctx, draft).id if draft else None}
     options |= {} if min_replicas is None else {"min_replicas": min_replicas}
     deployed = deploy(
         ctx,

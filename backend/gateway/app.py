@@ -51,7 +51,7 @@ from backend.infra.upstream.client import UpstreamClient
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 4 * 2**20
 HEALTH_S = 5.0
-FLUSH_S, KEYS_EVERY_S, COMPARE_EVERY_S, PROBE_EVERY_S = 0.5, 0.5, 1.0, 2.0
+FLUSH_S, KEYS_EVERY_S, COMPARE_EVERY_S, PROBE_EVERY_S = 0.5, 0.5, 1.0, 1.0
 NO_KEY = frozenset(
     {"", "local", "none", "not-needed", "EMPTY", "ollama", "sk-no-key-required", "lm-studio", "DUMMY_KEY"}
 )  # what clients that require a key, or put one there by themselves, send to servers that need none
@@ -333,6 +333,8 @@ class Gateway:
         return self._events(request, trace)
 
     def _events(self, request: GenerateRequest, trace: Trace) -> Events:
+        if trace.principal is not None:
+            request = request.model_copy(update={"tenant": trace.principal.tenant(trace.user)})
         return self._gate.admitted(self._relay.generate(request, trace), request=request, trace=trace)
 
     async def _authenticate(self, request: Request) -> Principal | None:

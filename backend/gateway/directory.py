@@ -5,6 +5,7 @@ The methods may block (they query a database); the gateway calls each of them in
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from backend.domain.serving.options import Policy
 from backend.domain.serving.request_log import LogMode
 from backend.domain.serving.upstream import Upstream
 from backend.services.serving.autoscaling import Waking
+from backend.services.serving.chat.internal_key import NAME as PLAYGROUND
 from backend.services.serving.failures import LostRequest
 from backend.services.serving.monitoring.gauges import LiveGauges
 from backend.services.serving.shadows import ComparedRequest
@@ -72,6 +74,11 @@ class Principal:
     def owner(self) -> str:
         """Return whose answers those of this key are: its account's, or its own where it has none."""
         return f"user:{self.user_id}" if self.user_id else f"key:{self.key_id}"
+
+    def tenant(self, user: str) -> str:
+        """Return the name without meaning under which replicas know the owner; the playground's key has one for each of its users."""
+        whose = f"{self.owner}/{user}" if user and self.name == PLAYGROUND and self.user_id is None else self.owner
+        return hashlib.sha256(whose.encode()).hexdigest()[:16]
 
 
 class Directory(Protocol):

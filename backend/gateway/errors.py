@@ -76,8 +76,13 @@ def unavailable(error: Unavailable) -> ApiError:
     return ApiError(503, str(error), code="database_unavailable", retry_after_s=5)
 
 
-def no_replica(endpoint: str) -> ApiError:
-    """Return the error for an endpoint without a healthy replica."""
+def no_replica(endpoint: str, *, silent: int = 0) -> ApiError:
+    """Return the error for an endpoint without a healthy replica; `silent` of its replicas miss their health checks."""
+    if silent:
+        count = "The replica" if silent == 1 else f"None of the {silent} replicas"
+        does = "does not answer" if silent == 1 else "answers"
+        message = f"{count} of {endpoint!r} {does}. It is restarted where its process has ended; try again in a moment."
+        return ApiError(503, message, code="no_replica", retry_after_s=5)
     return ApiError(503, f"No replica of {endpoint!r} is ready. Deploy it, or try again in a moment.", code="no_replica", retry_after_s=5)
 
 

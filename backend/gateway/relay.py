@@ -250,7 +250,7 @@ class Relay:
             raise unavailable(error) from error
 
     async def _try_replicas(self, replicas: list[ReplicaAddress], request: GenerateRequest, trace: Trace) -> Events:
-        last: ApiError = no_replica(trace.endpoint)
+        last: ApiError | None = None
         tried: list[ReplicaAddress] = []
         broken = 0
         answer = Resumption(request)
@@ -265,7 +265,7 @@ class Relay:
 
         for attempt in range(MAX_RETRIES + 1):
             lease = choose()
-            if lease is None and replicas and last.status != 429 and trace.upstream is None:
+            if lease is None and replicas and (last is None or last.status != 429) and trace.upstream is None:
                 # They just stopped: their successors may not be in the cached list yet.
                 replicas = await self._replicas_again(trace)
                 if not replicas and trace.first_token is None:  # it has fallen asleep
@@ -279,7 +279,7 @@ class Relay:
             replica = lease.replica
             tried.append(replica)
             if attempt:
-                self._metrics.retries.labels(trace.endpoint, last.code or "").inc()
+                self._metrics.retries.labels(trace.endpoint, (last.code if last else "") or "").inc()
             trace.replica_id, trace.variant, trace.upstream = replica.id, replica.variant, replica.upstream
             trace.fingerprint = replica.fingerprint
             began = self._shares.begin(replica.id)
@@ -308,7 +308,7 @@ class Relay:
                 share_s = self._shares.end(replica.id, began)
                 if replica.upstream is None:
                     trace.took(share_s, self._directory.device_hour_usd(replica.id))
-        raise last
+        raise last or no_replica(trace.endpoint, silent=len(replicas))
 
     def _open(self, replica: ReplicaAddress, answer: Resumption, trace: Trace) -> AsyncGenerator[GenerationEvent, None]:
         if replica.upstream is not None:

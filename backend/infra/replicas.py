@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,14 @@ class ReplicaTimeouts:
     between_tokens_s: float = 20.0
 
 
+@dataclass(eq=False)
+class _Wait:
+    """The wait of an open request for its replica's next line, and when the last one came."""
+
+    limit: asyncio.Timeout
+    last_at: float
+
+
 class ReplicaLost(Unavailable):
     """A replica that can't be reached, broke off or timed out. `reason` is a short label for metrics: only at `connection` has the
     replica surely not seen the request."""
@@ -65,6 +74,15 @@ class ReplicaClient:
         self._timeouts = timeouts or ReplicaTimeouts()
         self._connect_timeout = aiohttp.ClientTimeout(connect=self._timeouts.connect_s, sock_connect=self._timeouts.connect_s)
         self._session: aiohttp.ClientSession | None = None
+        self._waits: dict[str, set[_Wait]] = defaultdict(set)
+
+    def drop(self, url: str, *, silent_s: float) -> int:
+        """End the open requests of a replica that have had no line for some seconds, as if their time had run out. Return their number."""
+        now = asyncio.get_running_loop().time()
+        silent = [wait for wait in self._waits.get(url, ()) if now - wait.last_at >= silent_s and not wait.limit.expired()]
+        for wait in silent:
+            wait.limit.reschedule(now)
+        return len(silent)
 
     async def stream(
         self, url: str, *, token: str, request: GenerateRequest, on_accept: Callable[[int], None] | None = None
@@ -74,20 +92,23 @@ class ReplicaClient:
 
         Raises ReplicaRefused before the first event, and ReplicaLost at any time. Close the iterator to cancel.
         """
+        wait: _Wait | None = None
         try:
-            async with asyncio.timeout(self._timeouts.first_token_s):
+            async with asyncio.timeout(self._timeouts.first_token_s) as limit:
+                wait = self._begin(url, limit)
                 response = await self._post(url, token, request)
             async with response:
                 if response.status != 200:
-                    async with asyncio.timeout(self._timeouts.first_token_s):
+                    async with asyncio.timeout(self._timeouts.first_token_s) as wait.limit:
                         raise _refusal(response.status, await response.read())
                 counted = response.headers.get(PROMPT_TOKENS, "")
                 if on_accept is not None and counted.isdigit():
                     on_accept(int(counted))
                 limit_s = self._timeouts.first_token_s
                 while True:
-                    async with asyncio.timeout(limit_s):
+                    async with asyncio.timeout(limit_s) as wait.limit:
                         line = await response.content.readline()
+                    wait.last_at = asyncio.get_running_loop().time()
                     if not line:
                         raise ReplicaLost("The replica broke off in the middle of its answer.", reason="broken")
                     limit_s = self._timeouts.between_tokens_s
@@ -105,6 +126,9 @@ class ReplicaClient:
             raise ReplicaLost(f"The replica broke off ({type(error).__name__}).", reason="broken") from error
         except (ValidationError, ValueError) as error:
             raise ReplicaLost("The replica sent an invalid event.", reason="protocol") from error
+        finally:
+            if wait is not None:
+                self._end(url, wait)
 
     async def probe(self, url: str, *, token: str, timeout_s: float) -> bool:
         """Return whether a replica answers in time. Its engine is its own watchdog's concern."""
@@ -119,6 +143,16 @@ class ReplicaClient:
         """Close the connection pool."""
         if self._session is not None:
             await self._session.close()
+
+    def _begin(self, url: str, limit: asyncio.Timeout) -> _Wait:
+        wait = _Wait(limit, asyncio.get_running_loop().time())
+        self._waits[url].add(wait)
+        return wait
+
+    def _end(self, url: str, wait: _Wait) -> None:
+        self._waits[url].discard(wait)
+        if not self._waits[url]:
+            del self._waits[url]
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:

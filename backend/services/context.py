@@ -34,6 +34,7 @@ class Policy:
     keep_responses_days: float = 30.0
     job_memory_mb: int | None = None
     run_code: bool = False
+    key_requests_at_once: int = 0
     require_safety_gate: bool = False
     judge_url: str | None = None
     judge_key: bool = False

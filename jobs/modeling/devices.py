@@ -40,7 +40,12 @@ def pick_autocast(precision: Literal["auto", "fp32", "bf16", "fp16"], *, device:
         if precision == "fp16":
             raise InvalidInput("fp16 trains on a GPU only.", remedy="Choose precision fp32, or bf16.", field="precision")
         return None
-    return torch.float16 if precision == "fp16" or not torch.cuda.is_bf16_supported() else torch.bfloat16
+    return torch.float16 if precision == "fp16" or not computes_bf16() else torch.bfloat16
+
+
+def computes_bf16() -> bool:
+    """Return whether the GPU computes in bf16 itself; those before Ampere (T4, V100) emulate it, slower than fp32."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def scoring_dtype(setting: str, *, stored: str | None, device: torch.device) -> torch.dtype:
@@ -56,7 +61,12 @@ def scoring_dtype(setting: str, *, stored: str | None, device: torch.device) -> 
 
 def pick_inference_dtype(*, device: torch.device) -> torch.dtype:
     """Return the type of weights for an endpoint: bf16 on a GPU that supports it, else fp32."""
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and computes_bf16() else torch.float32
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the free memory of a GPU; None for another device."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
 def set_threads(count: int) -> int:

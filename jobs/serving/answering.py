@@ -154,7 +154,7 @@ def _check(served: Served, request: GenerateRequest, prompts: Sequence[Sequence[
                 field="prompt",
             )
     if request.task is Task.GENERATE and request.params.max_tokens != 0:
-        served.engine.check_room()
+        served.engine.check_room(request.tenant)
 
 
 class ManyAnswers:

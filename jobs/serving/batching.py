@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,15 +20,18 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
-from backend.domain.serving.memory import MAX_RUNNING, PAGE_TOKENS, cache_pages
+from backend.domain.serving.memory import FREE_SHARE, MAX_RUNNING, PAGE_TOKENS, cache_pages
 from backend.domain.serving.protocol import LEAVING, REQUEST_FAILED, SamplingParams, code_of_failure
-from backend.errors import Unavailable
-from jobs.serving.adapters.bank import AdapterBank, groups_of, salted
+from backend.domain.wording import format_bytes
+from backend.errors import InvalidInput, Unavailable
+from jobs.modeling.devices import free_bytes
+from jobs.serving.adapters.bank import AdapterBank, CacheSalts, groups_of
 from jobs.serving.detokenize import Decoder, TokenTexts
 from jobs.serving.drafts.batch import Speculation
 from jobs.serving.drafts.network import Draft
 from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import Draw, choose_tokens, scores_of
+from jobs.serving.turns import in_turn, most_open, most_running
 
 MAX_BATCH_TOKENS = 512  # longer prompts are prefilled in chunks, so that other requests keep getting tokens
 
@@ -48,7 +52,7 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
 
     def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
         """Remember the requests behind the rows of the coming batch."""
-        self._draws = [request.state.logit_processor_kwargs["generation"].draw for request in requests_with_new_token]
+        self._draws = [_generation(request.state).draw for request in requests_with_new_token]
         return torch.zeros(len(self._draws), dtype=torch.int32)
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
@@ -76,16 +80,19 @@ class BatchingEngine:
         network: Any,
         tokenizer: Decoder,
         *,
+        context: int | None = None,
         max_running: int = MAX_RUNNING,
         max_waiting: int = 64,
         cache_tokens: int | None = None,
         bank: AdapterBank | None = None,
         draft: Draft | None = None,
     ) -> None:
-        self.limits = read_limits(network, tokenizer)
+        self.limits = read_limits(network, tokenizer, context=context)
         self.context_length = self.limits.context_length
         self._decoder, self._texts = tokenizer, TokenTexts(tokenizer)
-        self._max_open = max_running + max_waiting
+        self._max_open, self._max_running = max_running + max_waiting, max_running
+        self._most_open = most_open(max_running, max_waiting)
+        self._salts = CacheSalts()
         self._open: dict[str, Generation] = {}
         self._lock = threading.Lock()
         self._ids = itertools.count()
@@ -111,20 +118,23 @@ class BatchingEngine:
         self._manager.logit_processor = sampler
         self._suspects: set[str] | None = None  # None: the loop has not failed
         self._note_suspects()
-        self._count_shared_prefixes()
+        self._prepare_processor()
         with torch.inference_mode():
             self._manager.start()
         self._dispatcher = threading.Thread(target=self._dispatch, name="engine-results", daemon=True)
         self._dispatcher.start()
 
-    def check_room(self) -> None:
-        """Raise QueueFull if no further request fits."""
+    def check_room(self, tenant: str = "") -> None:
+        """Raise QueueFull if no further request of a tenant fits."""
         with self._lock:
-            self._check_room()
+            self._check_room(tenant)
 
-    def _check_room(self) -> None:
+    def _check_room(self, tenant: str) -> None:
         if len(self._open) >= self._max_open:
             raise QueueFull(f"{len(self._open)} requests are already being answered or waiting.", remedy="Try again in a moment.")
+        own = sum(generation.choice.tenant == tenant for generation in self._open.values()) if tenant else 0
+        if own >= self._most_open:
+            raise QueueFull(f"{own} requests of this account are already being answered or waiting.", remedy="Try again in a moment.")
 
     def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Generation:
         """Queue a prompt; see Engine.submit."""
@@ -145,7 +155,7 @@ class BatchingEngine:
         if generation.is_over:
             return generation
         with self._lock:
-            self._check_room()
+            self._check_room(choice.tenant)
             self._open[generation.request_id] = generation
         accepted = self._manager.add_request(
             generation.context,
@@ -201,8 +211,10 @@ class BatchingEngine:
         self._manager.stop(block=True, timeout=30, hard_stop=True)
         self._dispatcher.join(timeout=5)
 
-    def _count_shared_prefixes(self) -> None:
-        """Note for each request how much of its prompt was found in the cache, which the library does not report."""
+    def _prepare_processor(self) -> None:
+        """Have the library's processor take turns between tenants, keep their cached pages and those of adapters apart, and note for each
+        request how much of its prompt was found in the cache, which the library does not report.
+        """
         create = self._manager._create_batch_processor
 
         def create_counting() -> Any:
@@ -219,6 +231,7 @@ class BatchingEngine:
 
             processor.cache.search_prefix_match = search_and_count
             processor.scheduler.active_requests = _Begun(self._begin)
+            self._take_turns(processor.scheduler)
             self._mark_pages(processor.cache)
             if self._bank is not None:
                 self._note_adapters(processor, self._bank)
@@ -254,29 +267,40 @@ class BatchingEngine:
         prepare = processor.inputs_and_outputs.prepare_batch_tensors
 
         def prepare_with_adapters(requests_in_batch: list[Any], *arguments: Any, **named: Any) -> None:
-            states = [(request.state.logit_processor_kwargs["generation"], request.query_length) for request in requests_in_batch]
+            states = [(_generation(request.state), request.query_length) for request in requests_in_batch]
             bank.activate(groups_of([(generation.choice.adapter, count) for generation, count in states], device=self._device))
             prepare(requests_in_batch, *arguments, **named)
 
         processor.inputs_and_outputs.prepare_batch_tensors = prepare_with_adapters
 
     def _mark_pages(self, cache: Any) -> None:
-        """Keep the pages of adapters apart, and those of a request whose first token is its last, which the library forgets."""
+        """Keep the pages of adapters and tenants apart, and those of a request whose first token is its last, which the library forgets."""
 
         def mark(state: Any, complete: dict[str, int]) -> None:
-            adapter = state.logit_processor_kwargs["generation"].choice.adapter
-            ids = [*salted(state.initial_tokens, adapter, vocab_size=self.limits.vocab_size), *state.generated_tokens]
+            choice = _generation(state).choice
+            ids = [*self._salts.salt(state.initial_tokens, adapter=choice.adapter, tenant=choice.tenant), *state.generated_tokens]
             for name, count in complete.items() if cache.allow_block_sharing else ():
                 cache.cache_allocators[name].mark_complete_blocks(state.request_id, ids, count)
 
         cache.mark_complete_blocks = mark
+
+    def _take_turns(self, scheduler: Any) -> None:
+        """Order the waiting requests by tenant in turn; the library takes them by arrival."""
+        candidates = scheduler._get_waiting_candidates
+        most = most_running(self._max_running)
+
+        def candidates_in_turn() -> list[Any]:
+            running = Counter(_generation(state).choice.tenant for state in scheduler.active_requests.values())
+            return in_turn(((_generation(state).choice.tenant, state) for state in candidates()), running=running, most=most)
+
+        scheduler._get_waiting_candidates = candidates_in_turn
 
     def _salted(self, request_id: str, ids: list[int]) -> list[int]:
         with self._lock:
             generation = self._open.get(request_id)
         if generation is None:  # it was cancelled meanwhile
             return [-1, *ids[1:]]
-        return salted(ids, generation.choice.adapter, vocab_size=self.limits.vocab_size)
+        return self._salts.salt(ids, adapter=generation.choice.adapter, tenant=generation.choice.tenant)
 
     def _abort(self, generation: Generation) -> None:
         self._manager.cancel_request(generation.request_id)
@@ -319,13 +343,34 @@ class BatchingEngine:
             self._forget(generation)
 
 
+def _generation(state: Any) -> Generation:
+    """Return the request behind the library's state of it."""
+    generation: Generation = state.logit_processor_kwargs["generation"]
+    return generation
+
+
 def _num_pages(network: Any, tokens: int, context_length: int) -> int:
     """Return the cache's size in pages: room for `tokens` within the memory budget, and always for one full context."""
     config = network.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     page_bytes = 2 * config.num_hidden_layers * heads * head_dim * network.dtype.itemsize * PAGE_TOKENS
-    return int(cache_pages(page_bytes, tokens=tokens, context=context_length, device=network.device.type))
+    free = free_bytes(network.device)
+    pages = cache_pages(
+        page_bytes,
+        tokens=tokens,
+        context=context_length,
+        device=network.device.type,
+        budget_bytes=None if free is None else int(FREE_SHARE * free),
+    )
+    if free is not None and pages * page_bytes > free:
+        raise InvalidInput(
+            f"The KV cache of one full context of {context_length:,} tokens takes {format_bytes(pages * page_bytes)}, and "
+            f"{format_bytes(free)} of the GPU's memory are free beside the weights.",
+            remedy="Deploy with a shorter context (--context), or on a larger GPU.",
+            field="context",
+        )
+    return int(pages)
 
 
 class _Begun(dict[str, Any]):

@@ -72,7 +72,7 @@ class TextMatcher(Matcher, Protocol):
 @dataclass(frozen=True)
 class Choice:
     """Properties of one of a request's answers: its number, its repetition of the same prompt, its constraint, special tokens that
-    show in its text, the tokens that another replica generated of it, and its adapter."""
+    show in its text, the tokens that another replica generated of it, its adapter, and the account that asks (`turns.py`)."""
 
     number: int = 0
     repetition: int = 0
@@ -80,6 +80,7 @@ class Choice:
     marks: Mapping[int, str] | None = None
     begun: tuple[int, ...] = ()
     adapter: LoadedAdapter | None = None
+    tenant: str = ""
 
 
 FIRST = Choice()
@@ -138,8 +139,8 @@ class Engine(Protocol):
     context_length: int
     limits: Limits
 
-    def check_room(self) -> None:
-        """Raise QueueFull if no further request fits."""
+    def check_room(self, tenant: str = "") -> None:
+        """Raise QueueFull if no further request of a tenant fits."""
 
     def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Handle:
         """Queue a prompt. Events arrive on the engine's thread: tokens, then exactly one finish or error.
@@ -330,12 +331,13 @@ class Generation:
         )
 
 
-def read_limits(network: Any, tokenizer: Any) -> Limits:
-    """Read context, vocabulary and end tokens from a loaded network and its tokenizer."""
+def read_limits(network: Any, tokenizer: Any, *, context: int | None = None) -> Limits:
+    """Read context, vocabulary and end tokens from a loaded network and its tokenizer; `context` shortens the network's own."""
     config = network.config.get_text_config()
     end_ids: set[int] = set()
     for source in (getattr(network, "generation_config", None), config, tokenizer):
         value = getattr(source, "eos_token_id", None)
         end_ids.update(value if isinstance(value, (list, tuple)) else () if value is None else (value,))
     vocab_size = int(network.get_input_embeddings().weight.shape[0])
-    return Limits(context_length=longest_input(network), vocab_size=vocab_size, end_ids=frozenset(i for i in end_ids if i >= 0))
+    longest = longest_input(network)
+    return Limits(context_length=min(longest, context or longest), vocab_size=vocab_size, end_ids=frozenset(i for i in end_ids if i >= 0))

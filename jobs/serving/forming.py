@@ -35,18 +35,19 @@ class AnswerForm:
     is_parallel: bool = True
     is_split: bool = False
     marks: Mapping[int, str] | None = None
+    tenant: str = ""
 
     def choice(self, number: int, repetition: int, grammars: Grammars) -> Choice:
         """Return the properties of one answer. Raises InvalidInput for a constraint that can't be enforced."""
         matcher = None if self.constraint is None else grammars.matcher(self.constraint)
-        return Choice(number=number, repetition=repetition, matcher=matcher, marks=self.marks)
+        return Choice(number=number, repetition=repetition, matcher=matcher, marks=self.marks, tenant=self.tenant)
 
 
 def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerForm:
     """Return the form of a request's answers."""
     constraint = request.params.constraint
     if request.messages is None or not request.split:
-        return AnswerForm(constraint=constraint)
+        return AnswerForm(constraint=constraint, tenant=request.tenant)
     tools = offered_tools(tokenizer, request)
     template = tokenizer.get_chat_template(tools=tools) if tokenizer.chat_template else ""
     style = call_style(template) if tools else None
@@ -63,6 +64,7 @@ def form_of(tokenizer: Any, request: GenerateRequest) -> AnswerForm:
         is_forced=is_forced,
         is_parallel=request.parallel_tool_calls,
         is_split=is_split,
+        tenant=request.tenant,
         marks={index: text for index, text in special.items() if text in (*MARKS, THINK, THINK_END)} if is_split else None,
     )
 

@@ -48,7 +48,8 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
     """Serve until asked to stop; return {"stopped": request, "requests": served, "generated_tokens": n}.
 
     Payload: checkpoint (relative folder), name (endpoint), internal_token, threads (default 1), engine and device (default auto),
-    draft (relative folder), max_running, max_waiting, queue_timeout_s (60), answer_limit_s (600), precision (float32,
+    draft (relative folder), context (tokens; the network's own by default), max_running, max_waiting, queue_timeout_s (60),
+    answer_limit_s (600), precision (float32,
     bfloat16 or int8), max_perplexity_ratio (1.05) and keep_free_bytes (disk space that prepared weights leave).
     Events: `ready` {url, engine, context_length, load_s, precision_check} and `gauge` {running, waiting, tokens_per_second}.
     Raises JobFailed when the engine dies or stalls, so that the job is started again, and where a precision costs more than allowed.
@@ -75,6 +76,7 @@ def run(spec: JobSpec[ReplicaPayload], reporter: Reporter) -> ReplicaResult:
         network,
         tokenizer,
         kind=payload.engine,
+        context=payload.context,
         max_running=payload.max_running,
         max_waiting=payload.max_waiting,
         bank=bank,

@@ -21,7 +21,7 @@ class ScoringEngine:
         self.context_length = self.limits.context_length
         self._is_closed = False
 
-    def check_room(self) -> None:
+    def check_room(self, tenant: str = "") -> None:
         """Refuse nothing: prompts wait for each other."""
 
     def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Handle:

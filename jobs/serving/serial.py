@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import queue
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.detokenize import Decoder, TokenTexts
 from jobs.serving.engine import FIRST, Choice, EngineStats, Generation, Handle, OnEvent, QueueFull, RateMeter, read_limits
 from jobs.serving.sampling import choose_tokens, scores_of
+from jobs.serving.turns import most_open
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +52,18 @@ class SerialEngine:
 
     name = "serial"
 
-    def __init__(self, network: Any, tokenizer: Decoder, *, max_waiting: int = 64, bank: AdapterBank | None = None) -> None:
-        self.limits = read_limits(network, tokenizer)
+    def __init__(
+        self, network: Any, tokenizer: Decoder, *, context: int | None = None, max_waiting: int = 64, bank: AdapterBank | None = None
+    ) -> None:
+        self.limits = read_limits(network, tokenizer, context=context)
         self.context_length = self.limits.context_length
         self._network, self._decoder, self._texts = network, tokenizer, TokenTexts(tokenizer)
         # `generate` takes unset fields from this config; the checkpoint's own sampling defaults must not apply.
         network.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
         self._max_waiting, self._bank = max_waiting, bank
-        self._queue: queue.Queue[Generation | None] = queue.Queue()
+        self._waiting: list[Generation] = []
+        self._turns: dict[str, int] = {}  # the last turn of each tenant that waits
+        self._changed = threading.Condition()
         self._current: Generation | None = None
         self._ids = itertools.count()
         self._rate = RateMeter()
@@ -67,17 +71,21 @@ class SerialEngine:
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
-    def check_room(self) -> None:
-        """Raise QueueFull if no further request fits."""
-        if self._queue.qsize() >= self._max_waiting:
-            raise QueueFull(f"{self._queue.qsize()} requests are already waiting.", remedy="Try again in a moment.")
+    def check_room(self, tenant: str = "") -> None:
+        """Raise QueueFull if no further request of a tenant fits."""
+        with self._changed:
+            if len(self._waiting) >= self._max_waiting:
+                raise QueueFull(f"{len(self._waiting)} requests are already waiting.", remedy="Try again in a moment.")
+            own = sum(generation.choice.tenant == tenant for generation in self._waiting) if tenant else 0
+            if own >= most_open(0, self._max_waiting):
+                raise QueueFull(f"{own} requests of this account are already waiting.", remedy="Try again in a moment.")
 
     def submit(self, ids: Sequence[int], params: SamplingParams, on_event: OnEvent, *, choice: Choice = FIRST) -> Generation:
         """Queue a prompt; see Engine.submit."""
         max_tokens = self.limits.check(ids, params)
         if not self.is_alive():
             raise Unavailable("The engine has stopped.", remedy="It restarts automatically; try again in a few seconds.")
-        self.check_room()
+        self.check_room(choice.tenant)
         generation = Generation(
             request_id=f"r{next(self._ids)}",
             prompt=list(ids),
@@ -92,7 +100,9 @@ class SerialEngine:
         )
         generation.catch_up()
         if not generation.is_over:
-            self._queue.put(generation)
+            with self._changed:
+                self._waiting.append(generation)
+                self._changed.notify()
         return generation
 
     def is_waiting(self, handle: Handle) -> bool:
@@ -103,7 +113,7 @@ class SerialEngine:
         """Return the engine's counters; each step makes one token."""
         return EngineStats(
             running=int(self._current is not None),
-            waiting=self._queue.qsize(),
+            waiting=len(self._waiting),
             tokens_per_second=self._rate.per_second(),
             steps=self._rate.total,
             generated_tokens=self._rate.total,
@@ -119,15 +129,14 @@ class SerialEngine:
         self._closed.set()
         if (current := self._current) is not None:
             current.cancel()
-        self._queue.put(None)
+        with self._changed:
+            self._changed.notify()
         self._thread.join(timeout=30)
 
     def _work(self) -> None:
         try:
-            while (generation := self._queue.get()) is not None:
+            while (generation := self._next()) is not None:
                 self._current = generation
-                if self._closed.is_set():
-                    break
                 if not generation.is_over:
                     generation.begin()
                     try:
@@ -142,11 +151,23 @@ class SerialEngine:
             self._closed.set()
             self._fail_waiting()
 
+    def _next(self) -> Generation | None:
+        """Wait for a request and take it off the queue: the first of the tenant whose last turn is longest ago. None once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed.is_set())
+            if self._closed.is_set():
+                return None
+            chosen = min(self._waiting, key=lambda generation: self._turns.get(generation.choice.tenant, 0))
+            self._waiting.remove(chosen)
+            tenants = {generation.choice.tenant for generation in self._waiting} | {chosen.choice.tenant}
+            turn = 1 + max(self._turns.values(), default=0)
+            self._turns = {tenant: last for tenant, last in self._turns.items() if tenant in tenants} | {chosen.choice.tenant: turn}
+            return chosen
+
     def _fail_waiting(self) -> None:
-        left = [self._current] if self._current is not None else []
-        while not self._queue.empty():
-            if (waiting := self._queue.get_nowait()) is not None:
-                left.append(waiting)
+        with self._changed:
+            left = [generation for generation in (self._current, *self._waiting) if generation is not None]
+            self._waiting.clear()
         for generation in left:
             generation.fail("The engine stopped before this completion finished.")
 

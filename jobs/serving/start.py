@@ -9,6 +9,7 @@ from typing import Any, Literal
 from backend.domain.serving.memory import MAX_RUNNING
 from backend.domain.serving.protocol import ErrorEvent, GenerationEvent, SamplingParams
 from backend.errors import InvalidInput, JobFailed
+from jobs.modeling.memory_errors import is_out_of_memory
 from jobs.serving.adapters.bank import AdapterBank
 from jobs.serving.batching import BatchingEngine
 from jobs.serving.detokenize import Decoder
@@ -27,12 +28,15 @@ def start_engine(
     tokenizer: Decoder,
     *,
     kind: EngineKind = "auto",
+    context: int | None = None,
     max_running: int = MAX_RUNNING,
     max_waiting: int = 64,
     bank: AdapterBank | None = None,
     draft: Draft | None = None,
 ) -> Engine:
-    """Return a warm engine. `auto` tries continuous batching and falls back to one request at a time, which has no use for a draft.
+    """Return a warm engine, whose prompts with their answers have at most `context` tokens, or the network's own.
+
+    `auto` tries continuous batching and falls back to one request at a time, which has no use for a draft.
 
     Raises JobFailed when the network can't generate a single token, and InvalidInput where a draft's tokens can't be checked exactly.
     """
@@ -46,7 +50,9 @@ def start_engine(
     elif kind in ("auto", "batching"):
         engine: Engine | None = None
         try:
-            engine = BatchingEngine(network, tokenizer, max_running=max_running, max_waiting=max_waiting, bank=bank, draft=draft)
+            engine = BatchingEngine(
+                network, tokenizer, context=context, max_running=max_running, max_waiting=max_waiting, bank=bank, draft=draft
+            )
             generate_one_token(engine)
             if draft is not None and not network.base_model.layers[0].is_compiled:
                 raise InvalidInput("Drafts need the compiled decoder layers.", remedy=NEEDS_COMPILER, field="draft")
@@ -58,10 +64,15 @@ def start_engine(
         except Exception as error:  # the library refuses with various exceptions
             if engine is not None:
                 engine.close()
+            if network.device.type == "cuda" or is_out_of_memory(error):  # a GPU that answers one request at a time would go unnoticed
+                raise JobFailed(
+                    f"Continuous batching failed on {network.device}: {error}",
+                    remedy="Deploy with a shorter context, or look at the device; engine: serial answers one request at a time.",
+                ) from error
             if kind == "batching":
                 raise JobFailed(f"Continuous batching refuses this network: {error}", remedy="Deploy it with engine: auto.") from error
             logger.warning("Continuous batching refuses this network (%s); requests are answered one at a time.", error)
-    serial = SerialEngine(network, tokenizer, max_waiting=max_waiting, bank=bank)
+    serial = SerialEngine(network, tokenizer, context=context, max_waiting=max_waiting, bank=bank)
     generate_one_token(serial)
     return serial
 

@@ -106,7 +106,7 @@ def draw_form(
     )
     is_refused = draw_requirements(ctx, name, chosen, (required or SafetyRequirement()) if gate else None)
     options = draw_options(list_drafts(ctx, chosen))
-    draw_memory(deployment_memory(ctx, chosen, precision=options.precision, draft_id=options.draft), replicas)
+    draw_memory(deployment_memory(ctx, chosen, precision=options.precision, draft_id=options.draft, context=options.context), replicas)
     draw_speed(ctx, person, chosen)
     serving = {endpoint.name: endpoint for endpoint in endpoints if endpoint.stopped_at is None}
     if name in serving:
@@ -198,7 +198,10 @@ def draw_memory(memory: DeploymentMemory, replicas: int) -> None:
     st.caption(plain(f"{needs} {has}"))
     if memory.fits(replicas) is False:
         st.warning(
-            plain(f"{plural(replicas, 'replica')} may not fit: choose fewer replicas or a smaller checkpoint, or stop another endpoint."),
+            plain(
+                f"{plural(replicas, 'replica')} may not fit: choose fewer replicas, a shorter context or a smaller checkpoint, or "
+                "stop another endpoint."
+            ),
             icon=":material/memory_alt:",
         )
 

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import anthropic
 import openai
+import psutil
 import pytest
 
 from backend.domain.jobs.states import JobKind
@@ -104,3 +106,37 @@ def test_answers_of_every_api_go_on_at_another_replica_as_they_would_have(tmp_pa
         assert answers == ["".join(ask()) for ask in asked]
         eventually(lambda: len([row for row in directory.usage if row.status == "finished"]) == 6)
         assert all(len(answer) > 100 for answer in answers)
+
+
+def test_a_frozen_replica_passes_its_stream_on_and_one_without_another_ends_it_with_an_error(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", network=make_llama(context=4096))
+    with ExitStack() as stack:
+        started = [stack.enter_context(replica_process(tmp_path, name)) for name in ("a", "b")]
+        addresses = [ReplicaAddress(id=str(i), url=url, token="t") for i, (_, url) in enumerate(started)]
+        directory = MemoryDirectory({"tiny": addresses[:1]}, keys_required=False)
+        base = stack.enter_context(gateway(directory))
+        client = openai.OpenAI(base_url=f"{base}/v1", api_key=KEY, max_retries=0, timeout=60)
+        body = {"model": "tiny", "prompt": "x", "max_tokens": 1500, "temperature": 0.8, "seed": 1}
+        expected = "".join(part.choices[0].text for part in client.completions.create(**body, stream=True) if part.choices)
+        pieces = iter(client.completions.create(**body, stream=True))
+        text = next(pieces).choices[0].text
+        directory.endpoints["tiny"] = addresses
+        process = psutil.Process(started[0][0].pid)
+        process.suspend()
+        began = time.monotonic()
+        text += "".join(part.choices[0].text for part in pieces if part.choices)
+        assert text == expected, "another replica continued it, without gap or repetition"
+        directory.endpoints["tiny"] = addresses[:1]
+        with pytest.raises(openai.InternalServerError, match="does not answer"):
+            client.completions.create(model="tiny", prompt="x", max_tokens=3)
+        process.resume()
+        eventually(lambda: client.completions.create(model="tiny", prompt="x", max_tokens=3), timeout_s=30)
+        pieces = iter(client.completions.create(**body, stream=True))
+        next(pieces)
+        process.suspend()
+        try:
+            with pytest.raises(openai.APIError, match="broke off"):
+                list(pieces)
+        finally:
+            process.resume()
+        assert time.monotonic() - began < 60  # twice six seconds, and the answers of a busy machine

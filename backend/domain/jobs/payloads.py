@@ -186,6 +186,7 @@ class ReplicaPayload(Payload):
     precision: Precision = "float32"
     draft: str | None = None
     max_perplexity_ratio: float = Field(default=1.05, ge=1)
+    context: int | None = Field(default=None, ge=1)
     max_running: int = Field(default=MAX_RUNNING, ge=1)
     max_waiting: int = Field(default=64, ge=0)
     queue_timeout_s: float = Field(default=60.0, gt=0)

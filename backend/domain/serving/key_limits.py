@@ -78,6 +78,10 @@ class KeyLimits(BaseModel):
         return self.model_dump(exclude_none=True).items()
 
 
+MANY_AT_ONCE = KeyLimits(concurrency=100_000)
+"""Limits of keys that stand for many people or a load, which the installation's limit of requests at once would cut."""
+
+
 def parse_limits(text: str) -> KeyLimits:
     """Read `requests=60,tokens=100000,concurrency=4,usd_per_month=5`. Raises InvalidInput that names the part at fault."""
     values: dict[str, str] = {}

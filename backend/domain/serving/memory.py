@@ -14,7 +14,10 @@ from backend.domain.serving.precision import Precision
 PAGE_TOKENS = 64
 MAX_RUNNING = 16
 CACHE_BYTES = {"cpu": 512 << 20, "cuda": 4 << 30}
-"""Budget of the KV cache by device. At least one full context is allocated."""
+"""Budget of the KV cache by device. At least one full context is allocated; on a GPU whose free memory is known, most of that."""
+
+FREE_SHARE = 0.8
+"""Share of a GPU's free memory, with the weights loaded, that the KV cache may take."""
 
 NUMBER_BYTES = {"cpu": 4, "cuda": 2}
 """Weights and cache are fp32 on a CPU and bf16 on a GPU."""
@@ -65,22 +68,24 @@ def replica_memory(
     device: Literal["cpu", "cuda"],
     precision: Precision = "float32",
     is_16_bit: bool = False,
+    context: int | None = None,
 ) -> ReplicaMemory:
     """Return the memory of one replica on a device; without a shape, every precision counts as float32.
 
-    `is_16_bit`: the checkpoint's weights are bfloat16 or float16.
+    `is_16_bit`: the checkpoint's weights are bfloat16 or float16. `context`: the deployment's, in tokens, where it shortens the network's.
 
     >>> replica_memory(parameters=1_000_000, shape=None, device="cpu").weight_bytes
     4000000
     """
     cache = None
     if shape is not None:
+        longest = min(shape.context, context or shape.context)
         per_token = kv_bytes_per_token(shape, number_bytes=NUMBER_BYTES[device])
         if FAMILIES[shape.family].latent:  # served without pages, one request at a time
-            cache = per_token * shape.context
+            cache = per_token * longest
         else:
             page_bytes = per_token * PAGE_TOKENS
-            cache = page_bytes * cache_pages(page_bytes, tokens=shape.context * MAX_RUNNING, context=shape.context, device=device)
+            cache = page_bytes * cache_pages(page_bytes, tokens=longest * MAX_RUNNING, context=longest, device=device)
     weights, runtime = parameters * NUMBER_BYTES[device], RUNTIME_BYTES.get(device)
     if device not in SHARE_WEIGHTS:
         return ReplicaMemory(weights, cache, runtime)
@@ -111,7 +116,7 @@ def short_bytes(parameters: int, shape: ArchitectureConfig) -> int:
     return 2 * short + 4 * (parameters - short)
 
 
-def cache_pages(page_bytes: int, *, tokens: int, context: int, device: str) -> int:
-    """Return the pages of a KV cache for `tokens` within the device's budget, at least one full context."""
-    affordable = CACHE_BYTES.get(device, CACHE_BYTES["cpu"]) // page_bytes
+def cache_pages(page_bytes: int, *, tokens: int, context: int, device: str, budget_bytes: int | None = None) -> int:
+    """Return the pages of a KV cache for `tokens` within a budget, at least one full context. Without one, the device's counts."""
+    affordable = (CACHE_BYTES.get(device, CACHE_BYTES["cpu"]) if budget_bytes is None else budget_bytes) // page_bytes
     return max(-(-context // PAGE_TOKENS) + 1, min(-(-tokens // PAGE_TOKENS), affordable))

@@ -37,6 +37,7 @@ class DeploymentOptions(BaseModel):
     precision: Precision = Field(default="float32", description="Weights on CPUs: float32, or bfloat16 or int8 once checked.")
     max_perplexity_ratio: float = Field(default=1.05, ge=1, le=100, description="Perplexity over that in float32 that is still deployed.")
     draft: str | None = Field(default=None, max_length=64, description="Smaller checkpoint, by id, that drafts tokens on CPUs; exact.")
+    context: int | None = Field(default=None, ge=16, le=10**7, description="Tokens of a prompt with its answer; the network's by default.")
     max_running: int = Field(default=MAX_RUNNING, ge=1, le=1024, description="Requests that a replica answers at once.")
     max_waiting: int = Field(default=64, ge=0, le=10_000, description="Requests that wait at a replica before it refuses more.")
     queue_timeout_s: float = Field(default=60.0, gt=0, le=3600, description="Seconds that a request may wait for its first step.")

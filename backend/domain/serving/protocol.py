@@ -170,6 +170,7 @@ class GenerateRequest(_Frozen):
     and calls of tools from an answer's text. `continue_final` continues the last message, an assistant's, in place of a new answer.
     `template_variables` are given to the chat template beside the messages (`enable_thinking` of Qwen 3), and so is `effort`, where the
     template has a switch for it.
+    `tenant` names the account that asks, without meaning: tenants take turns, and share no cached prompt.
     """
 
     messages: tuple[ChatMessage, ...] | None = None
@@ -191,6 +192,7 @@ class GenerateRequest(_Frozen):
     begun: Begun | None = None
     stream: bool = True
     adapter: str | None = None
+    tenant: str = Field(default="", max_length=64)
 
     @model_validator(mode="after")
     def _one_input(self) -> GenerateRequest:

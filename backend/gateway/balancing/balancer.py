@@ -100,9 +100,9 @@ class Balancer:
         record.failures, record.rests_until = 0, 0.0
 
     def known(self) -> list[ReplicaAddress]:
-        """Return the replicas that were offered requests in the last minute."""
+        """Return the replicas with open requests, and those that were offered requests in the last minute."""
         since = self._clock() - KNOWN_S
-        return [record.replica for record in self._records.values() if record.offered >= since]
+        return [record.replica for record in self._records.values() if record.requests or record.offered >= since]
 
     def outstanding(self, replica: ReplicaAddress) -> int:
         """Return the number of this process's open requests on a replica."""

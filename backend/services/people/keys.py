@@ -141,13 +141,13 @@ def check_key(ctx: Context, key: str) -> KeyGrant | None:
     """
     with ctx.db.read() as session:
         row = session.scalar(_valid(ctx).where(ApiKey.key_hash == hash_key(key)))
-    return None if row is None else _grant(row)
+    return None if row is None else _grant(ctx, row)
 
 
 def valid_keys(ctx: Context) -> dict[str, KeyGrant]:
     """Return every valid key by its hash, as a gateway remembers them for when the database is away."""
     with ctx.db.read() as session:
-        return {row.key_hash: _grant(row) for row in session.scalars(_valid(ctx))}
+        return {row.key_hash: _grant(ctx, row) for row in session.scalars(_valid(ctx))}
 
 
 def note_key_uses(ctx: Context, uses: Mapping[str, datetime]) -> None:
@@ -163,8 +163,11 @@ def _valid(ctx: Context) -> Select[ApiKey]:
     return select(ApiKey).outerjoin(User, User.id == ApiKey.user_id).where(ApiKey.revoked_at.is_(None), in_time, owner_may)
 
 
-def _grant(row: ApiKey) -> KeyGrant:
+def _grant(ctx: Context, row: ApiKey) -> KeyGrant:
+    """Return what a key may do, with the installation's limit where it sets none."""
     scopes, limits = KeyScopes.model_validate(row.scopes or {}), KeyLimits.model_validate(row.limits or {})
+    if limits.concurrency is None and ctx.policy.key_requests_at_once:
+        limits = limits.model_copy(update={"concurrency": ctx.policy.key_requests_at_once})
     return KeyGrant(row.id, row.name, scopes, limits, row.expires_at, row.user_id)
 
 

@@ -27,6 +27,7 @@ from backend.domain.serving.precision import PRECISION_CHECK
 from backend.domain.serving.upstream import UPSTREAM
 from backend.errors import Conflict, InvalidInput, NotFound
 from backend.services.checkpoints.checkpoints import is_reward_model
+from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context, Person, require_builder
 from backend.services.serving.adapters.served import ADAPTERS
 from backend.services.serving.drafts import check_draft, with_fitting_draft
@@ -71,6 +72,7 @@ def deploy(
     config = {**(config or {}), **({FOLLOWS: alias} if alias else {}), **stored_requirement(require)}
     options = DeploymentOptions.read(config)
     rules = options.scaling
+    _check_context(ctx, checkpoint_id, options.context)
     if options.draft is not None and not follows:
         check_draft(ctx, checkpoint_id, options=options)
     num_replicas = min(max(num_replicas, rules.least), rules.most) if rules.most else num_replicas
@@ -82,6 +84,19 @@ def deploy(
             session.flush()
         add_deployment(session, ctx, endpoint, checkpoint_id, num_replicas=num_replicas, config=config, person=person)
     return get_endpoint(ctx, name)
+
+
+def _check_context(ctx: Context, checkpoint_id: str, context: int | None) -> None:
+    """Raise InvalidInput for a context beyond the network's."""
+    if context is None:
+        return
+    with ctx.db.read() as session:
+        checkpoint = session.get(Checkpoint, checkpoint_id)
+    shape = read_network(ctx, checkpoint.folder) if checkpoint is not None and checkpoint.folder else None
+    if shape is not None and context > shape.context:
+        raise InvalidInput(
+            f"context = {context:,}: the network's own holds {shape.context:,} tokens.", remedy="Choose at most as many.", field="context"
+        )
 
 
 def scale_endpoint(ctx: Context, name: str, num_replicas: int, *, person: Person) -> EndpointView:

@@ -46,7 +46,7 @@ class DeploymentMemory:
 
 
 def deployment_memory(
-    ctx: Context, checkpoint_id: str, *, precision: Precision = "float32", draft_id: str | None = None
+    ctx: Context, checkpoint_id: str, *, precision: Precision = "float32", draft_id: str | None = None, context: int | None = None
 ) -> DeploymentMemory:
     """Return needed and free memory, for comparison before a deployment; with that of a draft, which runs on CPUs only."""
     free = most_free(list_workers(ctx))
@@ -61,7 +61,7 @@ def deployment_memory(
     device = free.device if free else "cpu"
     file_bytes = math.inf if is_adapter or not folder else _file_bytes(ctx.artifacts.root / folder)
     is_16_bit = file_bytes < MOST_16_BIT_BYTES * parameters
-    memory = replica_memory(parameters=parameters, shape=shape, device=device, precision=precision, is_16_bit=is_16_bit)
+    memory = replica_memory(parameters=parameters, shape=shape, device=device, precision=precision, is_16_bit=is_16_bit, context=context)
     if draft is not None and device == "cpu":
         drafting = read_network(ctx, draft.folder) if draft.folder else None
         memory = with_draft(memory, parameters=draft.parameters or 0, shape=drafting)

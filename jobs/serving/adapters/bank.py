@@ -6,6 +6,9 @@ equation 3), grouped by adapter as in Punica (Chen et al. 2024, arXiv:2310.18547
 
 from __future__ import annotations
 
+import hashlib
+import secrets
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +19,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from backend.errors import InvalidInput
 from jobs.serving.adapters.weights import Group, LoadedAdapter, read_adapter
 from jobs.serving.fused_layers import fuse_pairs, fused_shape
 
 MAX_LOADED = 16
-MAX_NUMBER = 8000
 ALL_ROWS = ((0, 2**62),)
 
 
@@ -64,8 +65,6 @@ class AdapterBank:
         with self._lock:
             if (adapter := self._loaded.pop(key, None)) is None:
                 number = self._numbers.setdefault(key, len(self._numbers) + 1)
-                if number > MAX_NUMBER:  # `salted` would exceed 32 bits in a vocabulary of 256,000 tokens
-                    raise InvalidInput(f"This replica has served {MAX_NUMBER} adapters.", remedy="Deploy again.", field="adapter")
                 pairs = read_adapter(folder, base=self._base, shape_of=self._shape_of)
                 device, dtype = self._networks[0].device, self._networks[0].dtype
                 pairs = fuse_pairs(self._networks[0], pairs)
@@ -178,11 +177,20 @@ def groups_of(adapters: Sequence[tuple[LoadedAdapter | None, int]], *, device: t
     return [Group(by_number[number], rows[number], tuple(own)) for number, own in ranges.items()]
 
 
-def salted(ids: list[int], adapter: LoadedAdapter | None, *, vocab_size: int) -> list[int]:
-    """Return token ids under which cached pages are found: those of different adapters have nothing in common.
+class CacheSalts:
+    """Token ids under which cached pages are found: those of different adapters or tenants have nothing in common.
 
-    Pages are found by a chain of hashes from the first token on (32-bit integers), which becomes a negative number of its own.
+    Pages are found by a chain of hashes from the first token on. The first tokens become negative numbers of 32 bits, moved by secrets of
+    this process, so that no tenant can write a prompt whose pages are another's: eight moves of 31 bits are not guessed.
     """
-    if adapter is None or not ids:
-        return ids
-    return [-(adapter.number * vocab_size + ids[0]) - 1, *ids[1:]]
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+
+    def salt(self, ids: list[int], *, adapter: LoadedAdapter | None, tenant: str) -> list[int]:
+        """Return the ids, changed at the front for an adapter or a tenant."""
+        if adapter is None and not tenant:
+            return ids
+        of = f"{0 if adapter is None else adapter.number}:{tenant}".encode()
+        moves = struct.unpack("<8I", hashlib.blake2b(of, key=self._secret, digest_size=32).digest())
+        return [*(-((token + move) % 2**31) - 1 for token, move in zip(ids, moves, strict=False)), *ids[len(moves) :]]

@@ -96,7 +96,8 @@ def _draw_limits(ctx: Context, *, key: str, limits: KeyLimits) -> KeyLimits:
     empty = "No limit"
     requests = draw_number(grid, "Requests per minute", 1, None, limits.requests, key=f"{key}_requests", placeholder=empty)
     tokens = draw_number(grid, "Tokens per minute", 1, None, limits.tokens, key=f"{key}_tokens", placeholder=empty)
-    at_once = draw_number(grid, "Requests at once", 1, None, limits.concurrency, key=f"{key}_concurrency", placeholder=empty)
+    default = f"{ctx.policy.key_requests_at_once} by default" if ctx.policy.key_requests_at_once else empty
+    at_once = draw_number(grid, "Requests at once", 1, None, limits.concurrency, key=f"{key}_concurrency", placeholder=default)
     st.markdown("**Budgets** (UTC)")
     grid = st.grid(4, min_column_width=150)
     day_tokens = draw_number(grid, "Tokens per day", 1, None, limits.tokens_per_day, key=f"{key}_day_tokens", placeholder=empty)

@@ -81,6 +81,7 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
                 step=0.01,
                 help="Perplexity over that in float32. A replica above it is not deployed.",
             )
+        context = draw_context(grid)
         draft = draw_draft(drafts, grid=grid)
         scaling = draw_scaling(default, key="deploy", grid=grid)
     return DeploymentOptions(
@@ -90,9 +91,25 @@ def draw_options(drafts: Mapping[str, str]) -> DeploymentOptions:
         queue_timeout_s=queue,
         precision=precision,
         max_perplexity_ratio=ratio,
+        context=context,
         draft=draft,
         **scaling,
     )
+
+
+def draw_context(grid: Any) -> int | None:
+    """Draw the field of a shorter context; return its tokens, None for the network's own."""
+    tokens = draw_number(
+        grid,
+        "Context (tokens)",
+        16,
+        10**7,
+        None,
+        key="deploy_context",
+        placeholder="The network's own",
+        help="Tokens of a prompt with its answer. A shorter one needs less memory: room for one full context is always held.",
+    )
+    return None if tokens is None else int(tokens)
 
 
 def draw_draft(drafts: Mapping[str, str], *, grid: Any) -> str | None:

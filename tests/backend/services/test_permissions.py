@@ -36,6 +36,7 @@ NOBODY_ASKS = {
     "request_stop": "other services, which have asked",
     "recover_jobs": "a worker",
     "beat": "a worker",
+    "say_goodbye": "a worker",
     "change_own_password": "one's own account, by its password",
     "revoke_key": "one's own key; an admin's right is part of the query",
     "note_key_uses": "the gateway",

@@ -23,7 +23,7 @@ from backend.domain.serving.protocol import (
 )
 from backend.errors import InvalidInput
 from jobs.serving.batching import BatchingEngine
-from jobs.serving.engine import Choice, Engine, PromptTooLong, QueueFull
+from jobs.serving.engine import Choice, Engine, PromptTooLong, QueueFull, read_limits
 from jobs.serving.serial import SerialEngine
 from jobs.serving.start import start_engine
 from tests.support.networks.serving_networks import END_ID, make_gpt2, make_llama, make_mamba, make_tokenizer
@@ -322,3 +322,21 @@ def test_the_first_token_of_a_million_parameter_network_comes_within_300_ms() ->
         assert fastest < 300
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("kind", ["batching", "serial"])
+def test_a_context_below_the_networks_own_limits_prompts_and_answers_and_the_cache(kind: Any) -> None:
+    network = make_llama(context=4096)
+    engine = start_engine(network, make_tokenizer(), kind=kind, context=64, max_running=1)
+    try:
+        assert engine.context_length == 64
+        assert len(Caught(engine, "short", max_tokens=500, ignore_end=True).wait().ids) == 64 - len("short")
+        with pytest.raises(PromptTooLong, match="context holds 64"):
+            Caught(engine, [65] * 64)
+        if isinstance(engine, BatchingEngine):
+            processor = engine._manager.batch_processor
+            assert processor is not None
+            assert processor.cache.num_blocks * PAGE_TOKENS < 4096
+    finally:
+        engine.close()
+    assert read_limits(network, make_tokenizer(), context=10_000).context_length == 4096

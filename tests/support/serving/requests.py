@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 from backend.domain.serving.protocol import FinishEvent, GenerationEvent, SamplingParams, TokenEvent
-from jobs.serving.engine import Engine
+from jobs.serving.engine import FIRST, Choice, Engine
 from tests.support.networks.serving_networks import make_tokenizer
 
 
 class Caught:
     """The events of one request."""
 
-    def __init__(self, engine: Engine, prompt: str | list[int], **params: Any) -> None:
+    def __init__(self, engine: Engine, prompt: str | list[int], *, choice: Choice = FIRST, **params: Any) -> None:
         self.events: list[GenerationEvent] = []
         self.done = threading.Event()
         self.first = threading.Event()
         ids = make_tokenizer()(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        self.handle = engine.submit(ids, SamplingParams(**{"max_tokens": 24, "temperature": 0, **params}), self._take)
+        self.handle = engine.submit(ids, SamplingParams(**{"max_tokens": 24, "temperature": 0, **params}), self._take, choice=choice)
 
     def _take(self, event: GenerationEvent) -> None:
         self.events.append(event)

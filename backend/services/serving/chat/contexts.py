@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.db.tables import Checkpoint, Deployment, Endpoint
+from backend.domain.serving.options import DeploymentOptions
 from backend.domain.serving.upstream import Upstream
 from backend.services.checkpoints.networks import read_network
 from backend.services.context import Context
@@ -47,14 +48,14 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
     adapters = {model: adapter for model, adapter in served_adapters(session).items() if model in names} if names else {}
     targets = {name: adapters[name].endpoint if name in adapters else aliases.get(name, name) for name in names}
     rows = session.execute(
-        select(Endpoint.name, Checkpoint)
+        select(Endpoint.name, Checkpoint, Deployment.config)
         .join(Deployment, Deployment.endpoint_id == Endpoint.id)
         .join(Checkpoint, Checkpoint.id == Deployment.checkpoint_id)
         .where(Endpoint.name.in_(set(targets.values())), Deployment.stopped_at.is_(None))
         .order_by(Deployment.created_at)
     )
-    serving = dict(rows.all())
-    facts = {name: _facts(ctx, name, serving[target]) for name, target in targets.items() if target in serving}
+    serving = {endpoint: (checkpoint, DeploymentOptions.read(config).context) for endpoint, checkpoint, config in rows}
+    facts = {name: _facts(ctx, name, *serving[target]) for name, target in targets.items() if target in serving}
     ids = [adapter.checkpoint_id for adapter in adapters.values()]
     checkpoints = dict(session.execute(select(Checkpoint.id, Checkpoint.name).where(Checkpoint.id.in_(ids))).all()) if ids else {}
     for model, adapter in adapters.items():
@@ -65,10 +66,12 @@ def context_of_endpoints(session: Session, ctx: Context, names: Collection[str])
     return facts
 
 
-def _facts(ctx: Context, name: str, checkpoint: Checkpoint) -> EndpointFacts:
+def _facts(ctx: Context, name: str, checkpoint: Checkpoint, limit: int | None) -> EndpointFacts:
     context, template = _read_folder(ctx, checkpoint.folder) if checkpoint.folder else (None, None)
     if (upstream := Upstream.of(checkpoint.facts or {})) is not None:
         context = upstream.context
+    if limit is not None:
+        context = min(limit, context or limit)
     return EndpointFacts(name, checkpoint.id, checkpoint.name, context, template)
 
 

@@ -38,10 +38,11 @@ class Request:
     left_out: int = 0
     prefix: str = ""
     prefix_tokens: tuple[dict[str, Any], ...] = ()
+    user: str = ""  # whose conversation it is: each user of the playground has turns and cached prompts of their own
 
     def body(self, messages: tuple[ChatMessage, ...]) -> dict[str, Any]:
         """Return the gateway's body."""
-        body = self.settings.body(self.endpoint, messages)
+        body = self.settings.body(self.endpoint, messages) | ({"user": self.user} if self.user else {})
         if not self.prefix:
             return body
         free = {name: value for name, value in body.items() if name not in ("tools", "response_format")}

@@ -215,7 +215,7 @@ def _insert_answers(
         row.usage = {"blind": True} if settings.blind and len(endpoints) > 1 else {}
         if branch == 0:
             conversation.leaf_id = row.id
-        requests.append(Request(row.id, endpoint, prompt, settings, left_out))
+        requests.append(Request(row.id, endpoint, prompt, settings, left_out, user=conversation.user_id or ""))
     return requests
 
 

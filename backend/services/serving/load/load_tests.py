@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from backend.db.tables import ApiKey, Checkpoint, Deployment, Job, LoadTest, User
 from backend.domain.jobs.load_test import LoadTarget, LoadTestPayload, LoadTestResult
 from backend.domain.jobs.states import ACTIVE, JobKind
-from backend.domain.serving.key_limits import KeyScopes
+from backend.domain.serving.key_limits import MANY_AT_ONCE, KeyScopes
 from backend.domain.serving.load import LoadConfig
 from backend.domain.wording import plural
 from backend.errors import Conflict, Unavailable
@@ -89,6 +89,7 @@ def fill_targets(ctx: Context, claim: Claim[LoadTestPayload]) -> LoadTestPayload
             scopes = _scopes(payload.endpoint).model_dump(mode="json")
             expires = ctx.now() + KEY_LASTS
             values = {"name": KEY_NAME, "key_hash": hash_key(key), "hint": key[-4:], "user_id": owner, "scopes": scopes}
+            values["limits"] = MANY_AT_ONCE.model_dump(mode="json", exclude_none=True)
             session.add(ApiKey(**values, expires_at=expires, created_at=ctx.now()))
         targets = [target.model_copy(update={"token": key}) if target.kind == "gateway" else target for target in targets]
     return payload.model_copy(update={"targets": tuple(targets)})
@@ -231,7 +232,7 @@ def _key(ctx: Context, name: str, person: Person, *, key: str) -> Iterator[str]:
     if key or not ctx.sign_in:
         yield key
         return
-    secret = create_key(ctx, KEY_NAME, person=person, scopes=_scopes(name), expires_at=ctx.now() + KEY_LASTS)
+    secret = create_key(ctx, KEY_NAME, person=person, scopes=_scopes(name), limits=MANY_AT_ONCE, expires_at=ctx.now() + KEY_LASTS)
     try:
         yield secret
     finally:

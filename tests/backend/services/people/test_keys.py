@@ -66,14 +66,18 @@ def test_limits_scopes_and_expiry_hold_from_the_next_request_on(ctx: Context) ->
     key = create_key(ctx, "bot", person=LOCAL, limits=KeyLimits(requests=60), expires_at=ctx.now() + timedelta(hours=1))
     grant = check_key(ctx, key)
     assert grant is not None
-    assert grant.limits == KeyLimits(requests=60)
+    assert grant.limits == KeyLimits(requests=60, concurrency=64), "the installation's number, since the key sets none"
     until = ctx.now() + timedelta(seconds=30)
-    change_key(ctx, "bot", person=LOCAL, limits=KeyLimits(tokens=5), scopes=KeyScopes(models=("small",)), expires_at=until)
+    change_key(ctx, "bot", person=LOCAL, limits=KeyLimits(tokens=5, concurrency=3), scopes=KeyScopes(models=("small",)), expires_at=until)
     grant = check_key(ctx, key)
     assert grant is not None
-    assert (grant.limits, grant.scopes.models) == (KeyLimits(tokens=5), ("small",))
+    assert (grant.limits, grant.scopes.models) == (KeyLimits(tokens=5, concurrency=3), ("small",))
+    without = replace(ctx, policy=replace(ctx.policy, key_requests_at_once=0))
+    free = check_key(without, create_key(ctx, "free", person=LOCAL))
+    assert free is not None
+    assert not free.limits.is_limited
     assert check_key(replace(ctx, now=lambda: until), key) is None
-    assert list_keys(ctx, person=LOCAL)[0].state(until) == "expired"
+    assert next(view for view in list_keys(ctx, person=LOCAL) if view.name == "bot").state(until) == "expired"
 
 
 def test_only_an_admin_gives_the_admin_scope(ctx: Context) -> None:

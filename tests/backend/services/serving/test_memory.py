@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from backend.db.tables import Checkpoint
+from backend.domain.architectures.config import ArchitectureConfig
+from backend.domain.serving.memory import replica_memory
 from backend.services.context import Context
 from backend.services.jobs.workers import beat
 from backend.services.serving.memory import deployment_memory
@@ -93,3 +95,19 @@ def test_a_checkpoint_of_16_bits_stays_in_16_bits(ctx: Context, bytes_per_weight
 
 def test_a_checkpoint_of_unknown_size_has_no_number(ctx: Context) -> None:
     assert deployment_memory(ctx, add_checkpoint(ctx, parameters=None)).replica is None
+
+
+def test_a_shorter_context_needs_less_cache_and_a_longer_one_than_the_networks_is_the_networks() -> None:
+    """Llama-3.1-8B: 131,072 tokens of 2 x 32 layers x 8 heads x 128 x 4 bytes are 32 GiB, 8,192 of them 2 GiB."""
+    sizes = {"width": 4096, "num_layers": 32, "num_heads": 32, "num_kv_heads": 8, "feed_forward": 14_336}
+    shape = ArchitectureConfig(vocab_size=128_256, context=131_072, tie_embeddings=False, **sizes)
+
+    def cache_gib(context: int | None) -> float:
+        memory = replica_memory(parameters=8_030_261_248, shape=shape, device="cpu", context=context)
+        assert memory.cache_bytes is not None
+        return memory.cache_bytes / 2**30
+
+    assert cache_gib(None) == pytest.approx(32, rel=0.01)
+    assert cache_gib(200_000) == cache_gib(None)
+    assert cache_gib(8192) == pytest.approx(2, rel=0.02)
+    assert cache_gib(512) == pytest.approx(0.5, rel=0.02), "the budget, with room for four such contexts"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from sqlalchemy import select
 
-from backend.db.tables import Replica
+from backend.db.tables import Job, Replica
 from backend.domain.jobs.events import GaugeEvent
+from backend.domain.jobs.states import JobKind
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
+from backend.services.serving.chat.contexts import endpoint_facts
 from backend.services.serving.deployments import deploy, rollback_endpoint, scale_endpoint, stop_endpoint
 from backend.services.serving.endpoints import get_endpoint, list_revisions
 from backend.services.serving.replicas import ready_targets, record_end, record_gauge
@@ -118,3 +122,17 @@ def test_an_option_out_of_range_is_named(ctx: Context) -> None:
     checkpoint = ServingWorld(ctx).checkpoint("oak")
     with pytest.raises(InvalidInput, match="answer_limit_s = -1"):
         deploy(ctx, checkpoint_id=checkpoint, name="tales", config={"answer_limit_s": -1}, person=LOCAL)
+
+
+def test_a_context_beyond_the_networks_is_refused_with_both_numbers(ctx: Context) -> None:
+    checkpoint = ServingWorld(ctx).checkpoint("oak")
+    folder = ctx.artifacts.folder("bases", "oak")
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 128, "vocab_size": 500}
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
+    with pytest.raises(InvalidInput, match="context = 4,096: the network's own holds 128 tokens"):
+        deploy(ctx, checkpoint_id=checkpoint, name="tales", config={"context": 4096}, person=LOCAL)
+    deploy(ctx, checkpoint_id=checkpoint, name="tales", config={"context": 64}, person=LOCAL)
+    assert endpoint_facts(ctx, ["tales"])["tales"].context == 64
+    with ctx.db.read() as session:
+        (job,) = session.scalars(select(Job).where(Job.kind == JobKind.REPLICA))
+        assert job.payload["context"] == 64
