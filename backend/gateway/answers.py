@@ -23,6 +23,7 @@ from backend.domain.serving.protocol import (
     TokenUsage,
     ToolCallDelta,
 )
+from backend.gateway.errors import ApiError
 from backend.gateway.logprobs import chat_logprobs, text_logprobs, text_of, token_text
 from backend.gateway.relay import Trace
 from backend.gateway.waking import Events, Starting
@@ -30,6 +31,7 @@ from backend.gateway.waking import Events, Starting
 Kind = Literal["chat", "text"]
 _LINE_SEPARATORS = [(char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029"]
 DONE = b"data: [DONE]\n\n"
+MAX_HELD = 2**20  # half a gigabyte; the largest answer has a quarter of it
 
 
 def sse(document: dict[str, Any]) -> bytes:
@@ -208,8 +210,35 @@ def _prompt_choice(event: PromptEvent, number: int, state: ChoiceState, form: Fo
     return {"index": number, "text": text, "finish_reason": None, "logprobs": logprobs}
 
 
+@dataclass
+class _Held:
+    """Probabilities that the whole answers of this process hold until they are sent."""
+
+    values: int = 0
+
+    async def counted(self, events: Events) -> Events:
+        """Yield events, and count what is kept of them. Raises ApiError 429 where all answers together would hold too much."""
+        own = 0
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    scored = event.tokens if isinstance(event, PromptEvent) else event.logprobs if isinstance(event, TokenEvent) else None
+                    count = sum(1 + len(token.top) for token in scored or ())
+                    own, self.values = own + count, self.values + count
+                    if count and self.values > MAX_HELD:
+                        message = "Answers with probabilities hold all the memory for them. Stream the answer, or try again in a moment."
+                        raise ApiError(429, message, code="answers_full", retry_after_s=1)
+                    yield event
+        finally:
+            self.values -= own
+
+
+HELD = _Held()
+
+
 async def collect_answer(events: Events, *, form: Form, trace: Trace) -> dict[str, Any]:
     """Return a complete response."""
+    events = HELD.counted(events)
     states: dict[int, ChoiceState] = {}
     finish: FinishEvent | None = None
     async with aclosing(events):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from backend.gateway import answers
 from backend.gateway.directory import ReplicaAddress
 from jobs.serving import watchdog
 from tests.support.gateway_fixtures import MemoryDirectory, eventually, gateway
@@ -148,6 +149,19 @@ def test_an_answer_beyond_its_budget_is_400_and_names_it(url: str, path: str, bo
     assert error["param"] == field
     assert "At most" in error["message"]
     assert f"{2**18:,}" in error["message"] or f"{2**19:,}" in error["message"]
+
+
+def test_whole_answers_with_probabilities_share_a_memory_and_others_need_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MAX_HELD", 500)
+    body = TEXT | {"prompt": "x" * 100, "echo": True, "logprobs": 9}
+    with good_client(url):
+        for _ in range(3):
+            refused = post(url, "completions", body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "answers_full")
+            assert int(refused.headers["retry-after"]) == 1
+        assert post(url, "completions", body | {"stream": True}).status_code == 200
+        assert post(url, "completions", body | {"logprobs": 1}).status_code == 200
+    assert answers.HELD.values == 0
 
 
 def test_an_echo_of_many_answers_is_read_and_sent_once_and_each_choice_has_it(url: str) -> None:
