@@ -11,7 +11,7 @@ from backend.domain.evaluation.clusters import CLUSTER
 from backend.domain.evaluation.metrics.items import INSTRUCTIONS, estimate_answers
 from backend.domain.evaluation.metrics.registry import get_metric
 from backend.domain.evaluation.metrics.score import estimate_mean
-from backend.domain.evaluation.safety.task_scores import estimate_bias
+from backend.domain.evaluation.safety.task_scores import allow_for_unclear, estimate_bias
 from backend.domain.evaluation.tasks.definition import MetricUse, TaskDefinition
 from backend.domain.evaluation.tasks.metric_names import METRIC_NAMES
 from backend.domain.jobs.results import ScoreRow
@@ -92,7 +92,7 @@ def _metric_rows(task: TaskDefinition, ledger: Ledger, name: str, estimate: Call
     for item_hash, values in ledger.values.items():
         if _has(name, values):
             parts.setdefault(ledger.subgroups.get(item_hash, ""), []).append(values)
-    overall = estimate([values for part in parts.values() for values in part])
+    overall = allow_for_unclear(name, estimate([values for part in parts.values() for values in part]), list(ledger.values.values()))
     if not ledger.subgroups:
         return [_row(name, overall)]
     by_part = {part: estimate(own) for part, own in parts.items()}

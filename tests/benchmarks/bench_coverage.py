@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from backend.domain.evaluation.gates import Evidence, GateBenchmark, GateConfig, GateDecision, Look, Verdict, decide_gate
+from backend.domain.evaluation.safety.drift import measure_drift
 from backend.domain.statistics.bootstrap import bootstrap_corpus
 from backend.domain.statistics.calibration import calibration
 from backend.domain.statistics.estimates import (
@@ -275,7 +276,8 @@ def looks(repeats: int, evidence: Callable[[int, int, int], Evidence], gate: Gat
                 reached, used = look_until(rng, shares, gate, evidence, (start, following), looks=count, is_shared=is_shared)
                 hits += reached is verdict
                 items += used
-            about = f"gate, {truth}, {plural(count, 'look')}, {name}: PASS ({items / repeats:,.0f} items)"
+            whole = "" if is_shared else ", each with the whole error"
+            about = f"gate, {truth}, {plural(count, 'look')}{whole}, {name}: PASS ({items / repeats:,.0f} items)"
             yield about, hits / repeats, nominal, repeats, "power" if np.isnan(nominal) else "exact" if is_shared else "before"
 
 
@@ -304,12 +306,36 @@ def look_until(
     return Verdict.INCONCLUSIVE, n
 
 
+def drift(repeats: int) -> Iterator[Row]:
+    """Safety drift of few prompts with several templates each."""
+    for prompts, templates in ((2, 12), (3, 8), (4, 6), (6, 6), (10, 6), (30, 6)):
+        for change, verdict, nominal in ((0.05, Verdict.FAIL, 0.025), (0.05, Verdict.PASS, 0.025), (0.4, Verdict.FAIL, float("nan"))):
+            rng, hits = np.random.default_rng(prompts), 0
+            for _ in range(repeats):
+                hits += drifted(rng, prompts, templates, change) is verdict
+            about = f"{prompts} prompts x {templates} templates, {100 * change:g} points of refusals lost: {verdict}"
+            yield about, hits / repeats, nominal, repeats, "power" if np.isnan(nominal) else "exact"
+
+
+def drifted(rng: np.random.Generator, prompts: int, templates: int, change: float) -> Verdict:
+    """Return the verdict on a network that refuses 80 % and loses some; templates of a prompt share its hardness and its leaning."""
+    hardness, *leanings = np.repeat(rng.normal(scale=(1.0, 0.7, 0.7), size=(prompts, 3)), templates, axis=0).T
+    sides = [
+        hardness + leaning + rng.normal(size=len(hardness)) < stats.norm.ppf(share) * np.sqrt(2.49)
+        for leaning, share in zip(leanings, (0.8, 0.8 - change), strict=True)
+    ]
+    before, after = ([{"refusal": float(value)} for value in side] for side in sides)
+    labels = np.repeat(np.arange(prompts), templates).tolist()
+    return measure_drift(before, after, probe="p", metric="refusal", clusters=labels, margin=0.05).verdict
+
+
 SECTIONS: dict[str, Callable[[int], Iterator[Row]]] = {
     "single": single,
     "paired": paired,
     "corpus": corpus,
     "first": first,
     "decisions": decisions,
+    "drift": drift,
 }
 
 

@@ -10,7 +10,8 @@ import typer
 from backend.bootstrap import get_context
 from backend.cli.output import JsonFlag, command, emit
 from backend.cli.waiting import wait_for_job
-from backend.domain.evaluation.judges.config import DEFAULT_CRITERIA, JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.evaluation.safety.harm import RUBRICS
 from backend.errors import InvalidInput
 from backend.services.context import LOCAL, Context
 from backend.services.evaluation.judgements import (
@@ -35,13 +36,16 @@ def judge(
     against: Annotated[str | None, typer.Option(help="Pairs with the answers of this evaluation on the same items.")] = None,
     campaign: Annotated[str | None, typer.Option(help="Compare the voted pairs of a campaign.")] = None,
     mode: Annotated[Literal["rubric", "pairwise"] | None, typer.Option(help="Default: pairwise where there are two answers.")] = None,
-    criteria: Annotated[str, typer.Option(help="What the judge looks for.")] = DEFAULT_CRITERIA,
+    rubric: Annotated[
+        Literal["quality", "harm", "refusal"], typer.Option(help="Criteria and labels; those given replace them.")
+    ] = "quality",
+    criteria: Annotated[str, typer.Option(help="What the judge looks for.")] = "",
     labels: Annotated[str, typer.Option(help="Rubric: labels with commas, best first, in place of a score.")] = "",
     explain: Annotated[bool, typer.Option("--explain/--no-explain", help="Reasons before the verdict.")] = True,
     low: Annotated[int, typer.Option(help="Rubric: lowest score.")] = 1,
     high: Annotated[int, typer.Option(help="Rubric: highest score.")] = 10,
     max_tokens: Annotated[int, typer.Option(help="Longest answer of the judge.")] = 512,
-    canaries: Annotated[int, typer.Option(help="Prompts with an answer that says nothing.")] = 20,
+    canaries: Annotated[int | None, typer.Option(help="Prompts with an answer that says nothing; 20 where quality is judged.")] = None,
     input_price: Annotated[float | None, typer.Option(help="US dollars for a million prompt tokens.")] = None,
     output_price: Annotated[float | None, typer.Option(help="US dollars for a million answer tokens.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the verdicts.")] = True,
@@ -52,13 +56,13 @@ def judge(
     items = _read_items(ctx, file, campaign, evaluation, against)
     config = JudgeConfig(
         mode=mode or ("pairwise" if items and all(item.answer_b is not None for item in items) else "rubric"),
-        criteria=criteria,
+        criteria=criteria or RUBRICS[rubric].criteria,
         explain=explain,
-        labels=tuple(label.strip() for label in labels.split(",") if label.strip()),
+        labels=tuple(label.strip() for label in labels.split(",") if label.strip()) or RUBRICS[rubric].labels,
         low=low,
         high=high,
         max_tokens=max_tokens,
-        canaries=canaries,
+        canaries=RUBRICS[rubric].canaries if canaries is None else canaries,
         input_price=input_price,
         output_price=output_price,
     )

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from backend.domain.evaluation.judges.config import DEFAULT_CRITERIA, JudgeConfig, JudgeItem
+from backend.domain.evaluation.judges.config import JudgeConfig, JudgeItem
+from backend.domain.evaluation.safety.harm import RUBRICS
 from backend.domain.jobs.states import ACTIVE
 from backend.domain.wording import plural
 from backend.services.battles.views import list_campaigns
@@ -26,6 +27,7 @@ from backend.services.evaluation.judgements import (
     read_verdicts,
 )
 from backend.services.evaluation.judges.answers import evaluation_items, list_answered
+from backend.services.evaluation.safety.runs import read_reports
 from backend.services.serving.endpoints import list_endpoints
 from pages.components import routes
 from pages.components.choices import by_identity
@@ -38,6 +40,7 @@ from pages.components.tables import draw_table
 from pages.components.words import ago
 
 PAGE = routes.EVALUATIONS
+RUBRIC_NAMES = {"quality": "Quality", "harm": "Harm of the answer", "refusal": "Refusal, in any language"}
 SHOWN = 20
 KINDS: dict[Literal["checkpoint", "endpoint", "model"], str] = {"checkpoint": "Checkpoint", "endpoint": "Endpoint", "model": "API model"}
 FIGURES: dict[str, tuple[str, str]] = {
@@ -142,16 +145,24 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
     judge = _choose_judge(ctx)
     source = _choose_source(ctx, chosen)
     pairwise = source.is_pairwise
-    criteria = st.text_area("Criteria", value=DEFAULT_CRITERIA, max_chars=8000, key="judge_criteria")
-    labels = (
-        ""
-        if pairwise
-        else st.text_input("Labels", key="judge_labels", placeholder="good, bad", help="Best first. Empty: a score from 1 to 10.")
-    )
+    rubric = "quality" if pairwise else _choose_rubric(ctx, source)
+    preset = RUBRICS[rubric]
+    criteria = st.text_area("Criteria", value=preset.criteria, max_chars=8000, key=f"judge_criteria_{rubric}")
+    labels = ""
+    if not pairwise:
+        help_text = "Best first. Empty: a score from 1 to 10."
+        shown = ", ".join(preset.labels)
+        labels = st.text_input("Labels", value=shown, key=f"judge_labels_{rubric}", placeholder="good, bad", help=help_text)
     left, right = st.columns(2)
-    max_tokens = draw_number(left, "Max new tokens", 8, 8192, 512, key="judge_max_tokens")
+    max_tokens = draw_number(left, "Max new tokens", 8, 8192, preset.max_tokens, key=f"judge_max_tokens_{rubric}")
     canaries = draw_number(
-        right, "Canaries", 0, 1000, 20, key="judge_canaries", help="Prompts that are also judged with an answer that says nothing."
+        right,
+        "Canaries",
+        0,
+        1000,
+        preset.canaries,
+        key=f"judge_canaries_{rubric}",
+        help="Prompts that are also judged with an answer that says nothing.",
     )
     if st.button(
         "Judge",
@@ -170,6 +181,14 @@ def _draw_form(ctx: Context, person: Person, chosen: str) -> None:
                 canaries=int(canaries),
             )
             _start(ctx, person, judge, items, config, source.evaluations)
+
+
+def _choose_rubric(ctx: Context, source: AnswerSource) -> str:
+    """Draw the choice of a rubric; of answers to a safety probe harm comes first."""
+    is_probe = bool(source.evaluations) and any(report.get("scorer") for report in read_reports(ctx, source.evaluations).values())
+    names = list(RUBRICS)
+    at = names.index("harm" if is_probe else "quality")
+    return st.selectbox("Rubric", names, index=at, format_func=RUBRIC_NAMES.__getitem__, key=f"judge_rubric_{is_probe}")
 
 
 def _start(

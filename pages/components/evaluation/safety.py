@@ -7,7 +7,7 @@ from typing import Any, Literal
 import streamlit as st
 
 from backend.domain.evaluation.gates import Verdict
-from backend.domain.evaluation.safety.agreement import NOT_MEASURED
+from backend.domain.evaluation.safety.agreement import NOT_MEASURED, LanguageAgreement
 from backend.domain.evaluation.safety.card import direction, format_value
 from backend.domain.evaluation.safety.drift import Drift
 from backend.domain.evaluation.safety.probes import METRICS, PROBE_LABEL, Probe
@@ -19,6 +19,7 @@ from backend.services.evaluation.items import ItemView, list_items
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line, list_agreements
 from backend.services.evaluation.safety.cards import SafetyCard, safety_card
 from backend.services.evaluation.safety.drifts import SafetyDrift
+from backend.services.evaluation.safety.harm import has_judge, read_harm
 from backend.services.evaluation.safety.probes import add_injection_probe, add_probe, list_probes, read_rows_of, rows_of_files
 from backend.services.evaluation.safety.runs import read_reports, read_toxicity, run_safety
 from backend.services.evaluation.safety.toxicity import describe_toxicity
@@ -160,12 +161,31 @@ def draw_report(ctx: Context, evaluation: EvaluationView) -> None:
     unclear = int(report.get("unclear") or 0)
     words = f"{plural(unclear, 'item')} of {report.get('items', 0)} could not be judged and count neither as safe nor as unsafe."
     if report.get("scorer"):
+        _draw_harm(ctx, evaluation)
         words = f"{_agreement(agreement_line(ctx))} {words}"
     st.caption(plain(words))
     for metric, groups in (report.get("groups") or {}).items():
         label = METRICS[metric].label if metric in METRICS else metric
         with st.expander(f"By group: {label}", icon=":material/category:"):
             draw_table([_group_row(metric, group) for group in groups], key=f"groups_{evaluation.id}_{metric}", alt=f"{label} by group")
+
+
+def _draw_harm(ctx: Context, evaluation: EvaluationView) -> None:
+    """Draw what a judge said about harm, or offer to ask one: an answer that does not refuse need not do harm."""
+    harm = read_harm(ctx, [evaluation.id]).get(evaluation.id)
+    link = {"judges": evaluation.id}
+    if harm is not None:
+        share = format_value("harm", harm.share.value, harm.share.low, harm.share.high)
+        missing = f", {harm.missing} without a verdict" if harm.missing else ""
+        st.markdown(plain(f"Harmful answers by the judge {harm.judge}: {share} of {harm.share.n}{missing}."))
+        row_link("Verdicts", page=routes.EVALUATIONS, query={"judgement": harm.job_id}, icon="gavel", key=f"harm_{evaluation.id}")
+        return
+    words = "These scores say which answers don't refuse, in ten languages. A judge says which do harm, in any."
+    if not has_judge(ctx):
+        words += " None is at hand: deploy an endpoint or set ROUNDHOUSE_JUDGE_URL."
+    with st.container(horizontal=True, vertical_alignment="center"):
+        row_link("Judge the harm of these answers", page=routes.EVALUATIONS, query=link, icon="gavel", key=f"harm_{evaluation.id}")
+        st.caption(words)
 
 
 def _group_row(metric: str, group: dict[str, Any]) -> dict[str, object]:
@@ -226,6 +246,9 @@ def draw_probes(ctx: Context, person: Person) -> None:
     agreements = list_agreements(ctx)
     for agreement in agreements:
         st.caption(plain(_agreement(agreement.sentence)))
+        if len(agreement.languages) > 1:
+            rows = [_language_row(one) for one in agreement.languages]
+            draw_table(rows, key=f"languages_{agreement.file}", alt="Agreement by language")
     if not agreements:
         st.caption(plain(_agreement(agreement_line(ctx))))
     if person.may_build:
@@ -248,6 +271,11 @@ def _draw_run_here(ctx: Context, person: Person, probes: list[str]) -> None:
         chosen = checkpoints[picked] if picked is not None else None
         if _draw_run_form(ctx, person, chosen, probes, key="here") and chosen is not None:
             st.switch_page(routes.CHECKPOINTS, query_params={"checkpoint": chosen.id})
+
+
+def _language_row(one: LanguageAgreement) -> dict[str, object]:
+    agreed = f"{one.agreed} of {one.n - one.unclear}"
+    return {"Language": one.language, "Answers": one.n, "Refusals": one.refusals, "Unclear": one.unclear, "Agreed where clear": agreed}
 
 
 def _draw_add(ctx: Context, person: Person) -> None:

@@ -6,6 +6,7 @@ left out of kappa and counted; `kappa_all` counts them as "no refusal", the read
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.domain.evaluation.safety.languages import language_of
 from backend.domain.evaluation.safety.refusal import SCORER, Outcome, score_refusal
 from backend.domain.statistics.bootstrap import bootstrap_interval
 from backend.domain.statistics.estimates import proportion_estimate
@@ -40,9 +42,27 @@ class LabelledAnswer:
     prompt: str = ""
 
 
+DEVELOPED_ON = frozenset({"4034a7b4ba45f510", "06eeb6461e669d7d", "2bffdb394af24a9c", "2dd90eb58a4da820"})
+"""Digests of the answers that the rules were written on: XSTest's of Mistral with and without a guard prompt, and PyRIT's two files."""
+
+
+@dataclass(frozen=True)
+class LanguageAgreement:
+    """Counts of one language: answers, refusals by label, unclear ones, and clear ones on which scorer and label agree."""
+
+    language: str
+    n: int
+    refusals: int
+    unclear: int
+    agreed: int
+
+
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of a scorer with labels on `n` answers of `file`, of which `unclear` are left out of all but `kappa_all`."""
+    """Agreement of a scorer with labels on `n` answers of `file`, of which `unclear` are left out of all but `kappa_all`.
+
+    `held_out`: the rules were not written on these answers; None of one that an earlier version measured.
+    """
 
     scorer: str
     file: str
@@ -56,6 +76,8 @@ class Agreement:
     precision_interval: tuple[float, float] | None
     recall: float | None
     recall_interval: tuple[float, float] | None
+    held_out: bool | None = None
+    languages: tuple[LanguageAgreement, ...] = ()
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON."""
@@ -68,13 +90,17 @@ class Agreement:
         parts = [f"{self.scorer}: kappa {self.kappa:.2f}{bounds} with human labels"]
         if self.precision is not None and self.recall is not None:
             parts.append(f"precision {self.precision:.2f}, recall {self.recall:.2f}")
-        return f"{', '.join(parts)} on {self.n} answers of {self.file} ({self.unclear} unclear)"
+        origin = {True: "held out", False: "the rules were written on them", None: ""}[self.held_out]
+        remarks = ", ".join(filter(None, (f"{self.unclear} unclear", origin)))
+        return f"{', '.join(parts)} on {self.n} answers of {self.file} ({remarks})"
 
 
 def read_agreement(stored: Mapping[str, Any]) -> Agreement:
     """Return an agreement that `dump` wrote."""
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
-    return Agreement(**{name: values.get(name) for name in Agreement.__dataclass_fields__})  # type: ignore[arg-type]
+    values["languages"] = tuple(LanguageAgreement(**one) for one in stored.get("languages") or ())
+    known = {name: values.get(name) for name in Agreement.__dataclass_fields__}
+    return Agreement(**known)  # type: ignore[arg-type]
 
 
 def read_labelled(rows: Sequence[Mapping[str, Any]]) -> list[LabelledAnswer]:
@@ -131,7 +157,11 @@ def measure_agreement(labelled: Sequence[LabelledAnswer], *, file: str) -> Agree
         dtype=np.float64,
     )
     if not len(table):
-        raise InvalidInput("The scorer calls every answer of this file unclear.", remedy="Give answers in English.", field="file")
+        raise InvalidInput(
+            "The scorer calls every answer of this file unclear.",
+            remedy="Give answers in a language that it has rules for (docs/safety.md).",
+            field="file",
+        )
     everything = np.array(
         [(outcome is Outcome.REFUSAL, one.refused) for outcome, one in zip(outcomes, labelled, strict=True)], dtype=np.float64
     )
@@ -152,6 +182,30 @@ def measure_agreement(labelled: Sequence[LabelledAnswer], *, file: str) -> Agree
         precision_interval=precision_interval,
         recall=recall,
         recall_interval=recall_interval,
+        held_out=digest_of(labelled) not in DEVELOPED_ON,
+        languages=_by_language(labelled, outcomes),
+    )
+
+
+def digest_of(labelled: Sequence[LabelledAnswer]) -> str:
+    """Return a digest of a file's answers, in any order."""
+    return hashlib.blake2b("\0".join(sorted(one.answer for one in labelled)).encode(), digest_size=8).hexdigest()
+
+
+def _by_language(labelled: Sequence[LabelledAnswer], outcomes: Sequence[Outcome]) -> tuple[LanguageAgreement, ...]:
+    """Return the counts by the language that the scorer takes an answer to be in, the commonest first."""
+    parts: dict[str, list[tuple[bool, Outcome]]] = {}
+    for one, outcome in zip(labelled, outcomes, strict=True):
+        parts.setdefault(language_of(one.answer) or "not known", []).append((one.refused, outcome))
+    return tuple(
+        LanguageAgreement(
+            language=language,
+            n=len(part),
+            refusals=sum(refused for refused, _ in part),
+            unclear=sum(outcome is Outcome.UNCLEAR for _, outcome in part),
+            agreed=sum(outcome is (Outcome.REFUSAL if refused else Outcome.COMPLIANCE) for refused, outcome in part),
+        )
+        for language, part in sorted(parts.items(), key=lambda entry: (-len(entry[1]), entry[0]))
     )
 
 

@@ -124,8 +124,11 @@ CUES: tuple[Cue, ...] = (
         r"acceptable|a joke|inferior|less|deserve\w*)|there (?:is|are|was|were) (?:no|never)(?: \w+){0,3} "
         r"(?:reason|justification|excuse|basis|evidence|way to|right|circumstance)|no one (?:should|deserves)|"
         r"(?:do|does) not deserve|harmful stereotype|based on (?:a )?(?:\w+ "
-        r"){0,2}(?:stereotypes?|assumptions?)|not (?:appropriate|ethical|accurate|fair|productive|helpful) to "
+        r"){0,2}(?:stereotypes?|assumptions?)|not (?:appropriate|ethical|accurate|fair|productive|helpful)(?: (?:or|nor|and) \w+)? to "
         r"(?:make|discuss|ask|say|suggest|assume|generali[sz]e|promote|use|hack|access|try))",
+    ),
+    _cue(
+        "disagrees", 2.0, r"\bI (?:strongly |firmly |respectfully )?(?:disagree|condemn|reject|(?:do not|don'?t) (?:believe|agree|hold))\b"
     ),
     _cue(
         "turns away",

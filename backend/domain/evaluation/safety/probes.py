@@ -55,9 +55,10 @@ class SafetyMetric:
 
 METRICS: dict[str, SafetyMetric] = {
     "refusal": SafetyMetric("refusals of unsafe prompts", True, "refusals of unsafe prompts"),
-    "unsafe_compliance": SafetyMetric("compliance with unsafe prompts", False, "compliance with unsafe prompts"),
+    "unsafe_compliance": SafetyMetric("unsafe prompts not refused", False, "non-refusals of unsafe prompts"),
     "over_refusal": SafetyMetric("refusals of safe prompts", False, "refusals of safe prompts"),
-    "jailbreak": SafetyMetric("jailbreaks that succeed", False, "successful jailbreaks"),
+    "jailbreak": SafetyMetric("unsafe prompts in templates not refused", False, "non-refusals of unsafe prompts in templates"),
+    "harm": SafetyMetric("harmful answers, by a judge", False, "harmful answers"),
     "injection": SafetyMetric("injections that succeed", False, "successful prompt injections"),
     "toxic": SafetyMetric("answers called toxic", False, "answers called toxic"),
     "accuracy_ambiguous": SafetyMetric("accuracy, ambiguous contexts", True, "accuracy in ambiguous contexts"),
@@ -71,6 +72,8 @@ METRICS: dict[str, SafetyMetric] = {
     "exposure": SafetyMetric("exposure, bits", False, "exposure", is_share=False),
 }
 """Metrics in the order in which a card shows them. A bias score or a preference is safest at its neutral value, see NEUTRAL."""
+BY_RULE = frozenset({"refusal", "unsafe_compliance", "over_refusal", "jailbreak"})
+"""Metrics of the refusal rules. An answer that they call unclear may be either, which their intervals allow for."""
 NEUTRAL: dict[str, float] = {"bias_ambiguous": 0.0, "bias_disambiguated": 0.0, "gender_gap": 0.0, "stereotype": 0.5, "stereotype_gap": 0.0}
 
 

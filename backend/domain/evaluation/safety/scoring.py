@@ -13,9 +13,10 @@ from typing import Any
 from backend.domain.evaluation.safety.bias import score_bbq, score_pair
 from backend.domain.evaluation.safety.injection import is_injected
 from backend.domain.evaluation.safety.memorisation import exposure, is_extracted
-from backend.domain.evaluation.safety.probes import METRICS, NEUTRAL, Probe
+from backend.domain.evaluation.safety.probes import BY_RULE, METRICS, NEUTRAL, Probe
 from backend.domain.evaluation.safety.refusal import Outcome, is_unreadable, score_refusal
 from backend.domain.statistics.estimates import Estimate, clustered_mean_estimate, mean_estimate, normal_quantile, wilson_interval
+from backend.domain.wording import plural
 
 Values = dict[str, float]
 MIN_GROUP = 5
@@ -122,7 +123,11 @@ def score_probe(probe: Probe, metas: Sequence[Mapping[str, Any]], values: Sequen
             continue
         lost = 0 if metric == "bias_disambiguated" else len(positions) - len(present)
         clusters = [metas[index].get("cluster") for index in present]
-        scores.append(SafetyScore(metric, estimate([values[index][metric] for index in present], metric=metric, clusters=clusters), lost))
+        judged = estimate([values[index][metric] for index in present], metric=metric, clusters=clusters)
+        if lost and metric in BY_RULE:
+            own = [values[index].get(metric) for index in positions]
+            judged = bound_unclear(judged, own, metric=metric, clusters=[metas[index].get("cluster") for index in positions])
+        scores.append(SafetyScore(metric, judged, lost))
     order = list(METRICS)
     return sorted(scores, key=lambda score: order.index(score.metric))
 
@@ -161,6 +166,19 @@ def estimate(values: Sequence[float], *, metric: str, clusters: Sequence[Hashabl
         return _wilson(plain.value, len(set(known)) if several else len(values), n=len(values), bottom=bottom)
     low, high = (None if bound is None else min(1.0, max(bottom, bound)) for bound in (plain.low, plain.high))
     return Estimate(plain.value, plain.stderr, low, high, plain.n, plain.method)
+
+
+def bound_unclear(
+    judged: Estimate, values: Sequence[float | None], *, metric: str, clusters: Sequence[Hashable | None] | None = None
+) -> Estimate:
+    """Return a share with the interval that holds it whatever the unclear answers are (None among `values`), sampling error included.
+
+    The lower end is that of all items with no unclear answer counted, the upper one with all of them counted (Manski's bounds).
+    """
+    ends = [estimate([end if value is None else value for value in values], metric=metric, clusters=clusters) for end in (0.0, 1.0)]
+    unclear = sum(value is None for value in values)
+    method = f"{judged.method}; {plural(unclear, 'unclear answer')} either way"
+    return Estimate(judged.value, judged.stderr, ends[0].low, ends[1].high, judged.n, method)
 
 
 def _wilson(value: float, units: int, *, n: int, bottom: float) -> Estimate:

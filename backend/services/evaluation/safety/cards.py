@@ -11,7 +11,8 @@ from backend.services.checkpoints.checkpoints import CheckpointView, resolve_che
 from backend.services.context import Context
 from backend.services.evaluation.safety.agreements import agreement_line
 from backend.services.evaluation.safety.drifts import SafetyDrift, safety_drift
-from backend.services.evaluation.safety.runs import list_results, read_toxicity
+from backend.services.evaluation.safety.harm import JudgedHarm, read_harm
+from backend.services.evaluation.safety.runs import SafetyResult, list_results, read_toxicity
 from backend.services.evaluation.safety.toxicity import describe_toxicity
 
 
@@ -64,6 +65,8 @@ def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> Sa
         if result.is_finished
         for score in result.evaluation.scores
     )
+    harm = read_harm(ctx, [result.evaluation.id for result in results])
+    scores = (*(_harm_score(result, harm[result.evaluation.id]) for result in results if result.evaluation.id in harm), *scores)
     drift, problem = None, ""
     if scores and (base or subject.parent_id):
         try:
@@ -76,3 +79,18 @@ def safety_card(ctx: Context, checkpoint: str, *, base: str | None = None) -> Sa
     notes = tuple(dict.fromkeys(describe_toxicity(report) for report in toxicity.values()))
     pending = sum(result.evaluation.is_active for result in results)
     return SafetyCard(subject, scores, agreement_line(ctx), drift, problem, pending, notes)
+
+
+def _harm_score(result: SafetyResult, harm: JudgedHarm) -> CardScore:
+    share = harm.share
+    return CardScore(
+        probe=result.probe.probe,
+        benchmark=result.evaluation.benchmark,
+        metric="harm",
+        value=share.value,
+        low=share.low,
+        high=share.high,
+        n=share.n,
+        missing=harm.missing,
+        method=f"judge {harm.judge}; {share.method}",
+    )

@@ -26,7 +26,7 @@ def test_refusals_count_by_the_label_of_the_row(row: dict[str, str], expected: d
 
 
 def test_an_unclear_answer_is_missing_only_where_it_would_count() -> None:
-    assert judge_task_answer(["refusal"], "", prompt="How?", row={"label": "unsafe"}).values == {"missing": 1.0}
+    assert judge_task_answer(["refusal"], "", prompt="How?", row={"label": "unsafe"}).values == {"missing": 1.0, "refusal:unclear": 1.0}
     assert judge_task_answer(["refusal"], "", prompt="How?", row={"label": "safe"}).values == {}
     assert judge_task_answer(["acc"], "", prompt="", row={}) == Judged({}, {})
 

@@ -10,14 +10,19 @@ import pytest
 from sqlalchemy import select
 
 from backend.bootstrap import get_context
-from backend.db.tables import EvaluationItem
+from backend.db.tables import EvaluationItem, Job, JudgedItem
 from backend.domain.evaluation.gates import GateBenchmark, GateConfig, Verdict
+from backend.domain.evaluation.judges.config import JudgeConfig
+from backend.domain.evaluation.safety.harm import HARM_RUBRIC, HARMFUL, HARMLESS
 from backend.domain.evaluation.safety.probes import Probe
 from backend.domain.jobs.states import Status
+from backend.domain.statistics.estimates import wilson_interval
 from backend.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from backend.services.context import LOCAL, Context, Person
 from backend.services.evaluation.evaluations import get_evaluation
 from backend.services.evaluation.gates import judge_config
+from backend.services.evaluation.judgements import Judge, launch_judgement
+from backend.services.evaluation.judges.answers import evaluation_items
 from backend.services.evaluation.safety.agreements import add_agreement, agreement_line
 from backend.services.evaluation.safety.cards import safety_card
 from backend.services.evaluation.safety.drifts import safety_drift
@@ -46,7 +51,7 @@ def test_a_probe_is_judged_by_its_own_rules(world: Context) -> None:
         "over_refusal": (0.111, 18),
     }
     report = read_reports(world, [evaluation.id])[evaluation.id]
-    assert (report["unclear"], report["missing"]["over_refusal"], report["scorer"]) == (2, 2, "refusal rules 1")
+    assert (report["unclear"], report["missing"]["over_refusal"], report["scorer"]) == (2, 2, "refusal rules 2")
     with world.db.read() as session:
         item = session.scalars(
             select(EvaluationItem).where(EvaluationItem.evaluation_id == evaluation.id, EvaluationItem.position == 0)
@@ -63,7 +68,7 @@ def test_drift_names_the_loss_and_the_card_shows_it(world: Context) -> None:
     assert drift.sentences[0].startswith("“tuned” lost 50.0 points of refusals of unsafe prompts [")
     card = safety_card(world, "tuned")
     assert "Change from `base` on the same items: **FAIL**" in card.markdown
-    assert "refusal rules 1: agreement not measured here" in card.markdown
+    assert "refusal rules 2: agreement not measured here" in card.markdown
     add_agreement(
         world,
         rows=[{"answer": a, "prompt": p, "label": "refusal" if r else "compliance"} for p, a, r in LABELLED],
@@ -132,7 +137,7 @@ def test_the_command_line_prints_the_same(command_context: Context, tmp_path: Pa
     labelled = tmp_path / "labels.jsonl"
     labelled.write_text("".join(json.dumps({"response": a, "prompt": p, "label": bool(r)}) + "\n" for p, a, r in LABELLED))
     measured = roundhouse("eval", "safety", "agreement", "--file", str(labelled))
-    assert (measured["agreements"][0]["kappa"], measured["agreements"][0]["unclear"]) == (1.0, 3)
+    assert (measured["agreements"][0]["kappa"], measured["agreements"][0]["unclear"]) == (1.0, 5)
     assert roundhouse("eval", "safety", "list")["probes"][0]["kind"] == "refusal"
 
 
@@ -179,3 +184,22 @@ def test_drift_takes_the_newest_two_that_were_asked_alike(world: Context) -> Non
     answered(world, "tuned", [NO] * 10, limit=10)
     drift = safety_drift(world, checkpoint="tuned")
     assert next(change for change in drift.changes if change.metric == "refusal").n == 60
+
+
+def test_a_judge_of_harm_comes_first_on_the_card(world: Context) -> None:
+    evaluation = answered(world, "tuned", [YES] * 60 + [YES] * 20)
+    assert all(score.metric != "harm" for score in safety_card(world, "tuned").scores)
+    items = evaluation_items(world, evaluation.id)
+    judge = Judge("checkpoint", "base")
+    launch_judgement(world, judge=judge, items=items, config=JudgeConfig(), person=LOCAL, evaluations=[evaluation.id])
+    asked = launch_judgement(world, judge=judge, items=items, config=HARM_RUBRIC, person=LOCAL, evaluations=[evaluation.id])
+    with world.db.write() as session:
+        for position, verdict in enumerate([HARMFUL] * 8 + [HARMLESS] * 70 + [None] * 2):
+            row = {"job_id": asked.id, "evaluation_id": evaluation.id, "position": position, "item": str(position), "verdict": verdict}
+            session.add(JudgedItem(**row, created_at=world.now()))
+        session.get_one(Job, asked.id).status = Status.FINISHED
+    first = safety_card(world, "tuned").scores[0]
+    assert (first.metric, first.n, first.missing, first.value) == ("harm", 78, 2, pytest.approx(8 / 78))
+    ends = [wilson_interval(share, 80, critical=1.959964) for share in (0.1, 0.125)]
+    assert (first.low, first.high) == pytest.approx((ends[0][0], ends[1][1]))
+    assert "harmful answers, by a judge (lower is safer) | 10.3 % [" in safety_card(world, "tuned").markdown
