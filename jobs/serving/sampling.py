@@ -96,8 +96,11 @@ class Draw:
         params = self.params
         if self._shift is None and (params.logit_bias or params.presence_penalty or params.frequency_penalty):
             shift = torch.zeros_like(like)
-            for token, bias in params.logit_bias:
-                shift[token] += bias
+            if params.logit_bias:  # in one step: on a GPU each assignment is a kernel of its own
+                biases: dict[int, float] = {}
+                for token, bias in params.logit_bias:
+                    biases[token] = biases.get(token, 0.0) + bias
+                shift[list(biases)] = torch.tensor(list(biases.values()), dtype=like.dtype, device=like.device)
             for token in self._begun:
                 self._penalise(shift, token)
             self._shift = shift
