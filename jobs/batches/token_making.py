@@ -198,7 +198,7 @@ def pieces_of(file: Path, *, mixed: bool) -> Iterator[tuple[list[int], list[Row]
     With `mixed` the row groups come in an order that follows from their number alone, and the pieces of up to 32 of them are mixed. Texts
     that follow each other mostly stay together; a file that is sorted by topic does not give a run one topic after the other.
     """
-    with pyarrow.parquet.ParquetFile(file) as source:
+    with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as source:
         groups = [source.metadata.row_group(index) for index in range(source.num_row_groups)]
         starts = np.cumsum([0, *(group.num_rows for group in groups)]).tolist()
         draw = np.random.default_rng(0)

@@ -72,7 +72,7 @@ def iter_row_groups(file: Path) -> Iterator[pyarrow.Table]:
 
 def iter_tables(file: Path, *, num_rows: int) -> Iterator[pyarrow.Table]:
     """Yield a file's rows as stored, at most `num_rows` at a time."""
-    with pyarrow.parquet.ParquetFile(file) as source:
+    with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as source:  # a buffer would hold the whole file by its end
         for batch in source.iter_batches(batch_size=num_rows, use_threads=False):
             yield pyarrow.Table.from_batches([batch])
 

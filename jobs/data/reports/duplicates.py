@@ -1,5 +1,5 @@
-"""Find equal and nearly equal rows, with signatures and sets in files. About 40 bytes per row are in memory (its hashes and its bucket in
-one band); signatures take 512 bytes per row on disk, and the sets of candidate rows at most a gigabyte.
+"""Find equal and nearly equal rows, with signatures and sets in files, whose pages are released after use. About a hundred bytes per row
+are in memory; signatures take 512 bytes per row on disk, and the sets of candidate rows at most four gigabytes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +36,13 @@ from backend.domain.data.reports.near_duplicates import (
 )
 
 MAX_PAIRS = 4_000_000
-MAX_SET_BYTES = 1 << 30
-CHUNK = 20_000
+MAX_SET_BYTES = 4 << 30
+CHUNK = 4_000
+SORTED_TOGETHER = 1 << 19
+"""Rows whose buckets are sorted at once: a sort needs some hundred bytes a row."""
 
-Read = Callable[[set[int]], Iterable[tuple[int, str]]]
-"""Streams (row, text) of the requested rows."""
+Read = Callable[[npt.NDArray[np.bool_]], Iterable[tuple[int, str]]]
+"""Streams (row, text) of the marked rows, ascending."""
 
 
 @dataclass
@@ -53,7 +56,6 @@ class SimilarRows:
     same: Rows
     like: Rows
     leaks: list[tuple[int, int, float]] = field(default_factory=list)
-    similarity: dict[tuple[int, int], float] = field(default_factory=dict)
     pairs_checked: int = 0
     limited: bool = False
     seconds: float = 0.0
@@ -106,12 +108,15 @@ class DuplicateFinder:
         codes, limited = np.empty(0, dtype=np.uint64), False
         for band in range(NUM_BANDS):
             keys = np.concatenate([_keys(signatures, rows[at : at + CHUNK], band) for at in range(0, len(rows), CHUNK)])
-            left, right = bucket_pairs(keys, rows, first_held_out=num_train)
-            fresh = np.unique((left.astype(np.uint64) << np.uint64(32)) | right.astype(np.uint64))
-            fresh = np.setdiff1d(fresh, codes, assume_unique=True)
-            if len(codes) + len(fresh) > MAX_PAIRS:
-                fresh, limited = fresh[: MAX_PAIRS - len(codes)], True
-            codes = np.union1d(codes, fresh)
+            parts = -(-len(rows) // SORTED_TOGETHER)
+            for part in range(parts):
+                chosen = slice(None) if parts == 1 else keys % np.uint64(parts) == part
+                left, right = bucket_pairs(keys[chosen], rows[chosen], first_held_out=num_train)
+                fresh = np.unique((left.astype(np.uint64) << np.uint64(32)) | right.astype(np.uint64))
+                fresh = np.setdiff1d(fresh, codes, assume_unique=True)
+                if len(codes) + len(fresh) > MAX_PAIRS:
+                    fresh, limited = fresh[: MAX_PAIRS - len(codes)], True
+                codes = np.union1d(codes, fresh)
             tick(0.5 * (band + 1) / NUM_BANDS)
         left, right = (codes >> np.uint64(32)).astype(np.int64), (codes & np.uint64(0xFFFFFFFF)).astype(np.int64)
         likely = []
@@ -134,44 +139,46 @@ class DuplicateFinder:
         tick: Callable[[float], None],
     ) -> None:
         """Join similar pairs. A pair whose rows are joined already is compared only if it may be a leak."""
-        sets, places, full = self._write_sets({*left.tolist(), *right.tolist()}, read)
+        is_candidate = np.zeros(len(alike.like), dtype=bool)
+        is_candidate[left] = is_candidate[right] = True
+        sets, bounds, full = self._write_sets(is_candidate, read)
         alike.limited = alike.limited or full
+        place_of = np.cumsum(is_candidate, dtype=np.int64) - 1
         clusters = Clusters()
         leaks: dict[int, tuple[int, float]] = {}
-        for count, (one, other) in enumerate(zip(left.tolist(), right.tolist(), strict=True)):
-            crosses = one < num_train <= other and other not in leaks
-            if one not in places or other not in places or (not crosses and clusters.find(one) == clusters.find(other)):
-                continue
-            similarity = jaccard(sets[slice(*places[one])], sets[slice(*places[other])])
-            alike.pairs_checked += 1
-            if similarity >= THRESHOLD:
-                clusters.join(one, other)
-                alike.similarity[one, other] = similarity
-                if crosses:
-                    leaks[other] = (one, similarity)
-            if count % 2000 == 0:
-                tick(0.75 + 0.25 * count / len(left))
-        for first, rows in clusters.members().items():
-            alike.like[rows] = first
-        alike.like = alike.like[alike.like]  # a copy joins its representative
+        for at in range(0, len(left), CHUNK):
+            for one, other in zip(left[at : at + CHUNK].tolist(), right[at : at + CHUNK].tolist(), strict=True):
+                crosses = one < num_train <= other and other not in leaks
+                (first, first_end), (second, second_end) = bounds[place_of[one]], bounds[place_of[other]]
+                if first < 0 or second < 0 or (not crosses and clusters.find(one) == clusters.find(other)):
+                    continue
+                similarity = jaccard(sets[first:first_end], sets[second:second_end])
+                alike.pairs_checked += 1
+                if similarity >= THRESHOLD:
+                    clusters.join(one, other)
+                    if crosses:
+                        leaks[other] = (one, similarity)
+            _let_go(sets)
+            tick(0.75 + 0.25 * at / len(left))
+        alike.like = clusters.representatives(len(alike.like))[alike.like]  # a copy joins its representative
         alike.leaks = [(other, one, similarity) for other, (one, similarity) in leaks.items()]
 
-    def _write_sets(self, rows: set[int], read: Read) -> tuple[Hashes, dict[int, tuple[int, int]], bool]:
-        """Write the sets of some rows to a file; return it, the bounds of each row, and whether some exceeded the limit."""
-        places: dict[int, tuple[int, int]] = {}
+    def _write_sets(self, is_candidate: npt.NDArray[np.bool_], read: Read) -> tuple[Hashes, Rows, bool]:
+        """Write the sets of marked rows to a file; return it, the bounds of each (-1 beyond the limit), and whether any is beyond it."""
+        bounds = np.full((int(is_candidate.sum()), 2), -1, dtype=np.int64)
         at, full = 0, False
         with self._sets.open("wb") as out:
-            for row, text in read(rows) if rows else ():
+            for place, (_, text) in enumerate(read(is_candidate) if len(bounds) else ()):
                 hashes, offsets = shingle([normalise(text)])
                 mine = unique_sets(hashes, offsets, [0])[0]
                 if 8 * (at + len(mine)) > MAX_SET_BYTES:
                     full = True
                     continue
                 out.write(mine.tobytes())
-                places[row] = (at, at + len(mine))
+                bounds[place] = at, at + len(mine)
                 at += len(mine)
         sets: Hashes = np.memmap(self._sets, dtype=np.uint64, mode="r") if at else np.empty(0, dtype=np.uint64)
-        return sets, places, full
+        return sets, bounds, full
 
 
 def _keys(signatures: npt.NDArray[np.uint32], rows: Rows, band: int) -> Hashes:
@@ -181,9 +188,10 @@ def _keys(signatures: npt.NDArray[np.uint32], rows: Rows, band: int) -> Hashes:
     return band_key(part, 0)
 
 
-def _let_go(signatures: npt.NDArray[np.uint32]) -> None:
+def _let_go(mapped: npt.NDArray[Any]) -> None:
     """Release the memory of a file's pages, which are read again on access."""
-    signatures._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+    if isinstance(mapped, np.memmap):
+        mapped._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 def _hash(text: str) -> int:

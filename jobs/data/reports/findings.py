@@ -55,16 +55,17 @@ def rows_to_drop(alike: SimilarRows, rows: Rows, noted: Mapping[str, Sequence[in
     """Return the rows that each finding would drop, by split and counted from 0. Of similar rows the first in each split is kept. Of a
     leak the train row is dropped, so that validation does not change.
     """
-    lists: dict[str, Sequence[int]] = {
-        "exact_duplicates": _extra(alike.same, rows).tolist(),
-        "duplicates": _extra(alike.like, rows).tolist(),
-        "leakage": _leaking(alike, rows).tolist(),
+    lists: dict[str, Sequence[int] | Numbers] = {
+        "exact_duplicates": _extra(alike.same, rows),
+        "duplicates": _extra(alike.like, rows),
+        "leakage": _leaking(alike, rows),
         **noted,
     }
     droppable: dict[str, dict[str, list[int]]] = {}
-    for reason, numbers in lists.items():
-        places = [rows.place(number) for number in sorted(numbers)[:MAX_LISTED]]
-        droppable[reason] = {split: [row for where, row in places if where == split] for split in ("train", "val")}
+    for reason, listed in lists.items():
+        numbers = np.sort(np.asarray(listed, dtype=np.int64))[:MAX_LISTED]
+        is_val = numbers >= rows.num_train
+        droppable[reason] = {"train": numbers[~is_val].tolist(), "val": (numbers[is_val] - rows.num_train).tolist()}
     return droppable
 
 

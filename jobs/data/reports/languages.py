@@ -8,11 +8,11 @@ from backend.domain.data.languages import language_name
 from backend.domain.data.reports.report import Language
 from jobs.modeling.languages import LanguageGuesser
 
-LOOKED_AT = 20_000
+LOOKED_AT = 10_000
 
 
 class LanguageCounter:
-    """Guesses the language of at most 20,000 evenly spaced rows."""
+    """Guesses the language of at most 10,000 evenly spaced rows."""
 
     def __init__(self, num_rows: int) -> None:
         self._every = max(1, -(-num_rows // LOOKED_AT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ class OverlapFinder:
         self._sizes = Counter(item.benchmark for item in items)
         self._found: dict[str, set[int]] = {name: set() for name in self._sizes}
         self.shown: list[Contamination] = []
-        self.rows: list[int] = []
+        self.rows = array("q")
 
     def add(self, batch: Batch, rows: Rows) -> None:
         """Process some rows."""
@@ -107,7 +108,7 @@ class ForgeryCounter:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, renders: bool) -> None:
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content.strip()]
         self._pattern = re.compile("|".join(re.escape(token) for token in special)) if special and renders else None
-        self.rows: list[int] = []
+        self.rows = array("q")
         self.shown: list[RowRef] = []
 
     def add(self, number: int, row: Row, rows: Rows) -> None:

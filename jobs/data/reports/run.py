@@ -7,12 +7,15 @@ import os
 import shutil
 import time
 from array import array
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.data.kinds import DatasetKind
@@ -30,12 +33,13 @@ from jobs.data.reports.overlaps import FaultCounter, ForgeryCounter, OverlapFind
 from jobs.data.reports.rows import Batch, Rows, prompt_of
 from jobs.data.reports.samples import SampleChooser, first_window
 from jobs.data.reports.tally import Tally
-from jobs.data.reports.views import View, make_view
+from jobs.data.reports.views import EncodedRow, View, make_view
 from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.tokenizers import byte_tokenizer
 from jobs.reporter import JobSpec, Reporter
 
 REPORT_EVERY_S = 0.5
+ENCODED_AHEAD = 2  # batches
 COMPARING = 0.2  # share of the progress bar for the comparison of near duplicates
 
 
@@ -47,7 +51,7 @@ def run(spec: JobSpec[DataReportPayload], reporter: Reporter) -> DataReportResul
     (the rows that could be dropped, by reason, counted from 0 in each split).
     """
     payload = spec.payload
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # batches are too small for threads
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
     started = time.monotonic()
     tokenizer = load_tokenizer(spec.path(payload.tokenizer)) if payload.tokenizer else byte_tokenizer()
     work = spec.folder / "near"
@@ -108,15 +112,27 @@ class ReportBuilder:
 
     def read(self) -> None:
         """Read all rows once. Raises JobFailed on a stop request."""
-        for batch in self.rows.batches():
-            self._consider(batch)
+        for batch, encoded in self._encoded():
+            self._consider(batch, encoded)
             self._tell((1 - COMPARING) * (batch.first + len(batch.rows)) / self.rows.total, f"{batch.first + len(batch.rows):,} rows read")
 
-    def _consider(self, batch: Batch) -> None:
+    def _encoded(self) -> Iterator[tuple[Batch, list[EncodedRow]]]:
+        """Yield all rows with their tokens. A thread encodes the next batches, on all cores, while one is processed."""
+        waiting: deque[tuple[Batch, Future[list[EncodedRow]]]] = deque()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as pool:
+            for batch in self.rows.batches():
+                waiting.append((batch, pool.submit(self._view.encode, batch.rows)))
+                if len(waiting) > ENCODED_AHEAD:
+                    first, encoded = waiting.popleft()
+                    yield first, encoded.result()
+            for last, encoded in waiting:
+                yield last, encoded.result()
+
+    def _consider(self, batch: Batch, encoded_rows: list[EncodedRow]) -> None:
         texts = [row_text(row) for row in batch.rows]
         self._duplicates.add([canonical_json(row) for row in batch.rows], texts)
         self._overlaps.add(batch, self.rows)
-        for place, (row, encoded) in enumerate(zip(batch.rows, self._view.encode(batch.rows), strict=True)):
+        for place, (row, encoded) in enumerate(zip(batch.rows, encoded_rows, strict=True)):
             number = batch.first + place
             self._tally.add(batch.split, number, row, encoded)
             self._chooser.offer(number, row, encoded)
@@ -140,11 +156,10 @@ class ReportBuilder:
     def compare(self) -> SimilarRows:
         """Find equal and nearly equal rows."""
 
-        def read(numbers: set[int]) -> Iterator[tuple[int, str]]:
+        def read(is_chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
             for batch in self.rows.batches():
-                for place, row in enumerate(batch.rows):
-                    if batch.first + place in numbers:
-                        yield batch.first + place, row_text(row)
+                for place in np.flatnonzero(is_chosen[batch.first : batch.first + len(batch.rows)]).tolist():
+                    yield batch.first + place, row_text(batch.rows[place])
                 share = (batch.first + len(batch.rows)) / self.rows.total
                 self._tell(1 - COMPARING + COMPARING * (0.5 + 0.25 * share), "Comparing rows that look alike")
 

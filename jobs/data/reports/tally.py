@@ -33,9 +33,7 @@ class Tally:
         self._longest: dict[str, array[int]] = {"train": array("i"), "val": array("i")}
         self._kept = array("i")  # of the train split, one entry per trained sequence
         self._counts = {split: dict.fromkeys(SplitReport.model_fields, 0) for split in ("train", "val")}
-        self.silent: list[int] = []
-        self.empty: list[int] = []
-        self.refused: list[int] = []
+        self.silent, self.empty, self.refused = array("q"), array("q"), array("q")
         self.silent_rows: list[ZeroLabelRow] = []
         self.empty_rows: list[RowRef] = []
         self.refused_rows: list[RowRef] = []
@@ -66,7 +64,7 @@ class Tally:
             counts["empty_rows"] += 1
             self._note(self.empty, self.empty_rows, number, row)
 
-    def _note(self, numbers: list[int], refs: list[RowRef], number: int, row: Row) -> None:
+    def _note(self, numbers: array[int], refs: list[RowRef], number: int, row: Row) -> None:
         numbers.append(number)
         if len(refs) < SHOWN:
             refs.append(self._rows.ref(number, excerpt(" ".join(parts_of(row)))))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from backend.domain.data.reports.near_duplicates import detection_probability
-from backend.domain.data.reports.report import DataReport, DuplicateCluster, RowRef
+from backend.domain.data.reports.report import DataReport, DuplicateCluster, RowRef, sampling_error
 from backend.domain.wording import percent, plural
 from pages.components import routes
 from pages.components.charts.style import STATIC
@@ -149,7 +149,12 @@ def _draw_languages(report: DataReport, *, key: str) -> None:
     if not report.languages:
         st.caption("No text was checked.")
         return
-    st.caption(f"Guessed on {plural(report.languages_of, 'row')} spread over the dataset; code and lists of names are often uncertain.")
+    total = sum(split.rows for split in report.splits.values())
+    error = sampling_error(report.languages_of, total)
+    within = f" Each share is within {percent(error, digits=1)} of that of all rows (95 %)." if error else ""
+    st.caption(
+        f"Guessed on {plural(report.languages_of, 'row')} spread over the dataset; code and lists of names are often uncertain.{within}"
+    )
     st.plotly_chart(language_figure(report.languages[:15]), key=f"report_languages_{key}", config=STATIC)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from backend.domain.data.reports.near_duplicates import NUM_HASHES, THRESHOLD, Clusters, normalise, shingle, unique_sets
 
@@ -90,9 +91,9 @@ def run_ours(count: int, folder: Path) -> dict[str, Any]:
             with watch:
                 finder.add(block, block)
 
-    def read(numbers: set[int]) -> Iterator[tuple[int, str]]:
+    def read(is_chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
         with texts.open() as lines:
-            yield from ((row, line.rstrip("\n")) for row, line in enumerate(lines) if row in numbers)
+            yield from ((row, line.rstrip("\n")) for row, line in enumerate(lines) if is_chosen[row])
 
     with watch:
         alike = finder.finish(num_train=count, read=read, tick=lambda share: None)

@@ -4,7 +4,8 @@
 
 FILE holds rows as JSON lines. It is imported, a tokenizer of 8,192 entries is trained on its beginning, and a network of two blocks is
 trained on it, each run in a process of its own, started as a worker starts it: the interpreter, imports, tokens, network and step count.
-The first run of a home makes the tokens; the others find them. Prints a JSON line per run.
+The first run begins while the tokens are made, and ends before they are; then the rest is made, and the other runs find all of them. Prints
+a JSON line each.
 """
 
 from __future__ import annotations
@@ -25,8 +26,14 @@ import psutil
 from backend.domain.architectures.config import ArchitectureConfig
 from backend.domain.jobs.payloads import TrainPayload
 from backend.domain.training.config import RunConfig
+from jobs.batches.examples import CHAT
+from jobs.batches.pretrain import TEXT
+from jobs.batches.token_files import read_manifest
+from jobs.batches.token_making import TokenSource, make_tokens
 from jobs.data.importer import import_dataset
 from jobs.memory_reuse import with_memory_reuse
+from jobs.modeling.chat.render import teach_template
+from jobs.modeling.checkpoints import load_tokenizer
 from jobs.modeling.dataset_files import iter_rows
 from jobs.modeling.tokenizers import train_bpe
 from jobs.reporter import JobSpec
@@ -91,12 +98,13 @@ def measure(home: Path, version: dict[str, Any], *, name: str, objective: str, s
             break
         time.sleep(0.05)
     child.wait()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     lasted = time.perf_counter() - started
     events = [json.loads(line) for line in (attempt / "events.jsonl").read_text().splitlines()]
     metrics = [event for event in events if event["type"] == "metrics" and "train_loss" in event["values"]]
     if not metrics:
         raise SystemExit(json.dumps(events[-3:], indent=1) + (attempt / "output.log").read_text()[-2000:])
-    tokens = sum(path.stat().st_size for path in [*home.rglob("*.uint16"), *(home / "tokens").rglob("*")] if path.is_file())
+    tokens = sum(path.stat().st_size for path in (home / "tokens").rglob("*") if path.is_file())
     return {
         "run": name,
         "first_step_s": round(metrics[0]["time"] - wall, 2),
@@ -126,6 +134,23 @@ def main() -> None:
         name = f"{options.objective}-{time.time_ns() % 10**10}-{number}"
         result = measure(home, version, name=name, objective=options.objective, steps=options.steps, threads=options.threads)
         print(json.dumps(result), flush=True)
+        if number == 0:
+            print(json.dumps(finish(home, version, objective=options.objective)), flush=True)
+
+
+def finish(home: Path, version: dict[str, Any], *, objective: str) -> dict[str, Any]:
+    """Make what is missing of the tokens; return its rows and seconds."""
+    form = TEXT if objective == "pretrain" else CHAT
+    tokenizer = load_tokenizer(home / "tokenizer")
+    teach_template(tokenizer, chats=form.renders)
+    source = TokenSource(home / version["dataset"], tokenizer, home / "tokens", MemoryReporter())
+    started, cpu, rows = time.perf_counter(), time.process_time(), 0
+    for split in ("train", "val"):
+        folder = source.split_folder(form, split)
+        known = read_manifest(folder.path)
+        rows += folder.identity["rows"] - (0 if known is None else known.counts["rows"])
+        make_tokens(source, folder)
+    return {"rows": rows, "seconds": round(time.perf_counter() - started, 1), "cpu_s": round(time.process_time() - cpu, 1)}
 
 
 if __name__ == "__main__":

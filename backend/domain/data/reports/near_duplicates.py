@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from array import array
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -30,6 +31,7 @@ MARGIN = 0.12  # margin below the threshold for an estimate from signatures: ove
 REACH = 7  # neighbours in a bucket that are compared, besides its first row
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _BREAK = re.compile(r"[\W_]+")
+_ASCII_LETTERS = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 
 Hashes = npt.NDArray[np.uint64]
 Signatures = npt.NDArray[np.uint32]
@@ -43,7 +45,10 @@ def detection_probability(jaccard: float) -> float:
 
 def normalise(text: str) -> str:
     """Return a text in lower case without punctuation, words separated by one space."""
-    return _BREAK.sub(" ", unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold()).strip()
+    text = text[:MAX_CHARACTERS]
+    if text.isascii():  # the same, in a quarter of the time
+        return " ".join(text.translate(_ASCII_LETTERS).split())
+    return _BREAK.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def shingle(texts: Sequence[str]) -> tuple[Hashes, Rows]:
@@ -139,33 +144,41 @@ def jaccard(one: Hashes, other: Hashes) -> float:
 
 
 class Clusters:
-    """Rows joined by pairs (union-find). The smallest row of a cluster represents it."""
+    """Rows joined by pairs (union-find), in 8 bytes a row. The smallest row of a cluster represents it."""
 
     def __init__(self) -> None:
-        self._parent: dict[int, int] = {}
+        self._parent = array("q")
 
     def find(self, row: int) -> int:
         """Return the representative of a row's cluster."""
-        root = row
-        while (above := self._parent.get(root, root)) != root:
-            root = above
-        while (above := self._parent.get(row, row)) != root:
-            self._parent[row] = root
-            row = above
+        parent, root = self._parent, row
+        if row >= len(parent):
+            return row
+        while parent[root] != root:
+            root = parent[root]
+        while parent[row] != root:
+            parent[row], row = root, parent[row]
         return root
 
     def join(self, one: int, other: int) -> None:
         """Merge the clusters of two rows."""
+        self._parent.extend(range(len(self._parent), max(one, other) + 1))
         low, high = sorted((self.find(one), self.find(other)))
-        if low != high:
-            self._parent[high] = low
-            self._parent.setdefault(low, low)
+        self._parent[high] = low
+
+    def representatives(self, count: int) -> Rows:
+        """Return the representative of each of the rows from 0 to `count - 1`."""
+        roots = np.arange(count, dtype=np.int64)
+        roots[: len(self._parent)] = np.array(self._parent, dtype=np.int64)[:count]
+        while not np.array_equal(above := roots[roots], roots):
+            roots = above
+        return roots
 
     def members(self) -> dict[int, list[int]]:
         """Return the clusters of two and more: the first row, and all rows in order."""
         members: dict[int, list[int]] = {}
-        for row in sorted(self._parent):
-            members.setdefault(self.find(row), []).append(row)
+        for row, root in enumerate(self.representatives(len(self._parent)).tolist()):
+            members.setdefault(root, []).append(row)
         return {root: rows for root, rows in members.items() if len(rows) > 1}
 
 

@@ -236,3 +236,16 @@ class DataReport(_Frozen):
     def is_silent(self) -> bool:
         """Return whether no row has a token to train on."""
         return self.trainer != "none" and self.train.rows > 0 and self.epoch.sequences == 0 and self.train.kept_tokens == 0
+
+
+def sampling_error(drawn: int, total: int) -> float:
+    """Return the half width of a 95 % interval of a share on `drawn` rows of `total`, at its widest; 0 if all rows are drawn.
+
+    Cochran, Sampling Techniques (1977), section 3.2: simple random sampling without replacement.
+
+    >>> round(sampling_error(10_000, 468_000), 4)
+    0.0097
+    """
+    if not 0 < drawn < total:
+        return 0.0
+    return float(1.96 * (0.25 / drawn * (total - drawn) / (total - 1)) ** 0.5)

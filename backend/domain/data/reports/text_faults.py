@@ -52,6 +52,8 @@ class Fault:
 
 def find_faults(text: str) -> list[Fault]:
     """Return the kinds of faults in a text, the worst first. Mojibake is recognised by ftfy's rules."""
+    if text.isascii() and text.replace("\n", "").isprintable() and "<" not in text and "&" not in text:
+        return []
     faults = {}
     for name, pattern in (_ASCII if text.isascii() else {**_ASCII, **_WIDE}).items():
         first = pattern.search(text)
