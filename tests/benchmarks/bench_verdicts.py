@@ -1,9 +1,9 @@
-"""Verdicts in simulation: `python -m tests.benchmarks.bench_verdicts [false|power|plans|judge|raters] [--repeats 1000]`.
+"""Verdicts in simulation: `python -m tests.benchmarks.bench_verdicts [false|power|plans|judge] [--repeats 1000]`.
 
 Prompts favour a side by a beta distribution (standard deviation 0.2), a fifth of the votes are ties, and the e-value is inspected after
 every vote. `false` prints how often two equal contestants got a winner, by the process in use and by one that revises a prompt's score;
 `power` the median number of votes to a verdict; `plans` the power that planned campaigns reach; `judge` coverage of the share with a
-judge's help; `raters` false winners where raters, too, favour a side.
+judge's help. Raters are taken as they are: `battles.bench_raters` has those who lean.
 """
 
 from __future__ import annotations
@@ -39,10 +39,9 @@ def campaign(
     order: str = "rounds",
     mean: float = 0.5,
     deviation: float = DEVIATION,
-    rater_deviation: float = 0.0,
 ) -> Campaign:
     """Return points and prompts of all votes, in the order in which they arrive."""
-    chance = favours(rng, mean, deviation, prompts)[:, None] + rater_deviation * rng.standard_normal(raters)[None, :]
+    chance = favours(rng, mean, deviation, prompts)[:, None]
     points = (rng.random((prompts, raters)) < chance).astype(np.float64)
     points[rng.random((prompts, raters)) < TIES] = 0.5
     prompt = np.repeat(np.arange(prompts), raters).reshape(prompts, raters)
@@ -139,23 +138,11 @@ def judge(rng: np.random.Generator, repeats: int) -> Iterator[str]:
             yield f"{voted:>6} {1000:>7} {agreement:>7.0%} {bias:>6.1f} {np.mean(held):>9.1%} {np.mean(width):>7.2f}"
 
 
-def raters_who_favour(rng: np.random.Generator, repeats: int) -> Iterator[str]:
-    """Measure false winners where each rater favours a side by a normal deviate: what the verdict does not promise."""
-    yield f"{'prompts':>7} {'raters':>6}" + "".join(f"{f'sd {deviation:g}':>9}" for deviation in (0.0, 0.05, 0.1))
-    for prompts, raters in ((30, 10), (100, 3), (100, 10), (100, 50)):
-        rates = [
-            np.mean([e_value_path(*campaign(rng, prompts, raters, rater_deviation=deviation)).max() >= 20 for _ in range(repeats // 2)])
-            for deviation in (0.0, 0.05, 0.1)
-        ]
-        yield f"{prompts:>7} {raters:>6}" + "".join(f"{rate:>9.1%}" for rate in rates)
-
-
 SECTIONS: dict[str, Callable[[np.random.Generator, int], Iterator[str]]] = {
     "false": false_winners,
     "power": power,
     "plans": plans,
     "judge": judge,
-    "raters": raters_who_favour,
 }
 
 

@@ -12,13 +12,21 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
 
 import numpy as np
+from scipy.special import logsumexp
 
 from backend.domain.battles.inference.evidence import FloatArray, IntArray, e_value_path
 from backend.domain.battles.inference.plans import raters_for
-from backend.domain.battles.inference.rater_evidence import RaterEvidence, log_rater_e_value, rater_evidence
+from backend.domain.battles.inference.rater_evidence import (
+    CLOSE,
+    MOST_STEPS,
+    WIDTHS,
+    evidence_of_counts,
+    log_rater_e_value,
+    log_weights_of_alternatives,
+    uniform_chances,
+)
 from backend.domain.battles.raters.checks import NO_GOLD
 from backend.domain.battles.raters.quality import RatedColumns, rate_raters
 from backend.domain.battles.ratings import RatingOptions, rate
@@ -26,14 +34,24 @@ from backend.domain.battles.votes import VoteColumns
 
 DEVIATIONS = (0.0, 0.4, 0.57, 0.8)
 PROMPT_DEVIATION, TIES, LIMIT = 0.8, 0.2, math.log(20)
-DESIGNS = {
-    "rater after rater": ((60, 10), (200, 20), (20, 20)),
-    "in turn": ((60, 10), (200, 2), (200, 5)),
-    "random order": ((60, 10), (200, 20), (20, 20), (100, 50)),
-    "20 % of prompts x 3, rater after rater": ((200, 3), (200, 8)),
-    "unequal raters (Pareto 1.2), random order": ((200, 5), (200, 12)),
-}
-"""Orders of arrival, and prompts x raters."""
+AFTER, TURN, RANDOM = "rater after rater", "in turn", "random order"
+OVERLAP, UNEQUAL = "20 % of prompts x 3, rater after rater", "unequal raters (Pareto 1.2), random order"
+DESIGNS = (
+    (AFTER, 60, 10),
+    (RANDOM, 60, 10),
+    (OVERLAP, 200, 3),
+    (TURN, 60, 10),
+    (TURN, 200, 2),
+    (TURN, 200, 5),
+    (AFTER, 20, 20),
+    (RANDOM, 20, 20),
+    (UNEQUAL, 200, 5),
+    (UNEQUAL, 200, 12),
+    (AFTER, 200, 20),
+    (RANDOM, 200, 20),
+)
+"""Orders of arrival, prompts and raters."""
+POWERS = ((RANDOM, 200, 4), (RANDOM, 200, 5), (RANDOM, 60, 10), (RANDOM, 60, 20), (RANDOM, 200, 10), (AFTER, 200, 10))
 LAWS: dict[str, Callable[[np.random.Generator, int], FloatArray]] = {
     "normal": lambda rng, size: rng.standard_normal(size),
     "t, 3 degrees of freedom": lambda rng, size: rng.standard_t(3, size) / math.sqrt(3),
@@ -45,19 +63,19 @@ LAWS: dict[str, Callable[[np.random.Generator, int], FloatArray]] = {
 def arrival(rng: np.random.Generator, order: str, prompts: int, raters: int) -> tuple[IntArray, IntArray]:
     """Return prompt and rater of each vote in the order of arrival."""
     rater, prompt = np.repeat(np.arange(raters), prompts), np.concatenate([rng.permutation(prompts) for _ in range(raters)])
-    if order == "in turn":
+    if order == TURN:
         return prompt.reshape(raters, prompts).T.ravel(), rater.reshape(raters, prompts).T.ravel()
-    if order.startswith("20 %"):
+    if order == OVERLAP:
         several = rng.random(prompts) < 0.2
         chosen = [rng.permutation(raters)[: 3 if many else 1] for many in several]
         prompt, rater = np.repeat(np.arange(prompts), [len(some) for some in chosen]), np.concatenate(chosen)
         by_rater = np.lexsort((rng.random(len(prompt)), rater))
         return prompt[by_rater], rater[by_rater]
-    if order.startswith("unequal"):
+    if order == UNEQUAL:
         sizes = np.minimum(prompts, np.ceil(0.1 * prompts * (1 + rng.pareto(1.2, raters)))).astype(int)
         kept = np.concatenate([np.arange(prompts) < size for size in sizes])
         prompt, rater = prompt[kept], rater[kept]
-    if order != "rater after rater":
+    if order != AFTER:
         shuffled = rng.permutation(len(prompt))
         prompt, rater = prompt[shuffled], rater[shuffled]
     return prompt, rater
@@ -71,49 +89,67 @@ def outcome(rng: np.random.Generator, order: str, prompts: int, raters: int, *, 
     points[rng.random(len(prompt)) < TIES] = 0.5
     by_prompts = np.flatnonzero(e_value_path(points, prompt) >= 20)
     looks = by_prompts[points[by_prompts] != 0.5]  # a tie moves no evidence over raters
-    looks = np.unique(np.append(looks[:: max(1, len(looks) // 400)], looks[-1:]))
-    codes = rater + raters * np.rint(2 * points).astype(np.int64)
-    counts = (np.bincount(codes[: look + 1], minlength=3 * raters).reshape(3, raters) for look in looks)
-    return len(by_prompts) > 0, any(raters_decide(won, lost) for lost, _, won in counts)
+    cast = points[:, None] == np.array([1.0, 0.0])
+    counts = np.zeros((len(points) + 1, raters, 2), dtype=np.int64)
+    counts[np.arange(1, len(points) + 1), rater] = cast
+    return len(by_prompts) > 0, raters_ever_decide(np.cumsum(counts, axis=0)[looks + 1])
 
 
-@cache
-def one_rater(won: int, lost: int) -> RaterEvidence:
-    """Evidence of one rater, kept for the next campaign."""
-    return rater_evidence(np.repeat([1.0, 0.0], [won, lost]), np.zeros(won + lost, dtype=np.int64))
-
-
-def raters_decide(won: IntArray, lost: IntArray) -> bool:
-    """Return whether the evidence over raters with these wins and losses reaches 20."""
-    rows = [one_rater(*votes) for votes in zip(won.tolist(), lost.tolist(), strict=True) if sum(votes)]
-    if not rows:
+def raters_ever_decide(counts: IntArray) -> bool:
+    """Return whether the evidence over raters reaches 20 at any of the looks: looks x raters x (wins, losses). As `log_rater_e_value`, for
+    all looks at once.
+    """
+    if not len(counts):
         return False
-    below, favoured = np.concatenate([row.below for row in rows]), np.concatenate([row.favoured for row in rows])
-    evidence = RaterEvidence(below, favoured, np.ones(len(rows)), np.arange(len(rows)))
-    return log_rater_e_value(evidence, enough=LIMIT, little=LIMIT) >= LIMIT
+    size = int(counts.max()) + 1
+    cells, row = np.unique(counts[..., 0] * size + counts[..., 1], return_inverse=True)
+    spread, favoured = likelihoods_of([divmod(cell, size) for cell in cells.tolist()])
+    row = row.reshape(counts.shape[:2])
+    weights = np.full((len(row), spread.shape[1]), 1 / spread.shape[1])
+    favoured_chance = logsumexp(sum(favoured[column] for column in row.T) + log_weights_of_alternatives(), axis=1)
+    for _ in range(MOST_STEPS):
+        table = spread[row]
+        chances = np.maximum(np.einsum("lrw,lw->lr", table, weights), 1e-300)
+        gradient = np.einsum("lrw,lr->lw", table, 1 / chances) / row.shape[1]
+        ratio = favoured_chance - np.log(chances).sum(1)
+        gap = row.shape[1] * np.log(np.maximum(gradient.max(1), 1.0))
+        if (ratio - gap >= LIMIT).any():
+            return True
+        open_ = (ratio >= LIMIT) & (gap >= CLOSE)
+        if not open_.any():
+            return False
+        row, weights, favoured_chance = row[open_], (weights * gradient)[open_], favoured_chance[open_]
+    return False
+
+
+_known: dict[tuple[int, int], tuple[FloatArray, FloatArray]] = {
+    (0, 0): (np.ones(len(WIDTHS)), np.zeros(len(log_weights_of_alternatives())))
+}
+"""Chances of a rater's votes under each uniform spread and, as logs, under each leaning that favours a side."""
+
+
+def likelihoods_of(raters: list[tuple[int, int]]) -> tuple[FloatArray, FloatArray]:
+    """Chances of the votes of raters with these wins and losses, kept for the next campaign."""
+    new = [rater for rater in raters if rater not in _known]  # in the order of wins and losses, which the evidence keeps
+    if new:
+        evidence = evidence_of_counts(*np.array(new).T)
+        _known.update(zip(new, zip(uniform_chances(evidence.below, 0.0), evidence.favoured, strict=True), strict=True))
+    spread, favoured = zip(*(_known[rater] for rater in raters), strict=True)
+    return np.array(spread), np.array(favoured)
 
 
 def grid(repeats: int, *, gap: float) -> Iterator[str]:
     """Rates of decided campaigns by order, size and leaning."""
     yield f"| order | prompts x raters |{''.join(f' sd {deviation:g} |' for deviation in DEVIATIONS)}"
     yield f"|---|---|{'---|' * len(DEVIATIONS)}"
-    for order, sizes in DESIGNS.items() if not gap else POWERS.items():
-        for prompts, raters in sizes:
-            cells = []
-            for deviation in DEVIATIONS:
-                rng = np.random.default_rng([prompts, raters, int(100 * deviation)])
-                rates = np.mean(
-                    [
-                        outcome(rng, order, prompts, raters, gap=gap, leanings=deviation * rng.standard_normal(raters))
-                        for _ in range(repeats)
-                    ],
-                    axis=0,
-                )
-                cells.append(f" {rates[0]:.1%} / {rates[1]:.1%} |")
-            yield f"| {order} | {prompts} x {raters} |{''.join(cells)}".replace("%", " %")
-
-
-POWERS = {"random order": ((200, 4), (200, 5), (200, 10), (60, 10), (60, 20)), "rater after rater": ((200, 10),)}
+    for order, prompts, raters in POWERS if gap else DESIGNS:
+        cells = []
+        for deviation in DEVIATIONS:
+            rng = np.random.default_rng([prompts, raters, int(100 * deviation)])
+            leanings = (deviation * rng.standard_normal(raters) for _ in range(repeats))
+            rates = np.mean([outcome(rng, order, prompts, raters, gap=gap, leanings=one) for one in leanings], axis=0)
+            cells.append(f" {rates[0]:.1%} / {rates[1]:.1%} |")
+        yield f"| {order} | {prompts} x {raters} |{''.join(cells)}".replace("%", " %")
 
 
 def verdicts(repeats: int) -> Iterator[str]:
@@ -133,7 +169,7 @@ def camps(repeats: int) -> Iterator[str]:
         cells = []
         for prompts, raters in ((200, 3), (200, 5), (60, 10)):
             rng = np.random.default_rng([prompts, raters, len(law)])
-            rates = [outcome(rng, "random order", prompts, raters, gap=0.0, leanings=0.8 * draw(rng, raters))[1] for _ in range(repeats)]
+            rates = [outcome(rng, RANDOM, prompts, raters, gap=0.0, leanings=0.8 * draw(rng, raters))[1] for _ in range(repeats)]
             cells.append(f" {np.mean(rates):.1%} |".replace("%", " %"))
         yield f"| {law} |{''.join(cells)}"
 
@@ -156,7 +192,7 @@ def plans(repeats: int) -> Iterator[str]:
         for _ in range(repeats // 4):
             odds = gap * math.log(10) / 400 + leaning * rng.standard_normal(raters)
             won = rng.binomial(votes, 1 / (1 + np.exp(-odds)))
-            settled.append(raters_decide(won, votes - won))
+            settled.append(log_rater_e_value(evidence_of_counts(won, votes - won)) >= LIMIT)
         yield f"| {gap} | {leaning:g} | {votes} | {raters} | {np.mean(settled):.0%} |".replace("%", " %")
 
 

@@ -73,7 +73,7 @@ class RaterEvidence:
     @property
     def side(self) -> int:
         """Side that leanings favour: 1 the first contestant, -1 the second, 0 neither."""
-        weights = self.counts @ self.favoured + _alternatives()[1]
+        weights = self.counts @ self.favoured + log_weights_of_alternatives()
         half = len(weights) // 2
         return int(np.sign(round(float(logsumexp(weights[half:]) - logsumexp(weights[:half])), 9)))
 
@@ -94,8 +94,11 @@ class RaterEvidence:
 def rater_evidence(points: FloatArray, rater: IntArray) -> RaterEvidence:
     """Sum up the votes of each rater: `points` 1, 0.5 or 0 for the first contestant, `rater` codes from 0."""
     size = int(rater.max(initial=-1)) + 1
-    won = np.bincount(rater, points > 0.5, size)
-    lost = np.bincount(rater, points < 0.5, size)
+    return evidence_of_counts(np.bincount(rater, points > 0.5, size), np.bincount(rater, points < 0.5, size))
+
+
+def evidence_of_counts(won: FloatArray | IntArray, lost: FloatArray | IntArray) -> RaterEvidence:
+    """Sum up raters by their decisive votes for the first contestant and for the second."""
     pairs, row, counts = np.unique(np.stack([won, lost], axis=1), axis=0, return_inverse=True, return_counts=True)
     decisive = pairs.sum(1) > 0
     row_of = np.where(decisive[row], np.cumsum(decisive)[row] - 1, -1)
@@ -114,7 +117,7 @@ def log_rater_e_value(evidence: RaterEvidence, *, centre: float = 0.0, enough: f
     """
     if not len(evidence.counts) or not evidence.num_raters:
         return 0.0
-    favoured, spread = evidence.log_favoured, _uniform(evidence.below, centre)
+    favoured, spread = evidence.log_favoured, uniform_chances(evidence.below, centre)
     used = evidence.counts > 0
     counts, spread = evidence.counts[used], spread[used]
     weights = np.full(len(WIDTHS), 1 / len(WIDTHS))
@@ -165,7 +168,7 @@ def centre_sequence(evidence: RaterEvidence, *, alpha: float) -> tuple[float, fl
     return (0.0 if bounds[0] <= -LARGEST_LEANING else low), (1.0 if bounds[1] >= LARGEST_LEANING else high)
 
 
-def _uniform(below: FloatArray, centre: float) -> FloatArray:
+def uniform_chances(below: FloatArray, centre: float) -> FloatArray:
     """Mean likelihood under the uniform spread of each width about a centre: raters x widths."""
     ends = [np.clip((centre + side * WIDTHS - EDGES[0]) / STEP, 0, len(LEANINGS)) for side in (-1, 1)]
     sums = []
@@ -173,6 +176,11 @@ def _uniform(below: FloatArray, centre: float) -> FloatArray:
         at = np.minimum(end.astype(np.int64), len(LEANINGS) - 1)
         sums.append(below[:, at] + (below[:, at + 1] - below[:, at]) * (end - at))
     return np.asarray((sums[1] - sums[0]) / np.maximum(ends[1] - ends[0], 1e-9))
+
+
+def log_weights_of_alternatives() -> FloatArray:
+    """Log weights of the leanings that favour a side, in the order of `RaterEvidence.favoured`."""
+    return _alternatives()[1]
 
 
 @cache
