@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -14,6 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from backend import bootstrap
 from backend.db.tables import Checkpoint, Deployment
+from backend.domain.data.token_folders import MANIFEST, Manifest
 from backend.domain.jobs.events import ReadyEvent
 from backend.errors import Unavailable
 from backend.services.checkpoints.checkpoints import list_checkpoints
@@ -240,6 +242,17 @@ def test_workers_are_drawn_with_their_jobs(ctx: Context) -> None:
     app = draw("admin/workers.py")
     assert "12 %" in [metric.value for metric in app.metric]
     assert "Slot 0: free" in texts(app)
+
+
+def test_the_tokens_that_runs_share_are_counted_with_their_state(ctx: Context) -> None:
+    folder = ctx.artifacts.folder("tokens", "text-train-1")
+    (folder / "ids").write_bytes(bytes(3_000_000))
+    identity = {"dataset": "a" * 64, "form": "text", "split": "train", "rows": 90}
+    manifest = Manifest(identity=identity, dtype="uint16", counts={"rows": 40}, bytes={"ids": 3_000_000})
+    (folder / MANIFEST).write_text(json.dumps(manifest.as_dict()))
+    app = draw("admin/workers.py")
+    assert next(metric.value for metric in app.metric if metric.label == "Tokens") == "3.0 MB"
+    assert "40 of 90 rows" in str([table.value.to_dict("records") for table in app.table])
 
 
 def test_people_and_keys_are_drawn_without_a_key_or_a_hash(ctx: Context) -> None:
