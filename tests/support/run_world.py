@@ -127,12 +127,14 @@ def tiny_run(name: str, **values: object) -> RunConfig:
         "micro_batch": 4,
         "context": 64,
         "warmup_steps": 5,
-        "eval_every": 100,
         "eval_batches": 1,
         "checkpoint_every": 50,
         "sample_tokens": 8,
     }
-    return RunConfig.model_validate({**defaults, **values})
+    settings = {**defaults, **values}
+    if "eval_every" not in values:
+        settings["eval_every"] = min(100, int(str(settings["max_steps"])))
+    return RunConfig.model_validate(settings)
 
 
 TINY = ArchitectureConfig(num_layers=2, width=32, num_heads=2, num_kv_heads=2, context=64, vocab_size=320, feed_forward=64)

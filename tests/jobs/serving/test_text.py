@@ -116,7 +116,7 @@ def test_a_network_that_continues_text_is_offered_tools_only_where_it_must_call_
 def test_a_prompt_too_long_for_its_tools_is_refused_with_their_tokens() -> None:
     tool = {"type": "function", "function": {"name": "look", "description": "far " * 80, "parameters": {"type": "object"}}}
     request = GenerateRequest(messages=(ChatMessage(role=Role.USER, content="Hi"),), tools=(tool,), params=SamplingParams())
-    engine = SimpleNamespace(context_length=256)
+    engine = SimpleNamespace(context_length=256, name="batching")
     served = Served(engine, TOKENIZER, TokenTexts(TOKENIZER), Grammars(TOKENIZER, vocab_size=260, end_ids=[]))  # type: ignore[arg-type]
     with pytest.raises(PromptTooLong, match=r"tokens, \d+ of them for 1 tools; this network's context holds 256") as refused:
         prepare_answer(served, request, print)

@@ -16,9 +16,9 @@ from backend.errors import InvalidInput
 from jobs.modeling.chat.render import encode_completion
 from jobs.modeling.checkpoints import load_network, load_tokenizer
 from jobs.modeling.scorers import load_scorer
+from jobs.reporter import StopRequested
 from jobs.training.context import build_context
 from jobs.training.distributed.process_group import ProcessGroup
-from jobs.training.objectives.base import StopRequested
 from jobs.training.run import run
 from tests.support.jobs import with_payload
 from tests.support.training_rooms import NAMES, TINY, Recorder, Rooms, load_batches, preference_rows, write_dataset
