@@ -156,7 +156,7 @@ def test_times_are_those_of_the_visitors_clock(browser: Browser, installation: P
     settle(tab)
     tab.get_by_text("History").first.click()
     times = tab.locator("td", has_text="just now").or_(tab.locator("td", has_text=" ago)"))
-    text = times.filter(visible=True).first.inner_text()  # the table is hidden until the expander has opened
+    text = times.filter(visible=True).first.inner_text(timeout=60_000)  # the table is hidden until the expander has opened
     hour = "minutes => new Date(Date.now() - minutes * 60000).toLocaleTimeString('en-GB', {hour: '2-digit', timeZone: 'America/New_York'})"
     hours = {tab.evaluate(hour, minutes) for minutes in (0, 30)}  # what the table shows may have happened before the hour struck
     assert re.search(rf"\b({'|'.join(hours)}):\d\d", text), f"{text} at {hours} o'clock"

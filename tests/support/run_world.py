@@ -128,12 +128,11 @@ def tiny_run(name: str, **values: object) -> RunConfig:
         "context": 64,
         "warmup_steps": 5,
         "eval_batches": 1,
-        "checkpoint_every": 50,
         "sample_tokens": 8,
     }
     settings = {**defaults, **values}
-    if "eval_every" not in values:
-        settings["eval_every"] = min(100, int(str(settings["max_steps"])))
+    steps = int(str(settings["max_steps"]))
+    settings = {"eval_every": min(100, steps), "checkpoint_every": min(50, steps), **settings}
     return RunConfig.model_validate(settings)
 
 
